@@ -1,0 +1,45 @@
+# `make quickstart` and `make test` do everything from a bare Python 3.11.
+PYTHON ?= python3.11
+BIN := .venv/bin
+JOBS ?= 2
+QUICKSTART ?= quickstart
+
+.PHONY: help quickstart test test-slow lint types install leaderboard clean
+
+help:
+	@echo "make quickstart   install into .venv, fine-tune on embedded scenes, show the result"
+	@echo "make test         install into .venv and run the test suite"
+	@echo "make test-slow    the tests marked slow (long runs, real data)"
+	@echo "make lint types   ruff and mypy"
+	@echo "make leaderboard  render benchmarks/ again from its records"
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+quickstart: install
+	rm -rf $(QUICKSTART)
+	$(BIN)/zoo quickstart --out $(QUICKSTART)
+
+test: install
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: install
+	$(BIN)/mypy
+
+leaderboard: install
+	$(BIN)/zoo leaderboard build
+
+clean:
+	rm -rf .venv quickstart .pytest_cache .mypy_cache .ruff_cache

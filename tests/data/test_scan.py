@@ -1,0 +1,256 @@
+"""Scans: hand-counted labels, all faults in one message, and what is kept between scans."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from data_folders import THREE, save, three_classes
+
+from zoo.data import cache, images, scan
+from zoo.data.cache import FileCache
+from zoo.data.scan import data_hash, scan_labels
+from zoo.data.spec import load_dataset
+from zoo.errors import InputError
+
+IMAGE = np.zeros((2, 3, 3), dtype=np.uint8)
+
+
+def two_masks(root: Path) -> None:
+    """Two images of 2x3 and one of 1x2, with masks whose ids are easy to count."""
+    for name, mask in {
+        "a": [[0, 0, 1], [1, 1, 255]],
+        "b": [[0, 0, 0], [0, 0, 0]],
+        "c": [[1, 255]],
+    }.items():
+        height, width = len(mask), len(mask[0])
+        save(root / "train" / "images" / f"{name}.png", IMAGE[:height, :width])
+        save(root / "train" / "masks" / f"{name}.png", mask)
+    (root / "dataset.yaml").write_text(THREE)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are opened while the test runs."""
+    names: list[str] = []
+    opened = images._open_unlimited
+    monkeypatch.setattr(
+        images, "_open_unlimited", lambda path: (names.append(path.name), opened(path))[1]
+    )
+    return names
+
+
+def test_counts(tmp_path: Path) -> None:
+    two_masks(tmp_path)
+    result = scan_labels(load_dataset(tmp_path)).splits["train"]
+    assert result.pixels.tolist() == [8, 4, 0]
+    assert result.pixels.dtype == np.int64
+    assert result.images.tolist() == [2, 2, 0]
+    assert result.ignored == 2
+    assert result.ignore_share == 2 / 14
+    assert result.sizes == {(2, 3): 2, (1, 2): 1}
+
+
+def test_ids_that_share_a_class_are_added(tmp_path: Path) -> None:
+    save(tmp_path / "val" / "images" / "x.png", IMAGE)
+    save(tmp_path / "val" / "masks" / "x.png", [[5, 6, 6], [7, 7, 8]])
+    (tmp_path / "dataset.yaml").write_text(
+        "version: 1\nclasses: [a, b]\nmapping: {5: 1, 6: 1, 7: 0}\nignore: [8]\n"
+    )
+    result = scan_labels(load_dataset(tmp_path), ["val"]).splits["val"]
+    assert result.pixels.tolist() == [2, 3]
+    assert result.images.tolist() == [1, 1]
+    assert result.ignored == 1
+
+
+def test_the_second_scan_opens_nothing(tmp_path: Path, decoded: list[str]) -> None:
+    two_masks(tmp_path)
+    dataset = load_dataset(tmp_path)
+    first = scan_labels(dataset).splits["train"]
+    assert len(decoded) == 6
+    decoded.clear()
+    second = scan_labels(dataset).splits["train"]
+    assert decoded == []
+    assert second.pixels.tolist() == first.pixels.tolist()
+    assert second.sizes == first.sizes
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path, decoded: list[str]) -> None:
+    two_masks(tmp_path)
+    dataset = load_dataset(tmp_path)
+    scan_labels(dataset)
+    decoded.clear()
+    path = save(tmp_path / "train" / "masks" / "b.png", [[2, 2, 2], [2, 2, 2]])
+    os.utime(path, ns=(1, 1))
+    assert scan_labels(dataset).splits["train"].pixels.tolist() == [2, 4, 6]
+    assert decoded == ["b.png"]
+
+
+def test_another_mapping_uses_what_was_seen(tmp_path: Path, decoded: list[str]) -> None:
+    two_masks(tmp_path)
+    scan_labels(load_dataset(tmp_path))
+    decoded.clear()
+    (tmp_path / "dataset.yaml").write_text(f"{THREE}mapping: {{1: 0, 0: 2}}\nignore: 255\n")
+    assert scan_labels(load_dataset(tmp_path)).splits["train"].pixels.tolist() == [4, 0, 8]
+    (tmp_path / "dataset.yaml").write_text(f"{THREE}ignore: 9\n")
+    with pytest.raises(InputError, match=r"a.png holds ids that are no class: 255 \(1 pixels\)"):
+        scan_labels(load_dataset(tmp_path))
+    assert decoded == []
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"version": 1, "files": {"x": 3}}', b'{"version": 2}', b"\xff"]
+)
+def test_a_broken_cache_is_rebuilt(
+    tmp_path: Path, cache_folder: Path, decoded: list[str], content: bytes
+) -> None:
+    two_masks(tmp_path)
+    dataset = load_dataset(tmp_path)
+    scan_labels(dataset)
+    (file,) = (cache_folder / "scan").iterdir()
+    file.write_bytes(content)
+    assert scan_labels(dataset).splits["train"].pixels.tolist() == [8, 4, 0]
+    decoded.clear()
+    scan_labels(dataset)
+    assert decoded == []
+
+
+def test_a_cache_that_cannot_be_written_costs_a_remark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two_masks(tmp_path)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "file"))
+    remarks: list[str] = []
+    monkeypatch.setattr(cache, "remark", remarks.append)
+    assert scan_labels(load_dataset(tmp_path)).splits["train"].ignored == 2
+    assert "will be slow: Cannot write" in remarks[0]
+
+
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOO_CACHE", "~/here")
+    assert cache.cache_folder() == Path.home() / "here"
+    monkeypatch.delenv("ZOO_CACHE")
+    assert cache.cache_folder() == Path.home() / ".cache" / "zoo"
+
+
+def test_a_file_that_is_gone(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read: No such file"):
+        FileCache(tmp_path).look(tmp_path / "gone.png")
+
+
+def test_all_faults_in_one_message(tmp_path: Path) -> None:
+    two_masks(tmp_path)
+    dataset = load_dataset(tmp_path)
+    (tmp_path / "train" / "images" / "a.png").write_bytes(b"broken")
+    save(tmp_path / "train" / "masks" / "b.png", [[0, 77]])
+    save(tmp_path / "train" / "masks" / "c.png", [[0, 77]])
+    with pytest.raises(InputError) as caught:
+        scan_labels(dataset)
+    header, *faults = str(caught.value).split("\n  - ")
+    assert header == f"{tmp_path}: 3 files cannot be used:"
+    assert "a.png is not an image" in faults[0]
+    assert "b.png is 2x1 pixels, its image" in faults[1]
+    assert "c.png holds ids that are no class: 77 (1 pixels)" in faults[2]
+
+
+def test_twenty_faults_are_shown(tmp_path: Path) -> None:
+    for index in range(23):
+        save(tmp_path / "val" / "images" / f"{index}.png", [[0]])
+        save(tmp_path / "val" / "masks" / f"{index}.png", [[9]])
+    (tmp_path / "dataset.yaml").write_text(THREE)
+    with pytest.raises(InputError) as caught:
+        scan_labels(load_dataset(tmp_path))
+    lines = str(caught.value).splitlines()
+    assert lines[0].endswith("23 files cannot be used:")
+    assert len(lines) == 22
+    assert lines[-1] == "  - ... and 3 more"
+
+
+def test_splits_without_masks_are_left_out_unless_named(tmp_path: Path) -> None:
+    two_masks(tmp_path)
+    save(tmp_path / "new" / "x.png", IMAGE)
+    (tmp_path / "dataset.yaml").write_text(f"{THREE}splits: {{train: train, new: {{images: new}}}}")
+    dataset = load_dataset(tmp_path)
+    assert list(scan_labels(dataset).splits) == ["train"]
+    with pytest.raises(InputError, match="images without masks"):
+        scan_labels(dataset, ["new"])
+    assert len(data_hash(dataset, "new")) == 16
+
+
+def test_hash_depends_on_content_alone(tmp_path: Path) -> None:
+    first = three_classes(tmp_path / "one", [(4, 5), (3, 3)])
+    before = data_hash(first, "train")
+    moved = tmp_path / "two"
+    shutil.copytree(tmp_path / "one", moved)
+    for file in (moved / "train" / "images").glob("*.png"):
+        save(file.with_suffix(".bmp"), images.read_image(file))
+        file.unlink()
+    assert data_hash(load_dataset(moved), "train") == before
+    assert data_hash(first, "train") == before
+
+
+def test_hash_changes_with_any_pixel(tmp_path: Path) -> None:
+    dataset = three_classes(tmp_path, [(4, 5), (3, 3)])
+    hashes = {data_hash(dataset, "train")}
+    sample = dataset.splits["train"][0]
+    assert sample.mask is not None
+    for path in (sample.image, sample.mask):
+        pixels = np.array(images.Image.open(path))
+        pixels[0, 0] = (pixels[0, 0] + 1) % 3
+        os.utime(save(path, pixels), ns=(5, 5))
+        hashes.add(data_hash(dataset, "train"))
+    assert len(hashes) == 3
+
+
+def test_hash_sees_train_ids_not_stored_ids(tmp_path: Path) -> None:
+    save(tmp_path / "a" / "images" / "x.png", IMAGE)
+    save(tmp_path / "a" / "masks" / "x.png", [[0, 1, 1], [0, 0, 1]])
+    save(tmp_path / "b" / "images" / "x.png", IMAGE)
+    save(tmp_path / "b" / "masks" / "x.png", [[0, 255, 255], [0, 0, 255]])
+    text = "version: 1\nclasses: [x, y]\nsplits: {train: S}\n"
+    (tmp_path / "a.yaml").write_text(text.replace("S", "a"))
+    (tmp_path / "b.yaml").write_text(text.replace("S", "b") + "mapping: {0: 0, 255: 1}\n")
+    (tmp_path / "c.yaml").write_text(text.replace("S", "b") + "mapping: {0: 1, 255: 0}\n")
+    first, second, third = (
+        data_hash(load_dataset(tmp_path / f"{name}.yaml"), "train") for name in "abc"
+    )
+    assert first == second
+    assert first != third
+
+
+def test_hash_reports_every_fault(tmp_path: Path) -> None:
+    dataset = three_classes(tmp_path, [(4, 4)] * 3)
+    for sample in dataset.splits["train"][:2]:
+        sample.image.write_bytes(sample.image.read_bytes()[:60])
+    with pytest.raises(InputError, match="2 files cannot be used"):
+        data_hash(dataset, "train")
+
+
+def test_hashing_and_scanning_share_one_cache(tmp_path: Path, decoded: list[str]) -> None:
+    dataset = three_classes(tmp_path, [(4, 4)])
+    scan_labels(dataset)
+    before = data_hash(dataset, "train")
+    decoded.clear()
+    scan_labels(dataset)
+    assert data_hash(dataset, "train") == before
+    assert decoded == []
+
+
+@pytest.mark.real_data
+def test_real_camvid_counts(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = load_dataset(f"camvid:{shared_data / 'camvid'}")
+    dataset.splits["val"][:] = dataset.splits["val"][:4]
+    result = scan.scan_labels(dataset, ["val"]).splits["val"]
+    stored = [
+        np.asarray(images.Image.open(sample.mask))
+        for sample in dataset.splits["val"]
+        if sample.mask
+    ]
+    counts = np.bincount(np.concatenate(stored).ravel(), minlength=12)
+    assert result.pixels.tolist() == counts[:11].tolist()
+    assert result.ignored == counts[11]
+    assert result.sizes == {(360, 480): 4}

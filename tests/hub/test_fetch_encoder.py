@@ -1,0 +1,450 @@
+"""fetch_encoder over real HTTP: what it asks for, what it keeps, and how it fails."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+from huggingface_hub import constants
+from loopback_hub import LoopbackHub
+from safetensors.numpy import save
+
+from zoo.errors import InputError, RunError, ZooError
+from zoo.hub.encoders import EncoderFile, fetch_encoder, hub_answers
+
+REPO = "timm/resnet18.a1_in1k"
+INFO = f"/api/models/{REPO}"
+WEIGHTS = save({"conv1.weight": np.arange(10_000, dtype=np.float32)})
+DIGEST = hashlib.sha256(WEIGHTS).hexdigest()
+CDN = f"/cdn/{REPO}/{DIGEST}"
+SILENCE_S = 0.4
+WAYS = ("encoder_weights=None", 'encoder_weights="FILE.safetensors"', "HF_HOME", "ZOO_REGISTRY")
+
+
+def fetch(**settings: Any) -> EncoderFile:
+    return fetch_encoder("resnet18", "a1_in1k", REPO, **{"timeout": SILENCE_S, **settings})
+
+
+def failure(kind: type[ZooError], **settings: Any) -> str:
+    """The message of the error; no partial file may be left in the cache."""
+    with pytest.raises(kind) as caught:
+        fetch(**settings)
+    cache = Path(constants.HF_HUB_CACHE)
+    assert [file.name for file in cache.rglob("*") if file.name.endswith(".incomplete")] == []
+    return str(caught.value)
+
+
+def blobs() -> list[str]:
+    return [file.name for file in Path(constants.HF_HUB_CACHE).glob("*/blobs/*")]
+
+
+@pytest.fixture
+def hub(loopback_hub: LoopbackHub) -> LoopbackHub:
+    loopback_hub.add_repo(REPO, {"model.safetensors": WEIGHTS, "config.json": b"{}"})
+    return loopback_hub
+
+
+@pytest.fixture
+def closed(monkeypatch: pytest.MonkeyPatch) -> str:
+    """An endpoint where nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        endpoint = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    return endpoint
+
+
+def test_three_requests_bring_the_file_and_the_cdn_sees_no_token(hub: LoopbackHub) -> None:
+    commit = hub.repos[REPO].refs["main"]
+    file = fetch()
+    assert file.path.read_bytes() == WEIGHTS
+    assert (file.repo, file.revision, file.sha256) == (REPO, commit, DIGEST)
+    resolve = f"/{REPO}/resolve/{commit}/model.safetensors"
+    assert hub.lines == [f"GET {INFO}", f"GET {resolve}", f"GET {CDN}"]
+    assert [request.token for request in hub.requests] == ["fake", "fake", None]
+    assert "authorization" not in hub.requests[2].headers
+    assert hub.requests[2].headers["host"] == f"localhost:{hub.port}"
+    assert hub.requests[0].query == {"blobs": ["true"]}
+
+
+def test_cached_file_costs_one_request_and_a_pinned_one_none(hub: LoopbackHub) -> None:
+    first = fetch()
+    hub.requests.clear()
+    assert fetch() == first
+    assert hub.lines == [f"GET {INFO}"]
+    hub.requests.clear()
+    assert fetch(revision=first.revision) == first
+    assert hub.lines == []
+
+
+def test_pinned_revision_is_fetched_after_main_has_moved(hub: LoopbackHub) -> None:
+    old = hub.repos[REPO].refs["main"]
+    new = hub.commit(REPO, {"model.safetensors": save({"w": np.zeros(3)})})
+    assert fetch(revision=old).path.read_bytes() == WEIGHTS
+    assert hub.lines[0] == f"GET {INFO}/revision/{old}"
+    latest = fetch()
+    assert (latest.revision, latest.path.read_bytes() == WEIGHTS) == (new, False)
+
+
+def test_a_commit_with_the_same_file_downloads_nothing(hub: LoopbackHub) -> None:
+    fetch()
+    commit = hub.commit(REPO, {"README.md": b"# New words"})
+    hub.requests.clear()
+    file = fetch()
+    assert (file.revision, file.path.read_bytes()) == (commit, WEIGHTS)
+    assert hub.lines == [f"GET {INFO}"]
+
+
+def test_the_client_of_the_hub_finds_the_file_in_its_cache(hub: LoopbackHub) -> None:
+    file = fetch()
+    found = huggingface_hub.hf_hub_download(REPO, "model.safetensors", local_files_only=True)
+    assert Path(found).samefile(file.path)
+    hub.requests.clear()
+    assert huggingface_hub.hf_hub_download(REPO, "model.safetensors") == found
+    assert [request.method for request in hub.requests] == ["HEAD"]
+
+
+def test_a_file_that_the_client_cached_is_not_fetched_again(hub: LoopbackHub) -> None:
+    path = huggingface_hub.hf_hub_download(REPO, "model.safetensors")
+    hub.requests.clear()
+    assert fetch().path.samefile(path)
+    assert hub.lines == [f"GET {INFO}"]
+
+
+def test_without_symbolic_links_the_file_itself_lies_in_the_snapshot(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    first = fetch()
+    assert not first.path.is_symlink()
+    assert first.path.read_bytes() == WEIGHTS
+    hub.requests.clear()
+    assert fetch() == first
+    assert hub.lines == [f"GET {INFO}"]
+
+
+def test_wrong_bytes_are_refused_and_not_kept(hub: LoopbackHub) -> None:
+    hub.fault("/cdn/*", wrong=True, times=1)
+    message = failure(RunError)
+    assert f"({len(WEIGHTS)} bytes, {DIGEST[:12]}...)" in message
+    assert "it was deleted" in message
+    assert blobs() == []
+    assert fetch().path.read_bytes() == WEIGHTS
+
+
+@pytest.mark.parametrize("body", [WEIGHTS[:-1], WEIGHTS + b"x" * 5000], ids=["short", "long"])
+def test_wrong_length_is_refused(hub: LoopbackHub, body: bytes) -> None:
+    hub.fault("/cdn/*", body=body)
+    assert "is not the one that the Hub lists" in failure(RunError)
+    assert blobs() == []
+
+
+def test_a_cut_download_is_resumed_where_it_broke(hub: LoopbackHub) -> None:
+    hub.fault("/cdn/*", cut=10_240, times=2)
+    assert fetch().path.read_bytes() == WEIGHTS
+    ranges = [request.headers.get("range") for request in hub.requests if request.path == CDN]
+    assert ranges == [None, "bytes=10240-", "bytes=20480-"]
+
+
+def test_a_server_that_ignores_the_range_starts_over(hub: LoopbackHub) -> None:
+    hub.fault("/cdn/*", body=WEIGHTS)
+    hub.fault("/cdn/*", cut=10_240, times=1)
+    assert fetch().path.read_bytes() == WEIGHTS
+
+
+@pytest.mark.parametrize("fault", [{"cut": 0}, {"drop": True}, {"status": 503}])
+def test_a_download_that_brings_nothing_is_tried_twice(
+    hub: LoopbackHub, fault: dict[str, Any]
+) -> None:
+    hub.fault("/cdn/*", **fault)
+    message = failure(RunError)
+    assert all(way in message for way in WAYS)
+    assert [request.path for request in hub.requests].count(CDN) == 2
+
+
+@pytest.mark.parametrize("fault", [{"drop": True}, {"status": 500}, {"status": 503}])
+def test_one_failure_of_the_download_is_forgiven(hub: LoopbackHub, fault: dict[str, Any]) -> None:
+    hub.fault("/cdn/*", times=1, **fault)
+    assert fetch().path.read_bytes() == WEIGHTS
+
+
+def test_bytes_that_came_earn_another_try(hub: LoopbackHub) -> None:
+    hub.fault("/cdn/*", status=503, times=1)
+    hub.fault("/cdn/*", cut=10_240, times=1)
+    hub.fault("/cdn/*", status=503, times=1)
+    assert fetch().path.read_bytes() == WEIGHTS
+    ranges = [request.headers.get("range") for request in hub.requests if request.path == CDN]
+    assert ranges == [None, None, "bytes=10240-", "bytes=10240-"]
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [
+        (401, InputError, ("access was refused (status 401)", "`hf auth login`", "unset HF_TOKEN")),
+        (403, InputError, ("access was refused (status 403)", "HF_TOKEN")),
+        (404, RunError, ("answered with status 404",)),
+        (429, RunError, ("limits the rate", "wait 7 seconds", "that raises the limit")),
+        (500, RunError, ("answered with status 500", "later")),
+        (503, RunError, ("answered with status 503", "later")),
+    ],
+)
+def test_error_status_of_the_first_request(
+    hub: LoopbackHub, status: int, kind: type[ZooError], words: tuple[str, ...]
+) -> None:
+    hub.fault("/api/*", status=status, headers={"Retry-After": "7"})
+    message = failure(kind)
+    assert message.startswith(f"Cannot fetch the weights of encoder resnet18.a1_in1k from {REPO}: ")
+    assert all(word in message for word in (*words, *WAYS))
+    assert len(hub.requests) == 1
+
+
+def test_rate_limit_without_a_time(hub: LoopbackHub) -> None:
+    hub.fault("/api/*", status=429)
+    assert "wait a few minutes" in failure(RunError)
+
+
+def test_missing_repository(loopback_hub: LoopbackHub) -> None:
+    message = failure(InputError)
+    assert "shows no such repository (status 404)" in message
+    assert "check the name" in message
+
+
+def test_private_repository_and_its_reader(loopback_hub: LoopbackHub) -> None:
+    loopback_hub.add_repo(REPO, {"model.safetensors": WEIGHTS}, private=True)
+    assert "if the repository is private, log in" in failure(InputError)
+    loopback_hub.add_repo(REPO, {"model.safetensors": WEIGHTS}, private=True, readers=("fake",))
+    assert fetch().path.read_bytes() == WEIGHTS
+
+
+def test_gated_repository(loopback_hub: LoopbackHub) -> None:
+    loopback_hub.add_repo(REPO, {"model.safetensors": WEIGHTS}, gated=True)
+    message = failure(InputError)
+    assert "the repository is gated" in message
+    assert f"accept its conditions on the page of {REPO}" in message
+    assert [request.path for request in loopback_hub.requests].count(CDN) == 0
+
+
+def test_unknown_revision(hub: LoopbackHub) -> None:
+    assert "it has no revision 'v9'" in failure(InputError, revision="v9")
+
+
+@pytest.mark.parametrize("token", ["hf_secret_of_a_person", None])
+@pytest.mark.parametrize(
+    "fault", [{"drop": True}, {"silent": True}, {"status": 401}, {"status": 500}, {"body": b"{}"}]
+)
+def test_no_message_holds_the_token(
+    hub: LoopbackHub,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    fault: dict[str, Any],
+    token: str | None,
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token or "")
+    hub.fault("/api/*", **fault)
+    message = failure(ZooError, timeout=0.1)
+    assert [request.token for request in hub.requests] == [token]
+    assert "secret" not in message + "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("token", ["hf_secret\x01", "hf_secret\u2019"])
+def test_a_token_that_no_header_can_carry(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, token: str
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", token)
+    message = failure(InputError)
+    assert "HF_TOKEN" in message
+    assert "secret" not in message
+    assert hub.lines == []
+
+
+@pytest.mark.parametrize("pattern", ["/api/*", f"/{REPO}/resolve/*", "/cdn/*"])
+def test_a_silent_server_is_given_up_in_time(hub: LoopbackHub, pattern: str) -> None:
+    hub.fault(pattern, silent=True)
+    began = time.monotonic()
+    message = failure(RunError)
+    assert time.monotonic() - began < SILENCE_S + 1
+    assert f"the Hub at 127.0.0.1:{hub.port} did not answer (ReadTimeout)" in message
+    assert all(way in message for way in WAYS)
+
+
+def test_a_download_that_stalls_is_resumed_once_and_given_up(hub: LoopbackHub) -> None:
+    hub.fault("/cdn/*", silent=True)
+    hub.fault("/cdn/*", silent=True, cut=10_240, times=1)
+    began = time.monotonic()
+    assert "ReadTimeout" in failure(RunError)
+    assert time.monotonic() - began < 2 * SILENCE_S + 1
+    assert [request.path for request in hub.requests].count(CDN) == 2
+
+
+def test_a_dropped_connection(hub: LoopbackHub) -> None:
+    hub.fault("/api/*", drop=True)
+    assert "did not answer (RemoteProtocolError)" in failure(RunError)
+    assert len(hub.requests) == 1
+
+
+def test_a_refused_connection(loopback_hub: LoopbackHub, closed: str) -> None:
+    message = failure(RunError)
+    host = closed.removeprefix("http://")
+    assert re.search(rf"the Hub at {host} did not answer \(ConnectError: .*refused", message)
+    assert all(way in message for way in WAYS)
+
+
+@pytest.mark.parametrize("body", [b"<html>Please log in</html>", b"[]", b'"text"', b"null"])
+def test_a_portal_that_is_no_hub(hub: LoopbackHub, body: bytes) -> None:
+    hub.fault("/api/*", body=body)
+    assert "is not a Hub" in failure(RunError)
+
+
+@pytest.mark.parametrize(
+    "field",
+    ['"sha": "../../../etc"', '"sha": null', '"sha": "%s", "unlisted": 1' % ("a" * 40)],
+)
+def test_a_hub_whose_listing_cannot_be_used(hub: LoopbackHub, field: str) -> None:
+    files = '[{"rfilename": "model.safetensors", "size": 3}]'
+    hub.fault("/api/*", body=f'{{"id": "{REPO}", {field}, "siblings": {files}}}'.encode())
+    message = failure(RunError)
+    assert "lists no commit, size or SHA-256" in message
+    assert len(hub.requests) == 1
+
+
+def test_a_repository_of_pickles_is_never_loaded(loopback_hub: LoopbackHub) -> None:
+    loopback_hub.add_repo(REPO, {"pytorch_model.bin": b"\x80\x02", "config.json": b"{}"})
+    message = failure(InputError)
+    assert f"{REPO} has no model.safetensors (it holds config.json, pytorch_model.bin)" in message
+    assert "safetensors.torch.save_file" in message
+    assert loopback_hub.lines == [f"GET {INFO}"]
+
+
+def test_an_empty_repository(loopback_hub: LoopbackHub) -> None:
+    loopback_hub.add_repo(REPO, {})
+    assert "(it is empty)" in failure(InputError)
+
+
+def test_a_listed_file_that_is_no_safetensors(loopback_hub: LoopbackHub) -> None:
+    loopback_hub.add_repo(REPO, {"model.safetensors": b"not tensors at all"})
+    assert "is not a usable safetensors file" in failure(InputError)
+
+
+def go_offline(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+def break_hub(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.fault("*", status=503)
+
+
+def drop_connections(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.fault("*", drop=True)
+
+
+def silence_hub(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.fault("*", silent=True)
+
+
+Outage = Callable[[LoopbackHub, pytest.MonkeyPatch], None]
+
+
+@pytest.mark.parametrize("outage", [go_offline, break_hub, drop_connections, silence_hub])
+def test_without_the_hub_the_cached_file_is_used_with_a_remark(
+    hub: LoopbackHub,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    outage: Outage,
+) -> None:
+    first = fetch()
+    capsys.readouterr()
+    outage(hub, monkeypatch)
+    assert fetch() == first
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"The cached file of revision {first.revision[:12]} is used." in err
+    assert "Ways on" not in err
+
+
+def test_offline_without_a_cache_makes_no_request(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_offline(hub, monkeypatch)
+    message = failure(RunError)
+    assert "HF_HUB_OFFLINE is set" in message
+    assert "unset HF_HUB_OFFLINE" in message
+    assert all(way in message for way in WAYS)
+    assert hub.lines == []
+
+
+def test_a_damaged_cache_is_repaired(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = fetch()
+    first.path.resolve().write_bytes(b"damaged")
+    assert fetch().path.read_bytes() == WEIGHTS
+    first.path.resolve().write_bytes(b"damaged")
+    assert fetch(revision=first.revision).path.read_bytes() == WEIGHTS
+    assert "are damaged; deleted:" in capsys.readouterr().err
+    first.path.resolve().write_bytes(b"damaged")
+    go_offline(hub, monkeypatch)
+    assert "HF_HUB_OFFLINE is set" in failure(RunError)
+    assert blobs() == []
+
+
+def test_a_cache_that_cannot_be_written(
+    hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file"))
+    message = failure(RunError)
+    assert f"the cache {tmp_path / 'file'} cannot be used" in message
+    assert "point HF_HOME at another folder" in message
+
+
+def test_encoder_without_a_repository(loopback_hub: LoopbackHub) -> None:
+    with pytest.raises(InputError, match="timm names no repository on the Hub"):
+        fetch_encoder("gcvit_tiny", "in1k", "")
+    with pytest.raises(InputError, match="'a/b/c' is not a repository id like org/name"):
+        fetch_encoder("resnet18", "", "a/b/c")
+
+
+def test_all_problems_of_a_call_at_once(
+    loopback_hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", "localhost:80")
+    with pytest.raises(InputError) as caught:
+        fetch(filename="pytorch_model.bin", revision="../main")
+    header, *problems = str(caught.value).splitlines()
+    assert header == "Cannot fetch the weights of encoder resnet18.a1_in1k:"
+    assert problems == [
+        "  - the file has to be a plain *.safetensors name, not 'pytorch_model.bin'",
+        "  - '../main' is no commit, branch or tag",
+        "  - HF_ENDPOINT has to look like https://huggingface.co",
+    ]
+    assert loopback_hub.lines == []
+
+
+@pytest.mark.parametrize("endpoint", ["http://", "http://host:port", "http://[", "ftp://host"])
+def test_broken_endpoints(
+    loopback_hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, endpoint: str
+) -> None:
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    assert "HF_ENDPOINT has to look like" in failure(InputError)
+
+
+def test_hub_answers(hub: LoopbackHub) -> None:
+    assert hub_answers(REPO) is True
+    assert hub.lines == [f"GET {INFO}"]
+    assert hub_answers("timm/missing") is False
+    assert hub_answers("") is False
+    hub.fault("/api/*", silent=True)
+    began = time.monotonic()
+    assert hub_answers(REPO, timeout=0.2) is False
+    assert time.monotonic() - began < 1

@@ -1,0 +1,63 @@
+"""A small record whose numbers were worked out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zoo.leaderboard.records import Record, metrics_from_confusion, parse_record
+
+CLASSES = ["road", "car", "sky"]
+CONFUSION = [[8, 2, 0], [1, 9, 0], [0, 0, 0]]
+
+
+def fields(**changes: Any) -> dict[str, Any]:
+    """The fields of a valid record; the metrics follow from the confusion matrix."""
+    values: dict[str, Any] = {
+        "schema": 1,
+        "model": "unet-resnet18",
+        "encoder_init": "pretrained",
+        "encoder_weights": "a1_in1k",
+        "dataset": "camvid",
+        "data_hash": "0123456789abcdef",
+        "split": "test",
+        "chosen_on": "val",
+        "classes": CLASSES,
+        "ignore": 255,
+        "protocol": 1,
+        "size": [360, 480],
+        "tta": "none",
+        "images": 233,
+        "recipe": "cnn",
+        "recipe_hash": "fedcba9876543210",
+        "overrides": {},
+        "seed": 0,
+        "steps": 540,
+        "train_seconds": 600.0,
+        "eval_seconds": 20.0,
+        "confusion": CONFUSION,
+        "params_m": 14.33,
+        "gmacs": None,
+        "precision": "bf16",
+        "device": "one CPU",
+        "env": {"zoo": "0.1.0", "torch": "2.15.0"},
+        "commit": "",
+        "date": "2025-03-31T12:00:00Z",
+        **changes,
+    }
+    if "metrics" not in changes:
+        metrics = metrics_from_confusion(values["confusion"], values["classes"])
+        values["metrics"] = metrics.model_dump()
+    return values
+
+
+def record(**changes: Any) -> Record:
+    """A valid record with some fields changed."""
+    return parse_record(fields(**changes), "the example")
+
+
+def confusion_with(hits: int) -> list[list[int]]:
+    """Two hundred pixels, half road and half car; `hits` of each half are right.
+
+    The IoU of both classes, and so the mIoU, is hits / (200 - hits).
+    """
+    return [[hits, 100 - hits, 0], [100 - hits, hits, 0], [0, 0, 0]]

@@ -1,0 +1,142 @@
+"""Ranking: tables that never mix, means and intervals worked out by hand."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+from leaderboard.examples import confusion_with, record
+
+from zoo.errors import InputError
+from zoo.leaderboard.rank import Estimate, estimate, rank, tied
+from zoo.leaderboard.records import Record
+
+
+def _named(*records: Record) -> dict[Path, Record]:
+    return {Path(f"{index}.json"): item for index, item in enumerate(records)}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"dataset": "scenes"},
+        {"data_hash": "ffffffffffffffff"},
+        {"split": "val", "chosen_on": None},
+        {"protocol": 2},
+        {"size": None},
+        {"size": [720, 960]},
+        {"tta": "flip"},
+        {"encoder_init": "random", "encoder_weights": None},
+        {"images": 3},
+        {"classes": ["road", "car", "wall"]},
+    ],
+)
+def test_runs_that_cannot_be_compared_stand_in_two_tables(change: dict[str, Any]) -> None:
+    tables = rank(_named(record(), record(**change)))
+    assert [len(table.rows) for table in tables] == [1, 1]
+
+
+def test_the_same_hash_with_other_masks_is_refused() -> None:
+    other = record(confusion=[[8, 3, 0], [1, 9, 0], [0, 0, 0]], seed=1)
+    with pytest.raises(InputError, match="do not belong in one table") as caught:
+        rank(_named(record(), other))
+    assert "1.json counts other true pixels per class than 0.json" in str(caught.value)
+
+
+def test_seeds_of_one_setting_make_one_row() -> None:
+    # hits / (200 - hits): 60 -> 3/7, 70 -> 7/13, 80 -> 2/3.
+    runs = [record(seed=seed, confusion=confusion_with(60 + 10 * seed)) for seed in range(3)]
+    (table,) = rank(_named(*runs))
+    (row,) = table.rows
+    values = [3 / 7, 7 / 13, 2 / 3]
+    assert row.miou.seeds == 3
+    assert row.miou.mean == pytest.approx(sum(values) / 3, abs=1e-12)
+    half = 4.3027 * statistics.stdev(values) / math.sqrt(3)
+    assert row.miou.interval == pytest.approx(half, abs=1e-12)
+    assert row.pixel_accuracy == pytest.approx(0.7, abs=1e-12)
+    assert row.iou_per_class["sky"] is None
+    assert row.iou_per_class["road"] == pytest.approx(sum(values) / 3, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model": "unet-resnet34"},
+        {"encoder_weights": "a2_in1k"},
+        {"recipe": "long"},
+        {"recipe_hash": "0000000000000000"},
+        {"overrides": {"batch_size": 4}},
+    ],
+)
+def test_another_setting_is_another_row(change: dict[str, Any]) -> None:
+    (table,) = rank(_named(record(), record(seed=1, **change)))
+    assert [row.miou.seeds for row in table.rows] == [1, 1]
+
+
+def test_a_seed_that_was_run_twice_counts_once() -> None:
+    runs = [
+        record(seed=0, confusion=confusion_with(60), device="one GPU"),
+        record(seed=0, confusion=confusion_with(80)),
+        record(seed=1, confusion=confusion_with(70)),
+    ]
+    (table,) = rank(_named(*runs))
+    (row,) = table.rows
+    assert row.miou.seeds == 2
+    assert row.miou.mean == pytest.approx(((3 / 7 + 2 / 3) / 2 + 7 / 13) / 2, abs=1e-12)
+    assert row.distinct(lambda run: run.device) == ["one CPU", "one GPU"]
+
+
+def test_rows_are_ordered_by_mean_then_by_name() -> None:
+    runs = [
+        record(model="unet-b", confusion=confusion_with(70)),
+        record(model="unet-c", confusion=confusion_with(90)),
+        record(model="unet-a", confusion=confusion_with(70)),
+    ]
+    (table,) = rank(_named(*runs))
+    assert [row.first.model for row in table.rows] == ["unet-c", "unet-a", "unet-b"]
+    assert [row.rank for row in table.rows] == [1, 2, 3]
+    assert [row.tied for row in table.rows] == [False, False, True]
+
+
+def test_estimate_of_one_and_of_two_values() -> None:
+    assert estimate([0.5]) == Estimate(0.5, None, 1)
+    two = estimate([0.6, 0.7])
+    assert two.mean == pytest.approx(0.65)
+    # s = 0.1 / sqrt(2), so t * s / sqrt(2) = 12.7062 * 0.05.
+    assert two.interval == pytest.approx(12.7062 * 0.05, abs=1e-9)
+
+
+def test_quantiles_agree_with_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    for count in range(2, 32):
+        values = [float(index) for index in range(count)]
+        scale = statistics.stdev(values) / math.sqrt(count)
+        interval = estimate(values).interval
+        assert interval is not None
+        assert interval / scale == pytest.approx(stats.t.ppf(0.975, count - 1), abs=1e-4)
+
+
+def test_many_seeds_use_the_last_quantile() -> None:
+    values = [float(index % 2) for index in range(100)]
+    half = 2.0423 * statistics.stdev(values) / 10
+    assert estimate(values).interval == pytest.approx(half, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "expected"),
+    [
+        (Estimate(0.70, 0.03, 3), Estimate(0.65, 0.04, 3), True),  # combined: exactly 0.05
+        (Estimate(0.71, 0.03, 3), Estimate(0.65, 0.04, 3), False),
+        (Estimate(0.70, None, 1), Estimate(0.695, None, 1), True),
+        (Estimate(0.70, None, 1), Estimate(0.68, 0.04, 3), False),
+    ],
+)
+def test_ties(better: Estimate, worse: Estimate, expected: bool) -> None:
+    assert tied(better, worse) is expected
+
+
+def test_no_records_no_tables() -> None:
+    assert rank({}) == []

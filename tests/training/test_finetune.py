@@ -1,0 +1,262 @@
+"""Runs of a few steps on generated scenes: numbers, freezing, stopping, resuming."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from training_settings import MODEL, SHORT
+
+from zoo.errors import InputError, RunError
+from zoo.training.checkpoint import load_checkpoint
+from zoo.training.finetune import finetune, make_plan, stage_plans
+
+
+def run(data: Path, out: Path, *more: str, **options: Any) -> Any:
+    options = {"recipe": "scratch", "encoder_weights": None, "out": out} | options
+    changed = {override.partition("=")[0] for override in more}
+    kept = [override for override in SHORT if override.partition("=")[0] not in changed]
+    return finetune(MODEL, data, overrides=[*kept, *more], **options)
+
+
+def log(out: Path, event: str) -> list[dict[str, Any]]:
+    entries = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [entry for entry in entries if entry["event"] == event]
+
+
+@pytest.fixture(scope="module")
+def finished(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished") / "run"
+    run(scenes, out)
+    return out
+
+
+def test_losses_are_pinned(finished: Path) -> None:
+    losses = [entry["loss"] for entry in log(finished, "step")]
+    assert losses == pytest.approx(PINNED, rel=5e-3)
+
+
+def test_learning_rates_follow_the_recipe(finished: Path) -> None:
+    rates = [entry["lr"] for entry in log(finished, "step")]
+    # a constant stage of two steps; a cosine of four steps from 2e-3 to a thousandth of it
+    cosine = [2e-6 + (2e-3 - 2e-6) * share for share in (1, 0.8535534, 0.5, 0.1464466)]
+    assert rates == pytest.approx([2e-3, 2e-3, *cosine], rel=1e-6)
+
+
+def test_the_run_folder_is_complete(finished: Path) -> None:
+    for name in ("run.json", "log.jsonl", "result.json", "curves.png", "curves.svg"):
+        assert (finished / name).stat().st_size > 100, name
+    for name in ("model.safetensors", "config.json", "README.md"):
+        assert (finished / "best" / name).stat().st_size > 500, name
+    result = json.loads((finished / "result.json").read_text())
+    epochs = log(finished, "epoch")
+    assert result["steps"] == 6
+    assert result["stopped"] == "finished"
+    assert result["best_miou"] == max(entry["miou"] for entry in epochs)
+    assert [entry["stage"] for entry in epochs] == ["head", "all", "all"]
+
+
+def test_a_frozen_stage_leaves_the_encoder_as_it_was(scenes: Path, tmp_path: Path) -> None:
+    run(scenes, tmp_path / "a", "stages=[{name: head, epochs: 1, unfreeze: 0.0}]", "ema=null")
+    run(scenes, tmp_path / "b", "stages=[{name: head, epochs: 3, unfreeze: 0.0}]", "ema=null")
+    short, long = (load_checkpoint(tmp_path / name)[0]["model"] for name in "ab")
+    encoder = [name for name in short if name.startswith("net.encoder.")]
+    assert len(encoder) > 20
+    assert all(torch.equal(short[name], long[name]) for name in encoder)
+    assert not torch.equal(
+        short["net.segmentation_head.0.weight"], long["net.segmentation_head.0.weight"]
+    )
+
+
+COMMAND = [sys.executable, "-m", "zoo", "finetune", MODEL, "--recipe", "scratch"]
+
+
+def start(data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
+    command = [*COMMAND, "--encoder-weights", "none", "--data", str(data), "--out", str(out)]
+    return subprocess.Popen(
+        [*command, *more, *SHORT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for_steps(out: Path, count: int, process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until and process.poll() is None:
+        path = out / "log.jsonl"
+        if path.exists() and path.read_text().count('"step"') >= count:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no {count} log entries: {process.communicate()[1]}")
+
+
+@pytest.mark.parametrize(("stop", "entries"), [(signal.SIGKILL, 5), (signal.SIGINT, 2)])
+def test_a_stopped_run_goes_on_and_ends_with_the_same_weights(
+    finished: Path, scenes: Path, tmp_path: Path, stop: signal.Signals, entries: int
+) -> None:
+    out = tmp_path / "run"
+    process = start(scenes, out)
+    wait_for_steps(out, entries, process)
+    os.kill(process.pid, stop)
+    _, remarks = process.communicate(timeout=120)
+    assert process.returncode == (-stop if stop is signal.SIGKILL else 130)
+    if stop is signal.SIGINT:
+        assert "--resume" in remarks
+        assert "Traceback" not in remarks
+        assert (out / "checkpoint.pt").is_file()
+    assert not (out / "result.json").exists()
+    again = start(scenes, out, "--resume")
+    assert "Traceback" not in again.communicate(timeout=120)[1]
+    assert again.returncode == 0
+    best, expected = (load_file(f / "best" / "model.safetensors") for f in (out, finished))
+    assert best.keys() == expected.keys()
+    assert all(torch.equal(best[name], expected[name]) for name in best)
+    last, wanted = (load_checkpoint(folder)[0] for folder in (out, finished))
+    assert all(torch.equal(last["model"][name], wanted["model"][name]) for name in wanted["model"])
+    assert all(torch.equal(last["ema"][name], wanted["ema"][name]) for name in wanted["ema"])
+    steps, all_steps = log(out, "step"), log(finished, "step")
+    assert [entry["loss"] for entry in steps] == [entry["loss"] for entry in all_steps]
+
+
+def test_a_finished_run_is_not_resumed(finished: Path, scenes: Path) -> None:
+    with pytest.raises(InputError, match="is finished; start another run"):
+        run(scenes, finished, resume=True)
+
+
+def test_a_second_run_does_not_overwrite_the_first(finished: Path, scenes: Path) -> None:
+    before = (finished / "run.json").read_bytes()
+    with pytest.raises(InputError, match="already holds a run.*--resume"):
+        run(scenes, finished)
+    assert (finished / "run.json").read_bytes() == before
+
+
+def test_a_folder_with_other_things_is_not_used(scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(InputError, match="is not an empty folder"):
+        run(scenes, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_resume_with_another_recipe_names_the_field(finished: Path, scenes: Path) -> None:
+    changed = r"(?s)cannot be resumed.*\n  - recipe.clip_norm: the run has null, now it is 1.0$"
+    with pytest.raises(InputError, match=changed):
+        run(scenes, finished, "clip_norm=1.0", resume=True)
+
+
+def test_resume_needs_a_run(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="holds no run to resume"):
+        run(scenes, tmp_path / "nothing", resume=True)
+
+
+def test_a_nan_loss_stops_and_keeps_the_checkpoint(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    stages = (
+        "stages=[{name: calm, epochs: 1, unfreeze: 0.0}, {name: wild, epochs: 1}]",
+        "optimizer={name: sgd, lr: 1e30}",
+    )
+    with pytest.raises(RunError, match=r"loss became nan at step \d+.*Lower optimizer\.lr"):
+        run(scenes, out, *stages)
+    assert not (out / "result.json").exists()
+
+
+def test_a_full_disk_keeps_the_previous_checkpoint(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+    real = torch.save
+
+    def full_on_the_second(content: object, stream: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            stream.write(b"half a file")
+            raise OSError(28, "No space left on device")
+        real(content, stream)
+
+    monkeypatch.setattr(torch, "save", full_on_the_second)
+    out = tmp_path / "run"
+    with pytest.raises(RunError, match=r"No space left on device.*previous checkpoint is unharmed"):
+        run(scenes, out)
+    state, progress = load_checkpoint(out)
+    assert progress.epoch == 1
+    assert state["model"]
+    assert not [path for path in out.iterdir() if path.name.startswith(".")]
+
+
+def test_early_stop(scenes: Path, tmp_path: Path) -> None:
+    result = run(
+        scenes,
+        tmp_path / "run",
+        "optimizer.lr=1e-12",
+        "early_stop={patience: 1}",
+        "stages=[{name: all, epochs: 9}]",
+        "ema=null",
+    )
+    assert result.stopped == "early"
+    assert result.epochs < 9
+
+
+def test_going_on_from_a_folder_and_with_other_classes(
+    finished: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = ["stages=[{name: all, epochs: 1}]", "crop=64", "batch_size=4", "precision=fp32"]
+    again = finetune(finished, scenes, out=tmp_path / "again", overrides=one)
+    assert again.epochs == 1
+    description = json.loads((tmp_path / "again" / "run.json").read_text())
+    assert description["model"] == MODEL
+    other = tmp_path / "other"
+    other.mkdir()
+    text = (scenes / "dataset.yaml").read_text().replace("name: sky", "name: heaven")
+    (other / "dataset.yaml").write_text(text.replace("version: 1", f"version: 1\nroot: {scenes}"))
+    with pytest.raises(InputError, match="was trained on 8 classes.*--new-head"):
+        finetune(finished, other, out=tmp_path / "no", overrides=one)
+    assert not (tmp_path / "no").exists()
+    finetune(finished, other, out=tmp_path / "new", overrides=one, new_head=True)
+    assert "starts from random weights" in capsys.readouterr().err
+
+
+def test_the_plan_says_what_learns(scenes: Path) -> None:
+    plan = make_plan(
+        MODEL,
+        scenes,
+        recipe="scratch",
+        overrides=[*SHORT, "optimizer.lr=0.01"],
+        encoder_weights=None,
+    )
+    head, whole = stage_plans(plan)
+    assert (head.learning_layers, head.encoder_lr_top) == (0, None)
+    assert whole.learning_layers == whole.encoder_layers == head.encoder_layers
+    assert (whole.decoder_lr, whole.encoder_lr_top) == (0.01, pytest.approx(0.005))
+    assert whole.learning_params_m > head.learning_params_m > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"recipe": "cnnn"}, "Unknown recipe 'cnnn'. Did you mean cnn"),
+        ({"overrides": ["optimizer.rl=1"]}, "optimizer.rl"),
+        ({"overrides": ["crop=large"]}, "crop"),
+        ({"data": "nowhere"}, "does not exist"),
+        ({"model": "unet-resnet19"}, "Did you mean resnet1"),
+        ({"model": "resnet18"}, "resnet18"),
+        ({"overrides": ["precision=fp16"]}, "precision fp16 needs a GPU"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    change: dict[str, Any], message: str, scenes: Path, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"model": MODEL, "data": scenes, "encoder_weights": None, **change}
+    out = tmp_path / "run"
+    with pytest.raises(InputError, match=message):
+        finetune(given.pop("model"), given.pop("data"), out=out, **given)
+    assert not out.exists()
+
+
+PINNED = [3.445044755935669, 3.0533554553985596, 3.1010427474975586, 2.882451057434082]
+PINNED += [2.8449957370758057, 2.8561744689941406]

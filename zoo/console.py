@@ -1,0 +1,54 @@
+"""Remarks, tables and progress bars. Data goes to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+T = TypeVar("T")
+
+
+@functools.cache
+def stderr() -> Console:
+    """The console for remarks and progress bars."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def remark(text: str) -> None:
+    """Print one remark to stderr; markup characters in `text` are shown as they are."""
+    stderr().print(text, markup=False, soft_wrap=True)
+
+
+def progress_bar(transient: bool = True) -> Progress:
+    """A progress display on stderr with elapsed and remaining time; silent where not a terminal."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = stderr()
+    return Progress(*columns, console=console, transient=transient, disable=not console.is_terminal)
+
+
+def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+    """Iterate over `items` with a progress bar on stderr."""
+    with progress_bar() as bar:
+        yield from bar.track(items, total=total, description=description)

@@ -1,0 +1,46 @@
+"""How much memory decoded images may take."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from pathlib import Path
+
+MAX_CACHE_GIB = 8.0
+UNKNOWN_GIB = 2.0
+"""Taken as available where the system does not say."""
+GROUP = Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
+
+
+def default_cache_gib() -> float:
+    """A quarter of the available memory for each process of this machine, at most 8 GiB."""
+    return min(MAX_CACHE_GIB, available_gib() / 4 / local_processes())
+
+
+def local_processes() -> int:
+    """How many processes of one run share this machine, as its launcher says; 1 without one."""
+    text = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, int(text)) if text.isdecimal() else 1
+
+
+def available_gib() -> float:
+    """Memory in GiB that can be taken without swapping: the system's or the container's."""
+    known = [value for value in (_system_bytes(), _container_bytes()) if value is not None]
+    return min(known) / 2**30 if known else UNKNOWN_GIB
+
+
+def _system_bytes() -> int | None:
+    with contextlib.suppress(OSError):
+        found = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text(), re.MULTILINE)
+        return int(found[1]) * 1024 if found else None
+    return None
+
+
+def _container_bytes() -> int | None:
+    """What the limit of the control group (version 2) leaves; None without a limit."""
+    with contextlib.suppress(OSError, ValueError):
+        limit = int((GROUP / "memory.max").read_text())
+        return max(0, limit - int((GROUP / "memory.current").read_text()))
+    return None

@@ -1,0 +1,66 @@
+"""What a number was computed with: versions, commit and device."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+PACKAGES = {
+    "zoo": "segmentation-zoo",
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "timm": "timm",
+    "smp": "segmentation-models-pytorch",
+    "accelerate": "accelerate",
+}
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that compute a result, and of Python."""
+    found = {name: _version(package) for name, package in PACKAGES.items()}
+    return found | {"python": platform.python_version()}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def commit() -> str:
+    """The commit of the source tree that zoo runs from, `-dirty` if it was changed; else empty."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / "registry.yaml").is_file():
+        return ""
+    head = _git(root, "rev-parse", "HEAD")
+    if not head:
+        return ""
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return head + ("-dirty" if changed else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    try:
+        answer = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout.strip()
+
+
+def device_name(kind: str) -> str:
+    """The processor that computed: the GPU's name, or the CPU's with the number of threads."""
+    import torch
+
+    if kind == "cuda":
+        return torch.cuda.get_device_name()
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        model = names[0].split(":", 1)[1].strip() if names else model
+    return f"{model}, {torch.get_num_threads()} threads"

@@ -1,0 +1,57 @@
+"""Errors that a person reads: what was given, what is allowed, what to do next."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ZooError(Exception):
+    """Base of every error that zoo raises on purpose.
+
+    `exit_code` is what the command line returns: 2 for bad input, 1 for a run that failed.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str):
+        if not message.strip():
+            raise ValueError("an error needs a message")
+        super().__init__(message)
+
+
+class InputError(ZooError, ValueError):
+    """The user's input cannot be used: a name, a value, a file or a folder."""
+
+    exit_code = 2
+
+
+class RunError(ZooError, RuntimeError):
+    """The input was fine, the run failed: NaN loss, disk full, no answer from the Hub."""
+
+    exit_code = 1
+
+
+def join_problems(header: str, problems: Iterable[str]) -> str:
+    """One message that holds all problems of a file, one a line."""
+    return "\n".join([header, *(f"  - {problem}" for problem in problems)])
+
+
+def shortened(values: Iterable[object], limit: int = 20) -> str:
+    """A comma-separated list cut at `limit` entries; says how many were left out."""
+    items = [str(value) for value in values]
+    rest = len(items) - limit
+    return ", ".join(items[:limit]) + (f" ... and {rest} more" if rest > 0 else "")
+
+
+def nearest(given: str, allowed: Iterable[str], count: int = 3) -> list[str]:
+    """At most `count` entries of `allowed` that look most like `given`, best first."""
+    return difflib.get_close_matches(given, list(allowed), n=count, cutoff=0.5)
+
+
+def unknown(what: str, given: str, allowed: Iterable[str]) -> str:
+    """The sentence for an unknown name: the name, the nearest ones, the list cut at twenty."""
+    allowed = list(allowed)
+    close = nearest(given, allowed)
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    return f"Unknown {what} {given!r}.{hint} Available: {shortened(allowed)}."

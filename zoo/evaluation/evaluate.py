@@ -1,0 +1,108 @@
+"""Exact scores of a model on one split, at the images' own resolution."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from zoo.console import progress_bar
+from zoo.errors import InputError
+from zoo.evaluation.metrics import Confusion
+from zoo.models.preprocess import normalise
+
+if TYPE_CHECKING:
+    from zoo.data.loader import EvalLoader
+    from zoo.models.segmentation import SegmentationModel
+
+
+def check_classes(model: SegmentationModel, classes: list[str], name: str) -> None:
+    """Raise InputError unless the model scores exactly the classes of the data, in their order."""
+    if model.spec.classes != classes:
+        raise InputError(
+            f"{model.spec.name} scores {len(model.spec.classes)} classes "
+            f"({', '.join(model.spec.classes[:6])} ...), {name} has {len(classes)} "
+            f"({', '.join(classes[:6])} ...). Fine-tune the model on these classes first."
+        )
+
+
+def score(
+    model: SegmentationModel,
+    loader: EvalLoader,
+    *,
+    precision: str = "fp32",
+    device: torch.device | str = "cpu",
+    description: str = "evaluate",
+    after_batch: Callable[[], None] | None = None,
+) -> Confusion:
+    """The confusion matrix of `model` over all images of `loader`.
+
+    The model's mode is restored afterwards. `after_batch` is called after each batch and may raise
+    to stop. `precision`: fp32, bf16 or fp16 (autocast).
+    """
+    confusion = Confusion(model.spec.classes)
+    was_training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with progress_bar() as bar:
+            task = bar.add_task(description, total=loader.images)
+            for indices, images, masks in loader:
+                predicted = predict_ids(model, images, precision=precision, device=device)
+                confusion.add(masks, predicted.cpu())
+                bar.advance(task, len(indices))
+                if after_batch is not None:
+                    after_batch()
+    finally:
+        for module, mode in was_training:
+            module.training = mode
+    return confusion
+
+
+@torch.inference_mode()
+def predict_ids(
+    model: SegmentationModel,
+    images: torch.Tensor,
+    *,
+    precision: str = "fp32",
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """Class ids, uint8 B x H x W, of uint8 images B x in_chans x H x W.
+
+    The model must be in evaluation mode.
+    """
+    with autocast(precision, device):
+        logits: torch.Tensor = model(normalise(images, model.spec, device))
+    return logits.argmax(dim=1).to(torch.uint8)
+
+
+def autocast(
+    precision: str, device: torch.device | str
+) -> contextlib.AbstractContextManager[object]:
+    """torch.autocast for `precision`; nothing for fp32."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return torch.autocast(torch.device(device).type, dtype=dtype)
+
+
+def resolve_precision(precision: str, device: torch.device | str) -> str:
+    """What `auto` means on `device`: bf16 where the hardware has it, else fp32.
+
+    Raises InputError for fp16 on a CPU, which would silently run in fp32.
+    """
+    kind = torch.device(device).type
+    if precision == "fp16" and kind == "cpu":
+        raise InputError("precision fp16 needs a GPU. On a CPU use bf16, fp32 or auto.")
+    if precision != "auto":
+        return precision
+    if kind == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if kind == "cpu" and cpu_has_bf16() else "fp32"
+
+
+def cpu_has_bf16() -> bool:
+    """True where this CPU multiplies bf16 in hardware (AVX-512 BF16 or AMX)."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -1,0 +1,134 @@
+"""One evaluation, and its record: the evidence that leaderboards are made of."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.data.loader import EvalLoader
+from zoo.data.scan import data_hash, scan_labels
+from zoo.data.spec import Dataset, load_dataset
+from zoo.environment import commit, device_name, versions
+from zoo.errors import InputError
+from zoo.evaluation.evaluate import check_classes, resolve_precision, score
+from zoo.files import hash_of
+from zoo.leaderboard.records import PROTOCOL, SCHEMA, Record, parse_record, write_record
+from zoo.models.count import gmacs, params_m
+
+if TYPE_CHECKING:
+    from zoo.evaluation.metrics import Confusion
+    from zoo.models.segmentation import SegmentationModel
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation found. `seconds` is the time of reading, predicting and counting."""
+
+    model: SegmentationModel
+    dataset: Dataset
+    split: str
+    confusion: Confusion
+    precision: str
+    device: str
+    seconds: float
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Every metric as a share in [0, 1], None where a class is absent."""
+        return self.confusion.metrics()
+
+
+def evaluate(
+    model: SegmentationModel,
+    data: str | Path,
+    *,
+    split: str = "test",
+    precision: str = "auto",
+    out: str | Path | None = None,
+) -> Evaluation:
+    """Score `model` on `split` of `data`; write the record into the folder `out` if given.
+
+    Raises InputError where the classes differ, where every pixel is ignored, and where a record is
+    asked for of the split that chose the model.
+    """
+    from accelerate import PartialState
+
+    dataset = load_dataset(data)
+    dataset.samples(split)
+    check_classes(model, dataset.classes, dataset.name)
+    if out is not None:
+        check_reportable(model, split)
+    device = PartialState().device
+    chosen = resolve_precision(precision, device)
+    scan_labels(dataset, [split])
+    began = time.monotonic()
+    confusion = score(model.to(device), EvalLoader(dataset, split), precision=chosen, device=device)
+    seconds = round(time.monotonic() - began, 2)
+    if confusion.pixels == 0:
+        raise InputError(
+            f"{dataset.name}, split {split}: every pixel is ignored, nothing to score."
+        )
+    found = Evaluation(model, dataset, split, confusion, chosen, device_name(device.type), seconds)
+    if out is not None:
+        write_record(make_record(found), Path(out))
+    return found
+
+
+def check_reportable(model: SegmentationModel, split: str) -> None:
+    """Raise InputError where `split` chose the model: a score on it is no result."""
+    if (model.provenance or {}).get("chosen_on") == split:
+        raise InputError(
+            f"The split {split!r} chose the best epoch of this model, so its score is too good to "
+            "be a result. Record another split, or leave --out away to see the score."
+        )
+
+
+def make_record(found: Evaluation) -> Record:
+    """The record of an evaluation. Raises InputError where `check_reportable` does."""
+    check_reportable(found.model, found.split)
+    spec, training = found.model.spec, found.model.provenance or {}
+    size = _common_size(found.dataset, found.split)
+    fields: dict[str, Any] = {
+        "schema": SCHEMA,
+        "protocol": PROTOCOL,
+        "model": spec.name,
+        "encoder_init": training.get(
+            "encoder_init", "random" if spec.encoder_weights is None else "pretrained"
+        ),
+        "encoder_weights": training.get("encoder_weights", spec.encoder_weights),
+        "dataset": found.dataset.name,
+        "data_hash": data_hash(found.dataset, found.split),
+        "split": found.split,
+        "chosen_on": training.get("chosen_on"),
+        "classes": found.dataset.classes,
+        "ignore": spec.ignore_index,
+        "size": size,
+        "tta": "none",
+        "images": len(found.dataset.samples(found.split)),
+        "recipe": training.get("recipe", "none"),
+        "recipe_hash": training.get("recipe_hash", hash_of(None)),
+        "overrides": training.get("overrides", {}),
+        "seed": training.get("seed", 0),
+        "steps": training.get("steps", 0),
+        "train_seconds": training.get("train_seconds", 0.0),
+        "eval_seconds": found.seconds,
+        "metrics": found.metrics,
+        "confusion": found.confusion.matrix.tolist(),
+        "params_m": params_m(found.model),
+        "gmacs": None if size is None else gmacs(spec, *size),
+        "precision": found.precision,
+        "device": found.device,
+        "env": versions(),
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+    return parse_record(fields, f"the evaluation of {spec.name}")
+
+
+def _common_size(dataset: Dataset, split: str) -> list[int] | None:
+    """[height, width] in pixels that all images of the split share, or None."""
+    sizes = scan_labels(dataset, [split]).splits[split].sizes
+    return list(next(iter(sizes))) if len(sizes) == 1 else None

@@ -1,0 +1,1 @@
+"""Records of measured runs and the tables that are built from them alone."""

@@ -1,0 +1,194 @@
+"""Ranking: records grouped into tables that compare like with like, and rows over seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo.errors import InputError, join_problems
+from zoo.leaderboard.records import Record
+
+NOISE = 0.01
+"""The mIoU by which single runs of one setting differ anyway."""
+
+# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond the table the
+# last one serves, which makes an interval slightly too wide, never too narrow.
+_T95 = [
+    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
+    *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
+    *(2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423),
+]
+
+
+@dataclass(frozen=True, order=True)
+class TableKey:
+    """What two runs must share to stand in one table."""
+
+    dataset: str
+    split: str
+    protocol: int
+    size: tuple[int, ...]
+    tta: str
+    encoder_init: str
+    data_hash: str
+    images: int
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds with the half-width of its 95 % interval (None for a single seed)."""
+
+    mean: float
+    interval: float | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model with one recipe, over its seeds; `records` are ordered by path."""
+
+    rank: int
+    records: Mapping[Path, Record]
+    miou: Estimate
+    pixel_accuracy: float
+    mean_dice: float
+    iou_per_class: Mapping[str, float | None]
+    tied: bool
+
+    @property
+    def first(self) -> Record:
+        """The record to read what all of the row share from."""
+        return next(iter(self.records.values()))
+
+    def mean(self, value: Callable[[Record], float]) -> float:
+        """The mean of `value` over seeds; the runs of one seed are averaged first."""
+        return statistics.fmean(_by_seed(self.records.values(), value))
+
+    def distinct(self, value: Callable[[Record], object]) -> list[str]:
+        """The different values among the row's records as sorted texts."""
+        return sorted({str(value(record)) for record in self.records.values()})
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows that may be compared with each other, best first."""
+
+    key: TableKey
+    rows: list[Row]
+
+
+def rank(records: Mapping[Path, Record]) -> list[Table]:
+    """The tables of all records, in the order of their keys.
+
+    Raises InputError where records of one data hash count different numbers of true pixels: they
+    cannot come from the same masks.
+    """
+    groups: dict[TableKey, dict[Path, Record]] = {}
+    for path in sorted(records):
+        groups.setdefault(table_key(records[path]), {})[path] = records[path]
+    problems = [problem for group in groups.values() for problem in _truth_problems(group)]
+    if problems:
+        raise InputError(join_problems("These records do not belong in one table:", problems))
+    return [Table(key, _rows(groups[key])) for key in sorted(groups)]
+
+
+def table_key(record: Record) -> TableKey:
+    """The table that a record belongs to."""
+    return TableKey(
+        dataset=record.dataset,
+        split=record.split,
+        protocol=record.protocol,
+        size=tuple(record.size or ()),
+        tta=record.tta,
+        encoder_init=record.encoder_init,
+        data_hash=record.data_hash,
+        images=record.images,
+        classes=tuple(record.classes),
+    )
+
+
+def estimate(values: list[float]) -> Estimate:
+    """The mean of one value per seed and Student's 95 % interval; raises ValueError if empty."""
+    count = len(values)
+    interval = None
+    if count > 1:
+        quantile = _T95[min(count - 1, len(_T95)) - 1]
+        interval = quantile * statistics.stdev(values) / math.sqrt(count)
+    return Estimate(statistics.fmean(values), interval, count)
+
+
+def tied(better: Estimate, worse: Estimate) -> bool:
+    """Whether two means are too close to call.
+
+    Closer than the combined 95 % interval of both, or, where one is a single run, than `NOISE`.
+    """
+    difference = better.mean - worse.mean
+    if better.interval is None or worse.interval is None:
+        return difference < NOISE
+    return difference <= math.hypot(better.interval, worse.interval)
+
+
+def _rows(group: dict[Path, Record]) -> list[Row]:
+    settings: dict[str, dict[Path, Record]] = {}
+    for path, record in group.items():
+        settings.setdefault(_setting(record), {})[path] = record
+    measured = [
+        (estimate(_by_seed(records.values(), lambda record: record.metrics.miou)), setting, records)
+        for setting, records in settings.items()
+    ]
+    measured.sort(key=lambda item: (-item[0].mean, item[1]))
+    rows: list[Row] = []
+    for miou, _, records in measured:
+        rows.append(_row(len(rows) + 1, records, miou, rows[-1].miou if rows else None))
+    return rows
+
+
+def _row(rank: int, records: dict[Path, Record], miou: Estimate, above: Estimate | None) -> Row:
+    runs = records.values()
+    return Row(
+        rank=rank,
+        records=records,
+        miou=miou,
+        pixel_accuracy=statistics.fmean(_by_seed(runs, lambda r: r.metrics.pixel_accuracy)),
+        mean_dice=statistics.fmean(_by_seed(runs, lambda r: r.metrics.mean_dice)),
+        iou_per_class={name: _class_mean(runs, name) for name in next(iter(runs)).classes},
+        tied=above is not None and tied(above, miou),
+    )
+
+
+def _setting(record: Record) -> str:
+    """What the runs of one row share, as text that also orders rows of equal mIoU by name."""
+    overrides = json.dumps(record.overrides, sort_keys=True)
+    weights = record.encoder_weights
+    return json.dumps([record.model, weights, record.recipe, record.recipe_hash, overrides])
+
+
+def _by_seed(records: Iterable[Record], value: Callable[[Record], float | None]) -> list[float]:
+    """One value per seed. A seed that was run again is averaged, so it never counts twice."""
+    values: dict[int, list[float]] = {}
+    for record in records:
+        found = value(record)
+        if found is not None:
+            values.setdefault(record.seed, []).append(found)
+    return [statistics.fmean(values[seed]) for seed in sorted(values)]
+
+
+def _class_mean(records: Iterable[Record], name: str) -> float | None:
+    values = _by_seed(records, lambda record: record.metrics.iou_per_class[name])
+    return statistics.fmean(values) if values else None
+
+
+def _truth_problems(group: Mapping[Path, Record]) -> list[str]:
+    first, *others = group
+    expected = [sum(row) for row in group[first].confusion]
+    return [
+        f"{path} counts other true pixels per class than {first}, under the same data hash; "
+        "find out which of the two was measured on other masks and remove it"
+        for path in others
+        if [sum(row) for row in group[path].confusion] != expected
+    ]

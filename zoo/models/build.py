@@ -1,0 +1,157 @@
+"""From a description and weights already at hand to a module. Knows no network."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import InputError, join_problems, shortened
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from zoo.models.segmentation import SegmentationModel
+    from zoo.models.spec import ModelSpec
+
+SMP_ARGS = ("encoder_name", "encoder_weights", "in_channels", "classes")
+
+
+def smp_config(spec: ModelSpec) -> dict[str, Any]:
+    """The constructor arguments of the SMP class that `spec` describes, with random weights."""
+    return {
+        "encoder_name": f"tu-{spec.encoder}",
+        "encoder_weights": None,
+        "in_channels": spec.in_chans,
+        "classes": len(spec.classes),
+        **spec.decoder_args,
+        **spec.encoder_args,
+    }
+
+
+def build(spec: ModelSpec, encoder_file: Path | None = None) -> SegmentationModel:
+    """Build the model of `spec`, its encoder from `encoder_file` (safetensors) or at random.
+
+    Raises InputError where the file does not hold this encoder's weights, or where the decoder
+    cannot be built on the encoder.
+    """
+    from zoo.models.segmentation import SegmentationModel
+
+    config = smp_config(spec)
+    if encoder_file is None:
+        return SegmentationModel(_construct(spec, config), spec)
+    state = read_weights(encoder_file)
+    config |= {"encoder_weights": True, "pretrained_cfg_overlay": {"state_dict": state}}
+    with _timm_reports() as report:
+        net = _construct(spec, config)
+    _check_report(report, spec, encoder_file)
+    hub_config: Any = net.config  # what SMP would store if asked to save the net by itself
+    hub_config["encoder_weights"] = None
+    return SegmentationModel(net, spec)
+
+
+def build_with_weights(spec: ModelSpec, state: dict[str, torch.Tensor]) -> SegmentationModel:
+    """Build the model of `spec` and load `state`, the tensors of its net, strictly."""
+    model = build(spec)
+    check_keys(model.net, state)
+    model.net.load_state_dict(state)
+    return model
+
+
+def check_keys(net: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Raise InputError unless `state` has exactly the names and shapes of `net`."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    problems = []
+    if missing := sorted(wanted.keys() - given.keys()):
+        problems.append(f"{len(missing)} tensors are missing: {shortened(missing, 5)}")
+    if extra := sorted(given.keys() - wanted.keys()):
+        problems.append(f"{len(extra)} tensors are not part of the model: {shortened(extra, 5)}")
+    for name in sorted(wanted.keys() & given.keys()):
+        if wanted[name] != given[name]:
+            problems.append(f"{name} has shape {given[name]}, the model needs {wanted[name]}")
+    if problems:
+        hidden = len(problems) - 8
+        shown = problems[:8] + ([f"... and {hidden} more"] if hidden > 0 else [])
+        raise InputError(join_problems("The weights do not fit the model:", shown))
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a safetensors file. Raises InputError where it is missing or corrupt."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise InputError(f"There is no weights file {path}. Give a .safetensors file.")
+    try:
+        return {name: tensor.clone() for name, tensor in load_file(path).items()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is not a readable safetensors file ({error}). Other formats are not loaded; "
+            "download the file again or convert it with safetensors."
+        ) from error
+
+
+def _construct(spec: ModelSpec, config: dict[str, Any]) -> nn.Module:
+    from zoo.models.decoders import smp_class
+
+    try:
+        return smp_class(spec.decoder)(**config)
+    except (ValueError, TypeError, RuntimeError, KeyError, AssertionError, IndexError) as error:
+        reason = str(error) or "the encoder refuses what the decoder asks for"
+        raise InputError(
+            f"{spec.name} cannot be built: {reason} ({type(error).__name__}). "
+            f"`zoo list --decoder {spec.decoder}` lists the encoders that fit."
+        ) from error
+
+
+@contextlib.contextmanager
+def _timm_reports() -> Iterator[list[str]]:
+    """Collect what timm logs while it loads weights; it says nowhere else what was missing."""
+    logger = logging.getLogger("timm.models._builder")
+    lines: list[str] = []
+    handler = logging.Handler(logging.INFO)
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    level, propagate = logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    logger.propagate = False
+    try:
+        yield lines
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate
+
+
+def _check_report(report: list[str], spec: ModelSpec, file: Path) -> None:
+    classifier = _classifier_names(spec.encoder)
+    for line in report:
+        if found := re.match(r"Missing keys \((.*)\) discovered", line):
+            names = [name for name in found.group(1).split(", ") if name not in classifier]
+            if names:
+                raise InputError(
+                    f"{file} does not hold the weights of {spec.encoder}: {len(names)} tensors "
+                    f"are missing, for example {shortened(names, 3)}."
+                )
+        if line.startswith("Unable to convert pretrained"):
+            raise InputError(
+                f"The weights of {spec.encoder} cannot be adapted to {spec.in_chans} input "
+                "channels. Use in_chans=3 or encoder_weights=None."
+            )
+    if not any(line.startswith("Loading pretrained weights from state dict") for line in report):
+        raise InputError(f"timm did not load {file} into {spec.encoder}.")
+
+
+def _classifier_names(encoder: str) -> set[str]:
+    """The classifier's tensors: timm leaves them out on purpose and reports them as missing."""
+    from timm.models import get_pretrained_cfg
+
+    settings = get_pretrained_cfg(encoder)
+    named = () if settings is None else settings.classifier or ()
+    heads = (named,) if isinstance(named, str) else named
+    return {f"{head}.{part}" for head in heads for part in ("weight", "bias")}

@@ -1,0 +1,71 @@
+"""The module that `zoo.create` returns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from zoo.models.spec import ModelSpec
+
+
+class SegmentationModel(nn.Module):
+    """A segmentation network with its description; takes images of any height and width.
+
+    `net` is the network itself, its keys are what is stored; `spec` says what it expects and what
+    its outputs mean; `provenance` says how the weights came about (None for a fresh model).
+    """
+
+    def __init__(self, net: nn.Module, spec: ModelSpec):
+        super().__init__()
+        self.net = net
+        self.spec = spec
+        self.provenance: dict[str, Any] | None = None
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits of every class for every pixel.
+
+        `images`: float, B x in_chans x H x W, normalised (see `zoo.models.preprocess`). Returns
+        B x classes x H x W. Inside, the images are padded at the bottom and at the right to a size
+        that the network takes, by repeating their last row and column. A network of a fixed size
+        (`spec.img_size`) sees larger images as windows of that size, spread evenly; where windows
+        overlap their logits are averaged.
+        """
+        height, width = images.shape[-2:]
+        fixed = self.spec.img_size
+        multiple = 1 if fixed else self.spec.size_multiple
+        minimum = fixed or self.spec.size_minimum
+        pad_height = padding(height, multiple, minimum)
+        pad_width = padding(width, multiple, minimum)
+        if pad_height or pad_width:
+            images = functional.pad(images, (0, pad_width, 0, pad_height), mode="replicate")
+        if fixed and images.shape[-2:] != (fixed, fixed):
+            return self._windows(images, fixed)[..., :height, :width]
+        logits: torch.Tensor = self.net(images)
+        return logits[..., :height, :width]
+
+    def _windows(self, images: torch.Tensor, side: int) -> torch.Tensor:
+        batch, _, height, width = images.shape
+        total = images.new_zeros((batch, len(self.spec.classes), height, width))
+        count = images.new_zeros((height, width))
+        for top in window_starts(height, side):
+            for left in window_starts(width, side):
+                place = (..., slice(top, top + side), slice(left, left + side))
+                total[place] += self.net(images[place])
+                count[place] += 1
+        return total / count
+
+
+def window_starts(length: int, side: int) -> list[int]:
+    """First pixels of the fewest windows of `side` pixels that cover `length`, spread evenly."""
+    count = -(-length // side)
+    return [round(index * (length - side) / max(1, count - 1)) for index in range(count)]
+
+
+def padding(size: int, multiple: int, minimum: int) -> int:
+    """Pixels to add to `size` to reach the next multiple that is not below `minimum`."""
+    needed = max(size, minimum)
+    return -(-needed // multiple) * multiple - size

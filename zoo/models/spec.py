@@ -1,0 +1,69 @@
+"""What a model is, as data: everything that training and use must agree on. No torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from zoo.palette import Colour, default_palette
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class ModelSpec(BaseModel):
+    """The description that travels with a model's weights.
+
+    `mean` and `std` are per input channel and apply to pixels scaled to [0, 1]. `ignore_index` is
+    the id of pixels that are not judged. `encoder_weights` is a timm tag, `sha256:` with the hash
+    of a local file, or None for random weights. `size_multiple` and `size_minimum` are in pixels;
+    `img_size` is the side of the square that a fixed-size encoder was built for, else None.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str
+    decoder: str
+    encoder: str
+    classes: list[str] = Field(min_length=1, max_length=255)
+    palette: list[Annotated[Colour, Field(strict=False)]]
+    ignore_index: int = 255
+    in_chans: Count = 3
+    mean: list[float]
+    std: list[Annotated[float, Field(gt=0)]]
+    encoder_weights: str | None = None
+    encoder_revision: str | None = None
+    licence: str | None = None
+    encoder_args: dict[str, Any] = Field(default_factory=dict)
+    decoder_args: dict[str, Any] = Field(default_factory=dict)
+    size_multiple: Count = 32
+    size_minimum: Count = 32
+    img_size: Count | None = None
+    smp_loadable: bool = True
+
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> Self:
+        if len(self.palette) != len(self.classes):
+            raise ValueError(f"{len(self.palette)} colours for {len(self.classes)} classes")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError("class names must differ from each other")
+        if len(self.mean) != self.in_chans or len(self.std) != self.in_chans:
+            raise ValueError(f"mean and std need {self.in_chans} values each")
+        return self
+
+
+def class_names(classes: int | list[str]) -> list[str]:
+    """Names of the classes: a list as it is, a number `n` as class_0 ... class_(n-1)."""
+    if isinstance(classes, int):
+        return [f"class_{index}" for index in range(classes)]
+    return list(classes)
+
+
+def palette_for(classes: list[str], palette: list[Colour] | None) -> list[Colour]:
+    """The given colours, or the default ones."""
+    return default_palette(len(classes)) if palette is None else list(palette)
+
+
+def per_channel(values: list[float], in_chans: int) -> list[float]:
+    """Repeat the per-channel statistics of an RGB encoder cyclically for `in_chans` channels."""
+    return [values[index % len(values)] for index in range(in_chans)]

@@ -1,0 +1,101 @@
+"""Changing a recipe from outside: `optimizer.lr=0.002`, `stages.head.epochs=1`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from zoo.errors import InputError, join_problems, unknown
+from zoo.files import parse_yaml
+from zoo.registry.recipe import Recipe, recipe_dict
+from zoo.registry.strict import dotted, problems, submodel, unknown_key
+
+
+def apply_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """The recipe with each `key=value` applied in order; values are YAML.
+
+    A mapping or list that is assigned replaces the old one whole; `stages.NAME.key=value` edits
+    one stage. Raises InputError with everything that is wrong.
+    """
+    data = recipe_dict(recipe)
+    wrong: list[str] = []
+    seen: set[str] = set()
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key or not text.strip():
+            wrong.append(f"{override!r} is not key=value; for no value write key=null")
+        elif key in seen:
+            wrong.append(f"{key} is given twice")
+        else:
+            seen.add(key)
+            wrong += _assign(data, key, text)
+    try:
+        changed = Recipe.model_validate(data)
+    except ValidationError as error:
+        wrong += [
+            f"{_named(place, data)}: {sentence}" for place, sentence in problems(error, Recipe)
+        ]
+    if wrong:
+        raise InputError(join_problems("These recipe overrides cannot be used:", wrong))
+    return changed
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """The overrides as a mapping from key to value, for records; expects them to be valid."""
+    pairs = (override.partition("=") for override in overrides)
+    return {key: parse_yaml(text, key) for key, _, text in pairs}
+
+
+def _assign(data: dict[str, Any], key: str, text: str) -> list[str]:
+    """Set one dotted key in the recipe's data; returns what is wrong with it, if anything."""
+    try:
+        value = parse_yaml(text, key)
+    except InputError as error:
+        return [" ".join(str(error).split())]
+    *owners, last = key.split(".")
+    current: Any = data
+    for depth, part in enumerate(owners):
+        path = ".".join(owners[: depth + 1])
+        if isinstance(current, list):
+            stages = {str(s.get("name")): s for s in current if isinstance(s, dict)}
+            if part not in stages:
+                return [f"{key}: {unknown('stage', part, stages)}"]
+            current = stages[part]
+        elif part not in current:
+            return [f"{key}: {unknown_key(part, list(current))}"]
+        else:
+            current = _opened(current, part)
+        if not isinstance(current, dict | list):
+            return [f"{key}: {path} has no keys of its own; write {path}=VALUE"]
+    if isinstance(current, list):
+        return [f"{key}: write stages.{last}.KEY=VALUE, or stages=[...] to replace all stages"]
+    if not owners and last not in data and (places := _elsewhere(data, last)):
+        return [f"{key}: there is no key {key!r}; did you mean {' or '.join(places)}?"]
+    current[last] = value
+    return []
+
+
+def _elsewhere(data: dict[str, Any], key: str) -> list[str]:
+    """The dotted keys that end in `key`: where somebody who left out the section meant to go."""
+    sections = {name: value for name, value in data.items() if isinstance(value, dict)}
+    stages = data["stages"] if isinstance(data["stages"], list) else []
+    sections |= {f"stages.{s.get('name')}": s for s in stages if isinstance(s, dict)}
+    return [f"{name}.{key}" for name, section in sections.items() if key in section]
+
+
+def _opened(owner: dict[str, Any], key: str) -> Any:
+    """The value of `key`; a section that is switched off becomes an empty one to be filled."""
+    if owner[key] is None and submodel(Recipe, (key,)) is not None:
+        owner[key] = {}
+    return owner[key]
+
+
+def _named(place: Sequence[str | int], data: dict[str, Any]) -> str:
+    """The dotted place with a stage's name instead of its position, as an override writes it."""
+    if len(place) > 1 and place[0] == "stages" and isinstance(place[1], int):
+        stage = data["stages"][place[1]]
+        name = stage.get("name") if isinstance(stage, dict) else None
+        return dotted(["stages", str(name or place[1]), *place[2:]])
+    return dotted(place)

@@ -1,0 +1,170 @@
+"""The grammar of registry.yaml and of a user's overlay file."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+
+from zoo.errors import InputError, join_problems
+from zoo.files import read_yaml
+from zoo.registry.recipe import Recipe
+from zoo.registry.strict import Strict, dotted, problems, unknown_key, written_as
+from zoo.registry.timm_table import Encoder
+
+
+def _column(name: str) -> str:
+    if name not in Encoder._fields:
+        raise ValueError(unknown_key(name, Encoder._fields))
+    return name
+
+
+def _listed(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+Column = Annotated[str, AfterValidator(_column)]
+Patterns = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)]
+Where = dict[Column, Patterns]
+"""Column of the encoder table to a pattern with * and ?, or to several of which one must fit."""
+
+Mean = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
+Std = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
+"""Per channel of RGB, for pixels in [0, 1]."""
+
+
+def matches(where: Where, encoder: Encoder) -> bool:
+    """Whether every column of `where` fits the encoder's row."""
+    return all(fits(patterns, getattr(encoder, column)) for column, patterns in where.items())
+
+
+def fits(patterns: list[str], value: str) -> bool:
+    """Whether one of the patterns matches `value`."""
+    return any(fnmatchcase(value, pattern) for pattern in patterns)
+
+
+class Divisible(Strict):
+    """The channels of the feature map at `stride` must be a multiple of `by`."""
+
+    stride: int
+    by: int
+
+
+class Needs(Strict):
+    """What a decoder asks of an encoder."""
+
+    where: Where = Field(default_factory=dict)
+    channels_divisible: Divisible | None = None
+
+    def lacking(self, encoder: Encoder) -> str | None:
+        """What the encoder lacks, or None where it fits."""
+        for column, patterns in self.where.items():
+            value = getattr(encoder, column)
+            if not fits(patterns, value):
+                wanted = " or ".join(pattern or "none" for pattern in patterns)
+                return f"{column} {wanted}, has {value or 'none'}"
+        if (rule := self.channels_divisible) is not None:
+            channels = encoder.channels_at(rule.stride)
+            if channels is None or channels % rule.by:
+                return f"a multiple of {rule.by} channels at stride {rule.stride}, has {channels}"
+        return None
+
+
+class Case(Strict):
+    """Constructor arguments for the encoders that match `where`."""
+
+    where: Where
+    args: dict[str, Any]
+
+
+class Decoder(Strict):
+    """A decoder: `args` go to its SMP class, `encoder_args` to timm.
+
+    The arguments of the first of `cases` that matches the encoder come on top of `args`.
+    """
+
+    title: Annotated[str, Field(min_length=1)]
+    paper: Annotated[
+        str, written_as(r"\d{4}\.\d{4,5}|doi:10\.\d+/\S+", "an arXiv id or doi:10.NUMBER/NAME")
+    ]
+    args: dict[str, Any] = Field(default_factory=dict)
+    encoder_args: dict[str, Any] = Field(default_factory=dict)
+    cases: list[Case] = Field(default_factory=list)
+    needs: Needs
+
+
+class Rule(Strict):
+    """What holds for the encoders that match `where`; `args` go to timm's builder.
+
+    `weights` is a local safetensors file, relative to the folder of the file that names it.
+    """
+
+    where: Where
+    recipe: str | None = None
+    weights: str | None = None
+    args: dict[str, Any] = Field(default_factory=dict)
+    mean: Mean | None = None
+    std: Std | None = None
+    licence: str | None = None
+
+    @model_validator(mode="after")
+    def _weights_come_with_statistics(self) -> Self:
+        if self.weights is not None and (self.mean is None or self.std is None):
+            raise ValueError("weights needs mean and std beside it, as the file was trained with")
+        return self
+
+
+class TrainedWeights(Strict):
+    """Trained weights of a curated model, pinned to a commit, with the evidence."""
+
+    hub: Annotated[str, written_as(r"[\w.-]+/[\w.-]+", "ORG/REPO")]
+    revision: Annotated[str, written_as("[0-9a-f]{40}", "a commit of 40 hexadecimal digits")]
+    metrics: dict[str, float] = Field(default_factory=dict)
+    results: str | None = None
+
+
+class CuratedModel(Strict):
+    """A measured model; `encoder` is `NAME[.TAG]` of timm, or `smp:NAME` of SMP alone.
+
+    An `smp:` encoder is in no table, so it needs recipe, mean and std.
+    """
+
+    encoder: str
+    recipe: str | None = None
+    args: dict[str, Any] = Field(default_factory=dict)
+    mean: Mean | None = None
+    std: Std | None = None
+    licence: str | None = None
+    weights: dict[str, TrainedWeights] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _smp_encoders_are_described(self) -> Self:
+        needed = (self.recipe, self.mean, self.std)
+        if self.encoder.startswith("smp:") and any(value is None for value in needed):
+            raise ValueError("an smp: encoder needs recipe, mean and std; timm's table has none")
+        return self
+
+
+class RegistryFile(Strict):
+    """A registry file; an overlay may leave out any section."""
+
+    version: Literal[1] = 1
+    decoders: dict[str, Decoder] = Field(default_factory=dict)
+    encoders: list[Rule] = Field(default_factory=list)
+    recipes: dict[str, Recipe] = Field(default_factory=dict)
+    models: dict[str, CuratedModel] = Field(default_factory=dict)
+    renamed: dict[str, str] = Field(default_factory=dict)
+
+
+def read_registry_file(path: Path) -> RegistryFile:
+    """Read one file. Raises InputError with every problem and its place in the file."""
+    content = read_yaml(path)
+    try:
+        return RegistryFile.model_validate({} if content is None else content)
+    except ValidationError as error:
+        lines = [
+            f"{dotted(place) or 'top'}: {text}" for place, text in problems(error, RegistryFile)
+        ]
+        raise InputError(join_problems(f"{path} has problems:", lines)) from error

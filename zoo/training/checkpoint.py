@@ -1,0 +1,70 @@
+"""What a run needs to go on exactly where it was, in one file that is replaced atomically."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.errors import InputError, RunError
+
+NAME = "checkpoint.pt"
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come.
+
+    `epoch` is the epoch under way (from 0, counted over all stages), `step_in_epoch` the optimizer
+    steps done in it, `step` those done in all; `seconds` of training and evaluation so far.
+    """
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    step: int = 0
+    best_miou: float = -1.0
+    best_epoch: int = -1
+    epochs_without_gain: int = 0
+    seconds: float = 0.0
+    log_bytes: int = 0
+
+
+def save_checkpoint(run: Path, state: dict[str, Any], progress: Progress) -> None:
+    """Write `state` and `progress` to the run folder; the previous file stays whole until the end.
+
+    Raises RunError where the disk is full or the folder cannot be written.
+    """
+    content = {**state, "progress": dataclasses.asdict(progress)}
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(dir=run, prefix=f".{NAME}.")
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as stream:
+            torch.save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(run / NAME)
+    except (OSError, RuntimeError) as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise RunError(
+            f"Cannot write the checkpoint to {run}: {error}. "
+            "The previous checkpoint is unharmed; free some space and go on with --resume."
+        ) from error
+
+
+def load_checkpoint(run: Path) -> tuple[dict[str, Any], Progress]:
+    """Read the checkpoint of a run; only tensors and plain values are loaded."""
+    path = run / NAME
+    if not path.is_file():
+        raise InputError(f"{run} holds no checkpoint to resume from.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return content, Progress(**content.pop("progress"))
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path} is not a readable checkpoint: {error}.") from error

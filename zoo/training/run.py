@@ -1,0 +1,95 @@
+"""The run folder: what was asked, the log, the result."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import InputError, RunError, join_problems
+from zoo.files import read_json, recover_folder, write_json
+
+RUN = "run.json"
+LOG = "log.jsonl"
+RESULT = "result.json"
+BEST = "best"
+
+
+def open_run(out: Path, description: dict[str, Any], resume: bool) -> None:
+    """Prepare the run folder `out` for `description` (what run.json holds).
+
+    A new run needs a folder that does not exist or is empty. With `resume` the folder must hold a
+    run of the same description; raises InputError that names every field that differs.
+    """
+    if resume:
+        _check_same(out, description)
+        recover_folder(out / BEST)
+        return
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        what = "already holds a run" if (out / RUN).exists() else "is not an empty folder"
+        raise InputError(
+            f"{out} {what}. Give another --out, or go on with the run there by --resume."
+        )
+    write_json(out / RUN, description)
+
+
+def _check_same(out: Path, description: dict[str, Any]) -> None:
+    if not (out / RUN).is_file():
+        raise InputError(f"{out} holds no run to resume: {RUN} is missing. Start without --resume.")
+    before = read_json(out / RUN)
+    now = json.loads(json.dumps(description))
+    problems = [
+        f"{key}: the run has {_short(old)}, now it is {_short(new)}"
+        for key, old, new in _differences(before, now)
+        if not key.startswith(("env.", "overrides"))
+    ]
+    if problems:
+        header = f"{out} cannot be resumed, since it was started with something else:"
+        raise InputError(join_problems(header, problems))
+
+
+def _differences(before: Any, now: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted place, old and new value of everything that differs."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(before.keys() | now.keys()):
+            inner = f"{place}.{key}" if place else key
+            yield from _differences(before.get(key), now.get(key), inner)
+    elif before != now:
+        yield place, before, now
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 200 else text[:200] + " ..."
+
+
+class Log:
+    """log.jsonl: one JSON object a line, appended and flushed at once."""
+
+    def __init__(self, run: Path, keep_bytes: int = 0):
+        """Open the log, dropping what stands behind the first `keep_bytes` bytes."""
+        self._path = run / LOG
+        try:
+            self._path.touch()
+            os.truncate(self._path, keep_bytes)
+            self._stream = self._path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise RunError(f"Cannot write {self._path}: {error.strerror}.") from error
+
+    def write(self, entry: dict[str, Any]) -> None:
+        """Append one entry."""
+        try:
+            self._stream.write(json.dumps(entry, allow_nan=False) + "\n")
+            self._stream.flush()
+        except OSError as error:
+            raise RunError(f"Cannot write {self._path}: {error.strerror}.") from error
+
+    def bytes(self) -> int:
+        """Length of the log so far."""
+        return self._path.stat().st_size
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
