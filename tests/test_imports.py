@@ -94,7 +94,7 @@ HEAVY = ("torch", "timm", "torchvision", "segmentation_models_pytorch", "acceler
         "from zoo.cli import run; run(['list', 'unet-*'])",
         "from zoo.cli import run; run(['show', 'unet-resnet18'])",
         "from zoo.cli import run; run(['--help'])",
-        "from zoo.cli import run; run(['leaderboard', 'build', '--results', 'none', '--out', 'no'])",
+        "from zoo.cli import run; run(['leaderboard', 'build', '--results', 'a', '--out', 'b'])",
     ],
 )
 def test_light_commands_import_nothing_heavy(code: str, tmp_path: Path) -> None:

@@ -189,6 +189,15 @@ STATISTICS = "mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]"
             "decoders.unet.needs.strides: there is no key 'strides'; allowed: where,",
         ),
         (
+            "decoders: {unet: {title: T, paper: '1505.04597', "
+            "needs: {channels_divisible: {stride: 8, by: 0}}}}",
+            "decoders.unet.needs.channels_divisible.by: should be greater than or equal to 1",
+        ),
+        (
+            "decoders: {unet: {title: T, paper: '1505.04597', needs: {input_multiple: 0}}}",
+            "decoders.unet.needs.input_multiple: should be greater than or equal to 1, got 0",
+        ),
+        (
             "recipes: {r: {optimizer: {lr: 1}, batch_size: 1, crop: 32, "
             "stages: [{name: a, epochs: 1}, {name: b, epochs: 1, unfreeze: 2}]}}",
             "recipes.r.stages[1].unfreeze: should be less than or equal to 1, got 2",

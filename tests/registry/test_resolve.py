@@ -28,7 +28,7 @@ def test_a_name_is_split_at_the_first_hyphen() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("", "'' is not a model name. A name is <decoder>-<encoder>[.<tag>], for example unet-"),
+        ("", "'' is not a model name. .*for example unet-resnet18"),
         ("unet", "'unet' is not a model name.*: add an encoder, for example unet-resnet18"),
         ("resnet18", "'resnet18' is not a model name.*: add a decoder, for example unet-resnet18"),
         ("foo", "'foo' is not a model name.*, for example unet-resnet18"),
@@ -106,6 +106,10 @@ def test_transformers_get_the_recipe_for_transformers() -> None:
             "pspnet needs a multiple of 4 channels at stride 8, has 61 in rexnet_100",
         ),
         ("dpt-resnet18", "dpt needs reductions 8/8* or 16/16* or 32/32*, has 2/4/8/16/32"),
+        (
+            "dpt-vitamin_large_336",
+            "dpt needs input sides of a multiple of 32, has [336, 336] in vitamin_large_336",
+        ),
         ("dpt-cait_xxs24_224", "dpt needs blocks [4-9] or [1-9]?, has 0 in cait_xxs24_224"),
     ],
 )

@@ -132,7 +132,7 @@ def test_a_finished_run_is_not_resumed(finished: Path, scenes: Path) -> None:
 
 def test_a_second_run_does_not_overwrite_the_first(finished: Path, scenes: Path) -> None:
     before = (finished / "run.json").read_bytes()
-    with pytest.raises(InputError, match="already holds a run.*--resume"):
+    with pytest.raises(InputError, match=r"already holds a run.*--resume"):
         run(scenes, finished)
     assert (finished / "run.json").read_bytes() == before
 
@@ -214,7 +214,7 @@ def test_going_on_from_a_folder_and_with_other_classes(
     other.mkdir()
     text = (scenes / "dataset.yaml").read_text().replace("name: sky", "name: heaven")
     (other / "dataset.yaml").write_text(text.replace("version: 1", f"version: 1\nroot: {scenes}"))
-    with pytest.raises(InputError, match="was trained on 8 classes.*--new-head"):
+    with pytest.raises(InputError, match=r"was trained on 8 classes.*--new-head"):
         finetune(finished, other, out=tmp_path / "no", overrides=one)
     assert not (tmp_path / "no").exists()
     finetune(finished, other, out=tmp_path / "new", overrides=one, new_head=True)

@@ -26,7 +26,7 @@ _GRAIN = np.array(
         (0.05, 0.07, 0.08),
         (0.09, 0.05, 0.12),
         (0.08, 0.07, 0.10),
-        (0.22, 0.26, 0.10),
+        (0.26, 0.28, 0.10),
         (0.02, 0.04, 0.05),
         (0.06, 0.10, 0.00),
         (0.03, 0.03, 0.04),
@@ -52,7 +52,7 @@ _LIGHTS = [
     _Light((110, 160, 220), (225, 225, 220), (1.08, 1.00, 0.90), 0.50, 0.0, 200),
     _Light((165, 172, 182), (205, 208, 212), (0.92, 0.95, 1.00), 0.88, 0.1, 90),
     _Light((95, 105, 165), (250, 180, 120), (1.08, 0.86, 0.72), 0.60, 0.3, 130),
-    _Light((48, 62, 110), (196, 132, 118), (0.68, 0.64, 0.74), 0.80, 0.6, 110),
+    _Light((48, 62, 110), (196, 132, 118), (0.80, 0.76, 0.86), 0.80, 0.6, 110),
 ]
 
 
@@ -71,7 +71,7 @@ class Stage:
         self.light = _LIGHTS[int(rng.integers(len(_LIGHTS)))]
         self.haze = self.jitter(self.light.low, 8) + np.float32(self.between(-18, 12))
         self.zenith = self.jitter(self.light.top, 12) + np.float32(self.between(-20, 20))
-        exposure = np.float32(self.between(0.8, 1.12))
+        exposure = np.float32(self.between(0.85, 1.12))
         self.gain = exposure * self.jitter(self.light.gain, 0.05)
         self.sun = -1 if rng.random() < 0.5 else 1
 

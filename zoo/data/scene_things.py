@@ -20,7 +20,6 @@ _LEAVES: list[Colour] = [
     (156, 112, 56),
     (96, 84, 64),
     (62, 74, 62),
-    (150, 92, 78),
 ]
 _PLATES: list[tuple[Colour, Colour]] = [
     ((200, 40, 44), (236, 234, 230)),
@@ -50,12 +49,12 @@ def things(stage: Stage, street: Street) -> list[tuple[float, Painter, float]]:
             things.append((between(5.5, 12), _paint_sign, kerb + inwards * 0.3))
         for _ in range(int(stage.rng.integers(2, 6))):
             away = abs(street.walls[side] - kerb)
-            things.append((between(4.5, 12), _paint_person, kerb - inwards * between(0.1, away)))
+            things.append((between(6, 12), _paint_person, kerb - inwards * between(0, 0.7 * away)))
     if stage.rng.random() < 0.65:
         things.append((between(7, 30), _paint_rear, (street.middle + street.right) / 2))
     if stage.rng.random() < 0.55:
         things.append((between(9, 34), _paint_front, (street.left + street.middle) / 2))
-    for _ in range(int(stage.rng.integers(0, 3))):
+    for _ in range(int(stage.rng.integers(1, 4))):
         things.append((between(5, 12), _paint_person, between(street.left, street.right)))
     return things
 
@@ -200,9 +199,9 @@ def _paint_person(stage: Stage, x: float, z: float) -> None:
     """Somebody who stands or walks, in clothes of any colour."""
     tall = stage.between(1.5, 1.9)
     stride, wide = stage.between(0.04, 0.3), stage.between(0.24, 0.33)
-    coat = np.clip(stage.jitter([stage.between(30, 200)] * 3, 70), 15, 240)
-    legs = stage.jitter([stage.between(30, 110)] * 3, 18)
-    skin = stage.jitter((200, 160, 130), 12) * np.float32(stage.between(0.45, 1.05))
+    coat = np.clip(stage.jitter([stage.between(70, 215)] * 3, 75), 15, 245)
+    legs = stage.jitter((44, 48, 70), 16)
+    skin = stage.jitter((206, 162, 130), 12) * np.float32(stage.between(0.55, 1.05))
     hair = skin * np.float32(stage.between(0.2, 0.6))
     hip, chin, hand = 0.5 * tall, 0.84 * tall, 0.45 * tall
     _shadow(stage, x - stage.sun * 0.25, z, 0.45, 0.35)

@@ -48,15 +48,20 @@ def fits(patterns: list[str], value: str) -> bool:
 class Divisible(Strict):
     """The channels of the feature map at `stride` must be a multiple of `by`."""
 
-    stride: int
-    by: int
+    stride: Annotated[int, Field(ge=1)]
+    by: Annotated[int, Field(ge=1)]
 
 
 class Needs(Strict):
-    """What a decoder asks of an encoder."""
+    """What a decoder asks of an encoder.
+
+    `input_multiple` (pixels) is for encoders that do not take every size as built: the size they
+    are made for must be a multiple of it.
+    """
 
     where: Where = Field(default_factory=dict)
     channels_divisible: Divisible | None = None
+    input_multiple: Annotated[int, Field(ge=1)] | None = None
 
     def lacking(self, encoder: Encoder) -> str | None:
         """What the encoder lacks, or None where it fits."""
@@ -69,6 +74,10 @@ class Needs(Strict):
             channels = encoder.channels_at(rule.stride)
             if channels is None or channels % rule.by:
                 return f"a multiple of {rule.by} channels at stride {rule.stride}, has {channels}"
+        if self.input_multiple is not None and encoder.resizes != "any":
+            sides = [int(side) for side in encoder.input_size.split("/")[1:]]
+            if any(side % self.input_multiple for side in sides):
+                return f"input sides of a multiple of {self.input_multiple}, has {sides}"
         return None
 
 

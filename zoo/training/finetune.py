@@ -21,9 +21,9 @@ from zoo.evaluation.evaluate import resolve_precision
 from zoo.files import write_json
 from zoo.hub.folder import read_folder
 from zoo.models.layers import encoder_layers, learning_layers
+from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides, parse_overrides
 from zoo.registry.recipe import Recipe, recipe_dict, recipe_hash
-from zoo.registry.load import load_registry
 from zoo.registry.registry import resolve
 from zoo.training.losses import log_weights
 from zoo.training.optim import rate_scale

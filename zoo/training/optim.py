@@ -47,8 +47,10 @@ def make_optimizer(model: SegmentationModel, settings: Optimizer) -> torch.optim
     """The recipe's optimizer over `parameter_groups`; the rates are set per stage."""
     groups = parameter_groups(model, settings.weight_decay)
     if settings.name == "sgd":
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=True)
-    return torch.optim.AdamW(groups, lr=settings.lr)
+        return torch.optim.SGD(
+            groups, lr=settings.lr, momentum=settings.momentum, nesterov=True, fused=True
+        )
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 
 
 def rate_scale(below_top: int | None, stage: Stage) -> float:
