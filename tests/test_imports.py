@@ -20,7 +20,7 @@ LINES = [
     ["zoo.reports"],
     ["zoo.training"],
     ["zoo.evaluation"],
-    ["zoo.create"],
+    ["zoo.creation"],
     ["zoo.data"],
     ["zoo.hub"],
     ["zoo.models"],

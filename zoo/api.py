@@ -15,7 +15,7 @@ from zoo.errors import InputError
 from zoo.registry.registry import list_models, show
 
 if TYPE_CHECKING:
-    from zoo.create import create
+    from zoo.creation import create
     from zoo.evaluation.predict import Prediction
     from zoo.evaluation.record import Evaluation
     from zoo.models.segmentation import SegmentationModel
@@ -87,7 +87,7 @@ def loaded(model: str | Path | SegmentationModel) -> SegmentationModel:
     """A trained model from its folder; a model is handed on."""
     if not isinstance(model, str | Path):
         return model
-    from zoo.create import create, model_folder
+    from zoo.creation import create, model_folder
 
     folder = model_folder(model)
     if folder is None:
@@ -100,7 +100,7 @@ def loaded(model: str | Path | SegmentationModel) -> SegmentationModel:
 
 def __getattr__(name: str) -> Any:
     """`create` and `finetune` from their homes, which import torch."""
-    homes = {"create": "zoo.create", "finetune": "zoo.training.finetune"}
+    homes = {"create": "zoo.creation", "finetune": "zoo.training.finetune"}
     if name not in homes:
         raise AttributeError(f"module 'zoo.api' has no attribute {name!r}")
     return getattr(importlib.import_module(homes[name]), name)

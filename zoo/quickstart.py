@@ -51,7 +51,7 @@ def quickstart(out: Path) -> str:
 
 def _encoder_weights() -> str | None:
     """The tag's own weights where the Hub answers, else None with a remark."""
-    from zoo.create import DEFAULT
+    from zoo.creation import DEFAULT
     from zoo.hub.encoders import hub_answers
     from zoo.registry.registry import resolve
 

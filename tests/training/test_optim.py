@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from zoo.create import create
+from zoo.creation import create
 from zoo.registry.recipe import Optimizer, Schedule, Stage
 from zoo.training.optim import make_optimizer, parameter_groups, rate_scale, start_stage
 

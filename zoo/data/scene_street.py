@@ -15,7 +15,8 @@ _PLASTER = np.array(
         (225, 205, 160),
         (172, 96, 80),
         (196, 150, 84),
-        (140, 144, 112),
+        (128, 140, 92),
+        (92, 110, 72),
         (120, 150, 160),
         (120, 116, 116),
         (150, 120, 140),
@@ -47,7 +48,7 @@ class _Houses:
         self.ends = np.cumsum(6 + 10 * rng.random(count))
         self.heights = np.where(rng.random(count) < 0.14, 0.0, 5 + 12 * rng.random(count))
         tones = _PLASTER[rng.integers(len(_PLASTER), size=count)]
-        spread = 32 * (rng.random((count, 3)) - 0.5)
+        spread = 40 * (rng.random((count, 3)) - 0.5)
         self.colours = (tones * (0.6 + 0.5 * rng.random((count, 1))) + spread).astype(np.float32)
         self.storeys = (2.8 + 0.9 * rng.random(count)).astype(np.float32)
         self.pitches = (1.6 + 1.8 * rng.random(count)).astype(np.float32)

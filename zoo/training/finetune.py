@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from zoo.console import remark
-from zoo.create import DEFAULT, create, model_folder
+from zoo.creation import DEFAULT, create, model_folder
 from zoo.data.loader import EvalLoader, TrainLoader
 from zoo.data.scan import ScanResult, data_hash, scan_labels
 from zoo.data.spec import Dataset, load_dataset

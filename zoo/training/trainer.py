@@ -109,7 +109,7 @@ class Trainer:
         for stage in self.recipe.stages:
             last = first + stage.epochs
             if self.progress.epoch < last:
-                schedule = self._start(stage)
+                schedule = self.start_stage(stage)
                 for epoch in range(max(first, self.progress.epoch), last):
                     self._epoch(stage, schedule, epoch, epoch - first)
                     if self._should_stop_early():
@@ -117,7 +117,8 @@ class Trainer:
             first = last
         return "finished"
 
-    def _start(self, stage: Stage) -> Scheduler | None:
+    def start_stage(self, stage: Stage) -> Scheduler | None:
+        """Set what learns and at which rates; returns the schedule, None for constant rates."""
         unfreeze(self.model, stage.unfreeze)
         self._net = self.accelerator.prepare_model(self.model)
         return start_stage(
@@ -135,7 +136,7 @@ class Trainer:
                 at = time.monotonic()
                 if schedule is not None:
                     schedule.step_update(in_stage * steps + self.progress.step_in_epoch)
-                loss = self._step(images, masks)
+                loss = self.step(images, masks)
                 losses.append(loss)
                 self._log_step(stage, epoch, loss, len(images) / (time.monotonic() - at))
                 bar.advance(task)
@@ -144,7 +145,7 @@ class Trainer:
         self._validate(stage, epoch, train_loss, began)
         self._save()
 
-    def _step(self, images: torch.Tensor, masks: torch.Tensor) -> float:
+    def step(self, images: torch.Tensor, masks: torch.Tensor) -> float:
         """One optimizer step on uint8 images and masks; returns the loss."""
         masks = masks.to(self.device, non_blocking=True)
         logits = self._net(normalise(images, self.model.spec, self.device))
