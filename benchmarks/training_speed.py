@@ -21,7 +21,7 @@ import torch
 from torch.nn import functional
 
 from zoo.console import track
-from zoo.create import create
+from zoo.creation import create
 from zoo.environment import commit, device_name, versions
 from zoo.evaluation.evaluate import resolve_precision
 from zoo.files import write_json
