@@ -1,6 +1,6 @@
 """Start-up times: import, `zoo list`, `zoo show`, and `zoo.create` against the same SMP call.
 
-    python benchmarks/startup.py --out benchmarks/speed/startup.json
+python benchmarks/startup.py --out benchmarks/speed/startup.json
 """
 
 from __future__ import annotations

@@ -144,7 +144,7 @@ def _summary(run: Run) -> str:
         "state": state,
         "best mIoU on validation": _percent(miou, 2),
         "best epoch": str(best["epoch"]) if best else _NONE,
-        "epochs done": str(len(epochs)),
+        "epochs done": str(max((event["epoch"] for event in epochs), default=0)),
         "steps done": str(max((event["step"] for event in run.log), default=0)),
         "time": _duration(seconds),
         "seed": str(run.facts.seed),

@@ -198,8 +198,11 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[s
 
 
 def _model(record: Record) -> str:
-    weights = f" ({escape(record.encoder_weights)})" if record.encoder_weights else ""
-    return escape(record.model) + weights
+    """The model with its encoder weights; of a file's hash the first 12 digits (the CSV has all)."""
+    weights = record.encoder_weights or ""
+    kind, colon, digits = weights.partition("sha256:")
+    shown = f"{colon}{digits[:12]}" if colon and not kind else weights
+    return escape(record.model) + (f" ({escape(shown)})" if shown else "")
 
 
 def _recipe(record: Record) -> str:

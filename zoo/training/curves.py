@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import math
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -148,10 +147,8 @@ def _finite(value: object) -> bool:
 
 
 def _steps_per_epoch(epochs: list[Event]) -> float:
-    """Steps in one epoch; 1 where no epoch has ended, so that the axis counts steps."""
-    ends = [0, *(event["step"] for event in epochs)]
-    lengths = [after - before for before, after in itertools.pairwise(ends)]
-    return max(statistics.median(lengths), 1) if lengths else 1
+    """Optimizer steps of one epoch, 1 where no epoch has ended; epochs may be left unscored."""
+    return max((event["step"] / event["epoch"] for event in epochs), default=1) or 1
 
 
 def _rows(

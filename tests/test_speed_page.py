@@ -1,0 +1,29 @@
+"""The figures of docs/speed.md are those of the files that the benchmarks wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+LIST = "zoo list 'unet-*'"
+
+
+def result(name: str) -> dict:
+    return json.loads((ROOT / "benchmarks" / "speed" / name).read_text())
+
+
+def test_the_page_states_what_the_files_say() -> None:
+    page = (ROOT / "docs" / "speed.md").read_text()
+    startup, training = result("startup.json"), result("training.json")
+    seconds = startup["seconds_median"]
+    rates = training["images_per_second"]
+    for figure in (
+        f"{seconds['import zoo']:.3f} s",
+        f"{seconds[LIST]:.2f} s",
+        f"{seconds['zoo show unet-resnet18']:.2f} s",
+        f"{startup['create_against_smp_median']:.2f} times its time",
+        f"{training['ratio_median']:.2f} times as many images",
+        f"({rates['zoo']:.1f} against {rates['plain_fp32']:.1f})",
+    ):
+        assert figure in page, figure
