@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from zoo.training.curves import curves
@@ -9,9 +10,20 @@ from zoo.training.curves import curves
 
 def points(log: list[dict[str, Any]], series: str) -> list[tuple[float, float]]:
     """x and y of one series in the chart."""
-    datasets = curves(log).to_dict()["datasets"].values()
-    rows = [row for rows in datasets for row in rows if row.get("series") == series]
-    return sorted({(row["x"], round(row["y"], 6)) for row in rows})
+    rows = rows_in(curves(log).to_dict())
+    return sorted({(row["x"], round(row["y"], 6)) for row in rows if row.get("series") == series})
+
+
+def rows_in(part: Any) -> Iterator[dict[str, Any]]:
+    """Every row of data, wherever the chart keeps it."""
+    if isinstance(part, dict):
+        if "x" in part and "y" in part and "series" in part:
+            yield part
+        for value in part.values():
+            yield from rows_in(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from rows_in(value)
 
 
 def test_points_lie_at_their_epoch_where_only_every_fourth_is_scored() -> None:

@@ -198,7 +198,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[s
 
 
 def _model(record: Record) -> str:
-    """The model with its encoder weights; of a file's hash the first 12 digits (the CSV has all)."""
+    """The model with its encoder weights; of a file's hash the first 12 digits."""
     weights = record.encoder_weights or ""
     kind, colon, digits = weights.partition("sha256:")
     shown = f"{colon}{digits[:12]}" if colon and not kind else weights
