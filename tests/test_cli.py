@@ -120,7 +120,10 @@ def test_a_record_of_the_choosing_split_is_refused(
 
 
 def test_dry_run_prints_the_stages_and_writes_nothing(
-    capsys: pytest.CaptureFixture[str], scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
+    scenes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     out = prints(capsys, "finetune", "unet-resnet18", "--data", scenes, "--dry-run")

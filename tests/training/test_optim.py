@@ -27,9 +27,7 @@ def optimizer(rate: float = 0.01) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=rate)
 
 
-@pytest.mark.parametrize(
-    ("below_top", "share"), [(None, 1.0), (0, 0.2), (1, 0.1), (3, 0.025)]
-)
+@pytest.mark.parametrize(("below_top", "share"), [(None, 1.0), (0, 0.2), (1, 0.1), (3, 0.025)])
 def test_rate_of_a_layer(below_top: int | None, share: float) -> None:
     assert rate_scale(below_top, stage()) == pytest.approx(share)
 
