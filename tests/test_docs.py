@@ -30,13 +30,13 @@ def commands(block: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the snippets speak of: `scenes/` (data), `photos/` (images), `runs/first` (a run)."""
+    """What the snippets speak of: `my_data/` (data), `photos/` (images), `runs/first` (a run)."""
     from zoo.data.scenes import write_scenes
     from zoo.evaluation.record import evaluate
     from zoo.training.finetune import finetune
 
     folder = tmp_path_factory.mktemp("docs")
-    data = write_scenes(folder / "scenes", train=8, val=4, test=4, size=(64, 80))
+    data = write_scenes(folder / "my_data", train=8, val=4, test=4, size=(64, 80))
     (folder / "photos").symlink_to(data / "test" / "images")
     short = ["crop=64", "batch_size=4", "stages=[{name: all, epochs: 1}]"]
     finetune(

@@ -221,6 +221,14 @@ def test_going_on_from_a_folder_and_with_other_classes(
     assert "starts from random weights" in capsys.readouterr().err
 
 
+def test_two_runs_of_different_precision_in_one_process(scenes: Path, tmp_path: Path) -> None:
+    one = "stages=[{name: all, epochs: 1}]"
+    for precision in ("fp32", "bf16", "fp32"):
+        result = run(scenes, tmp_path / f"{precision}{len(list(tmp_path.iterdir()))}",
+                     one, f"precision={precision}")  # fmt: skip
+        assert result.steps == 2
+
+
 def test_the_plan_says_what_learns(scenes: Path) -> None:
     plan = make_plan(
         MODEL,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 
@@ -31,6 +32,12 @@ if TYPE_CHECKING:
     from zoo.data.loader import EvalLoader, TrainLoader
     from zoo.models.segmentation import SegmentationModel
     from zoo.registry.recipe import Recipe, Stage
+
+
+def make_accelerator(precision: str) -> Accelerator:
+    """An accelerator for fp32, bf16 or fp16, whatever an earlier run in this process used."""
+    AcceleratorState._reset_state()  # the library keeps the first precision of a process for good
+    return Accelerator(mixed_precision="no" if precision == "fp32" else precision)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -71,7 +78,7 @@ class Trainer:
     ):
         self.recipe, self.train_loader, self.val_loader, self.run = recipe, train, val, run
         self.training, self.dataset, self.precision = training, dataset, precision
-        self.accelerator = Accelerator(mixed_precision="no" if precision == "fp32" else precision)
+        self.accelerator = make_accelerator(precision)
         self.device = self.accelerator.device
         layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.model = model.to(self.device).to(memory_format=layout)
