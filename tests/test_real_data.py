@@ -59,15 +59,22 @@ def test_fine_tune_score_and_predict_on_camvid(
         out=run,
         registry=overlay,
         recipe="cnn",
-        overrides=["crop=96", "batch_size=2", "stages=[{name: head, epochs: 3, unfreeze: 0.0}]"],
+        overrides=[
+            "crop=128",
+            "batch_size=4",
+            "ema=null",
+            "optimizer.lr=0.005",
+            "validate_every=10",
+            "stages=[{name: head, epochs: 10, unfreeze: 0.0}]",
+        ],
     )
-    assert result.steps == 12
+    assert result.steps == 20
     described = read_folder(run / "best")
     assert described.spec.encoder_args == {"pad_type": "same"}
     assert described.training["encoder_init"] == "pretrained"
     found = zoo.evaluate(run, data, split="test", out=tmp_path / "results")
     assert found.confusion.pixels <= 4 * 360 * 480
-    # even twelve steps on a frozen encoder know sky from road better than one class everywhere
+    # the same class everywhere scores at most one class in eleven
     assert found.metrics["miou"] > 1 / 11
     images = sorted((few_images / "test").iterdir())[:2]
     for prediction in zoo.predict(run, images, out=tmp_path / "seen"):
