@@ -273,3 +273,31 @@ def test_a_broken_model_folder(
     assert name in fails(capsys, 2, "eval", folder, "--data", scenes)
     (folder / name).unlink()
     assert f"holds no {name}" in fails(capsys, 2, "eval", folder, "--data", scenes)
+
+
+def test_images_of_four_16_bit_channels_from_training_to_prediction(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    generator = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for part in ("images", "masks"):
+            (tmp_path / "data" / split / part).mkdir(parents=True)
+        for index in range(2):
+            pixels = generator.integers(0, 4096, (64, 64, 4), dtype=np.uint16)
+            np.save(tmp_path / "data" / split / "images" / f"{index}.npy", pixels)
+            mask = Image.fromarray((pixels[:, :, 3] > 2047).astype(np.uint8))
+            mask.save(tmp_path / "data" / split / "masks" / f"{index}.png")
+    (tmp_path / "data" / "dataset.yaml").write_text(
+        "version: 1\nclasses: [low, high]\nchannels: 4\nrange: [0, 4095]\nignore: 255\n"
+    )
+    run = tmp_path / "run"
+    overrides = ["crop=64", "batch_size=2", "precision=fp32", "stages=[{name: all, epochs: 1}]"]
+    finetune(MODEL, tmp_path / "data", out=run, overrides=overrides, encoder_weights=None)
+    image = tmp_path / "data" / "val" / "images" / "0.npy"
+    prints(capsys, "predict", run, image, "--out", tmp_path / "seen")
+    assert np.asarray(Image.open(tmp_path / "seen" / "masks" / "0.png")).shape == (64, 64)
+    other = tmp_path / "data" / "dataset.yaml"
+    other.write_text(other.read_text().replace("4095", "65535"))
+    message = fails(capsys, 2, "eval", run, "--data", tmp_path / "data", "--split", "val")
+    assert "range (0.0, 4095.0)" in message
+    assert "(0.0, 65535.0)" in message

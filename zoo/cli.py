@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zoo.cli_data import data_app, doctor_command
 from zoo.errors import InputError, ZooError, join_problems
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ leaderboard_app = typer.Typer(help="Tables of measured results.", no_args_is_hel
 check_app = typer.Typer(help="Check what ships with zoo.", no_args_is_help=True)
 app.add_typer(leaderboard_app, name="leaderboard")
 app.add_typer(check_app, name="check")
+app.add_typer(data_app, name="data")
+app.command("doctor")(doctor_command)
 
 RegistryOption = Annotated[
     Path | None, typer.Option("--registry", help="An overlay file; default: $ZOO_REGISTRY.")

@@ -64,7 +64,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     assert "has problems:" in message
     assert "version: Input should be 1 (given: '2')" in message
     assert "root: Input should be a valid string" in message
-    assert "ignored: Unknown key 'ignored'. Did you mean ignore?" in message
+    assert "ignored: Unknown key 'ignored'. Did you mean ignore" in message
     assert "classes.2.color: Unknown key 'color'. Did you mean colour?" in message
     assert "splits.train.images: missing" in message
     assert "splits.train.image: Unknown key 'image'. Did you mean images?" in message

@@ -120,7 +120,7 @@ def test_identity_without_id_map() -> None:
 def test_missing_path(tmp_path: Path) -> None:
     message = fails(tmp_path / "nowhere")
     assert "nowhere does not exist" in message
-    assert "a folder, a dataset.yaml or FORMAT:PATH (formats: camvid" in message
+    assert "a folder, a dataset.yaml or FORMAT:PATH (formats: ade20k, camvid, " in message
 
 
 def test_other_file(tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_other_file(tmp_path: Path) -> None:
 
 def test_unknown_format() -> None:
     message = fails("camvd:somewhere")
-    assert "Unknown data format 'camvd'. Did you mean camvid? Available: camvid" in message
+    assert "Unknown data format 'camvd'. Did you mean camvid or camvid32? Available" in message
     assert "needs no format" in message
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from data_folders import save, three_classes
 from torch import Tensor
 
-from zoo.data import loader, memory
+from zoo.data import decoded, loader, memory, scan
 from zoo.data.images import read_pair
 from zoo.data.loader import EvalLoader, TrainLoader, choose_workers
 from zoo.data.spec import Dataset, load_dataset
@@ -111,7 +112,7 @@ def test_a_later_first_step_reads_nothing_before_it(
     whole = list(training(ten).epoch(5))
     read = []
     monkeypatch.setattr(
-        loader, "read_pair", lambda *pair: (read.append(pair[0].name), read_pair(*pair))[1]
+        decoded, "read_pair", lambda *pair: (read.append(pair[0].name), read_pair(*pair))[1]
     )
     assert equal(list(training(ten).epoch(5, first_step=2)), whole[2:])
     assert len(read) == 3
@@ -166,8 +167,9 @@ def test_decoded_images_are_kept_within_the_budget(
 ) -> None:
     read = []
     monkeypatch.setattr(
-        loader, "read_pair", lambda *pair: (read.append(pair[0].name), read_pair(*pair))[1]
+        decoded, "read_pair", lambda *pair: (read.append(pair[0].name), read_pair(*pair))[1]
     )
+    monkeypatch.setenv("ZOO_CACHE_GIB", "0")
     image_bytes = 12 * 16 * 4
     results = []
     for kept in (10, 4, 0):
@@ -287,6 +289,41 @@ def test_stopping_early_ends_the_reading(tmp_path: Path) -> None:
     dataset = three_classes(tmp_path, SIZES, split="val")
     for _ in EvalLoader(dataset, "val", batch_pixels=1):
         break
+
+
+def test_images_of_any_number_of_channels(tmp_path: Path) -> None:
+    dataset = dataclasses.replace(three_classes(tmp_path, [(12, 16)] * 3), channels=5)
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 5), dtype=np.uint8)
+    for index, sample in enumerate(dataset.splits["train"]):
+        np.save(tmp_path / f"{index}.npy", pixels)
+        dataset.splits["train"][index] = dataclasses.replace(
+            sample, image=tmp_path / f"{index}.npy"
+        )
+    ((images, masks),) = training(dataset, augment=AUGMENT).epoch(0)
+    assert images.shape == (3, 5, 8, 8)
+    assert masks.shape == (3, 8, 8)
+    plain = Augment(scale=[1.0, 1.0], flip=0.0, colour=0.3)
+    ((images, _),) = training(dataset, augment=plain, crop=16).epoch(0)
+    colours = {tuple(pixel) for pixel in images.permute(0, 2, 3, 1).reshape(-1, 5).tolist()}
+    assert colours <= {tuple(pixel) for pixel in pixels.reshape(-1, 5).tolist()} | {(0,) * 5}
+    assert [found.shape for _, found, _ in EvalLoader(dataset, "train")] == [(3, 5, 12, 16)]
+
+
+def test_evaluation_takes_sizes_from_an_earlier_scan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = three_classes(tmp_path, SIZES, split="val")
+    first = [indices for indices, _, _ in EvalLoader(dataset, "val")]
+    monkeypatch.setattr(scan, "image_size", None)
+    assert [indices for indices, _, _ in EvalLoader(dataset, "val")] == first
+
+
+def test_sizes_that_cannot_be_read(tmp_path: Path) -> None:
+    dataset = three_classes(tmp_path, SIZES, split="val")
+    for sample in dataset.splits["val"][:2]:
+        sample.image.write_bytes(b"broken")
+    with pytest.raises(InputError, match="2 files cannot be used"):
+        EvalLoader(dataset, "val")
 
 
 @pytest.mark.real_data

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import sqlite3
 from pathlib import Path
 
 import numpy as np
 import pytest
 from data_folders import THREE, save, three_classes
 
-from zoo.data import cache, images, scan
+from zoo.data import cache, images, opening, scan
 from zoo.data.cache import FileCache
 from zoo.data.scan import data_hash, scan_labels
 from zoo.data.spec import load_dataset
@@ -36,9 +38,9 @@ def two_masks(root: Path) -> None:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are opened while the test runs."""
     names: list[str] = []
-    opened = images._open_unlimited
+    opened = opening._open_unlimited
     monkeypatch.setattr(
-        images, "_open_unlimited", lambda path: (names.append(path.name), opened(path))[1]
+        opening, "_open_unlimited", lambda path: (names.append(path.name), opened(path))[1]
     )
     return names
 
@@ -102,7 +104,7 @@ def test_another_mapping_uses_what_was_seen(tmp_path: Path, decoded: list[str]) 
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"version": 1, "files": {"x": 3}}', b'{"version": 2}', b"\xff"]
+    "content", [b"", b"{", b'{"version": 1, "files": {}}', b"\xff" * 5000, b"SQLite format 3\0"]
 )
 def test_a_broken_cache_is_rebuilt(
     tmp_path: Path, cache_folder: Path, decoded: list[str], content: bytes
@@ -128,6 +130,56 @@ def test_a_cache_that_cannot_be_written_costs_a_remark(
     monkeypatch.setattr(cache, "remark", remarks.append)
     assert scan_labels(load_dataset(tmp_path)).splits["train"].ignored == 2
     assert "will be slow: Cannot write" in remarks[0]
+
+
+def test_an_interrupted_scan_goes_on_where_it_stopped(
+    tmp_path: Path, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_masks(tmp_path)
+    dataset = load_dataset(tmp_path)
+    counted = scan.count_ids
+
+    def interrupted(ids: np.ndarray) -> dict[int, int]:  # type: ignore[type-arg]
+        if ids.shape == (1, 2):
+            raise KeyboardInterrupt
+        return counted(ids)
+
+    monkeypatch.setattr(scan.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(scan, "count_ids", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        scan_labels(dataset)
+    monkeypatch.setattr(scan, "count_ids", counted)
+    decoded.clear()
+    assert scan_labels(dataset).splits["train"].pixels.tolist() == [8, 4, 0]
+    assert set(decoded) == {"c.png"}
+
+
+def test_two_runs_add_to_one_cache(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("a", "b", os.fsdecode(b"\xff"))]
+    caches = []
+    for number, file in enumerate(files):
+        file.write_bytes(b"x")
+        cached = FileCache(tmp_path)
+        seen = cached.look(file)
+        seen.shape, seen.ids["r"], seen.digests["d"] = (number, 7), {5: 2**40}, "0"
+        cached.keep(seen)
+        caches.append(cached)
+    for cached in caches:
+        cached.save()
+    found = [FileCache(tmp_path).look(file) for file in files]
+    assert [seen.shape for seen in found] == [(0, 7), (1, 7), (2, 7)]
+    assert all(seen.ids == {"r": {5: 2**40}} and seen.digests == {"d": "0"} for seen in found)
+
+
+def test_facts_that_cannot_be_read_are_forgotten(tmp_path: Path, cache_folder: Path) -> None:
+    two_masks(tmp_path)
+    dataset = load_dataset(tmp_path)
+    scan_labels(dataset)
+    (file,) = (cache_folder / "scan").iterdir()
+    for facts in ("", "[]", "{}", '{"shape": [1], "ids": {}, "digests": {}}'):
+        with contextlib.closing(sqlite3.connect(file)) as database, database:
+            database.execute("UPDATE files SET facts = ?", (facts,))
+        assert scan_labels(dataset).splits["train"].pixels.tolist() == [8, 4, 0]
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +251,7 @@ def test_hash_changes_with_any_pixel(tmp_path: Path) -> None:
     sample = dataset.splits["train"][0]
     assert sample.mask is not None
     for path in (sample.image, sample.mask):
-        pixels = np.array(images.Image.open(path))
+        pixels = np.array(opening.Image.open(path))
         pixels[0, 0] = (pixels[0, 0] + 1) % 3
         os.utime(save(path, pixels), ns=(5, 5))
         hashes.add(data_hash(dataset, "train"))
@@ -246,7 +298,7 @@ def test_real_camvid_counts(shared_data: Path, monkeypatch: pytest.MonkeyPatch) 
     dataset.splits["val"][:] = dataset.splits["val"][:4]
     result = scan.scan_labels(dataset, ["val"]).splits["val"]
     stored = [
-        np.asarray(images.Image.open(sample.mask))
+        np.asarray(opening.Image.open(sample.mask))
         for sample in dataset.splits["val"]
         if sample.mask
     ]

@@ -35,10 +35,26 @@ def test_defaults_are_filled_in() -> None:
     assert recipe_dict(Recipe.model_validate(SMALLEST)) == {
         "loss": {"ce": 1.0},
         "class_weights": "none",
+        "oversample": "none",
         "optimizer": {"name": "adamw", "lr": 0.001, "weight_decay": 0.01, "momentum": 0.9},
         "batch_size": 4,
         "crop": 64,
-        "augment": {"scale": [1.0, 1.0], "flip": 0.5, "colour": 0.0},
+        "augment": {
+            "preset": "none",
+            "resize": None,
+            "scale": [1.0, 1.0],
+            "max_class_share": 1.0,
+            "flip": 0.5,
+            "flip_vertical": 0.0,
+            "rotate": 0.0,
+            "rotate_probability": 0.5,
+            "colour": 0.0,
+            "hue": 0.0,
+            "blur": 0.0,
+            "grayscale": 0.0,
+            "cutmix": 0.0,
+            "copy_paste": 0.0,
+        },
         "precision": "auto",
         "channels_last": True,
         "ema": None,
@@ -74,7 +90,11 @@ def test_defaults_are_filled_in() -> None:
         ({"loss": {}}, "loss: has too few entries, got {}"),
         ({"loss": {"ce": 0}}, "loss.ce: should be greater than 0, got 0"),
         ({"loss": {"iou": 1.0}}, "loss.iou: should be 'ce', 'dice' or 'focal', got 'iou'"),
-        ({"class_weights": "sqrt"}, "class_weights: should be 'none' or 'log', got 'sqrt'"),
+        (
+            {"class_weights": "sqrt"},
+            "class_weights: should be 'none', 'log', 'inverse', 'median' or 'effective', "
+            "got 'sqrt'",
+        ),
         ({"optimizer": {"lr": "1"}}, "optimizer.lr: should be a number, got '1'"),
         ({"optimizer": {"lr": 0}}, "optimizer.lr: should be greater than 0, got 0"),
         ({"optimizer": {}}, "optimizer.lr: is missing"),
@@ -161,12 +181,23 @@ def test_a_recipe_cannot_be_changed() -> None:
         Recipe.model_validate(SMALLEST).crop = 128
 
 
-def test_the_hash_is_that_of_the_canonical_json_without_seed_and_evidence() -> None:
-    recipe = Recipe.model_validate(SMALLEST)
-    values = recipe_dict(recipe)
-    del values["seed"], values["evidence"]
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+def test_the_hash_is_that_of_the_canonical_json_of_what_is_said() -> None:
+    recipe = Recipe.model_validate(SMALLEST | {"batch_size": 4, "seed": 3, "ema": 0.9})
+    said = {
+        "optimizer": {"lr": 0.001},
+        "batch_size": 4,
+        "crop": 64,
+        "ema": 0.9,
+        "stages": [{"name": "all", "epochs": 2}],
+    }
+    text = json.dumps(said, sort_keys=True, separators=(",", ":"))
     assert recipe_hash(recipe) == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def test_a_default_that_is_written_out_changes_no_hash() -> None:
+    plain = recipe_hash(Recipe.model_validate(SMALLEST))
+    written = SMALLEST | {"class_weights": "none", "augment": {"flip": 0.5}}
+    assert recipe_hash(Recipe.model_validate(written)) == plain
 
 
 def test_the_hash_ignores_seed_and_evidence_and_nothing_else() -> None:

@@ -14,7 +14,6 @@ from zoo.training.losses import (
     cross_entropy,
     dice,
     focal,
-    log_weights,
     one_hot,
 )
 
@@ -123,10 +122,3 @@ def test_sum_of_losses_with_factors() -> None:
     both = WeightedSum({"ce": 2.0, "dice": 0.5})(logits, target)
     expected = 2 * cross_entropy(logits, target) + 0.5 * dice(logits, target)
     assert both.item() == pytest.approx(expected.item(), rel=1e-6)
-
-
-def test_log_weights_by_hand() -> None:
-    # shares 0.9, 0.1 and a class that never occurs
-    raw = [1 / math.log(1.92), 1 / math.log(1.12)]
-    mean = sum(raw) / 2
-    assert log_weights([90, 10, 0]).tolist() == pytest.approx([raw[0] / mean, raw[1] / mean, 1.0])

@@ -5,20 +5,25 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from zoo.data.images import Pixels, image_size, read_pair
+from zoo.data.decoded import DecodedPairs, decoded_pairs
+from zoo.data.images import Pixels, read_pair
+from zoo.data.imbalance import draw_order
 from zoo.data.memory import default_cache_gib, local_processes
-from zoo.data.spec import Dataset, Sample
+from zoo.data.mixing import mix_batch
+from zoo.data.scan import image_sizes
+from zoo.data.spec import Dataset
 from zoo.data.transforms import change_colours, colour_factors, crop_pair, draw, mix
-from zoo.errors import InputError
+from zoo.errors import InputError, shortened
 from zoo.registry.recipe import Augment
 
 Key = tuple[int, list[int]]
@@ -34,8 +39,9 @@ class TrainLoader:
     Every process of a run gives its own `rank` of `world`; each receives its part of the same
     global batches. `workers` are processes that read and crop (0: this process; auto: by the
     machine); a script that uses them needs the `if __name__ == "__main__":` guard. Decoded images
-    are kept in memory up to `cache_gib` GiB. Raises InputError for an unknown split, for one
-    without masks and for settings out of range.
+    are kept in memory up to `cache_gib` GiB and beyond it on disk. With `weights`, one number above
+    0 a sample, an epoch of the same length draws the samples in proportion to them. Raises
+    InputError for an unknown split, for one without masks and for settings out of range.
     """
 
     def __init__(
@@ -51,6 +57,7 @@ class TrainLoader:
         world: int = 1,
         workers: int | Literal["auto"] = 0,
         cache_gib: float | None = None,
+        weights: Sequence[float] | None = None,
     ):
         self.workers = choose_workers() if workers == "auto" else workers
         cache_gib = default_cache_gib() if cache_gib is None else cache_gib
@@ -59,9 +66,12 @@ class TrainLoader:
             world=(world, rank + 1), cache_gib=(cache_gib, 0),
         )  # fmt: skip
         samples = dataset.samples(split)
-        share = cache_gib * 2**30 / max(1, self.workers)
-        self._source = _Crops(dataset, samples, crop, augment, seed, int(share))
+        share = int(cache_gib * 2**30 / max(1, self.workers))
+        readers = max(1, self.workers) * world
+        pairs = decoded_pairs(dataset, samples, share, readers, speak=rank == 0)
+        self._source = _Crops(pairs, dataset.channels, crop, augment, seed)
         self._count, self._seed = len(samples), seed
+        self._weights = None if weights is None else _checked_weights(weights, len(samples))
         self._batch_size, self._rank, self._global_batch = batch_size, rank, batch_size * world
         self.steps_per_epoch = max(1, self._count // self._global_batch)
         self._keys: list[Key] = []  # what the workers read next
@@ -70,7 +80,7 @@ class TrainLoader:
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `first_step` on, without reading those before.
 
-        Each is uint8 B x 3 x crop x crop (channels last in memory) and uint8 B x crop x crop.
+        Each is uint8 B x C x crop x crop (channels last in memory) and uint8 B x crop x crop.
         Samples that do not fill a global batch are left out; a split smaller than one is repeated,
         each time with other crops. Raises InputError where a file cannot be used.
         """
@@ -89,15 +99,23 @@ class TrainLoader:
         """This rank's part of each global batch: numbers below the split's length are its samples
         in their first round, the next such range its second round, and so on.
         """
-        generator = torch.Generator().manual_seed(mix(self._seed, epoch))
-        order: list[int] = torch.randperm(self._count, generator=generator).tolist()
+        order = self._order(epoch)
+        span = self._count * (max(order) // self._count + 1)
         batches = []
         for step in range(self.steps_per_epoch):
             start = step * self._global_batch + self._rank * self._batch_size
             places = range(start, start + self._batch_size)
             rounds = [divmod(place, self._count) for place in places]
-            batches.append((epoch, [order[place] + self._count * r for r, place in rounds]))
+            batches.append((epoch, [order[place] + span * r for r, place in rounds]))
         return batches
+
+    def _order(self, epoch: int) -> list[int]:
+        """The numbers of one round of an epoch; a sample drawn again has its next number."""
+        if self._weights is not None:
+            return draw_order(self._weights, mix(self._seed, epoch))
+        generator = torch.Generator().manual_seed(mix(self._seed, epoch))
+        order: list[int] = torch.randperm(self._count, generator=generator).tolist()
+        return order
 
     def _read(self, keys: list[Key]) -> Iterable[Batch | InputError]:
         if self.workers == 0:
@@ -141,19 +159,9 @@ def _one_thread() -> Iterator[None]:
 class _Crops(torch.utils.data.Dataset[Batch | InputError]):
     """Makes the batch of a key; lives in this process or in every worker."""
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        samples: list[Sample],
-        crop: int,
-        augment: Augment,
-        seed: int,
-        cache_bytes: int,
-    ):
-        self._dataset, self._samples = dataset, samples
+    def __init__(self, pairs: DecodedPairs, channels: int, crop: int, augment: Augment, seed: int):
+        self._pairs, self._channels = pairs, channels
         self._crop, self._augment, self._seed = crop, augment, seed
-        self._bytes_left = cache_bytes
-        self._decoded: dict[int, tuple[Pixels, Pixels]] = {}
 
     def __getitem__(self, key: Key) -> Batch | InputError:
         """The batch, or the error that stopped it: a worker would wrap it in its traceback."""
@@ -165,34 +173,25 @@ class _Crops(torch.utils.data.Dataset[Batch | InputError]):
 
     def _batch(self, epoch: int, numbers: list[int]) -> Batch:
         crop, strength = self._crop, self._augment.colour
-        images = torch.empty((len(numbers), crop, crop, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+        images = torch.empty((len(numbers), crop, crop, self._channels), dtype=torch.uint8)
+        images = images.permute(0, 3, 1, 2)
         masks = torch.empty((len(numbers), crop, crop), dtype=torch.uint8)
-        factors = []
+        factors, draws = [], []
         for row, number in enumerate(numbers):
-            image, mask = self._pair(number % len(self._samples))
+            image, mask = self._pairs[number % len(self._pairs)]
             numbers_drawn = draw(self._seed, epoch, number)
+            draws.append(numbers_drawn)
             images[row], masks[row] = crop_pair(image, mask, crop, self._augment, numbers_drawn)
             factors.append(colour_factors(strength, numbers_drawn))
-        if strength > 0:
+        if strength > 0 and self._channels == 3:
             change_colours(images, factors)
-        return images, masks
-
-    def _pair(self, index: int) -> tuple[Pixels, Pixels]:
-        """Image and mask, from memory where they were kept."""
-        if index in self._decoded:
-            return self._decoded[index]
-        pair = read_pair(self._samples[index], self._dataset)
-        size = pair[0].nbytes + pair[1].nbytes
-        if size <= self._bytes_left:
-            self._bytes_left -= size
-            self._decoded[index] = pair
-        return pair
+        return mix_batch(images, masks, draws, self._augment)
 
 
 class EvalLoader:
     """All images of one split at their own size, each exactly once over all ranks.
 
-    Iterating gives (indices into the split, uint8 B x 3 x H x W, uint8 B x H x W); a batch holds
+    Iterating gives (indices into the split, uint8 B x C x H x W, uint8 B x H x W); a batch holds
     images of one size and at most `batch_pixels` pixels, or a single image. Groups of one size
     follow each other in the order of the split. `images` is the number of this rank's images.
     Raises InputError as TrainLoader does, and where a file cannot be used.
@@ -210,10 +209,8 @@ class EvalLoader:
         _check(rank=(rank, 0), world=(world, rank + 1), batch_pixels=(batch_pixels, 1))
         self._dataset, self._samples = dataset, dataset.samples(split)
         groups: dict[tuple[int, int], list[int]] = {}
-        with ThreadPoolExecutor(READING_THREADS) as pool:
-            sizes = pool.map(image_size, (sample.image for sample in self._samples))
-            for index, size in enumerate(sizes):
-                groups.setdefault(size, []).append(index)
+        for index, size in enumerate(image_sizes(dataset, self._samples)):
+            groups.setdefault(size, []).append(index)
         order = [(size, index) for size, indices in groups.items() for index in indices]
         mine = order[rank::world]
         self.images = len(mine)
@@ -251,6 +248,17 @@ def _split_batches(order: list[tuple[tuple[int, int], int]], batch_pixels: int) 
         batches[-1].append(index)
         previous = size
     return batches
+
+
+def _checked_weights(weights: Sequence[float], count: int) -> NDArray[np.float64]:
+    """The weights as an array. Raises InputError unless there is one above 0 for each sample."""
+    checked = np.array(weights, dtype=np.float64)
+    if checked.shape != (count,) or not (np.isfinite(checked) & (checked > 0)).all():
+        raise InputError(
+            f"The loader cannot start: weights must be {count} finite numbers above 0, one for "
+            f"each sample, not {shortened(checked.ravel().tolist(), 5)}."
+        )
+    return checked
 
 
 def _check(**settings: tuple[float, float]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from zoo.data.spec import Sample
 from zoo.errors import InputError, join_problems, shortened
@@ -33,14 +34,38 @@ LOSSLESS = {"PNG", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "PCX"}
 IMAGE_EXTENSIONS = [extension for listed in FORMATS.values() for extension in listed]
 MASK_EXTENSIONS = [extension for name in FORMATS if name in LOSSLESS for extension in FORMATS[name]]
 JPEG_EXTENSIONS = FORMATS["JPEG"]
+ARRAY_EXTENSIONS = [".npy"]
+"""Images of any number of channels; looked for where the data set says how to read them."""
+SHAPE_EXTENSIONS = [".json"]
+"""Masks as outlines of shapes."""
 SPLITS = ("train", "val", "test")
 SHOWN = 3
+
+
+class Place(NamedTuple):
+    """The folders of one split, and which of their files count.
+
+    A file counts if it has an allowed extension and its name ends in the ending before it; image
+    and mask belong together when their paths without ending and extension are the same.
+    """
+
+    images: Path
+    masks: Path | None
+    image_ending: str = ""
+    mask_ending: str = ""
+    image_extensions: list[str] = IMAGE_EXTENSIONS
+    mask_extensions: list[str] = MASK_EXTENSIONS
 
 
 def natural_key(text: str) -> tuple[list[str | int], str]:
     """A sorting key that puts `frame_2` before `frame_10`."""
     parts = re.split(r"([0-9]+)", text)
     return [int(part) if index % 2 else part for index, part in enumerate(parts)], text
+
+
+def without_extension(path: str) -> str:
+    """A written path with forward slashes and without its extension."""
+    return os.path.splitext(path.replace("\\", "/"))[0]
 
 
 def list_files(folder: Path) -> list[str]:
@@ -76,28 +101,29 @@ def pair(images: Path, masks: Path | None) -> list[Sample]:
     of one name, JPEG masks, images without mask and masks without image.
     """
     problems: list[str] = []
-    samples = _pair(images, masks, problems)
+    samples = pair_place(Place(images, masks), problems)
     if problems:
         raise InputError(join_problems(f"The files of {images} cannot be used:", problems))
     return samples
 
 
-def pair_all(source: Path, splits: dict[str, tuple[Path, Path | None]]) -> dict[str, list[Sample]]:
+def pair_all(source: Path, splits: Mapping[str, Place]) -> dict[str, list[Sample]]:
     """Pair every split; raises one InputError that holds the problems of all of them."""
     problems: list[str] = []
-    samples = {split: _pair(images, masks, problems) for split, (images, masks) in splits.items()}
+    samples = {split: pair_place(place, problems) for split, place in splits.items()}
     if problems:
         raise InputError(join_problems(f"{source} cannot be used:", problems))
     return samples
 
 
-def _pair(images: Path, masks: Path | None, problems: list[str]) -> list[Sample]:
+def pair_place(place: Place, problems: list[str]) -> list[Sample]:
     """The samples of one split; whatever is wrong is added to `problems`."""
     before = len(problems)
-    image_files = _by_stem(images, IMAGE_EXTENSIONS, "image", problems)
+    images, masks = place.images, place.masks
+    image_files = image_names(place, problems)
     if masks is None:
         return [Sample(stem, images / name, None) for stem, name in image_files.items()]
-    mask_files = _by_stem(masks, MASK_EXTENSIONS, "mask", problems)
+    mask_files = mask_names(place, problems)
     if len(problems) == before:
         problems += _unpaired(image_files, mask_files, images, masks)
     return [
@@ -107,8 +133,25 @@ def _pair(images: Path, masks: Path | None, problems: list[str]) -> list[Sample]
     ]
 
 
-def _by_stem(folder: Path, extensions: list[str], what: str, problems: list[str]) -> dict[str, str]:
-    """The files of `folder` with an allowed extension, by path without extension."""
+def image_names(place: Place, problems: list[str]) -> dict[str, str]:
+    """The image files of a split by the name that image and mask share."""
+    extensions, ending = place.image_extensions, place.image_ending
+    return _by_stem(place.images, extensions, "image", ending, problems)
+
+
+def mask_names(place: Place, problems: list[str]) -> dict[str, str]:
+    """The mask files of a split by the name that image and mask share; empty without a folder."""
+    if place.masks is None:
+        return {}
+    extensions, ending = place.mask_extensions, place.mask_ending
+    what = "annotation" if extensions == SHAPE_EXTENSIONS else "mask"
+    return _by_stem(place.masks, extensions, what, ending, problems)
+
+
+def _by_stem(
+    folder: Path, extensions: list[str], what: str, ending: str, problems: list[str]
+) -> dict[str, str]:
+    """The files of `folder` that count, by path without ending and extension."""
     try:
         names = list_files(folder)
     except InputError as error:
@@ -123,10 +166,11 @@ def _by_stem(folder: Path, extensions: list[str], what: str, problems: list[str]
         return {}
     stems: defaultdict[str, list[str]] = defaultdict(list)
     for name in names:
-        if _extension(name) in extensions:
-            stems[str(PurePosixPath(name).with_suffix(""))].append(name)
+        stem = without_extension(name)
+        if _extension(name) in extensions and stem.endswith(ending):
+            stems[stem.removesuffix(ending)].append(name)
     if not stems:
-        problems.append(_nothing(folder, names, extensions, what))
+        problems.append(_nothing(folder, names, [f"{ending}{e}" for e in extensions], what))
     twice = [" and ".join(found) for found in stems.values() if len(found) > 1]
     if twice:
         problems.append(

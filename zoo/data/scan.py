@@ -31,6 +31,8 @@ from zoo.files import hash_of
 
 T = TypeVar("T")
 SHOWN_FAULTS = 20
+SAVED_AFTER = 1000
+"""Files that a scan opens before it writes down what it learned."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +71,26 @@ def scan_labels(dataset: Dataset, splits: Sequence[str] | None = None) -> ScanRe
     if splits is None:
         splits = [name for name, found in dataset.splits.items() if all(s.mask for s in found)]
     cache = FileCache(dataset.root)
+    look = partial(_look, dataset=dataset, reading=dataset.reading(), cache=cache)
     scans = {}
     problems: list[str] = []
     for split in splits:
-        samples = dataset.samples(split)
-        look = partial(_look, dataset=dataset, cache=cache)
-        seen = _for_each(look, samples, f"Checking {split}", problems)
+        seen = _for_each(look, dataset.samples(split), f"Checking {split}", problems, cache)
         scans[split] = _summary(seen, dataset)
-    cache.save()
     _raise_faults(dataset, problems)
     return ScanResult(scans)
+
+
+def image_sizes(dataset: Dataset, samples: list[Sample]) -> list[tuple[int, int]]:
+    """Height and width of every image: as an earlier look saw them, else from the header.
+
+    Raises InputError that shows the first twenty files that cannot be read.
+    """
+    cache = FileCache(dataset.root)
+    problems: list[str] = []
+    sizes = _for_each(partial(_size, cache=cache), samples, "Measuring", problems, cache)
+    _raise_faults(dataset, problems)
+    return sizes
 
 
 def data_hash(dataset: Dataset, split: str) -> str:
@@ -91,76 +103,115 @@ def data_hash(dataset: Dataset, split: str) -> str:
     cache = FileCache(dataset.root)
     problems: list[str] = []
     samples = sorted(dataset.samples(split, masks=False), key=lambda sample: sample.name)
-    ids = hash_of(sorted(dataset.allowed_ids().items()))
-    digest = partial(_digest, dataset=dataset, ids=ids, cache=cache)
-    digests = _for_each(digest, samples, f"Hashing {split}", problems)
-    cache.save()
+    reading = dataset.reading()
+    ids = hash_of(sorted(dataset.allowed_ids().items())) + reading
+    digest = partial(_digest, dataset=dataset, names=(f"rgb{reading}", ids), cache=cache)
+    digests = _for_each(digest, samples, f"Hashing {split}", problems, cache)
     _raise_faults(dataset, problems)
     return hash_of(digests)
 
 
 def _for_each(
-    function: Callable[[Sample], T], samples: list[Sample], description: str, problems: list[str]
+    function: Callable[[Sample, bool], T | None],
+    samples: list[Sample],
+    description: str,
+    problems: list[str],
+    cache: FileCache,
 ) -> list[T]:
-    """`function` of every sample, in their order and in threads; faults go to `problems`."""
+    """`function` of every sample, in their order; faults go to `problems`.
 
-    def attempt(sample: Sample) -> T | InputError:
+    It is first asked for what it knows without opening a file, and then, in threads, once more
+    where it said None. What was learned is saved from time to time, and however this ends.
+    """
+
+    def attempt(sample: Sample, may_open: bool) -> T | InputError | None:
         try:
-            return function(sample)
+            return function(sample, may_open)
         except InputError as error:
             return error
 
-    results: list[T] = []
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for result in track(pool.map(attempt, samples), description, total=len(samples)):
-            if isinstance(result, InputError):
-                problems.append(str(result))
-            else:
-                results.append(result)
-    return results
+    results = [attempt(sample, False) for sample in samples]
+    unknown = [index for index, result in enumerate(results) if result is None]
+    if unknown:
+        try:
+            with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+                opened = pool.map(lambda index: attempt(samples[index], True), unknown)
+                tracked = track(opened, description, total=len(unknown))
+                for count, (index, result) in enumerate(zip(unknown, tracked, strict=True), 1):
+                    results[index] = result
+                    if count % SAVED_AFTER == 0:
+                        cache.save()
+        finally:
+            cache.save()
+    problems += [str(result) for result in results if isinstance(result, InputError)]
+    return [r for r in results if r is not None and not isinstance(r, InputError)]
+
+
+def _size(sample: Sample, may_open: bool, cache: FileCache) -> tuple[int, int] | None:
+    """Height and width of one image; None where its header would have to be read."""
+    seen = cache.look(sample.image)
+    if seen.shape is None:
+        if not may_open:
+            return None
+        seen.shape = image_size(sample.image)
+        cache.keep(seen)
+    return seen.shape
 
 
 def _look(
-    sample: Sample, dataset: Dataset, cache: FileCache
-) -> tuple[tuple[int, int], dict[int, int]]:
+    sample: Sample, may_open: bool, dataset: Dataset, reading: str, cache: FileCache
+) -> tuple[tuple[int, int], dict[int, int]] | None:
     """Size and pixels for each stored id of one mask, checked against image and classes."""
     assert sample.mask is not None
-    image = cache.look(sample.image)
-    if image.shape is None:
-        image.shape = image_size(sample.image)
-    mask = cache.look(sample.mask)
-    if mask.shape is None or mask.ids is None:
-        stored = read_source_ids(sample.mask)
-        mask.shape, mask.ids = (stored.shape[0], stored.shape[1]), count_ids(stored)
-    check_sizes(sample, image.shape, mask.shape)
-    check_ids(sample.mask, mask.ids, dataset)
-    return mask.shape, mask.ids
+    size, mask = _size(sample, may_open, cache), cache.look(sample.mask)
+    if size is None:
+        return None
+    if mask.shape is None or reading not in mask.ids:
+        if not may_open:
+            return None
+        stored = read_source_ids(sample, dataset)
+        mask.shape, mask.ids[reading] = (stored.shape[0], stored.shape[1]), count_ids(stored)
+        cache.keep(mask)
+    check_sizes(sample, size, mask.shape)
+    check_ids(sample.mask, mask.ids[reading], dataset)
+    return mask.shape, mask.ids[reading]
 
 
 def _summary(seen: list[tuple[tuple[int, int], dict[int, int]]], dataset: Dataset) -> SplitScan:
-    pixels = np.zeros(IGNORE + 1, dtype=np.int64)
-    images = np.zeros(IGNORE + 1, dtype=np.int64)
+    pixels: Counter[int] = Counter()
+    images: Counter[int] = Counter()
     train_ids = dataset.allowed_ids()
     for _, ids in seen:
         for source, count in ids.items():
             pixels[train_ids[source]] += count
-        images[sorted({train_ids[source] for source in ids})] += 1
-    classes = len(dataset.classes)
-    sizes = dict(Counter(shape for shape, _ in seen))
-    return SplitScan(pixels[:classes], images[:classes], int(pixels[IGNORE]), sizes)
+        images.update({train_ids[source] for source in ids})
+    classes = range(len(dataset.classes))
+    return SplitScan(
+        pixels=np.array([pixels[index] for index in classes], dtype=np.int64),
+        images=np.array([images[index] for index in classes], dtype=np.int64),
+        ignored=pixels[IGNORE],
+        sizes=dict(Counter(shape for shape, _ in seen)),
+    )
 
 
-def _digest(sample: Sample, dataset: Dataset, ids: str, cache: FileCache) -> list[str]:
-    """The digests of one image and its mask; `ids` names the meaning of the mask's ids."""
+def _digest(
+    sample: Sample, may_open: bool, dataset: Dataset, names: tuple[str, str], cache: FileCache
+) -> list[str] | None:
+    """The digests of one image and its mask; `names` say how each of the two is read."""
     image = cache.look(sample.image)
-    if "rgb" not in image.digests:
-        image.digests["rgb"] = _content(read_image(sample.image))
-    if sample.mask is None:
-        return [image.digests["rgb"]]
-    mask = cache.look(sample.mask)
-    if ids not in mask.digests:
-        mask.digests[ids] = _content(read_mask(sample.mask, dataset))
-    return [image.digests["rgb"], mask.digests[ids]]
+    mask = None if sample.mask is None else cache.look(sample.mask)
+    known = names[0] in image.digests and (mask is None or names[1] in mask.digests)
+    if not known and not may_open:
+        return None
+    if names[0] not in image.digests:
+        image.digests[names[0]] = _content(read_image(sample.image, dataset))
+        cache.keep(image)
+    if mask is None:
+        return [image.digests[names[0]]]
+    if names[1] not in mask.digests:
+        mask.digests[names[1]] = _content(read_mask(sample, dataset))
+        cache.keep(mask)
+    return [image.digests[names[0]], mask.digests[names[1]]]
 
 
 def _content(pixels: NDArray[np.uint8]) -> str:

@@ -35,7 +35,8 @@ def explain_missing_file(root: Path) -> str:
         )
     return (
         f"{header} {count} masks hold the ids {shortened(ids)}.\n"
-        f"Write the names of your classes into {root / 'dataset.yaml'}:\n\n"
+        f"`zoo data init {root}` looks closer and writes the file.\n"
+        f"Or write the names of your classes into {root / 'dataset.yaml'}:\n\n"
         f"{suggested_file(ids, plain=plain)}"
     )
 
@@ -77,7 +78,7 @@ def _ids_of_a_few(places: dict[str, tuple[Path, Path]]) -> tuple[list[int], int]
     """The ids in a few masks spread over every split, and the number of masks read."""
     import numpy as np
 
-    from zoo.data.images import read_source_ids
+    from zoo.data.masks import read_ids
 
     ids: set[int] = set()
     count = 0
@@ -86,6 +87,6 @@ def _ids_of_a_few(places: dict[str, tuple[Path, Path]]) -> tuple[list[int], int]
         step = -(-len(samples) // LOOKED_AT)
         for sample in samples[::step]:
             assert sample.mask is not None
-            ids |= set(np.unique(read_source_ids(sample.mask)).tolist())
+            ids |= set(np.unique(read_ids(sample.mask)).tolist())
             count += 1
     return sorted(ids), count

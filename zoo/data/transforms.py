@@ -1,13 +1,16 @@
-"""Random changes of training images: scale, crop, flip and colour."""
+"""Random changes of one training image and its mask; `zoo.data.mixing` has those of a batch."""
 
 from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional
 
@@ -17,6 +20,10 @@ from zoo.registry.recipe import Augment
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in gray (ITU-R BT.601)."""
+OTHER_WINDOWS = 10
+"""How often a crop window is drawn anew where one class fills too much of it."""
+BLUR_SIGMA = (0.5, 1.5)
+"""Least and greatest standard deviation of the blur, in pixels of the crop."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +37,37 @@ class Draw:
     brightness: float
     contrast: float
     saturation: float
+    flip_vertical: float
+    rotate: float
+    angle: float
+    hue: float
+    grayscale: float
+    blur: float
+    sigma: float
+    cutmix: float
+    cutmix_partner: float
+    cutmix_area: float
+    cutmix_top: float
+    cutmix_left: float
+    paste: float
+    paste_partner: float
+    paste_classes: float
+    other_windows: tuple[tuple[float, float], ...]
+    """Top and left of the windows to try where the first does not suit."""
 
 
 def draw(seed: int, epoch: int, index: int) -> Draw:
     """The random numbers of sample `index` in `epoch`: always the same for the same three."""
     generator = torch.Generator().manual_seed(mix(seed, epoch, index))
-    return Draw(*torch.rand(7, generator=generator, dtype=torch.float64).tolist())
+
+    def numbers(count: int) -> list[float]:
+        drawn: list[float] = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
+        return drawn
+
+    values: list[Any] = [*numbers(7), *numbers(15)]  # new keys draw after the old ones
+    others = numbers(2 * OTHER_WINDOWS)
+    values.append(tuple(zip(others[::2], others[1::2], strict=True)))
+    return Draw(*values)
 
 
 def mix(*numbers: int) -> int:
@@ -57,11 +89,14 @@ def choose_window(size: tuple[int, int], crop: int, augment: Augment, draw: Draw
     """The square that becomes the crop: its side is `crop / scale`, its place uniform.
 
     `size` is (height, width). `scale` is log-uniform in `augment.scale`, so that enlarging by two
-    is as likely as shrinking by two. Along an axis where the window is longer than the image, the
-    image lies wholly inside.
+    is as likely as shrinking by two; `augment.resize` multiplies it by `resize / shorter side`.
+    Along an axis where the window is longer than the image, the image lies wholly inside.
     """
     low, high = (math.log(value) for value in augment.scale)
-    side = max(1, round(crop / math.exp(low + (high - low) * draw.scale)))
+    scale = math.exp(low + (high - low) * draw.scale)
+    if augment.resize is not None:
+        scale *= augment.resize / min(size)
+    side = max(1, round(crop / scale))
     top, left = (
         _offset(length - side, share)
         for length, share in zip(size, (draw.top, draw.left), strict=True)
@@ -75,25 +110,87 @@ def _offset(room: int, share: float) -> int:
     return step if room >= 0 else -step
 
 
+def balanced_window(mask: Pixels, crop: int, augment: Augment, draw: Draw) -> Window:
+    """The window of `choose_window`, moved where one class fills more than `max_class_share`.
+
+    The first of `draw.other_windows` that keeps the bound is taken, else the one in which the
+    commonest class has the smallest share.
+    """
+    size = (mask.shape[0], mask.shape[1])
+    first = choose_window(size, crop, augment, draw)
+    if augment.max_class_share == 1 or first.side >= max(size):
+        return first
+    others = (replace(draw, top=top, left=left) for top, left in draw.other_windows)
+    best, least = first, math.inf
+    for window in (first, *(choose_window(size, crop, augment, other) for other in others)):
+        share = _largest_share(mask, window)
+        if share <= augment.max_class_share:
+            return window
+        if share < least:
+            best, least = window, share
+    return best
+
+
+def _largest_share(mask: Pixels, window: Window) -> float:
+    """The share of the commonest class among the window's labelled pixels; 1 if none is."""
+    inner = mask[max(window.top, 0) : window.top + window.side]
+    inner = inner[:, max(window.left, 0) : window.left + window.side]
+    counts = torch.bincount(torch.from_numpy(inner).flatten(), minlength=IGNORE + 1)[:IGNORE]
+    total = int(counts.sum())
+    return int(counts.max()) / total if total else 1.0
+
+
 def crop_pair(
     image: Pixels, mask: Pixels, crop: int, augment: Augment, draw: Draw
 ) -> tuple[Tensor, Tensor]:
-    """One training crop: uint8 3 x crop x crop and uint8 crop x crop.
+    """One training crop: uint8 C x crop x crop and uint8 crop x crop; C is the image's.
 
     Scaling and cropping are one resize of the window alone: bilinear with antialiasing for the
     image, nearest for the mask, so no new id can appear. Outside of the image lie zeros and IGNORE.
     """
-    window = choose_window((mask.shape[0], mask.shape[1]), crop, augment, draw)
+    window = balanced_window(mask, crop, augment, draw)
+    if augment.rotate > 0 and draw.rotate < augment.rotate_probability:
+        degrees = augment.rotate * (2 * draw.angle - 1)
+        picture, labels = _turned(image, mask, window, crop, math.radians(degrees))
+    else:
+        picture, labels = _resized(image, mask, window, crop)
+    sides = [-1] * (draw.flip < augment.flip) + [-2] * (draw.flip_vertical < augment.flip_vertical)
+    if sides:
+        picture, labels = picture.flip(sides), labels.flip(sides)
+    return _change_look(picture, augment, draw), labels[0]
+
+
+def _resized(image: Pixels, mask: Pixels, window: Window, size: int) -> tuple[Tensor, Tensor]:
+    """The window of image and mask with `size` pixels a side: C x size x size, 1 x size x size."""
     picture = _cut(torch.from_numpy(image).permute(2, 0, 1), window, 0)
     labels = _cut(torch.from_numpy(mask)[None], window, IGNORE)
-    if window.side != crop:
-        picture = functional.resize(picture, [crop, crop], antialias=True)
+    if window.side != size:
+        picture = functional.resize(picture, [size, size], antialias=True)
         labels = functional.resize(
-            labels, [crop, crop], interpolation=InterpolationMode.NEAREST_EXACT
+            labels, [size, size], interpolation=InterpolationMode.NEAREST_EXACT
         )
-    if draw.flip < augment.flip:
-        picture, labels = picture.flip(-1), labels.flip(-1)
-    return picture, labels[0]
+    return picture, labels
+
+
+def _turned(
+    image: Pixels, mask: Pixels, window: Window, crop: int, angle: float
+) -> tuple[Tensor, Tensor]:
+    """The window turned about its centre by `angle` radians, counterclockwise.
+
+    The window is cut and resized with a margin that holds its turned corners, so these show what
+    the image has there; then one grid of `crop` x `crop` points reads both.
+    """
+    cos, sin = math.cos(angle), math.sin(angle)
+    margin = math.ceil(crop * (abs(cos) + abs(sin) - 1) / 2)
+    outer = round(margin * window.side / crop)
+    wide = Window(window.top - outer, window.left - outer, window.side + 2 * outer)
+    size = crop + 2 * margin
+    picture, labels = _resized(image, mask, wide, size)
+    turn = torch.tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]]) * (crop / size)
+    grid = affine_grid(turn, [1, 1, crop, crop], align_corners=False)
+    read = partial(grid_sample, grid=grid, padding_mode="border", align_corners=False)
+    turned = read(picture[None].float(), mode="bilinear")[0].round_().to(torch.uint8)
+    return turned, read(labels[None].float(), mode="nearest")[0].to(torch.uint8)
 
 
 def _cut(source: Tensor, window: Window, fill: int) -> Tensor:
@@ -109,6 +206,20 @@ def _cut(source: Tensor, window: Window, fill: int) -> Tensor:
     y, x = top - window.top, left - window.left
     canvas[:, y : y + bottom - top, x : x + right - left] = inner
     return canvas
+
+
+def _change_look(picture: Tensor, augment: Augment, draw: Draw) -> Tensor:
+    """Hue, gray and blur of uint8 C x H x W; hue and gray where there are three channels."""
+    if len(picture) == 3 and augment.hue > 0:
+        shift = augment.hue * (2 * draw.hue - 1)
+        picture = functional.adjust_hue(picture.contiguous(), shift)
+    if len(picture) == 3 and draw.grayscale < augment.grayscale:
+        picture = functional.rgb_to_grayscale(picture, num_output_channels=3)
+    if draw.blur < augment.blur:
+        sigma = BLUR_SIGMA[0] + (BLUR_SIGMA[1] - BLUR_SIGMA[0]) * draw.sigma
+        side = 2 * min(math.ceil(3 * sigma), picture.shape[1] - 1) + 1
+        picture = functional.gaussian_blur(picture, [side, side], [sigma, sigma])
+    return picture
 
 
 def colour_factors(strength: float, draw: Draw) -> tuple[float, float, float]:

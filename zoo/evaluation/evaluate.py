@@ -15,6 +15,7 @@ from zoo.models.preprocess import normalise
 
 if TYPE_CHECKING:
     from zoo.data.loader import EvalLoader
+    from zoo.data.spec import Dataset
     from zoo.models.segmentation import SegmentationModel
 
 
@@ -25,6 +26,21 @@ def check_classes(model: SegmentationModel, classes: list[str], name: str) -> No
             f"{model.spec.name} scores {len(model.spec.classes)} classes "
             f"({', '.join(model.spec.classes[:6])} ...), {name} has {len(classes)} "
             f"({', '.join(classes[:6])} ...). Fine-tune the model on these classes first."
+        )
+
+
+def check_pixels(model: SegmentationModel, dataset: Dataset) -> None:
+    """Raise InputError unless the data's images have the channels and values the model expects."""
+    spec = model.spec
+    if dataset.channels != spec.in_chans:
+        raise InputError(
+            f"{spec.name} takes {spec.in_chans} channels, {dataset.name} has {dataset.channels}. "
+            "Start from a name, which is built for the channels of the data."
+        )
+    if dataset.value_range != spec.value_range:
+        raise InputError(
+            f"{spec.name} was trained on pixels of the range {spec.value_range}, {dataset.name} "
+            f"has {dataset.value_range} (None: 8 bits). Give both the same `range:`."
         )
 
 

@@ -45,6 +45,11 @@ def colour_mask(mask: Picture, palette: Sequence[Colour]) -> Picture:
     return picture
 
 
+def as_rgb(image: Picture) -> Picture:
+    """An image uint8 HxWxC of any number of channels as HxWx3: the first three, or gray."""
+    return image[:, :, :3] if image.shape[2] >= 3 else image[:, :, :1].repeat(3, axis=2)
+
+
 def overlay(
     image: Picture,
     mask: Picture,

@@ -13,15 +13,16 @@ import torch
 from numpy.typing import NDArray
 
 from zoo.console import track
-from zoo.data.images import read_image
+from zoo.data.images import read_pixels
+from zoo.data.pairs import ARRAY_EXTENSIONS, IMAGE_EXTENSIONS
 from zoo.errors import InputError, shortened
 from zoo.evaluation.evaluate import predict_ids
-from zoo.evaluation.overlay import overlay, save_index_png, save_png, with_legend
+from zoo.evaluation.overlay import as_rgb, overlay, save_index_png, save_png, with_legend
 
 if TYPE_CHECKING:
     from zoo.models.segmentation import SegmentationModel
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm"}
+IMAGE_SUFFIXES = {*IMAGE_EXTENSIONS, *ARRAY_EXTENSIONS}
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ def predict_images(
     images = find_images(inputs)
     model.to(device).eval()
     for path, name in track(images, "predict", len(images)):
-        image = read_image(path)
+        image = read_pixels(path, model.spec.in_chans, model.spec.value_range)
         mask = predict_mask(model, image, precision=precision, device=device)
         yield _write(model, path, image, mask, out, name)
 
@@ -117,6 +118,6 @@ def _write(
     target = name.with_name(name.name + ".png")
     mask_file, overlay_file = out / "masks" / target, out / "overlays" / target
     save_index_png(mask, model.spec.palette, mask_file)
-    picture = overlay(image, mask, model.spec.palette)
+    picture = overlay(as_rgb(image), mask, model.spec.palette)
     save_png(with_legend(picture, model.spec.classes, model.spec.palette, mask), overlay_file)
     return Prediction(path, mask, mask_file, overlay_file)

@@ -13,7 +13,7 @@ from zoo.data.scan import data_hash, scan_labels
 from zoo.data.spec import Dataset, load_dataset
 from zoo.environment import commit, device_name, versions
 from zoo.errors import InputError
-from zoo.evaluation.evaluate import check_classes, resolve_precision, score
+from zoo.evaluation.evaluate import check_classes, check_pixels, resolve_precision, score
 from zoo.files import hash_of
 from zoo.leaderboard.records import PROTOCOL, SCHEMA, Record, parse_record, write_record
 from zoo.models.count import gmacs, params_m
@@ -59,6 +59,7 @@ def evaluate(
     dataset = load_dataset(data)
     dataset.samples(split)
     check_classes(model, dataset.classes, dataset.name)
+    check_pixels(model, dataset)
     if out is not None:
         check_reportable(model, split)
     device = PartialState().device

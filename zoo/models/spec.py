@@ -17,7 +17,8 @@ class ModelSpec(BaseModel):
     `mean` and `std` are per input channel and apply to pixels scaled to [0, 1]. `ignore_index` is
     the id of pixels that are not judged. `encoder_weights` is a timm tag, `sha256:` with the hash
     of a local file, or None for random weights. `size_multiple` and `size_minimum` are in pixels;
-    `img_size` is the side of the square that a fixed-size encoder was built for, else None.
+    `img_size` is the side of the square that a fixed-size encoder was built for, else None;
+    `value_range` are the stored pixel values that became 0 and 255, None for 8-bit images.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -39,6 +40,7 @@ class ModelSpec(BaseModel):
     size_multiple: Count = 32
     size_minimum: Count = 32
     img_size: Count | None = None
+    value_range: Annotated[tuple[float, float], Field(strict=False)] | None = None
     smp_loadable: bool = True
 
     @model_validator(mode="after")

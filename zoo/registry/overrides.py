@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from zoo.errors import InputError, join_problems, unknown
 from zoo.files import parse_yaml
-from zoo.registry.recipe import Recipe, recipe_dict
+from zoo.registry.recipe import PRESET_KEYS, Recipe, recipe_dict
 from zoo.registry.strict import dotted, problems, submodel, unknown_key
 
 
@@ -17,7 +17,8 @@ def apply_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """The recipe with each `key=value` applied in order; values are YAML.
 
     A mapping or list that is assigned replaces the old one whole; `stages.NAME.key=value` edits
-    one stage. Raises InputError with everything that is wrong.
+    one stage; a new `augment.preset` replaces every value that presets set, but for those that are
+    overridden too. Raises InputError with everything that is wrong.
     """
     data = recipe_dict(recipe)
     wrong: list[str] = []
@@ -29,6 +30,8 @@ def apply_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
         elif key in seen:
             wrong.append(f"{key} is given twice")
         else:
+            if key == "augment.preset" and "augment" not in seen:
+                _forget_preset(data, seen)
             seen.add(key)
             wrong += _assign(data, key, text)
     try:
@@ -75,6 +78,13 @@ def _assign(data: dict[str, Any], key: str, text: str) -> list[str]:
         return [f"{key}: there is no key {key!r}; did you mean {' or '.join(places)}?"]
     current[last] = value
     return []
+
+
+def _forget_preset(data: dict[str, Any], overridden: set[str]) -> None:
+    """Take out the values that a new preset is to set; `overridden` keys were given by hand."""
+    for name in PRESET_KEYS:
+        if f"augment.{name}" not in overridden:
+            data["augment"].pop(name, None)
 
 
 def _elsewhere(data: dict[str, Any], key: str) -> list[str]:

@@ -12,12 +12,19 @@ import torch
 
 from zoo.console import remark
 from zoo.creation import DEFAULT, create, model_folder
+from zoo.data.imbalance import (
+    PER_IMAGE,
+    RARE,
+    class_weights,
+    count_labels,
+    repeat_factors,
+)
 from zoo.data.loader import EvalLoader, TrainLoader
 from zoo.data.scan import ScanResult, data_hash, scan_labels
 from zoo.data.spec import Dataset, load_dataset
 from zoo.environment import versions
 from zoo.errors import InputError
-from zoo.evaluation.evaluate import resolve_precision
+from zoo.evaluation.evaluate import check_pixels, resolve_precision
 from zoo.files import write_json
 from zoo.hub.folder import read_folder
 from zoo.models.layers import encoder_layers, learning_layers
@@ -25,7 +32,6 @@ from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides, parse_overrides
 from zoo.registry.recipe import Recipe, recipe_dict, recipe_hash
 from zoo.registry.registry import resolve
-from zoo.training.losses import log_weights
 from zoo.training.optim import rate_scale
 from zoo.training.run import RESULT, open_run
 from zoo.training.trainer import Result, Trainer
@@ -159,11 +165,20 @@ def _device() -> torch.device:
 
 
 def _make_model(plan: Plan, new_head: bool) -> SegmentationModel:
+    model = _fresh_or_trained(plan, new_head)
+    if plan.folder is None:
+        model.spec = model.spec.model_copy(update={"value_range": plan.dataset.value_range})
+    check_pixels(model, plan.dataset)
+    return model
+
+
+def _fresh_or_trained(plan: Plan, new_head: bool) -> SegmentationModel:
     classes = plan.dataset.classes
     if plan.folder is None:
         return create(
             plan.model,
             classes=classes,
+            in_chans=plan.dataset.channels,
             palette=plan.dataset.palette,
             encoder_weights=plan.encoder_weights,
             img_size=_crop_for_fixed_size(plan),
@@ -189,6 +204,7 @@ def _make_trainer(
     plan: Plan, model: SegmentationModel, scan: ScanResult, precision: str
 ) -> Trainer:
     recipe, dataset = plan.recipe, plan.dataset
+    weights, draws = _balance(plan, scan)
     train = TrainLoader(
         dataset,
         "train",
@@ -197,10 +213,8 @@ def _make_trainer(
         augment=recipe.augment,
         seed=recipe.seed,
         workers=recipe.workers,
+        weights=draws,
     )
-    weights = None
-    if recipe.class_weights == "log":
-        weights = log_weights(list(scan.splits["train"].pixels))
     return Trainer(
         model,
         recipe,
@@ -212,6 +226,20 @@ def _make_trainer(
         training=_training(plan, model, precision),
         dataset=dataset.name,
     )
+
+
+def _balance(plan: Plan, scan: ScanResult) -> tuple[torch.Tensor | None, list[float] | None]:
+    """The weights of the classes in the loss, and those of the images in the drawing."""
+    rule, oversample = plan.recipe.class_weights, plan.recipe.oversample
+    labels = scan.splits["train"].pixels[None]
+    if rule in PER_IMAGE or oversample != "none":
+        labels = count_labels(plan.dataset, plan.dataset.samples("train"))
+    weights = None if rule == "none" else torch.from_numpy(class_weights(rule, labels)).float()
+    if oversample == "none":
+        return weights, None
+    threshold = RARE if oversample == "rare" else float(oversample)
+    draws: list[float] = repeat_factors(labels, threshold).tolist()
+    return weights, draws
 
 
 def _training(plan: Plan, model: SegmentationModel, precision: str) -> dict[str, Any]:

@@ -101,17 +101,3 @@ class WeightedSum(nn.Module):
             for name, factor in self.factors.items()
         ]
         return torch.stack(parts).sum()
-
-
-def log_weights(pixels: list[int]) -> torch.Tensor:
-    """Class weights 1 / log(1.02 + share of the pixels) (ENet, arXiv 1606.02147), mean 1.
-
-    Classes that the training split never shows get the mean weight, 1.
-    """
-    counts = torch.tensor(pixels, dtype=torch.float64)
-    shares = counts / counts.sum().clamp(min=1)
-    weights = 1 / torch.log(1.02 + shares)
-    seen = counts > 0
-    weights = weights / weights[seen].mean() if seen.any() else torch.ones_like(weights)
-    weights[~seen] = 1.0
-    return weights.float()

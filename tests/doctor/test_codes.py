@@ -1,0 +1,427 @@
+"""Each fault is put into one file among many: the doctor names that code and that file alone."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from doctor_folders import (
+    FACTS,
+    Found,
+    add_pair,
+    found_in,
+    image,
+    mask,
+    pixels,
+    replace,
+    save,
+)
+from PIL import Image
+
+from zoo.data.doctor.codes import CODES
+from zoo.data.doctor.run import diagnose
+
+Spoil = Callable[[Path], list[Path]]
+RNG = np.random.default_rng(0)
+ONE = "train_0007"
+NO_FILE = Path()
+
+
+def unpaired_image(data: Path) -> list[Path]:
+    mask(data, ONE).unlink()
+    return [image(data, ONE)]
+
+
+def unpaired_mask(data: Path) -> list[Path]:
+    image(data, ONE).unlink()
+    return [mask(data, ONE)]
+
+
+def same_stem(data: Path) -> list[Path]:
+    return [save(image(data, ONE).with_suffix(".webp"), pixels(image(data, ONE)))]
+
+
+def empty_split(data: Path) -> list[Path]:
+    shutil.rmtree(data / "test" / "masks")
+    (data / "test" / "masks").mkdir()
+    for path in (data / "test" / "images").iterdir():
+        path.unlink()
+    return [data / "test" / "images", data / "test" / "masks"]
+
+
+def not_an_image(data: Path) -> list[Path]:
+    image(data, ONE).write_bytes(b"no picture")
+    return [image(data, ONE)]
+
+
+def cut_image(data: Path) -> list[Path]:
+    content = image(data, ONE).read_bytes()
+    image(data, ONE).write_bytes(content[: len(content) // 2])
+    return [image(data, ONE)]
+
+
+def float_image(data: Path) -> list[Path]:
+    gray = pixels(image(data, ONE))[:, :, 0].astype(np.float32)
+    return [replace(image(data, ONE), ".tiff", gray)]
+
+
+def upside_down(data: Path) -> list[Path]:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    return [save(image(data, ONE), pixels(image(data, ONE)), exif=exif)]
+
+
+def turned_beside_its_mask(data: Path) -> list[Path]:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    save(image(data, ONE), pixels(image(data, ONE)), exif=exif)
+    return [mask(data, ONE)]
+
+
+def image_16_bit(data: Path) -> list[Path]:
+    for name in every(data):
+        save(image(data, name), pixels(image(data, name)).mean(axis=2).astype(np.uint8))
+    wide = pixels(image(data, ONE)).astype(np.uint16) * 257
+    return [save(image(data, ONE), wide)]
+
+
+def image_with_alpha(data: Path) -> list[Path]:
+    colours = pixels(image(data, ONE))
+    alpha = np.full((*colours.shape[:2], 1), 200, dtype=np.uint8)
+    return [save(image(data, ONE), np.concatenate([colours, alpha], axis=2))]
+
+
+def cmyk_image(data: Path) -> list[Path]:
+    picture = Image.open(image(data, ONE)).convert("CMYK")
+    image(data, ONE).unlink()
+    picture.save(image(data, ONE).with_suffix(".tiff"))
+    return [image(data, ONE).with_suffix(".tiff")]
+
+
+def two_frames(data: Path) -> list[Path]:
+    first = Image.open(image(data, ONE))
+    path = image(data, ONE).with_suffix(".tiff")
+    first.save(path, save_all=True, append_images=[first.rotate(180)])
+    image(data, ONE).unlink()
+    return [path]
+
+
+def one_colour(data: Path) -> list[Path]:
+    return [save(image(data, ONE), np.full((64, 80, 3), (10, 20, 30), dtype=np.uint8))]
+
+
+def no_contrast(data: Path) -> list[Path]:
+    return [save(image(data, ONE), pixels(image(data, ONE)) // 64)]
+
+
+def gray_image(data: Path) -> list[Path]:
+    return [save(image(data, ONE), pixels(image(data, ONE))[:, :, 0])]
+
+
+def scale_pair(data: Path, width: int, height: int) -> list[Path]:
+    for path in (image(data, ONE), mask(data, ONE)):
+        with Image.open(path) as picture:
+            picture.load()
+        picture.resize((width, height), Image.Resampling.NEAREST).save(path)
+    return [image(data, ONE)]
+
+
+def unreadable_mask(data: Path) -> list[Path]:
+    mask(data, ONE).write_bytes(b"")
+    return [mask(data, ONE)]
+
+
+def cut_mask(data: Path) -> list[Path]:
+    save(mask(data, ONE), pixels(mask(data, ONE)), compress_level=0)
+    mask(data, ONE).write_bytes(mask(data, ONE).read_bytes()[:2000])
+    return [mask(data, ONE)]
+
+
+def small_mask(data: Path) -> list[Path]:
+    return [save(mask(data, ONE), pixels(mask(data, ONE))[:60])]
+
+
+def jpeg_mask(data: Path) -> list[Path]:
+    return [replace(mask(data, ONE), ".jpg", pixels(mask(data, ONE)))]
+
+
+def colour_mask(data: Path) -> list[Path]:
+    with Image.open(mask(data, ONE)) as picture:
+        colours = np.array(picture.convert("RGB"))
+    return [save(mask(data, ONE), colours)]
+
+
+def alpha_mask(data: Path) -> list[Path]:
+    ids = pixels(mask(data, ONE))
+    return [save(mask(data, ONE), np.stack([ids, np.full_like(ids, 255)], axis=2))]
+
+
+def mask_16_bit(data: Path) -> list[Path]:
+    return [save(mask(data, ONE), pixels(mask(data, ONE)).astype(np.uint16))]
+
+
+def mask_1_bit(data: Path) -> list[Path]:
+    Image.fromarray(pixels(mask(data, ONE)) * 255).convert("1").save(mask(data, ONE))
+    return [mask(data, ONE)]
+
+
+def other_palette(data: Path) -> list[Path]:
+    with Image.open(mask(data, ONE)) as picture:
+        picture.load()
+    colours = picture.getpalette() or []
+    picture.putpalette([*colours[3:6], *colours[:3], *colours[6:]])
+    picture.save(mask(data, ONE))
+    return [mask(data, ONE)]
+
+
+def strange_id(data: Path) -> list[Path]:
+    ids = pixels(mask(data, ONE))
+    ids[3, 4] = 99
+    return [save(mask(data, ONE), ids)]
+
+
+def foreground_255(data: Path) -> list[Path]:
+    return [save(mask(data, ONE), pixels(mask(data, ONE)) * 255)]
+
+
+def from_one(data: Path) -> list[Path]:
+    for path in data.rglob("masks/*.png"):
+        ids = pixels(path)
+        save(path, np.where(ids == 255, 255, ids + 1).astype(np.uint8))
+    return [NO_FILE]
+
+
+def interpolated(data: Path) -> list[Path]:
+    ids = Image.fromarray(np.where(pixels(mask(data, ONE)) == 255, 0, pixels(mask(data, ONE))))
+    small = ids.resize((60, 48), Image.Resampling.NEAREST)
+    return [save(mask(data, ONE), np.array(small.resize((80, 64), Image.Resampling.BILINEAR)))]
+
+
+def all_ignored(data: Path) -> list[Path]:
+    return [save(mask(data, ONE), np.full((64, 80), 255, dtype=np.uint8))]
+
+
+def single_class(data: Path) -> list[Path]:
+    return [save(mask(data, ONE), np.full((64, 80), 2, dtype=np.uint8))]
+
+
+def extra_class(data: Path) -> list[Path]:
+    with (data / "dataset.yaml").open("a") as file:
+        file.write("  - unicorn\n")
+    return [NO_FILE]
+
+
+def only_in_val(data: Path) -> list[Path]:
+    extra_class(data)
+    for name in every(data, "val") + every(data, "test"):
+        change_some(data, name, 8)
+    return [NO_FILE]
+
+
+def only_in_train(data: Path) -> list[Path]:
+    extra_class(data)
+    for name in every(data, "train"):
+        change_some(data, name, 8)
+    return [NO_FILE]
+
+
+def few_pixels(data: Path) -> list[Path]:
+    extra_class(data)
+    for name in every(data):
+        change_some(data, name, 8, pixel_count=8)
+    return [NO_FILE]
+
+
+def few_images(data: Path) -> list[Path]:
+    only_in_val(data)
+    ids = np.where(np.arange(5120).reshape(64, 80) < 2560, 8, pixels(mask(data, ONE)))
+    save(mask(data, ONE), ids.astype(np.uint8))
+    return [NO_FILE]
+
+
+def change_some(data: Path, name: str, value: int, pixel_count: int = 160) -> None:
+    ids = pixels(mask(data, name))
+    ids.reshape(-1)[-pixel_count:] = value
+    save(mask(data, name), ids)
+
+
+def twice_in_train(data: Path) -> list[Path]:
+    return [add_pair(data, "train_9000", ONE)]
+
+
+def leaked(data: Path) -> list[Path]:
+    return [add_pair(data, "val_9000", ONE)]
+
+
+def nearly_leaked(data: Path) -> list[Path]:
+    path = add_pair(data, "val_9000", ONE)
+    shutil.copy(mask(data, "val_0003"), mask(data, "val_9000"))
+    ids = pixels(mask(data, "val_9000"))
+    ids[0, 0] = 7
+    save(mask(data, "val_9000"), ids)
+    softer = 0.9 * pixels(path) + 12 + RNG.normal(0, 2, (64, 80, 3))
+    return [replace(path, ".jpg", softer.clip(0, 255).astype(np.uint8), quality=80)]
+
+
+def video(data: Path) -> list[Path]:
+    """A camera that pans over one wide, cloudy picture: 12 frames in train, 6 in val."""
+    grid = Image.fromarray(RNG.integers(0, 256, (4, 9, 3), dtype=np.uint8))
+    wide = np.array(grid.resize((80 + 18 * 14, 64), Image.Resampling.BICUBIC))
+    val = []
+    for number in range(18):
+        split = "train" if number < 12 else "val"
+        here = wide[:, 14 * number : 14 * number + 80]
+        path = save(data / split / "images" / f"pan_{100 + number}.png", here)
+        ids = pixels(mask(data, f"train_{number:04d}"))
+        ids[number, number] = (ids[number, number] + 1) % 8
+        save(data / split / "masks" / f"pan_{100 + number}.png", ids)
+        val += [path] if split == "val" else []
+    return val
+
+
+def contradiction(data: Path) -> list[Path]:
+    add_pair(data, "train_9000", ONE)
+    ids = pixels(mask(data, "train_9000"))
+    ids[10:20, 10:20] = 5
+    return [save(mask(data, "train_9000"), ids)]
+
+
+def copied_mask(data: Path) -> list[Path]:
+    shutil.copy(mask(data, "train_0003"), mask(data, ONE))
+    return [mask(data, ONE)]
+
+
+def every(data: Path, split: str = "*") -> list[str]:
+    return sorted(path.stem for path in data.glob(f"{split}/images/*.png"))
+
+
+def no_description(data: Path) -> list[Path]:
+    (data / "dataset.yaml").unlink()
+    return [data / "dataset.yaml"]
+
+
+def no_val(data: Path) -> list[Path]:
+    shutil.rmtree(data / "val")
+    return [NO_FILE]
+
+
+def no_test(data: Path) -> list[Path]:
+    shutil.rmtree(data / "test")
+    return [NO_FILE]
+
+
+def few_in_test(data: Path) -> list[Path]:
+    for name in every(data, "test")[4:]:
+        image(data, name).unlink()
+        mask(data, name).unlink()
+    return [NO_FILE]
+
+
+SPOILED: dict[str, Spoil] = {
+    "D101": no_description,
+    "D102": no_val,
+    "D103": no_test,
+    "D104": empty_split,
+    "D105": unpaired_image,
+    "D106": unpaired_mask,
+    "D107": same_stem,
+    "D108": few_in_test,
+    "D201": not_an_image,
+    "D202": cut_image,
+    "D203": float_image,
+    "D204": upside_down,
+    "D205": turned_beside_its_mask,
+    "D207": image_with_alpha,
+    "D208": cmyk_image,
+    "D209": two_frames,
+    "D210": one_colour,
+    "D211": no_contrast,
+    "D212": gray_image,
+    "D214": lambda data: scale_pair(data, 50, 40),
+    "D215": lambda data: scale_pair(data, 330, 64),
+    "D301": unreadable_mask,
+    "D302": cut_mask,
+    "D303": small_mask,
+    "D304": jpeg_mask,
+    "D305": colour_mask,
+    "D306": alpha_mask,
+    "D307": mask_16_bit,
+    "D309": other_palette,
+    "D310": strange_id,
+    "D312": from_one,
+    "D313": interpolated,
+    "D314": all_ignored,
+    "D315": single_class,
+    "D401": extra_class,
+    "D402": only_in_val,
+    "D403": only_in_train,
+    "D404": few_pixels,
+    "D405": few_images,
+    "D501": twice_in_train,
+    "D502": leaked,
+    "D503": nearly_leaked,
+    "D504": video,
+    "D505": contradiction,
+    "D506": copied_mask,
+}
+TOGETHER = {
+    "D104": {("D103", "")},
+    "D505": {("D501", "train/images/train_9000.png")},
+}
+"""What a fault brings with it: an empty split is no split, a contradiction needs a copy."""
+
+
+def expected(data: Path, code: str, paths: list[Path]) -> Found:
+    names = ["" if path == NO_FILE else path.relative_to(data).as_posix() for path in paths]
+    return {(code, name) for name in names} | TOGETHER.get(code, set())
+
+
+@pytest.mark.parametrize("code", SPOILED)
+def test_one_fault_among_many_files(code: str, data: Path, clean_found: Found) -> None:
+    wanted = expected(data, code, SPOILED[code](data))
+    assert found_in(data) - clean_found == wanted
+
+
+@pytest.mark.parametrize(("code", "spoil"), [("D308", mask_1_bit), ("D311", foreground_255)])
+def test_one_fault_in_masks_of_two_classes(
+    code: str, spoil: Spoil, binary: Path, binary_found: Found
+) -> None:
+    wanted = expected(binary, code, spoil(binary))
+    assert found_in(binary) - binary_found == wanted
+
+
+def test_a_16_bit_image_among_gray_ones(data: Path) -> None:
+    found = found_in(data) | {("D206", "train/images/train_0007.png")}
+    image_16_bit(data)
+    assert found_in(data) == found
+
+
+def test_sizes_that_differ_by_more_than_sixteen_times(data: Path, clean_found: Found) -> None:
+    scale_pair(data, 80 * 5, 64 * 5)
+    new = found_in(data) - clean_found
+    assert {code for code, _ in new} == {"D213"}
+    assert ("D213", "train/images/train_0007.png") in new
+
+
+def test_every_foreground_stored_as_an_ignored_255(binary: Path) -> None:
+    (binary / "dataset.yaml").write_text("version: 1\nclasses: [rest, ground]\nignore: 255\n")
+    for path in binary.rglob("masks/*.png"):
+        save(path, pixels(path) * 255)
+    found = diagnose(binary, progress=False)
+    assert len(next(f for f in found.findings if f.code == "D311").files) == 60
+    assert "mapping: {0: 0, 255: 1}" in found.facts["dataset_yaml"]
+
+
+def test_every_code_has_a_test() -> None:
+    elsewhere = {"D206", "D213", "D308", "D311"} | FACTS
+    assert set(SPOILED) | elsewhere == set(CODES)
+
+
+def test_a_clean_set_has_neither_errors_nor_warnings(clean: Path, clean_found: Found) -> None:
+    found: Any = diagnose(clean, progress=False)
+    assert found.exit_code == 0
+    assert {code for code, _ in clean_found if CODES[code].severity != "note"} == set()

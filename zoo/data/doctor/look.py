@@ -1,0 +1,227 @@
+"""Looking at one image and one mask: everything that the checks need, from a single decoding."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from zoo.data.images import ORIENTATION, read_image, read_source_ids
+from zoo.data.masks import count_ids
+from zoo.data.opening import opened
+from zoo.data.pairs import LOSSLESS
+from zoo.data.spec import Dataset
+from zoo.errors import InputError
+from zoo.palette import Colour
+
+THUMB = (32, 36)
+"""Height and width of the gray thumbnails that are compared."""
+PNG_TAGS = (b"eXIf", b"Raw profile type", b"adobe.xmp")
+"""Words in a PNG that may hold an EXIF orientation."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says about itself; `size` is (height, width) as stored, before any turn."""
+
+    format: str
+    mode: str
+    size: tuple[int, int]
+    orientation: int
+    frames: int
+    lossy: bool
+    palette: list[Colour]
+
+
+@dataclass(frozen=True)
+class ImageLook:
+    """One image; `problem` is the reason where it cannot be decoded, and the rest is then empty.
+
+    `size` is (height, width) as zoo sees it. `sums` and `squares` are over all pixels of the three
+    channels of `as_rgb`, in [0, 255]; `digest` names the decoded pixels; `thumb` is uint8 of shape
+    THUMB.
+    """
+
+    path: Path
+    header: Header | None
+    problem: str = ""
+    size: tuple[int, int] = (0, 0)
+    sums: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    squares: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    spread: float = 0.0
+    constant: bool = False
+    gray: bool = False
+    digest: str = ""
+    thumb: NDArray[np.uint8] | None = None
+
+
+@dataclass(frozen=True)
+class MaskLook:
+    """One mask; `ids` counts the pixels of each stored id and is empty where there are none.
+
+    `rim` is the share of edges, in [0, 1], at which an id lies strictly between its neighbours.
+    """
+
+    path: Path
+    header: Header | None
+    problem: str = ""
+    size: tuple[int, int] = (0, 0)
+    ids: dict[int, int] = field(default_factory=dict)
+    rim: float = 0.0
+    digest: str = ""
+
+    @property
+    def colour(self) -> bool:
+        """Whether it holds colours in place of the ids that were expected."""
+        return self.header is not None and not self.ids and not is_id_mode(self.header.mode)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether its format may change ids."""
+        return self.header is not None and self.header.lossy
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One image with its mask (None in a split of images alone), as far as they could be read."""
+
+    split: str
+    name: str
+    image: ImageLook
+    mask: MaskLook | None
+
+
+def is_id_mode(mode: str) -> bool:
+    """Whether Pillow's `mode` holds one number a pixel."""
+    return mode in {"L", "P", "1", "F"} or mode.startswith("I")
+
+
+def look_at_image(path: Path, dataset: Dataset) -> ImageLook:
+    """Decode one image as `dataset` says; never raises for what is in the file."""
+    header = read_header(path)
+    try:
+        pixels = read_image(path, dataset)
+    except InputError as error:
+        return ImageLook(path, header, str(error))
+    picture = Image.fromarray(as_rgb(pixels))
+    counts = np.array(picture.histogram(), dtype=np.float64).reshape(3, 256)
+    levels = np.arange(256.0)
+    sums, squares = counts @ levels, counts @ levels**2
+    number = pixels.shape[0] * pixels.shape[1]
+    spread = float(np.sqrt(np.maximum(squares / number - (sums / number) ** 2, 0)).mean())
+    thumb = picture.convert("L").resize((THUMB[1], THUMB[0]), Image.Resampling.BOX)
+    return ImageLook(
+        path,
+        header,
+        size=(pixels.shape[0], pixels.shape[1]),
+        sums=(float(sums[0]), float(sums[1]), float(sums[2])),
+        squares=(float(squares[0]), float(squares[1]), float(squares[2])),
+        spread=spread,
+        constant=bool((counts > 0).sum() == 3),
+        gray=_is_gray(as_rgb(pixels), counts),
+        digest=_digest(pixels),
+        thumb=np.asarray(thumb),
+    )
+
+
+def look_at_mask(path: Path, dataset: Dataset) -> MaskLook:
+    """Decode one mask as `dataset` says; never raises for what is in the file."""
+    header = read_header(path)
+    plain = dataset.decoder == "ids"
+    if header is not None and (header.lossy or (plain and not is_id_mode(header.mode))):
+        return MaskLook(path, header, size=turned(header))
+    try:
+        ids = read_source_ids(path, dataset)
+    except InputError as error:
+        return MaskLook(path, header, str(error))
+    found = count_ids(ids)
+    return MaskLook(
+        path,
+        header,
+        size=(ids.shape[0], ids.shape[1]),
+        ids=found,
+        rim=rim_share(ids) if plain and len(found) > 2 else 0.0,
+        digest=_digest(ids),
+    )
+
+
+def read_header(path: Path) -> Header | None:
+    """What the file says about itself, or None where it is no image in a known format."""
+    try:
+        with opened(path) as picture:
+            return Header(
+                format=picture.format or "",
+                mode=picture.mode,
+                size=(picture.height, picture.width),
+                orientation=_orientation(picture, path),
+                frames=1 if picture.format == "MPO" else int(getattr(picture, "n_frames", 1)),
+                lossy=picture.format not in LOSSLESS or picture.info.get("compression") == "jpeg",
+                palette=_palette(picture),
+            )
+    except InputError:
+        return None
+
+
+def _orientation(picture: Image.Image, path: Path) -> int:
+    """The EXIF orientation, 1 where there is none.
+
+    Pillow decodes a whole PNG to look for the tag, so that is left to files that mention one.
+    """
+    if picture.format == "PNG":
+        content = path.read_bytes()
+        if not any(word in content for word in PNG_TAGS):
+            return 1
+    return int(picture.getexif().get(ORIENTATION, 1) or 1)
+
+
+def turned(header: Header) -> tuple[int, int]:
+    """(height, width) after the EXIF orientation."""
+    height, width = header.size
+    return (width, height) if 5 <= header.orientation <= 8 else (height, width)
+
+
+def rim_share(ids: NDArray[Any]) -> float:
+    """The share of edges, in [0, 1], at which a pixel's id lies strictly between its neighbours.
+
+    `ids` is HxW. Masks scaled with nearest neighbour have hardly any, interpolated ones many.
+    """
+    between = edges = 0
+    for lines in (ids, ids.T):
+        rise, fall = lines[:, 1:] > lines[:, :-1], lines[:, 1:] < lines[:, :-1]
+        edges += int(np.count_nonzero(rise) + np.count_nonzero(fall))
+        inner = (rise[:, 1:] & rise[:, :-1]) | (fall[:, 1:] & fall[:, :-1])
+        between += int(np.count_nonzero(inner))
+    return between / edges if edges else 0.0
+
+
+def as_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Three channels to look at: the first three of HxWxC, or the first one three times."""
+    if pixels.shape[2] == 3:
+        return pixels
+    if pixels.shape[2] > 3:
+        return np.ascontiguousarray(pixels[:, :, :3])
+    return np.repeat(pixels[:, :, :1], 3, axis=2)
+
+
+def _is_gray(pixels: NDArray[np.uint8], counts: NDArray[np.float64]) -> bool:
+    if not (counts[0] == counts[1]).all() or not (counts[0] == counts[2]).all():
+        return False
+    first = pixels[:, :, 0]
+    return bool((first == pixels[:, :, 1]).all() and (first == pixels[:, :, 2]).all())
+
+
+def _palette(picture: Image.Image) -> list[Colour]:
+    if picture.mode != "P" or picture.palette is None:
+        return []
+    flat = picture.getpalette("RGB") or []
+    return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3)]
+
+
+def _digest(pixels: NDArray[Any]) -> str:
+    head = f"{pixels.shape}{pixels.dtype.itemsize}".encode()
+    return hashlib.blake2b(head + pixels.tobytes(), digest_size=16).hexdigest()

@@ -1,0 +1,235 @@
+"""Finding the files of a data set, sound or not: what loading refuses becomes a fault here."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from zoo.data.entries import SplitEntry
+from zoo.data.lists import LIST_EXTENSIONS
+from zoo.data.pairs import IMAGE_EXTENSIONS, MASK_EXTENSIONS, SPLITS, Place, layouts, list_files
+from zoo.data.readers import READERS
+from zoo.data.readers.tree import Tree
+from zoo.data.schema import DatasetFile
+from zoo.data.spec import IGNORE, Dataset, Sample, load_dataset
+from zoo.errors import InputError
+from zoo.files import read_yaml
+from zoo.palette import Colour
+
+
+class Fault(NamedTuple):
+    """One thing that is wrong: its code, the file (None: the whole set) and a remark."""
+
+    code: str
+    path: Path | None
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files of a data set and the meaning of its ids, as far as they could be found.
+
+    `dataset` has no classes where the description cannot be read. `places` are the folders of
+    each split, where the files were not found by `load_dataset`.
+    """
+
+    dataset: Dataset
+    faults: list[Fault] = field(default_factory=list)
+    places: dict[str, Place] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The name of the data set."""
+        return self.dataset.name
+
+    @property
+    def root(self) -> Path:
+        """The folder that holds everything."""
+        return self.dataset.root
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes; empty where they are not known."""
+        return self.dataset.classes
+
+    @property
+    def palette(self) -> list[Colour]:
+        """The colour of each class."""
+        return self.dataset.palette
+
+    @property
+    def splits(self) -> dict[str, list[Sample]]:
+        """The pairs of each split."""
+        return self.dataset.splits
+
+    @cached_property
+    def id_map(self) -> dict[int, int]:
+        """Every allowed id with its train id or IGNORE; empty where there are no classes."""
+        return self.dataset.allowed_ids() if self.classes else {}
+
+    def shown(self, path: Path) -> str:
+        """The path below the root where it lies there, else as it is."""
+        inside = path.is_relative_to(self.root)
+        return (path.relative_to(self.root) if inside else path).as_posix()
+
+
+def find_source(data: str) -> Source:
+    """Find the files of `data`, which may be as broken as it likes.
+
+    Raises InputError, as `load_dataset` does, where there is nothing to look at: no such folder or
+    no such format.
+    """
+    try:
+        return Source(load_dataset(data))
+    except InputError as error:
+        return _described(data, error)
+
+
+def _described(data: str, error: InputError) -> Source:
+    """The source behind a description that `load_dataset` refused with `error`."""
+    path = Path(data).expanduser()
+    named = re.fullmatch(r"([A-Za-z][\w-]+):(.+)", data, re.DOTALL)
+    if named and not path.exists():
+        return _official(named[1], Path(named[2]).expanduser(), error)
+    file = path / "dataset.yaml" if path.is_dir() else path
+    if file.is_file() and file.suffix in {".yaml", ".yml"}:
+        return _from_file(file, error)
+    if path.is_dir():
+        fault = Fault("D101", file, "is missing; the masks were looked at without names")
+        return _nameless(path, fault)
+    raise error
+
+
+def _nameless(root: Path, fault: Fault) -> Source:
+    """The files below `root` without a description, because of `fault`."""
+    source = Source(Dataset(root.resolve().name, root, [], [], {}), [fault])
+    return _paired(source, _guess(root))
+
+
+def _official(name: str, root: Path, error: InputError) -> Source:
+    """The files of a public layout. Raises `error` where its folders cannot be told."""
+    reader = READERS.get(name)
+    if not isinstance(reader, Tree) or not root.is_dir():
+        raise error
+    places = {
+        split: Place(
+            root / part.images,
+            root / part.masks if part.masks else None,
+            part.image_ending,
+            part.mask_ending,
+        )
+        for split, part in reader.splits.items()
+        if part.names is None and part.keep is None and part.is_there(root)
+    }
+    if not places:
+        raise error
+    classes, palette = list(reader.classes), list(reader.classes.values())
+    dataset = Dataset(reader.name, root, classes, palette, {}, reader.id_map, reader.decoder)
+    return _explained(_paired(Source(dataset), places), error)
+
+
+def _from_file(file: Path, error: InputError) -> Source:
+    try:
+        content = DatasetFile.model_validate(read_yaml(file))
+    except (InputError, ValidationError):
+        return _nameless(file.parent, Fault("D101", file, str(error)))
+    root = file.parent / Path(content.root).expanduser()
+    dataset = Dataset(
+        name=content.name or root.resolve().name,
+        root=root,
+        classes=[entry.name for entry in content.classes],
+        palette=content.palette(),
+        splits={},
+        id_map=content.id_map(),
+        decoder="colours" if content.colours else "ids",
+        channels=content.channels or 3,
+        value_range=None if content.range is None else (content.range[0], content.range[1]),
+    )
+    return _explained(_paired(Source(dataset), _places(content, root)), error)
+
+
+def _places(content: DatasetFile, root: Path) -> dict[str, Place]:
+    """The folders of every split that names some, as written or as they are found."""
+    if content.splits is None:
+        return _guess(root)
+    places: dict[str, Place] = {}
+    for split, entry in content.splits.items():
+        if isinstance(entry, str) and (root / entry).suffix not in LIST_EXTENSIONS:
+            places[split] = _best(layouts(root, entry))
+        elif isinstance(entry, SplitEntry) and entry.list is None:
+            masks = root / entry.masks if entry.masks else None
+            places[split] = Place(root / entry.images, masks)
+    return places
+
+
+def _guess(root: Path) -> dict[str, Place]:
+    """The folders of train, val and test that are there, else images/ and masks/ as train."""
+    candidates = {split: layouts(root, split) for split in SPLITS}
+    here = {
+        split: _best(places)
+        for split, places in candidates.items()
+        if any(side.is_dir() for place in places for side in place)
+    }
+    plain = Place(root / "images", root / "masks")
+    both = all((root / side).is_dir() for side in ("images", "masks"))
+    return here or ({"train": plain} if both else {})
+
+
+def _best(places: list[tuple[Path, Path]]) -> Place:
+    """The place of which most is there; of equals the first."""
+    return Place(*max(places, key=lambda place: sum(side.is_dir() for side in place)))
+
+
+def _explained(source: Source, error: InputError) -> Source:
+    """Add the refusal itself where no single fault explains it."""
+    masks = [s.mask for samples in source.splits.values() for s in samples if s.mask is not None]
+    lossy = any(mask.suffix.lower() not in MASK_EXTENSIONS for mask in masks)
+    if not source.faults and not lossy:
+        source.faults.append(Fault("D101", None, str(error)))
+    return source
+
+
+def _paired(source: Source, places: dict[str, Place]) -> Source:
+    """Fill in the samples of every split; whatever stands alone becomes a fault."""
+    source.places.update(places)
+    for split, place in places.items():
+        images = _by_stem(place.images, place.image_ending, source.faults)
+        if place.masks is None:
+            source.splits[split] = [Sample(stem, images[stem], None) for stem in images]
+            continue
+        masks = _by_stem(place.masks, place.mask_ending, source.faults)
+        source.faults.extend(Fault("D105", images[s]) for s in images if s not in masks)
+        source.faults.extend(Fault("D106", masks[s]) for s in masks if s not in images)
+        both = [stem for stem in images if stem in masks]
+        source.splits[split] = [Sample(stem, images[stem], masks[stem]) for stem in both]
+    return source
+
+
+def _by_stem(folder: Path, ending: str, faults: list[Fault]) -> dict[str, Path]:
+    """The pictures below `folder` by their path without ending and extension."""
+    try:
+        names = list_files(folder)
+    except InputError as error:
+        faults.append(Fault("D104", folder, str(error)))
+        return {}
+    stems: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        stem = str(PurePosixPath(name).with_suffix(""))
+        if PurePosixPath(name).suffix.lower() in IMAGE_EXTENSIONS and stem.endswith(ending):
+            stems[stem.removesuffix(ending)].append(name)
+    if not stems:
+        faults.append(Fault("D104", folder, "holds no picture"))
+    for same in stems.values():
+        faults += [Fault("D107", folder / name, f"beside {same[0]}") for name in same[1:]]
+    return {stem: folder / same[0] for stem, same in stems.items()}
+
+
+def ignored_ids(source: Source) -> list[int]:
+    """The ids that the description ignores."""
+    return sorted(value for value, train_id in source.id_map.items() if train_id == IGNORE)

@@ -1,0 +1,426 @@
+"""Splitting a data set into parts: seeded, stratified, with groups kept whole; files stay put."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import itertools
+import json
+import math
+import os
+import re
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.console import remark
+from zoo.data.images import read_image
+from zoo.data.imbalance import assign, count_labels, read_each, sum_groups
+from zoo.data.masks import unpack
+from zoo.data.pairs import find_splits, natural_key
+from zoo.data.spec import IGNORE, Dataset, Sample, load_dataset
+from zoo.errors import InputError, shortened
+from zoo.files import new_folder, read_yaml, write_text
+
+Integers = NDArray[np.int64]
+Bits = NDArray[np.bool_]
+Pairs = list[tuple[int, int]]
+
+NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}
+CELLS = 16
+"""A hash compares so many neighbours in each of so many rows."""
+NEAR_BITS = 24
+"""Two images are near duplicates if at most so many of the 256 bits of their hashes differ."""
+CHUNK = 1024
+RANDOM_PAIRS = 2000
+STANDARD_ERRORS = 4.0
+"""So far below chance must the distance of neighbouring frames lie to make them one film."""
+SHOWN = 5
+OFF_BY = 0.05
+
+
+def split(
+    data: str | Path,
+    *,
+    ratios: str | Sequence[float] = (0.7, 0.3),
+    names: Sequence[str] | None = None,
+    seed: int = 0,
+    stratify: bool = True,
+    group: str | None = None,
+    folds: int | None = None,
+    out: str | Path,
+) -> list[Path]:
+    """Divide all samples of `data` anew; returns the dataset.yaml files, which hold only lists.
+
+    `ratios` (numbers, or text like `0.7:0.3`) add up to 1; the parts are train and val, with three
+    ratios train, val and test, or `names`. `folds` gives that many divisions into train and val,
+    one folder each, instead. `stratify` spreads the images of each class evenly. Images of one
+    `group` stay together: `folder`, `similarity` (near duplicates and the frames of a film), or a
+    regular expression whose first group, found in the name, is the key; `none` for no groups, by
+    default the rule of the data set if it has one. Remarks tell where a part learns what another
+    one tests. Raises InputError for bad arguments and data.
+    """
+    parts, shares = _parts(ratios, names, folds)
+    out = Path(out)
+    if out.exists():
+        raise InputError(f"{out} exists; choose another --out, or delete it first.")
+    if seed < 0:
+        raise InputError(f"The seed is 0 or more, not {seed}.")
+    dataset = _load(data)
+    samples = _merged(dataset)
+    hashes = image_hashes(dataset, samples)
+    near = near_pairs(hashes)
+    films = _films(samples, hashes)
+    rule = dataset.group if group is None else None if group == "none" else group
+    if rule is not None and group is None:
+        remark(f"Kept whole, as the data set says: groups by {rule!r} (--group none: no groups).")
+    groups = _groups(dataset, samples, rule, near, films)
+    count = int(groups.max()) + 1
+    if count < len(parts):
+        raise InputError(
+            f"{dataset.root}: {count} groups by {rule or 'image'!r} cannot fill {len(parts)} "
+            f"parts. Choose another --group, fewer parts, or more data."
+        )
+    present = np.zeros((len(samples), 0), dtype=np.int64)
+    if stratify:
+        present = (count_labels(dataset, samples) > 0).astype(np.int64)
+        _warn_of_lonely(dataset.classes, present, groups, "group" if rule else "image")
+    part_of = assign(sum_groups(present, groups), np.bincount(groups), shares, seed)[groups]
+    _warn_of_leaks(samples, part_of, parts, near, films)
+    _warn_of_parts(dataset, present, part_of, parts, shares)
+    return _write(dataset, samples, part_of, parts, folds is not None, out)
+
+
+def _parts(
+    ratios: str | Sequence[float], names: Sequence[str] | None, folds: int | None
+) -> tuple[list[str], list[float]]:
+    """The names of the parts and their shares. Raises InputError where they make no division."""
+    if folds is not None:
+        if folds < 2:
+            raise InputError(f"folds is {folds}; at least 2 are needed.")
+        return [f"fold_{number}" for number in range(folds)], [1 / folds] * folds
+    try:
+        shares = [float(r) for r in (ratios.split(":") if isinstance(ratios, str) else ratios)]
+    except ValueError:
+        raise InputError(
+            f"{ratios!r} is no ratio; numbers with colons between are needed: 0.7:0.3."
+        ) from None
+    text = ":".join(f"{share:g}" for share in shares)
+    if len(shares) < 2:
+        raise InputError(f"The ratio {text} makes one part; at least 2 are needed: 0.7:0.3.")
+    if not all(share > 0 for share in shares) or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+        raise InputError(
+            f"The ratios {text} add up to {sum(shares):g}; numbers above 0 that add up to 1 are "
+            f"needed, for example 0.7:0.3 or 0.7:0.15:0.15."
+        )
+    chosen = list(names) if names is not None else list(NAMES.get(len(shares), ()))
+    if len(chosen) != len(shares):
+        raise InputError(
+            f"{len(shares)} ratios need {len(shares)} names, {len(chosen)} given: "
+            f"{shortened(chosen) or 'none'}. Give --names, for example train,val,test."
+        )
+    bad = [name for name in chosen if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name)]
+    if bad or len(set(chosen)) < len(chosen):
+        raise InputError(f"Names must differ and have only letters, digits, _, -, not {chosen}.")
+    return chosen, shares
+
+
+def _load(data: str | Path) -> Dataset:
+    """The data set; `images/` and `masks/` without a word about splits are one split."""
+    root = Path(data).expanduser()
+    file = root / "dataset.yaml"
+    sides = all((root / side).is_dir() for side in ("images", "masks"))
+    if not sides or not file.is_file() or find_splits(root):
+        return load_dataset(data)
+    content = read_yaml(file)
+    if not isinstance(content, dict) or "splits" in content or "root" in content:
+        return load_dataset(data)
+    places = "splits: {all: {images: images, masks: masks}}"
+    text = (
+        f"{file.read_text(encoding='utf-8')}\n{places}\nroot: {json.dumps(str(root.resolve()))}\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        write_text(Path(folder) / "dataset.yaml", text)
+        return load_dataset(folder)
+
+
+def _merged(dataset: Dataset) -> list[Sample]:
+    """The samples of all splits with masks, each image once. Raises InputError without any."""
+    if dataset.decoder == "coco":
+        raise InputError(
+            f"{dataset.root}: masks in one COCO file cannot be divided into lists of files. "
+            f"Divide the annotations, or write the masks as PNG."
+        )
+    bare = [name for name, found in dataset.splits.items() if any(s.mask is None for s in found)]
+    chosen = [name for name in dataset.splits if name not in bare] or bare
+    samples = [sample for name in chosen for sample in dataset.samples(name)]
+    if bare:
+        remark(f"Left out, for want of masks: {shortened(bare)}.")
+    return list({sample.image: sample for sample in samples}.values())
+
+
+def _groups(
+    dataset: Dataset, samples: list[Sample], rule: str | None, near: Pairs, films: list[list[int]]
+) -> Integers:
+    """The number of each sample's group, from 0 on."""
+    if rule is None:
+        return np.arange(len(samples))
+    if rule == "similarity":
+        return clusters(len(samples), [*near, *_neighbours(films)])
+    if rule != "folder":
+        _check_rule(rule, dataset, samples)
+    ruled = dataclasses.replace(dataset, group=rule)
+    keys = [ruled.group_of(sample) for sample in samples]
+    order = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return np.array([order[key] for key in keys])
+
+
+def _check_rule(rule: str, dataset: Dataset, samples: list[Sample]) -> None:
+    """Raise InputError unless the first group of the expression is found in every name."""
+    try:
+        expression = re.compile(rule)
+    except re.error as error:
+        raise InputError(
+            f"The group {rule!r} is no regular expression: {error}. Allowed besides: folder, "
+            f"similarity."
+        ) from error
+    if expression.groups < 1:
+        raise InputError(
+            f"The group {rule!r} needs a pair of parentheses around the part of the name that "
+            f"images of one group share, for example '^([^_]+)_'. Allowed besides: folder, "
+            f"similarity."
+        )
+    found = [expression.search(sample.name) for sample in samples]
+    missing = [
+        sample.name
+        for sample, match in zip(samples, found, strict=True)
+        if match is None or match[1] is None
+    ]
+    if missing:
+        raise InputError(
+            f"{dataset.root}: the group {rule!r} is found in none of {len(missing)} of "
+            f"{len(samples)} names: {shortened(missing, SHOWN)}."
+        )
+
+
+def image_hashes(dataset: Dataset, samples: Sequence[Sample]) -> Bits:
+    """Difference hashes of the images: bool, samples x 256, alike where pictures look alike.
+
+    Each bit says whether a cell of a 16 x 17 grid is darker than the one to its right.
+    """
+
+    def hashed(sample: Sample) -> Bits:
+        gray = read_image(sample.image, dataset).sum(axis=2, dtype=np.int64)
+        cells = _cell_means(gray, CELLS, CELLS + 1)
+        bits: Bits = (cells[:, 1:] > cells[:, :-1]).ravel()
+        return bits
+
+    return np.array(read_each(hashed, samples, "Comparing images"))
+
+
+def _cell_means(gray: Integers, rows: int, columns: int) -> NDArray[np.float64]:
+    """The means over a grid of cells; a picture with fewer pixels than cells repeats them."""
+    tops = np.arange(rows) * gray.shape[0] // rows
+    lefts = np.arange(columns) * gray.shape[1] // columns
+    sums = np.add.reduceat(np.add.reduceat(gray, tops, axis=0), lefts, axis=1)
+    heights = np.maximum(np.diff(tops, append=gray.shape[0]), 1)
+    widths = np.maximum(np.diff(lefts, append=gray.shape[1]), 1)
+    means: NDArray[np.float64] = sums / (heights[:, None] * widths)
+    return means
+
+
+def near_pairs(hashes: Bits) -> Pairs:
+    """All pairs i < j whose hashes differ in at most NEAR_BITS bits."""
+    signs = np.where(hashes, 1.0, -1.0).astype(np.float32)
+    least = hashes.shape[1] - 2 * NEAR_BITS  # the product of two hashes is bits - 2 * distance
+    pairs: Pairs = []
+    for start in range(0, len(signs), CHUNK):
+        first, second = np.nonzero(signs[start : start + CHUNK] @ signs[start:].T >= least)
+        later = first < second
+        pairs += zip((first[later] + start).tolist(), (second[later] + start).tolist(), strict=True)
+    return pairs
+
+
+def clusters(count: int, links: Iterable[tuple[int, int]]) -> Integers:
+    """The number of the cluster of each of `count` items, joined by `links` (union-find)."""
+    parent = list(range(count))
+
+    def root(item: int) -> int:
+        while parent[item] != item:
+            parent[item] = parent[parent[item]]
+            item = parent[item]
+        return item
+
+    for first, second in links:
+        a, b = sorted((root(first), root(second)))
+        parent[b] = a
+    roots = [root(item) for item in range(count)]
+    numbers = {item: number for number, item in enumerate(dict.fromkeys(roots))}
+    return np.array([numbers[item] for item in roots])
+
+
+def _films(samples: list[Sample], hashes: Bits) -> list[list[int]]:
+    """Samples whose names share all but their last number, in its order, where that is time.
+
+    It is where neighbours look clearly more alike than other pairs of the same sequence: numbered
+    photographs do not.
+    """
+    sequences: defaultdict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+    for index, sample in enumerate(samples):
+        found = re.fullmatch(r"(.*?)(\d+)(\D*)", sample.name, re.DOTALL)
+        if found:
+            sequences[found[1], found[3]].append((int(found[2]), index))
+    ordered = [[index for _, index in sorted(found)] for found in sequences.values()]
+    return [film for film in ordered if len(film) > 2 and _moves_slowly(hashes[film])]
+
+
+def _neighbours(films: list[list[int]]) -> Pairs:
+    return [pair for film in films for pair in itertools.pairwise(film)]
+
+
+def _moves_slowly(hashes: Bits) -> bool:
+    near = (hashes[1:] != hashes[:-1]).sum(axis=1)
+    generator = np.random.Generator(np.random.PCG64(0))
+    first = generator.integers(0, len(hashes), RANDOM_PAIRS)
+    second = (first + generator.integers(1, len(hashes), RANDOM_PAIRS)) % len(hashes)
+    chance = (hashes[first] != hashes[second]).sum(axis=1)
+    error = chance.std() / math.sqrt(len(near))
+    return bool(chance.mean() - near.mean() > STANDARD_ERRORS * error)
+
+
+def _warn_of_lonely(classes: list[str], present: Integers, groups: Integers, what: str) -> None:
+    counts = (sum_groups(present, groups) > 0).sum(axis=0)
+    lonely = [name for name, n in zip(classes, counts, strict=True) if n == 1]
+    if lonely:
+        remark(
+            f"Warning: only one {what} shows {shortened(lonely)}, so only one part can: it is "
+            f"learned without being tested, or the other way round."
+        )
+
+
+def _warn_of_parts(
+    dataset: Dataset, present: Integers, part_of: Integers, parts: list[str], shares: list[float]
+) -> None:
+    """Remarks on the size of the parts and on classes that one of them never shows."""
+    seen = present.any(axis=0)
+    for number, (part, share) in enumerate(zip(parts, shares, strict=True)):
+        mine = part_of == number
+        if abs(mine.mean() - share) > OFF_BY:
+            remark(
+                f"Warning: {part} has {100 * mine.mean():.1f} % of the images instead of "
+                f"{100 * share:.1f} %, for groups are kept whole."
+            )
+        missing = np.flatnonzero(seen & ~present[mine].any(axis=0))
+        if len(missing):
+            names = shortened(dataset.classes[index] for index in missing)
+            remark(f"Warning: no image of {part} shows {names}.")
+    sizes = Counter(part_of.tolist())
+    remark(", ".join(f"{part}: {sizes[number]} images" for number, part in enumerate(parts)))
+
+
+def _warn_of_leaks(
+    samples: list[Sample], part_of: Integers, parts: list[str], near: Pairs, films: list[list[int]]
+) -> None:
+    """Remarks on images of different parts that show the same."""
+    advice = (
+        "a model then scores on what it has learned by heart. Keep them together with --group: "
+        "a regular expression, folder or similarity."
+    )
+    frames = _neighbours(films)
+    for what, pairs in (("neighbouring frames", frames), ("near duplicates", near)):
+        across = [(a, b) for a, b in pairs if part_of[a] != part_of[b]]
+        if across:
+            a, b = across[0]
+            first = (
+                f"{samples[a].name} ({parts[part_of[a]]}), {samples[b].name} ({parts[part_of[b]]})"
+            )
+            remark(
+                f"Warning: {len(across)} pairs of {what} are torn apart, first {first}; {advice}"
+            )
+
+
+def _write(
+    dataset: Dataset,
+    samples: list[Sample],
+    part_of: Integers,
+    parts: list[str],
+    folds: bool,
+    out: Path,
+) -> list[Path]:
+    """The lists and descriptions, whole or not at all; each is read back before it counts."""
+    files = []
+    with new_folder(out) as new:
+        for number in range(len(parts) if folds else 1):
+            listed = {part: part_of == index for index, part in enumerate(parts)}
+            if folds:
+                listed = {"train": part_of != number, "val": part_of == number}
+            place = Path(parts[number]) if folds else Path()
+            chosen = {
+                name: [sample for sample, is_in in zip(samples, mine, strict=True) if is_in]
+                for name, mine in listed.items()
+            }
+            _write_one(dataset, chosen, new / place, out / place)
+            files.append(out / place / "dataset.yaml")
+    return files
+
+
+def _write_one(dataset: Dataset, chosen: dict[str, list[Sample]], new: Path, out: Path) -> None:
+    root = dataset.root.resolve()
+    for name, samples in chosen.items():
+        write_text(new / f"{name}.csv", _list(samples, dataset.root))
+    target = Path(os.path.relpath(root, out.resolve())).as_posix()
+    write_text(new / "dataset.yaml", _description(dataset, list(chosen), target))
+    found = load_dataset(new)
+    expected = {name: {s.image.resolve() for s in samples} for name, samples in chosen.items()}
+    read = {name: {s.image.resolve() for s in samples} for name, samples in found.splits.items()}
+    if (found.allowed_ids(), found.reading(), read) != (
+        dataset.allowed_ids(), dataset.reading(), expected,
+    ):  # fmt: skip
+        raise InputError(f"{dataset.root}: a dataset.yaml cannot describe this data set.")
+
+
+def _list(samples: list[Sample], root: Path) -> str:
+    """A CSV with the columns image and mask, relative to the root of the data."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "mask"])
+    for sample in sorted(samples, key=lambda sample: natural_key(str(sample.image))):
+        assert sample.mask is not None
+        writer.writerow(
+            Path(os.path.relpath(path, root)).as_posix() for path in (sample.image, sample.mask)
+        )
+    return text.getvalue()
+
+
+def _description(dataset: Dataset, splits: list[str], root: str) -> str:
+    """The text of a dataset.yaml with the classes and ids of `dataset` and lists for splits."""
+    content: dict[str, object] = {"version": 1, "name": dataset.name, "root": root}
+    ids = {} if dataset.labels is not None else dataset.allowed_ids()
+    ignored = [source for source, train_id in ids.items() if train_id == IGNORE]
+    named = {source: train_id for source, train_id in ids.items() if train_id != IGNORE}
+    if dataset.labels is not None:
+        words = dict(enumerate(dataset.classes)) | {IGNORE: "ignore"}
+        labels = {label: words[number] for label, number in dataset.labels.items()}
+        content |= {"labels": labels, "unlabelled": words[dataset.unlabelled]}
+    elif dataset.decoder == "colours":
+        content |= {"colours": True, "ignore_colours": [list(unpack(value)) for value in ignored]}
+    else:
+        content |= {"ignore": ignored}
+    if dataset.value_range is not None:
+        content["range"] = list(dataset.value_range)
+    if dataset.channels != 3:
+        content["channels"] = dataset.channels
+    lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items()]
+    if dataset.decoder == "ids":
+        lines.append(f"mapping: {{{', '.join(f'{a}: {b}' for a, b in named.items())}}}")
+    lines.append("classes:")
+    for name, colour in zip(dataset.classes, dataset.palette, strict=True):
+        entry = json.dumps({"name": name, "colour": list(colour)}, ensure_ascii=False)
+        lines.append(f"  - {entry}")
+    lines += ["splits:", *(f"  {json.dumps(name)}: {name}.csv" for name in splits)]
+    return "\n".join(lines) + "\n"
