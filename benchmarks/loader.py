@@ -222,7 +222,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--fastai-site", type=Path, help="folder that fastai was installed into")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results_speed/loader.json"))
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/speed/loader.json"))
     parser.add_argument("--kind", choices=KINDS, help=argparse.SUPPRESS)
     parser.add_argument("--workers", type=int, default=0, help=argparse.SUPPRESS)
     options = parser.parse_args()

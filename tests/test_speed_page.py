@@ -27,3 +27,25 @@ def test_the_page_states_what_the_files_say() -> None:
         f"({rates['zoo']:.1f} against {rates['plain_fp32']:.1f})",
     ):
         assert figure in page, figure
+
+
+def test_the_loaders_page_states_what_its_file_says() -> None:
+    page = (ROOT / "docs" / "loader.md").read_text()
+    loader = result("loader.json")
+    speed = loader["images_per_second"]
+    for figure in (
+        f"{speed['zoo, 0 workers']:.0f} without and {speed['zoo, 2 workers']:.0f} with",
+        f"torchvision {speed['torchvision, 0 workers']:.0f} and "
+        f"{speed['torchvision, 2 workers']:.0f}",
+        f"fastai {speed['fastai, 0 workers']:.0f} and {speed['fastai, 2 workers']:.0f}",
+        f"{loader['ratio_median']['torchvision']:.2f} times torchvision",
+        f"{loader['ratio_median']['fastai']:.2f} times fastai",
+    ):
+        assert figure in page, figure
+
+
+def test_the_doctors_page_states_what_its_file_says() -> None:
+    scale = result("data_scale.json")
+    page = (ROOT / "docs" / "doctor.md").read_text()
+    assert f"{scale['doctor_seconds_for_10000']:.0f} s for 10,000 pairs" in page
+    assert f"{scale['start_seconds']['total']:.1f} s" in (ROOT / "docs" / "loader.md").read_text()
