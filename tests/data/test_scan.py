@@ -10,13 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from data_folders import THREE, save, three_classes
 
 from zoo.data import cache, images, opening, scan
 from zoo.data.cache import FileCache
+from zoo.data.loader import TrainLoader
 from zoo.data.scan import data_hash, scan_labels
+from zoo.data.scenes import write_scenes
 from zoo.data.spec import load_dataset
 from zoo.errors import InputError
+from zoo.registry.recipe import Augment
 
 IMAGE = np.zeros((2, 3, 3), dtype=np.uint8)
 
@@ -306,3 +310,32 @@ def test_real_camvid_counts(shared_data: Path, monkeypatch: pytest.MonkeyPatch) 
     assert result.pixels.tolist() == counts[:11].tolist()
     assert result.ignored == counts[11]
     assert result.sizes == {(360, 480): 4}
+
+
+def test_what_is_hashed_is_decoded_for_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    dataset = load_dataset(write_scenes(tmp_path / "scenes", train=4, val=1, test=1, size=(64, 64)))
+    loader = TrainLoader(dataset, "train", crop=32, batch_size=2, augment=Augment(), seed=0)
+    assert loader.decoded is not None
+    filled = data_hash(dataset, "train", loader.decoded)
+    plain = [batch[0] for batch in TrainLoader(
+        dataset, "train", crop=32, batch_size=2, augment=Augment(), seed=0
+    ).epoch(0)]  # fmt: skip
+    for sample in dataset.samples("train"):
+        sample.image.write_bytes(b"gone")
+    found = [batch[0] for batch in loader.epoch(0)]
+    assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))
+    assert len(filled) == 16
+
+
+def test_the_hash_is_the_same_however_files_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = load_dataset(write_scenes(tmp_path / "scenes", train=4, val=1, test=1, size=(64, 64)))
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "one"))
+    loader = TrainLoader(dataset, "train", crop=32, batch_size=2, augment=Augment(), seed=0)
+    through_the_loader = data_hash(dataset, "train", loader.decoded)
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "two"))
+    assert data_hash(dataset, "train") == through_the_loader

@@ -14,10 +14,11 @@ from data_folders import save
 from PIL import Image
 from typer.testing import CliRunner
 
+from zoo.cli_data import split_command
 from zoo.data.images import read_mask
 from zoo.data.scenes import write_scenes
 from zoo.data.spec import Dataset, load_dataset
-from zoo.data.split import clusters, image_hashes, near_pairs, split, split_command
+from zoo.data.split import split
 from zoo.errors import InputError
 
 YAML = "version: 1\nclasses: [sky, road, car]\n"
@@ -183,32 +184,6 @@ def test_the_rule_of_the_data_set_holds_unless_switched_off(
     assert "groups by 'folder' (--group none: no groups)" in capsys.readouterr().err
     videos = videos_of(split(data, group="none", out=tmp_path / "torn")[0])
     assert videos["train"] & videos["val"]
-
-
-def test_hashes_by_hand(tmp_path: Path) -> None:
-    """Rising from left to right every bit is set, falling none is; one pixel more hardly counts."""
-    rising = np.arange(0, 170, 5, dtype=np.uint8)[None, :, None].repeat(32, 0).repeat(3, 2)
-    for name, image in (("a", rising), ("b", rising[:, ::-1]), ("c", rising[:, 1:])):
-        write(tmp_path, "train", name, image)
-    (tmp_path / "dataset.yaml").write_text(YAML)
-    dataset = load_dataset(tmp_path)
-    hashes = image_hashes(dataset, dataset.samples("train"))
-    assert hashes.sum(axis=1).tolist() == [256, 0, 256]
-    assert near_pairs(hashes) == [(0, 2)]
-
-
-def test_near_pairs_are_those_of_a_plain_loop() -> None:
-    hashes = np.random.default_rng(0).random((1500, 256)) < 0.5
-    hashes[1400] = hashes[3]
-    hashes[1400, :24] ^= True
-    hashes[1401] = hashes[5]
-    hashes[1401, :25] ^= True
-    hashes[7] = hashes[1499]
-    assert near_pairs(hashes) == [(3, 1400), (7, 1499)]
-
-
-def test_clusters_by_hand() -> None:
-    assert clusters(6, [(1, 4), (4, 5), (0, 2)]).tolist() == [0, 1, 0, 2, 1, 1]
 
 
 def test_images_smaller_than_the_grid(tmp_path: Path) -> None:

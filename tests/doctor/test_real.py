@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 from doctor_folders import found_in
 
 from zoo.data.doctor.run import diagnose
-from zoo.data.doctor.video import frame_of, shared_series
+from zoo.data.likeness import numbered
 from zoo.data.spec import load_dataset
 
 pytestmark = pytest.mark.real_data
@@ -17,13 +18,13 @@ pytestmark = pytest.mark.real_data
 
 def test_camvid_shares_two_videos_by_name(shared_data: Path) -> None:
     dataset = load_dataset(f"camvid:{shared_data / 'camvid'}")
-    frames = [
-        frame
-        for split, samples in dataset.splits.items()
-        for sample in samples
-        if (frame := frame_of(sample.name, split))
-    ]
-    assert shared_series(frames) == {
+    samples = [(s.name, split) for split, found in dataset.splits.items() for s in found]
+    names, splits = zip(*samples, strict=True)
+    counts = {
+        found.series: Counter(splits[index] for index in found.members)
+        for found in numbered(names, splits)
+    }
+    assert {series: dict(found) for series, found in counts.items() if len(found) > 1} == {
         "0016E5_*": {"train": 204, "val": 101},
         "0001TP_*": {"train": 62, "test": 62},
     }

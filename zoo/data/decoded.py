@@ -34,6 +34,7 @@ class DecodedPairs:
         self._bytes_left, self._disk, self._shared = memory_bytes, disk, shared
         self._keys = EntryKeys(dataset)
         self._memory: dict[int, tuple[Pixels, Pixels]] = {}
+        self._numbers = {sample.name: index for index, sample in enumerate(samples)}
         self._disk_full = False
 
     def __len__(self) -> int:
@@ -53,6 +54,13 @@ class DecodedPairs:
         else:
             _ = self._to_memory(index, pair) or self._to_disk(key, pair)
         return pair
+
+    def read(self, sample: Sample) -> tuple[Pixels, Pixels]:
+        """Image and mask of a sample of the split, decoded and kept like any other.
+
+        May be called in threads; the budget can then be exceeded by a picture a thread.
+        """
+        return self[self._numbers[sample.name]]
 
     def _to_memory(self, index: int, pair: tuple[Pixels, Pixels]) -> bool:
         size = pair[0].nbytes + pair[1].nbytes

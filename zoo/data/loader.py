@@ -77,6 +77,11 @@ class TrainLoader:
         self._keys: list[Key] = []  # what the workers read next
         self._loader: DataLoader[Batch | InputError] | None = None
 
+    @property
+    def decoded(self) -> DecodedPairs | None:
+        """What this process keeps decoded; None where workers do the reading."""
+        return self._source.pairs if self.workers == 0 else None
+
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `first_step` on, without reading those before.
 
@@ -160,7 +165,7 @@ class _Crops(torch.utils.data.Dataset[Batch | InputError]):
     """Makes the batch of a key; lives in this process or in every worker."""
 
     def __init__(self, pairs: DecodedPairs, channels: int, crop: int, augment: Augment, seed: int):
-        self._pairs, self._channels = pairs, channels
+        self.pairs, self._channels = pairs, channels
         self._crop, self._augment, self._seed = crop, augment, seed
 
     def __getitem__(self, key: Key) -> Batch | InputError:
@@ -178,7 +183,7 @@ class _Crops(torch.utils.data.Dataset[Batch | InputError]):
         masks = torch.empty((len(numbers), crop, crop), dtype=torch.uint8)
         factors, draws = [], []
         for row, number in enumerate(numbers):
-            image, mask = self._pairs[number % len(self._pairs)]
+            image, mask = self.pairs[number % len(self.pairs)]
             numbers_drawn = draw(self._seed, epoch, number)
             draws.append(numbers_drawn)
             images[row], masks[row] = crop_pair(image, mask, crop, self._augment, numbers_drawn)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from zoo.console import track
 from zoo.data.cache import FileCache
+from zoo.data.decoded import DecodedPairs
 from zoo.data.images import (
     check_ids,
     check_sizes,
@@ -93,11 +94,12 @@ def image_sizes(dataset: Dataset, samples: list[Sample]) -> list[tuple[int, int]
     return sizes
 
 
-def data_hash(dataset: Dataset, split: str) -> str:
+def data_hash(dataset: Dataset, split: str, pairs: DecodedPairs | None = None) -> str:
     """16 hexadecimal digits that name the decoded content of a split.
 
     Pixels of images, train ids of masks and the order of the names count; file formats, paths and
-    times do not. Digests are kept for each file like the counts of `scan_labels`. Raises
+    times do not. Digests are kept for each file like the counts of `scan_labels`. What has to be
+    decoded is read through `pairs` where they are given, so that training finds it decoded. Raises
     InputError that shows the first twenty files that cannot be read.
     """
     cache = FileCache(dataset.root)
@@ -105,7 +107,8 @@ def data_hash(dataset: Dataset, split: str) -> str:
     samples = sorted(dataset.samples(split, masks=False), key=lambda sample: sample.name)
     reading = dataset.reading()
     ids = hash_of(sorted(dataset.allowed_ids().items())) + reading
-    digest = partial(_digest, dataset=dataset, names=(f"rgb{reading}", ids), cache=cache)
+    names = (f"rgb{reading}", ids)
+    digest = partial(_digest, dataset=dataset, names=names, cache=cache, pairs=pairs)
     digests = _for_each(digest, samples, f"Hashing {split}", problems, cache)
     _raise_faults(dataset, problems)
     return hash_of(digests)
@@ -195,7 +198,12 @@ def _summary(seen: list[tuple[tuple[int, int], dict[int, int]]], dataset: Datase
 
 
 def _digest(
-    sample: Sample, may_open: bool, dataset: Dataset, names: tuple[str, str], cache: FileCache
+    sample: Sample,
+    may_open: bool,
+    dataset: Dataset,
+    names: tuple[str, str],
+    cache: FileCache,
+    pairs: DecodedPairs | None,
 ) -> list[str] | None:
     """The digests of one image and its mask; `names` say how each of the two is read."""
     image = cache.look(sample.image)
@@ -203,6 +211,10 @@ def _digest(
     known = names[0] in image.digests and (mask is None or names[1] in mask.digests)
     if not known and not may_open:
         return None
+    if not known and mask is not None and pairs is not None:
+        image.digests[names[0]], mask.digests[names[1]] = map(_content, pairs.read(sample))
+        cache.keep(image)
+        cache.keep(mask)
     if names[0] not in image.digests:
         image.digests[names[0]] = _content(read_image(sample.image, dataset))
         cache.keep(image)

@@ -11,8 +11,8 @@ import math
 import os
 import re
 import tempfile
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from zoo.console import remark
 from zoo.data.images import read_image
 from zoo.data.imbalance import assign, count_labels, read_each, sum_groups
+from zoo.data.likeness import clusters, films, near_pairs, thumbnail
 from zoo.data.masks import unpack
 from zoo.data.pairs import find_splits, natural_key
 from zoo.data.spec import IGNORE, Dataset, Sample, load_dataset
@@ -28,18 +29,9 @@ from zoo.errors import InputError, shortened
 from zoo.files import new_folder, read_yaml, write_text
 
 Integers = NDArray[np.int64]
-Bits = NDArray[np.bool_]
-Pairs = list[tuple[int, int]]
+Links = dict[str, Integers]
 
 NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}
-CELLS = 16
-"""A hash compares so many neighbours in each of so many rows."""
-NEAR_BITS = 24
-"""Two images are near duplicates if at most so many of the 256 bits of their hashes differ."""
-CHUNK = 1024
-RANDOM_PAIRS = 2000
-STANDARD_ERRORS = 4.0
-"""So far below chance must the distance of neighbouring frames lie to make them one film."""
 SHOWN = 5
 OFF_BY = 0.05
 
@@ -73,13 +65,11 @@ def split(
         raise InputError(f"The seed is 0 or more, not {seed}.")
     dataset = _load(data)
     samples = _merged(dataset)
-    hashes = image_hashes(dataset, samples)
-    near = near_pairs(hashes)
-    films = _films(samples, hashes)
+    links = _links(dataset, samples)
     rule = dataset.group if group is None else None if group == "none" else group
     if rule is not None and group is None:
         remark(f"Kept whole, as the data set says: groups by {rule!r} (--group none: no groups).")
-    groups = _groups(dataset, samples, rule, near, films)
+    groups = _groups(dataset, samples, rule, links)
     count = int(groups.max()) + 1
     if count < len(parts):
         raise InputError(
@@ -91,7 +81,7 @@ def split(
         present = (count_labels(dataset, samples) > 0).astype(np.int64)
         _warn_of_lonely(dataset.classes, present, groups, "group" if rule else "image")
     part_of = assign(sum_groups(present, groups), np.bincount(groups), shares, seed)[groups]
-    _warn_of_leaks(samples, part_of, parts, near, films)
+    _warn_of_leaks(samples, part_of, parts, links)
     _warn_of_parts(dataset, present, part_of, parts, shares)
     return _write(dataset, samples, part_of, parts, folds is not None, out)
 
@@ -164,14 +154,12 @@ def _merged(dataset: Dataset) -> list[Sample]:
     return list({sample.image: sample for sample in samples}.values())
 
 
-def _groups(
-    dataset: Dataset, samples: list[Sample], rule: str | None, near: Pairs, films: list[list[int]]
-) -> Integers:
+def _groups(dataset: Dataset, samples: list[Sample], rule: str | None, links: Links) -> Integers:
     """The number of each sample's group, from 0 on."""
     if rule is None:
         return np.arange(len(samples))
     if rule == "similarity":
-        return clusters(len(samples), [*near, *_neighbours(films)])
+        return clusters(len(samples), np.concatenate(list(links.values())).tolist())
     if rule != "folder":
         _check_rule(rule, dataset, samples)
     ruled = dataclasses.replace(dataset, group=rule)
@@ -208,89 +196,19 @@ def _check_rule(rule: str, dataset: Dataset, samples: list[Sample]) -> None:
         )
 
 
-def image_hashes(dataset: Dataset, samples: Sequence[Sample]) -> Bits:
-    """Difference hashes of the images: bool, samples x 256, alike where pictures look alike.
-
-    Each bit says whether a cell of a 16 x 17 grid is darker than the one to its right.
-    """
-
-    def hashed(sample: Sample) -> Bits:
-        gray = read_image(sample.image, dataset).sum(axis=2, dtype=np.int64)
-        cells = _cell_means(gray, CELLS, CELLS + 1)
-        bits: Bits = (cells[:, 1:] > cells[:, :-1]).ravel()
-        return bits
-
-    return np.array(read_each(hashed, samples, "Comparing images"))
-
-
-def _cell_means(gray: Integers, rows: int, columns: int) -> NDArray[np.float64]:
-    """The means over a grid of cells; a picture with fewer pixels than cells repeats them."""
-    tops = np.arange(rows) * gray.shape[0] // rows
-    lefts = np.arange(columns) * gray.shape[1] // columns
-    sums = np.add.reduceat(np.add.reduceat(gray, tops, axis=0), lefts, axis=1)
-    heights = np.maximum(np.diff(tops, append=gray.shape[0]), 1)
-    widths = np.maximum(np.diff(lefts, append=gray.shape[1]), 1)
-    means: NDArray[np.float64] = sums / (heights[:, None] * widths)
-    return means
-
-
-def near_pairs(hashes: Bits) -> Pairs:
-    """All pairs i < j whose hashes differ in at most NEAR_BITS bits."""
-    signs = np.where(hashes, 1.0, -1.0).astype(np.float32)
-    least = hashes.shape[1] - 2 * NEAR_BITS  # the product of two hashes is bits - 2 * distance
-    pairs: Pairs = []
-    for start in range(0, len(signs), CHUNK):
-        first, second = np.nonzero(signs[start : start + CHUNK] @ signs[start:].T >= least)
-        later = first < second
-        pairs += zip((first[later] + start).tolist(), (second[later] + start).tolist(), strict=True)
-    return pairs
-
-
-def clusters(count: int, links: Iterable[tuple[int, int]]) -> Integers:
-    """The number of the cluster of each of `count` items, joined by `links` (union-find)."""
-    parent = list(range(count))
-
-    def root(item: int) -> int:
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
-    for first, second in links:
-        a, b = sorted((root(first), root(second)))
-        parent[b] = a
-    roots = [root(item) for item in range(count)]
-    numbers = {item: number for number, item in enumerate(dict.fromkeys(roots))}
-    return np.array([numbers[item] for item in roots])
-
-
-def _films(samples: list[Sample], hashes: Bits) -> list[list[int]]:
-    """Samples whose names share all but their last number, in its order, where that is time.
-
-    It is where neighbours look clearly more alike than other pairs of the same sequence: numbered
-    photographs do not.
-    """
-    sequences: defaultdict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
-    for index, sample in enumerate(samples):
-        found = re.fullmatch(r"(.*?)(\d+)(\D*)", sample.name, re.DOTALL)
-        if found:
-            sequences[found[1], found[3]].append((int(found[2]), index))
-    ordered = [[index for _, index in sorted(found)] for found in sequences.values()]
-    return [film for film in ordered if len(film) > 2 and _moves_slowly(hashes[film])]
-
-
-def _neighbours(films: list[list[int]]) -> Pairs:
-    return [pair for film in films for pair in itertools.pairwise(film)]
-
-
-def _moves_slowly(hashes: Bits) -> bool:
-    near = (hashes[1:] != hashes[:-1]).sum(axis=1)
-    generator = np.random.Generator(np.random.PCG64(0))
-    first = generator.integers(0, len(hashes), RANDOM_PAIRS)
-    second = (first + generator.integers(1, len(hashes), RANDOM_PAIRS)) % len(hashes)
-    chance = (hashes[first] != hashes[second]).sum(axis=1)
-    error = chance.std() / math.sqrt(len(near))
-    return bool(chance.mean() - near.mean() > STANDARD_ERRORS * error)
+def _links(dataset: Dataset, samples: list[Sample]) -> Links:
+    """Pairs of samples that show the same, int64 Px2 of each kind."""
+    read = read_each(
+        lambda sample: thumbnail(read_image(sample.image, dataset)), samples, "Comparing images"
+    )
+    thumbs = np.array(read)
+    folders = [str(sample.image.parent) for sample in samples]
+    found = films([sample.name for sample in samples], folders, thumbs)
+    frames = [pair for film in found for pair in itertools.pairwise(film.members)]
+    return {
+        "neighbouring frames": np.array(frames, dtype=np.int64).reshape(-1, 2),
+        "near duplicates": near_pairs(thumbs),
+    }
 
 
 def _warn_of_lonely(classes: list[str], present: Integers, groups: Integers, what: str) -> None:
@@ -324,17 +242,16 @@ def _warn_of_parts(
 
 
 def _warn_of_leaks(
-    samples: list[Sample], part_of: Integers, parts: list[str], near: Pairs, films: list[list[int]]
+    samples: list[Sample], part_of: Integers, parts: list[str], links: Links
 ) -> None:
     """Remarks on images of different parts that show the same."""
     advice = (
         "a model then scores on what it has learned by heart. Keep them together with --group: "
         "a regular expression, folder or similarity."
     )
-    frames = _neighbours(films)
-    for what, pairs in (("neighbouring frames", frames), ("near duplicates", near)):
-        across = [(a, b) for a, b in pairs if part_of[a] != part_of[b]]
-        if across:
+    for what, pairs in links.items():
+        across = pairs[part_of[pairs[:, 0]] != part_of[pairs[:, 1]]]
+        if len(across):
             a, b = across[0]
             first = (
                 f"{samples[a].name} ({parts[part_of[a]]}), {samples[b].name} ({parts[part_of[b]]})"

@@ -131,10 +131,20 @@ def finetune(
     )  # fmt: skip
     precision = resolve_precision(plan.recipe.precision, _device())
     scan = scan_labels(plan.dataset, ["train", "val"])
+    weights, draws = _balance(plan, scan)
+    loader = _train_loader(plan, draws)
+    hashes = {
+        "train": data_hash(plan.dataset, "train", loader.decoded),
+        "val": data_hash(plan.dataset, "val"),
+    }
     torch.manual_seed(plan.recipe.seed)
     net = _make_model(plan, new_head)
-    open_run(plan.out, _description(plan, net), resume)
-    trainer = _make_trainer(plan, net, scan, precision)
+    open_run(plan.out, _description(plan, net, hashes), resume)
+    trainer = Trainer(
+        net, plan.recipe, loader, EvalLoader(plan.dataset, "val"), plan.out, class_weights=weights,
+        precision=precision, training=_training(plan, net, hashes, precision),
+        dataset=plan.dataset.name,
+    )  # fmt: skip
     if resume and (plan.out / RESULT).is_file():
         raise InputError(f"{plan.out} is finished; start another run with another --out.")
     return _run(trainer, plan, resume)
@@ -200,13 +210,10 @@ def _crop_for_fixed_size(plan: Plan) -> int | None:
     return plan.recipe.crop if row is not None and row.resizes == "img_size" else None
 
 
-def _make_trainer(
-    plan: Plan, model: SegmentationModel, scan: ScanResult, precision: str
-) -> Trainer:
-    recipe, dataset = plan.recipe, plan.dataset
-    weights, draws = _balance(plan, scan)
-    train = TrainLoader(
-        dataset,
+def _train_loader(plan: Plan, draws: list[float] | None) -> TrainLoader:
+    recipe = plan.recipe
+    return TrainLoader(
+        plan.dataset,
         "train",
         crop=recipe.crop,
         batch_size=recipe.batch_size,
@@ -214,17 +221,6 @@ def _make_trainer(
         seed=recipe.seed,
         workers=recipe.workers,
         weights=draws,
-    )
-    return Trainer(
-        model,
-        recipe,
-        train,
-        EvalLoader(dataset, "val"),
-        plan.out,
-        class_weights=weights,
-        precision=precision,
-        training=_training(plan, model, precision),
-        dataset=dataset.name,
     )
 
 
@@ -242,11 +238,13 @@ def _balance(plan: Plan, scan: ScanResult) -> tuple[torch.Tensor | None, list[fl
     return weights, draws
 
 
-def _training(plan: Plan, model: SegmentationModel, precision: str) -> dict[str, Any]:
+def _training(
+    plan: Plan, model: SegmentationModel, hashes: dict[str, str], precision: str
+) -> dict[str, Any]:
     """How the weights came about; stored in the model folder and copied into records."""
     return {
         "dataset": plan.dataset.name,
-        "data_hash": {s: data_hash(plan.dataset, s) for s in ("train", "val")},
+        "data_hash": hashes,
         "chosen_on": "val",
         "recipe": plan.recipe_name,
         "recipe_hash": recipe_hash(plan.recipe),
@@ -265,7 +263,7 @@ def _encoder_init(plan: Plan, model: SegmentationModel) -> str:
     return "random" if model.spec.encoder_weights is None else "pretrained"
 
 
-def _description(plan: Plan, model: SegmentationModel) -> dict[str, Any]:
+def _description(plan: Plan, model: SegmentationModel, hashes: dict[str, str]) -> dict[str, Any]:
     """What run.json holds: everything that a resumed run must share."""
     return {
         "schema": 1,
@@ -276,7 +274,7 @@ def _description(plan: Plan, model: SegmentationModel) -> dict[str, Any]:
             "classes": plan.dataset.classes,
             "palette": [list(colour) for colour in plan.dataset.palette],
             "images": {s: len(plan.dataset.samples(s)) for s in ("train", "val")},
-            "hash": {s: data_hash(plan.dataset, s) for s in ("train", "val")},
+            "hash": hashes,
         },
         "recipe_name": plan.recipe_name,
         "recipe": recipe_dict(plan.recipe),

@@ -29,7 +29,7 @@ def cross_entropy(
     if weight is None:
         return total / (target != IGNORE).sum().clamp(min=1)
     counts = torch.bincount(target[target != IGNORE], minlength=len(weight))
-    return total / (counts * weight).sum().clamp(min=torch.finfo(torch.float32).tiny)
+    return total / _or_one((counts * weight).sum())
 
 
 def dice(
@@ -49,7 +49,7 @@ def dice(
     pixels = truth.sum(dim=(0, 2, 3))
     size = probabilities.sum(dim=(0, 2, 3)) + pixels
     present = pixels > 0
-    per_class = 1 - 2 * together / size.clamp(min=torch.finfo(torch.float32).tiny)
+    per_class = 1 - 2 * together / _or_one(size)
     return (per_class * present).sum() / present.sum().clamp(min=1)
 
 
@@ -70,7 +70,12 @@ def focal(
     log_p_true = log_p.gather(1, safe.unsqueeze(1)).squeeze(1)
     factor = judged.float() if weight is None else judged * weight[safe]
     value = factor * (1 - log_p_true.exp()).clamp(min=0).pow(gamma) * -log_p_true
-    return value.sum() / factor.sum().clamp(min=torch.finfo(torch.float32).tiny)
+    return value.sum() / _or_one(factor.sum())
+
+
+def _or_one(total: torch.Tensor) -> torch.Tensor:
+    """A divisor: 1 where there is nothing to divide. A tiny one would make gradients overflow."""
+    return torch.where(total > 0, total, torch.ones_like(total))
 
 
 def one_hot(target: torch.Tensor, classes: int) -> torch.Tensor:

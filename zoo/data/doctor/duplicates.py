@@ -6,25 +6,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from zoo.data.doctor.look import Pair
 from zoo.data.doctor.source import Fault, Source
+from zoo.data.likeness import THUMB, near_pairs
 from zoo.data.pairs import SPLITS
-
-BANDS = 8
-MOST_BITS = BANDS - 1
-"""Hashes that differ in fewer bits than there are bands agree in at least one band."""
-MARGIN = 2
-"""Gray levels that one cell must exceed the next by; keeps flat areas from tossing coins."""
-FLAT = 3.0
-MOST_DIFFERENCE = 0.12
-"""Mean absolute difference of two thumbnails of mean 0 and deviation 1."""
-ROWS = 512
-
-Floats = NDArray[np.float32]
-Hashes = NDArray[np.uint64]
-_BITS = np.array([value.bit_count() for value in range(65536)], dtype=np.uint8)
 
 
 def check_copies(source: Source, pairs: Sequence[Pair]) -> Iterator[Fault]:
@@ -76,81 +62,12 @@ def _groups(pairs: Sequence[Pair], key: Callable[[Pair], str]) -> list[list[Pair
 
 def _near(source: Source, pairs: Sequence[Pair]) -> Iterator[Fault]:
     """For each image of a later split the first image of an earlier one that looks like it."""
-    looks = [(pair, pair.image.thumb) for pair in pairs if pair.image.thumb is not None]
-    looks = [(pair, thumb) for pair, thumb in looks if thumb.std() > FLAT]
-    if not looks:
-        return
-    kept = [pair for pair, _ in looks]
-    thumbs = np.stack([thumb for _, thumb in looks])
-    splits = {name: index for index, name in enumerate({pair.split for pair in kept})}
-    groups = np.array([splits[pair.split] for pair in kept], dtype=np.int64)
+    thumbs = np.array([pair.image.thumb for pair in pairs]).reshape(-1, *THUMB)
+    splits = {name: index for index, name in enumerate({pair.split for pair in pairs})}
+    parts = np.array([splits[pair.split] for pair in pairs], dtype=np.int64)
     seen = set()
-    for first, second in close_pairs(difference_hash(thumbs), normalised(thumbs), groups):
-        one, two = kept[first], kept[second]
+    for first, second in near_pairs(thumbs, parts).tolist():
+        one, two = pairs[first], pairs[second]
         if one.image.digest != two.image.digest and second not in seen:
             seen.add(second)
             yield Fault("D503", two.image.path, f"like {source.shown(one.image.path)}")
-
-
-def normalised(thumbs: NDArray[np.uint8]) -> Floats:
-    """Thumbnails NxHxW as float32 NxHW of mean 0 and, but for a small constant, deviation 1."""
-    flat = thumbs.reshape(len(thumbs), -1).astype(np.float32)
-    flat -= flat.mean(axis=1, keepdims=True)
-    flat /= flat.std(axis=1, keepdims=True) + 1
-    return flat
-
-
-def difference_hash(thumbs: NDArray[np.uint8]) -> Hashes:
-    """64 bits for each of N thumbnails (uint8 Nx32x36): is a cell brighter than its right one?"""
-    cells = thumbs.reshape(len(thumbs), 8, 4, 9, 4).mean(axis=(2, 4))
-    bits = cells[:, :, :-1] > cells[:, :, 1:] + MARGIN
-    packed = np.packbits(bits.reshape(len(thumbs), 64), axis=1)
-    return np.ascontiguousarray(packed).view(np.uint64).ravel()
-
-
-def close_pairs(hashes: Hashes, looks: Floats, groups: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """Pairs (i < j) of different groups with nearly equal hashes and looks, sorted.
-
-    Only hashes that agree in one of eight bands of 8 bits are compared, so the work grows with the
-    number of images that look alike rather than with all pairs. `looks` is float32 NxD.
-    """
-    found: list[tuple[int, int]] = []
-    for band in range(BANDS):
-        keys = (hashes >> np.uint64(8 * band)) & np.uint64(255)
-        order = np.argsort(keys, kind="stable")
-        starts = np.flatnonzero(np.diff(keys[order])) + 1
-        for members in np.split(order, starts):
-            for begin in range(0, len(members), ROWS):
-                rows = members[begin : begin + ROWS]
-                one, two = _alike(hashes, groups, rows, members[begin:], band)
-                difference = _difference(looks, one, two)
-                close = difference < MOST_DIFFERENCE
-                found += zip(one[close].tolist(), two[close].tolist(), strict=True)
-    return sorted(found)
-
-
-def _alike(
-    hashes: Hashes,
-    groups: NDArray[np.int64],
-    rows: NDArray[np.int64],
-    columns: NDArray[np.int64],
-    band: int,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Index pairs whose hashes differ in few bits and agree in no band before `band`."""
-    differing = hashes[rows][:, None] ^ hashes[columns][None, :]
-    good = groups[rows][:, None] != groups[columns][None, :]
-    good &= rows[:, None] < columns[None, :]
-    for earlier in range(band):
-        good &= (differing >> np.uint64(8 * earlier)) & np.uint64(255) != 0
-    one, two = np.nonzero(good)
-    words = differing[one, two].view(np.uint16).reshape(-1, 4)
-    few = _BITS[words].sum(axis=1) <= MOST_BITS
-    return rows[one[few]], columns[two[few]]
-
-
-def _difference(looks: Floats, one: NDArray[np.int64], two: NDArray[np.int64]) -> Floats:
-    parts = [
-        np.abs(looks[one[i : i + 4096]] - looks[two[i : i + 4096]]).mean(axis=1)
-        for i in range(0, len(one), 4096)
-    ]
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zoo.data.images import ORIENTATION, read_image, read_source_ids
+from zoo.data.likeness import thumbnail
 from zoo.data.masks import count_ids
 from zoo.data.opening import opened
 from zoo.data.pairs import LOSSLESS
@@ -19,8 +20,6 @@ from zoo.data.spec import Dataset
 from zoo.errors import InputError
 from zoo.palette import Colour
 
-THUMB = (32, 36)
-"""Height and width of the gray thumbnails that are compared."""
 PNG_TAGS = (b"eXIf", b"Raw profile type", b"adobe.xmp")
 """Words in a PNG that may hold an EXIF orientation."""
 
@@ -43,8 +42,8 @@ class ImageLook:
     """One image; `problem` is the reason where it cannot be decoded, and the rest is then empty.
 
     `size` is (height, width) as zoo sees it. `sums` and `squares` are over all pixels of the three
-    channels of `as_rgb`, in [0, 255]; `digest` names the decoded pixels; `thumb` is uint8 of shape
-    THUMB.
+    channels of `as_rgb`, in [0, 255]; `digest` names the decoded pixels; `thumb` is that of
+    `zoo.data.likeness`.
     """
 
     path: Path
@@ -114,7 +113,6 @@ def look_at_image(path: Path, dataset: Dataset) -> ImageLook:
     sums, squares = counts @ levels, counts @ levels**2
     number = pixels.shape[0] * pixels.shape[1]
     spread = float(np.sqrt(np.maximum(squares / number - (sums / number) ** 2, 0)).mean())
-    thumb = picture.convert("L").resize((THUMB[1], THUMB[0]), Image.Resampling.BOX)
     return ImageLook(
         path,
         header,
@@ -125,7 +123,7 @@ def look_at_image(path: Path, dataset: Dataset) -> ImageLook:
         constant=bool((counts > 0).sum() == 3),
         gray=_is_gray(as_rgb(pixels), counts),
         digest=_digest(pixels),
-        thumb=np.asarray(thumb),
+        thumb=thumbnail(pixels),
     )
 
 
