@@ -9,7 +9,6 @@ The start is measured on `--files` files (links to a few generated ones) that we
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import tempfile
 import time
@@ -24,7 +23,7 @@ from zoo.data.loader import TrainLoader
 from zoo.data.scan import scan_labels
 from zoo.data.scenes import CLASSES, scene
 from zoo.data.spec import load_dataset
-from zoo.environment import commit, device_name, versions
+from zoo.environment import stamp
 from zoo.files import write_json
 from zoo.registry.recipe import Augment
 
@@ -109,10 +108,7 @@ def main() -> None:
         "doctor_seconds_for_10000": round(seconds * 10_000 / options.pairs, 1),
         "start_files": options.files,
         "start_seconds": {name: round(value, 2) for name, value in start.items()},
-        "device": device_name("cpu"),
-        "env": versions(),
-        "commit": commit(),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        **stamp("cpu"),
     }
     write_json(options.out, result)
     print(result["doctor_seconds_for_10000"], result["start_seconds"])

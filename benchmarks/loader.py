@@ -11,7 +11,6 @@ changes of brightness, contrast and saturation; each is measured without workers
 from __future__ import annotations
 
 import argparse
-import datetime
 import os
 import statistics
 import subprocess
@@ -182,7 +181,7 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
 def summary(speeds: dict[str, list[float]], options: argparse.Namespace) -> dict[str, Any]:
     """The medians, and zoo's best setting against the best setting of the others."""
     from zoo.data.spec import load_dataset
-    from zoo.environment import commit, device_name, versions
+    from zoo.environment import stamp
 
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     best = {
@@ -208,10 +207,7 @@ def summary(speeds: dict[str, list[float]], options: argparse.Namespace) -> dict
         "best": best,
         "ratio_median": {k: round(statistics.median(r), 2) for k, r in ratios.items()},
         "ratio_lowest": {k: round(min(r), 2) for k, r in ratios.items()},
-        "device": device_name("cpu"),
-        "env": versions(),
-        "commit": commit(),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        **stamp("cpu"),
     }
 
 

@@ -6,7 +6,6 @@ python benchmarks/startup.py --out benchmarks/speed/startup.json
 from __future__ import annotations
 
 import argparse
-import datetime
 import statistics
 import subprocess
 import sys
@@ -18,7 +17,7 @@ import segmentation_models_pytorch as smp
 
 from zoo.console import track
 from zoo.creation import create
-from zoo.environment import commit, device_name, versions
+from zoo.environment import stamp
 from zoo.files import write_json
 
 COMMANDS = {
@@ -61,10 +60,7 @@ def main() -> None:
         "rounds": options.rounds,
         "seconds_median": {name: round(statistics.median(t), 4) for name, t in times.items()},
         "create_against_smp_median": round(statistics.median(ratios), 4),
-        "device": device_name("cpu"),
-        "env": versions(),
-        "commit": commit(),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        **stamp("cpu"),
     }
     write_json(options.out, result)
     print(result["seconds_median"], result["create_against_smp_median"])

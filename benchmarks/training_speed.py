@@ -9,7 +9,6 @@ and the medians over all turns are compared, so that a noisy machine still gives
 from __future__ import annotations
 
 import argparse
-import datetime
 import statistics
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from torch.nn import functional
 
 from zoo.console import track
 from zoo.creation import create
-from zoo.environment import commit, device_name, versions
+from zoo.environment import stamp
 from zoo.evaluation.evaluate import resolve_precision
 from zoo.files import write_json
 from zoo.registry.load import load_registry
@@ -114,10 +113,7 @@ def main() -> None:
         "images_per_second": {name: round(value, 3) for name, value in speed.items()},
         "ratio_median": round(statistics.median(ratios), 3),
         "ratio_lowest": round(min(ratios), 3),
-        "device": device_name("cpu"),
-        "env": versions(),
-        "commit": commit(),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        **stamp("cpu"),
     }
     write_json(options.out, result)
     print(f"zoo trains {result['ratio_median']} times as fast as plain fp32: {speed} images/s")

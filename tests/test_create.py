@@ -122,6 +122,7 @@ def test_weights_and_build_arguments_from_an_overlay_file(tmp_path: Path) -> Non
         ({}, "needs classes="),
         ({"classes": 0}, "needs classes="),
         ({"classes": 256}, "allowed are 1 to 255"),
+        ({"classes": 2, "in_chans": 0}, "at least one input channel"),
         ({"classes": 2, "img_size": 64, "encoder_weights": None}, "any size; leave img_size out"),
         ({"classes": 2, "decoder_chanels": 3, "encoder_weights": None}, "decoder_chanels"),
     ],

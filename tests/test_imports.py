@@ -27,7 +27,7 @@ LINES = [
     ["zoo.models"],
     ["zoo.registry"],
     ["zoo.leaderboard"],
-    ["zoo.environment", "zoo.console", "zoo.files", "zoo.palette", "zoo.errors", "zoo"],
+    ["zoo.environment", "zoo.page", "zoo.console", "zoo.files", "zoo.palette", "zoo.errors", "zoo"],
 ]
 
 

@@ -48,14 +48,13 @@ def create(
 
     Raises InputError for what cannot be built, RunError where the Hub does not answer.
     """
-    _check_options(options, encoder_weights)
+    _check_options(options, encoder_weights, in_chans)
     folder = model_folder(model)
     if folder is not None:
         if in_chans is not None or img_size is not None or options or encoder_weights != DEFAULT:
             raise InputError(f"{model} is a trained model; only classes= can be changed.")
         return _from_folder(folder, classes)
     from zoo.models.build import build
-    from zoo.models.decoders import DECODERS
     from zoo.registry.registry import resolve
 
     resolved = resolve(str(model), registry)
@@ -65,30 +64,44 @@ def create(
             f"`zoo list --decoder {resolved.decoder}` lists the encoders that fit."
         )
     names = class_names(_needed(classes, str(model)))
-    encoder = _encoder_source(resolved, encoder_weights)
     side = _fixed_side(resolved, img_size)
-    encoder_args = resolved.encoder_args | ({} if img_size is None else {"img_size": img_size})
-    channels = 3 if in_chans is None else in_chans
-    spec = ModelSpec(
+    encoder = _encoder_source(resolved, encoder_weights)
+    spec = _describe(resolved, encoder, names, palette, in_chans or 3, side, options)
+    return build(spec, encoder.file)
+
+
+def _describe(
+    resolved: Resolved,
+    encoder: _Source,
+    classes: list[str],
+    palette: list[Colour] | None,
+    in_chans: int,
+    side: int | None,
+    options: dict[str, Any],
+) -> ModelSpec:
+    from zoo.models.decoders import DECODERS
+
+    decoder = DECODERS[resolved.decoder]
+    resizes = resolved.row is not None and resolved.row.resizes == "img_size"
+    return ModelSpec(
         name=resolved.name,
         decoder=resolved.decoder,
         encoder=resolved.timm_name,
-        classes=names,
-        palette=palette_for(names, palette),
-        in_chans=channels,
-        mean=per_channel(resolved.mean, channels),
-        std=per_channel(resolved.std, channels),
+        classes=classes,
+        palette=palette_for(classes, palette),
+        in_chans=in_chans,
+        mean=per_channel(resolved.mean, in_chans),
+        std=per_channel(resolved.std, in_chans),
         encoder_weights=encoder.identity,
         encoder_revision=encoder.revision,
         licence=resolved.licence if encoder.identity else None,
-        encoder_args=encoder_args,
+        encoder_args=resolved.encoder_args | ({"img_size": side} if resizes else {}),
         decoder_args=resolved.args | options,
-        size_multiple=DECODERS[resolved.decoder].size_multiple,
-        size_minimum=DECODERS[resolved.decoder].size_minimum,
+        size_multiple=decoder.size_multiple,
+        size_minimum=decoder.size_minimum,
         img_size=side,
         smp_loadable=resolved.smp_loadable,
     )
-    return build(spec, encoder.file)
 
 
 def model_folder(model: str | Path) -> Path | None:
@@ -172,7 +185,9 @@ def _needed(classes: int | list[str] | None, model: str) -> int | list[str]:
     return classes
 
 
-def _check_options(options: dict[str, Any], encoder_weights: object) -> None:
+def _check_options(options: dict[str, Any], encoder_weights: object, in_chans: int | None) -> None:
+    if in_chans is not None and in_chans < 1:
+        raise InputError(f"in_chans is {in_chans}; a model needs at least one input channel.")
     for name, right in RENAMED.items():
         if name in options:
             raise InputError(f"{name}= is not an argument of zoo.create; use {right}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import platform
 import subprocess
 from importlib import metadata
@@ -50,6 +51,16 @@ def _git(root: Path, *arguments: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return answer.stdout.strip()
+
+
+def stamp(kind: str) -> dict[str, object]:
+    """What every result file says of its origin: device, versions, commit and date."""
+    return {
+        "device": device_name(kind),
+        "env": versions(),
+        "commit": commit(),
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
 
 
 def device_name(kind: str) -> str:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from zoo.errors import InputError, join_problems
 from zoo.files import read_json, write_text
 from zoo.leaderboard.records import Record, describe, read_record
+from zoo.page import page
 from zoo.palette import default_palette
 from zoo.training.curves import Event, curves, latest, read_log, svg
 
@@ -115,7 +116,7 @@ def read_run(run: Path) -> Run:
 
 def render(run: Run) -> str:
     """The page as HTML text."""
-    title = escape(f"{run.facts.model} on {run.facts.data.name}")
+    title = f"{run.facts.model} on {run.facts.data.name}"
     sections = [
         _summary(run),
         _evaluation(run),
@@ -125,7 +126,7 @@ def render(run: Run) -> str:
         _section("Recipe", _pairs(_recipe(run.facts))),
         _section("Environment", _pairs({key: str(run.facts.env[key]) for key in run.facts.env})),
     ]
-    return _PAGE.format(title=title, style=_STYLE, body="\n".join(filter(None, sections)))
+    return page(title, _STYLE, "\n".join(filter(None, sections)))
 
 
 def _read(path: Path, kind: type[T]) -> T:
@@ -304,21 +305,4 @@ th { font-weight: 500; width: 16rem; }
 figure { margin: 0 0 1rem; }
 img { max-width: 100%; border-radius: .35rem; }
 figcaption { color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
-"""
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
 """

@@ -69,9 +69,9 @@ def test_missing_file_and_folder(tmp_path: Path) -> None:
 def test_a_sound_file(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(GOOD)
-    verify_safetensors(path)
+    assert verify_safetensors(path) is None
 
 
 @pytest.mark.real_data
 def test_a_real_encoder(shared_weights: Path) -> None:
-    verify_safetensors(shared_weights / "mobilenetv2_100_imagenet.safetensors")
+    assert verify_safetensors(shared_weights / "mobilenetv2_100_imagenet.safetensors") is None

@@ -63,7 +63,9 @@ def test_the_recipes_page_shows_overrides_that_work() -> None:
     from zoo.registry import apply_overrides
 
     for row in tables("recipes.md")[6]:
-        apply_overrides(load_registry().recipe("cnn"), [row[0].strip("`")])
+        recipe = load_registry().recipe("cnn")
+        changed = apply_overrides(recipe, [row[0].strip("`"), "crop=32"])
+        assert changed.crop == 32
 
 
 def test_the_registry_page_has_every_decoder_with_title_and_paper() -> None:

@@ -76,7 +76,12 @@ def score(
     return confusion
 
 
-@torch.inference_mode()
+MOST_PIXELS = 2**22
+"""Images with more pixels are seen through windows, so that memory does not grow with them."""
+WINDOW, MARGIN = 1024, 192
+"""Side of a window's part that counts, and the context that it sees around it, in pixels."""
+
+
 def predict_ids(
     model: SegmentationModel,
     images: torch.Tensor,
@@ -86,8 +91,27 @@ def predict_ids(
 ) -> torch.Tensor:
     """Class ids, uint8 B x H x W, of uint8 images B x in_chans x H x W.
 
-    The model must be in evaluation mode.
+    The model must be in evaluation mode. Images of more than 4 megapixels are seen through windows
+    of 1024 pixels with 192 pixels of context on each side.
     """
+    height, width = images.shape[-2:]
+    if height * width <= MOST_PIXELS:
+        return _ids(model, images, precision, device)
+    ids = torch.empty((len(images), height, width), dtype=torch.uint8)
+    for top in range(0, height, WINDOW):
+        for left in range(0, width, WINDOW):
+            y, x = max(0, top - MARGIN), max(0, left - MARGIN)
+            seen = images[..., y : top + WINDOW + MARGIN, x : left + WINDOW + MARGIN]
+            found = _ids(model, seen, precision, device)[..., top - y :, left - x :]
+            place = ids[..., top : top + WINDOW, left : left + WINDOW]
+            place.copy_(found[..., : place.shape[-2], : place.shape[-1]])
+    return ids
+
+
+@torch.inference_mode()
+def _ids(
+    model: SegmentationModel, images: torch.Tensor, precision: str, device: torch.device | str
+) -> torch.Tensor:
     with autocast(precision, device):
         logits: torch.Tensor = model(normalise(images, model.spec, device))
     return logits.argmax(dim=1).to(torch.uint8)

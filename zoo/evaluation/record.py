@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.data.loader import EvalLoader
 from zoo.data.scan import data_hash, scan_labels
 from zoo.data.spec import Dataset, load_dataset
-from zoo.environment import commit, device_name, versions
+from zoo.environment import stamp
 from zoo.errors import InputError
 from zoo.evaluation.evaluate import check_classes, check_pixels, resolve_precision, score
 from zoo.files import hash_of
@@ -72,7 +71,7 @@ def evaluate(
         raise InputError(
             f"{dataset.name}, split {split}: every pixel is ignored, nothing to score."
         )
-    found = Evaluation(model, dataset, split, confusion, chosen, device_name(device.type), seconds)
+    found = Evaluation(model, dataset, split, confusion, chosen, device.type, seconds)
     if out is not None:
         write_record(make_record(found), Path(out))
     return found
@@ -121,10 +120,7 @@ def make_record(found: Evaluation) -> Record:
         "params_m": params_m(found.model),
         "gmacs": None if size is None else gmacs(spec, *size),
         "precision": found.precision,
-        "device": found.device,
-        "env": versions(),
-        "commit": commit(),
-        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        **stamp(found.device),
     }
     return parse_record(fields, f"the evaluation of {spec.name}")
 

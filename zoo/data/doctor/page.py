@@ -21,6 +21,7 @@ from zoo.data.png import IGNORE_COLOUR, png
 from zoo.data.spec import IGNORE
 from zoo.errors import InputError
 from zoo.files import write_text
+from zoo.page import page
 from zoo.palette import Colour
 
 LISTED = 200
@@ -41,7 +42,7 @@ def write_page(diagnosis: Diagnosis, folder: Path) -> Path:
 def render(diagnosis: Diagnosis) -> str:
     """The page as HTML text."""
     splits = count_splits(diagnosis.pairs)
-    title = escape(f"Doctor: {diagnosis.source.name}")
+    title = f"Doctor: {diagnosis.source.name}"
     about = ", ".join(f"{split} {count}" for split, count in splits.items())
     body = [f"<p>{escape(about)}. {escape(summary(diagnosis))}.</p>"]
     for severity in SEVERITIES:
@@ -51,8 +52,8 @@ def render(diagnosis: Diagnosis) -> str:
             body += [_finding(diagnosis, finding) for finding in found]
     body.append(_classes(diagnosis))
     body.append(_samples(diagnosis))
-    page = _PAGE.format(title=title, style=_STYLE, body="\n".join(body))
-    return page.encode("utf-8", "replace").decode("utf-8")  # file names may be no valid text
+    text = page(title, _STYLE, "\n".join(body))
+    return text.encode("utf-8", "replace").decode("utf-8")  # file names may be no valid text
 
 
 def _finding(diagnosis: Diagnosis, finding: Finding) -> str:
@@ -202,21 +203,4 @@ td { font-variant-numeric: tabular-nums; font-size: .9rem; }
 .bar i { display: block; border-radius: .2rem; height: 100%; }
 .swatch { border: 1px solid var(--soft); border-radius: .15rem; display: inline-block;
   height: .8rem; margin-right: .5rem; width: .8rem; }
-"""
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy"
-  content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<h1>{title}</h1>
-{body}
-</body>
-</html>
 """
