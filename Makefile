@@ -4,13 +4,14 @@ BIN := .venv/bin
 JOBS ?= 2
 QUICKSTART ?= quickstart
 
-.PHONY: help quickstart test test-slow lint types install leaderboard clean
+.PHONY: help quickstart test test-slow lint types install leaderboard docs clean
 
 help:
 	@echo "make quickstart   install into .venv, fine-tune on embedded scenes, show the result"
 	@echo "make test         install into .venv and run the test suite"
 	@echo "make test-slow    the tests marked slow (long runs, real data)"
 	@echo "make lint types   ruff and mypy"
+	@echo "make docs         the pages of docs/ as a site"
 	@echo "make leaderboard  render benchmarks/ again from its records"
 
 install: .venv/installed
@@ -41,5 +42,10 @@ types: install
 leaderboard: install
 	$(BIN)/zoo leaderboard build
 
+docs: install
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	$(BIN)/mkdocs build --quiet
+	@echo "the pages are in site/"
+
 clean:
-	rm -rf .venv quickstart .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv quickstart site .pytest_cache .mypy_cache .ruff_cache

@@ -88,6 +88,11 @@ def test_pages_are_linked_from_the_readme() -> None:
     assert missing == []
 
 
+def test_every_page_is_in_the_site() -> None:
+    listed = set(re.findall(r": (\w+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert listed == {page.name for page in (ROOT / "docs").glob("*.md")}
+
+
 def test_links_between_pages_point_to_files() -> None:
     broken = [
         f"{page.name}: {target}"

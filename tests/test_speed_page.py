@@ -5,8 +5,20 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from zoo.leaderboard.records import read_records
+
 ROOT = Path(__file__).parent.parent
 LIST = "zoo list 'unet-*'"
+
+
+def test_the_readme_states_what_the_records_say() -> None:
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    records = {r.encoder_init: r for r in read_records(ROOT / "benchmarks" / "results")}
+    good, poor = records["pretrained"], records["random"]
+    assert good.steps == poor.steps == 540
+    assert f"{good.train_seconds / 60:.0f} minutes on 2 CPU cores" in readme
+    assert f"{100 * good.metrics.miou:.1f} % mIoU on the {good.images} test images" in readme
+    assert f"against {100 * poor.metrics.miou:.1f} % from random weights" in readme
 
 
 def result(name: str) -> dict:
