@@ -1,16 +1,20 @@
-"""One clean data set for the session, and what the doctor says about it."""
+"""Clean data sets for the session, copies to spoil, and what the doctor says without a fault.
+
+`clean` is small; `many` has 200 pairs, once generated and once real, to hide a fault in one.
+"""
 
 from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from doctor_folders import Found, found_in, write_binary
+from doctor_folders import Found, content, found_in, linked, write_binary, write_street
 
 from zoo.data.scenes import write_scenes
 
@@ -22,28 +26,61 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_scenes(folder, train=40, val=12, test=8, size=(64, 80))
 
 
-@pytest.fixture(scope="session")
-def clean_found(clean: Path) -> Found:
-    return found_in(clean)
-
-
 @pytest.fixture
 def data(clean: Path, tmp_path: Path) -> Path:
-    """A copy to put a fault into."""
+    """A copy of `clean` to put a fault into."""
     return Path(shutil.copytree(clean, tmp_path / "scenes"))
 
 
-@pytest.fixture(scope="session")
-def clean_binary(clean: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same pictures with two classes: 0 the rest, 1 the ground."""
-    return write_binary(clean, tmp_path_factory.mktemp("doctor_binary") / "ground")
+@pytest.fixture
+def binary(clean: Path, tmp_path: Path) -> Path:
+    """The pictures of `clean` with two classes: 0 the rest, 1 the ground."""
+    return write_binary(clean, tmp_path / "ground")
+
+
+@pytest.fixture(
+    scope="session", params=["scenes", pytest.param("street", marks=pytest.mark.real_data)]
+)
+def many(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """200 pairs of 64x80, generated scenes or frames of CamVid; the tests only read them."""
+    folder = tmp_path_factory.mktemp("doctor_many") / str(request.param)
+    if request.param == "street":
+        write_street(request.getfixturevalue("shared_data") / "camvid", folder)
+    else:
+        write_scenes(folder, train=140, val=40, test=20, size=(64, 80))
+    before = content(folder)
+    yield folder
+    assert content(folder) == before, "a test wrote into the clean set"
 
 
 @pytest.fixture(scope="session")
-def binary_found(clean_binary: Path) -> Found:
-    return found_in(clean_binary)
+def many_found(many: Path) -> Found:
+    return found_in(many)
 
 
 @pytest.fixture
-def binary(clean_binary: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(clean_binary, tmp_path / "ground"))
+def among_many(many: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of `many` by hard links, to put a fault into."""
+    yield from linked(many, tmp_path / "many")
+
+
+@pytest.fixture(scope="session")
+def many_binary(many: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The pictures of `many` with two classes: 0 the rest, 1 the ground."""
+    folder = write_binary(many, tmp_path_factory.mktemp("doctor_binary") / "ground")
+    before = content(folder)
+    yield folder
+    assert content(folder) == before, "a test wrote into the clean set"
+
+
+@pytest.fixture(scope="session")
+def many_binary_found(many_binary: Path) -> Found:
+    return found_in(many_binary)
+
+
+@pytest.fixture
+def among_many_binary(many_binary: Path, tmp_path: Path) -> Iterator[Path]:
+    """A copy of `many_binary` by hard links, to put a fault into."""
+    yield from linked(many_binary, tmp_path / "many")

@@ -27,12 +27,13 @@ def check_masks(source: Source, pairs: Sequence[Pair]) -> Iterator[Fault]:
             yield from _size(pair, pair.mask)
     yield from _palettes(masks)
     readable = [mask for mask in masks if mask.ids]
-    if is_shifted(source, readable):
+    shifted = is_shifted(source, readable)
+    if shifted:
         last = len(source.classes)
         yield Fault("D312", None, f"ids 1 to {last} for {last} classes; 0 occurs in no mask")
     binary = is_binary(source, readable)
     for mask in readable:
-        yield from _ids(source, mask, binary, is_shifted(source, readable))
+        yield from _ids(source, mask, binary, shifted)
 
 
 def is_binary(source: Source, masks: Sequence[MaskLook]) -> bool:
