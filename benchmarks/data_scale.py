@@ -95,7 +95,7 @@ def start_seconds(files: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--pairs", type=int, default=1000)
+    parser.add_argument("--pairs", type=int, default=4000)
     parser.add_argument("--files", type=int, default=100_000)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
