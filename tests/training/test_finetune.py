@@ -65,6 +65,16 @@ def test_the_run_folder_is_complete(finished: Path) -> None:
     assert [entry["stage"] for entry in epochs] == ["head", "all", "all"]
 
 
+def test_a_run_says_what_it_does(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(scenes, tmp_path / "run", "stages=[{name: all, epochs: 1}]")
+    said = " ".join(capsys.readouterr().err.split())
+    assert "unet-test_resnet on scenes (train 8, val 4, test 4 images): recipe scratch" in said
+    assert "1 epochs of 2 steps, fp32, random encoder" in said
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["precision"] == "fp32"
+
+
 def test_a_frozen_stage_leaves_the_encoder_as_it_was(scenes: Path, tmp_path: Path) -> None:
     run(scenes, tmp_path / "a", "stages=[{name: head, epochs: 1, unfreeze: 0.0}]", "ema=null")
     run(scenes, tmp_path / "b", "stages=[{name: head, epochs: 3, unfreeze: 0.0}]", "ema=null")
@@ -144,10 +154,15 @@ def test_a_folder_with_other_things_is_not_used(scenes: Path, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_resume_with_another_recipe_names_the_field(finished: Path, scenes: Path) -> None:
+def test_a_resume_with_another_recipe_names_the_field(
+    finished: Path, scenes: Path, tmp_path: Path
+) -> None:
     changed = r"(?s)cannot be resumed.*\n  - recipe.clip_norm: the run has null, now it is 1.0$"
+    unfinished = tmp_path / "run"
+    unfinished.mkdir()
+    (unfinished / "run.json").write_bytes((finished / "run.json").read_bytes())
     with pytest.raises(InputError, match=changed):
-        run(scenes, finished, "clip_norm=1.0", resume=True)
+        run(scenes, unfinished, "clip_norm=1.0", resume=True)
 
 
 def test_resume_needs_a_run(scenes: Path, tmp_path: Path) -> None:

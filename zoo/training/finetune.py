@@ -33,7 +33,7 @@ from zoo.registry.overrides import apply_overrides, parse_overrides
 from zoo.registry.recipe import Recipe, recipe_dict, recipe_hash
 from zoo.registry.registry import resolve
 from zoo.training.optim import rate_scale
-from zoo.training.run import RESULT, open_run
+from zoo.training.run import RESULT, check_out, open_run
 from zoo.training.trainer import Result, Trainer
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ def finetune(
         encoder_weights=encoder_weights, registry=registry,
     )  # fmt: skip
     precision = resolve_precision(plan.recipe.precision, _device())
+    check_out(plan.out, resume)
     scan = scan_labels(plan.dataset, ["train", "val"])
     weights, draws = _balance(plan, scan)
     loader = _train_loader(plan, draws)
@@ -139,15 +140,23 @@ def finetune(
     }
     torch.manual_seed(plan.recipe.seed)
     net = _make_model(plan, new_head)
-    open_run(plan.out, _description(plan, net, hashes), resume)
+    open_run(plan.out, _description(plan, net, hashes, precision), resume)
     trainer = Trainer(
         net, plan.recipe, loader, EvalLoader(plan.dataset, "val"), plan.out, class_weights=weights,
         precision=precision, training=_training(plan, net, hashes, precision),
         dataset=plan.dataset.name,
     )  # fmt: skip
-    if resume and (plan.out / RESULT).is_file():
-        raise InputError(f"{plan.out} is finished; start another run with another --out.")
+    _announce(plan, loader.steps_per_epoch, precision, _encoder_init(plan, net))
     return _run(trainer, plan, resume)
+
+
+def _announce(plan: Plan, steps: int, precision: str, encoder_init: str) -> None:
+    images = ", ".join(f"{split} {len(found)}" for split, found in plan.dataset.splits.items())
+    epochs = sum(stage.epochs for stage in plan.recipe.stages)
+    remark(
+        f"{plan.model} on {plan.dataset.name} ({images} images): recipe {plan.recipe_name}, "
+        f"{epochs} epochs of {steps} steps, {precision}, {encoder_init} encoder, into {plan.out}."
+    )
 
 
 def _run(trainer: Trainer, plan: Plan, resume: bool) -> Result:
@@ -263,7 +272,9 @@ def _encoder_init(plan: Plan, model: SegmentationModel) -> str:
     return "random" if model.spec.encoder_weights is None else "pretrained"
 
 
-def _description(plan: Plan, model: SegmentationModel, hashes: dict[str, str]) -> dict[str, Any]:
+def _description(
+    plan: Plan, model: SegmentationModel, hashes: dict[str, str], precision: str
+) -> dict[str, Any]:
     """What run.json holds: everything that a resumed run must share."""
     return {
         "schema": 1,
@@ -280,6 +291,7 @@ def _description(plan: Plan, model: SegmentationModel, hashes: dict[str, str]) -
         "recipe": recipe_dict(plan.recipe),
         "overrides": plan.overrides,
         "seed": plan.recipe.seed,
+        "precision": precision,
         "encoder_init": _encoder_init(plan, model),
         "encoder_weights": model.spec.encoder_weights,
         "spec": json.loads(model.spec.model_dump_json()),

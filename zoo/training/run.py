@@ -17,27 +17,35 @@ RESULT = "result.json"
 BEST = "best"
 
 
-def open_run(out: Path, description: dict[str, Any], resume: bool) -> None:
-    """Prepare the run folder `out` for `description` (what run.json holds).
+def check_out(out: Path, resume: bool) -> None:
+    """Raise InputError unless a run can start in `out`, or go on there with `resume`.
 
-    A new run needs a folder that does not exist or is empty. With `resume` the folder must hold a
-    run of the same description; raises InputError that names every field that differs.
+    A new run needs a folder that does not exist or is empty, a resumed one an unfinished run.
     """
-    if resume:
-        _check_same(out, description)
-        recover_folder(out / BEST)
-        return
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if resume and not (out / RUN).is_file():
+        raise InputError(f"{out} holds no run to resume: {RUN} is missing. Start without --resume.")
+    if resume and (out / RESULT).is_file():
+        raise InputError(f"{out} is finished; start another run with another --out.")
+    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
         what = "already holds a run" if (out / RUN).exists() else "is not an empty folder"
         raise InputError(
             f"{out} {what}. Give another --out, or go on with the run there by --resume."
         )
-    write_json(out / RUN, description)
+
+
+def open_run(out: Path, description: dict[str, Any], resume: bool) -> None:
+    """Prepare the run folder `out`, checked by `check_out`, for what run.json is to hold.
+
+    Raises InputError naming every field in which a resumed run differs from `description`.
+    """
+    if not resume:
+        write_json(out / RUN, description)
+        return
+    _check_same(out, description)
+    recover_folder(out / BEST)
 
 
 def _check_same(out: Path, description: dict[str, Any]) -> None:
-    if not (out / RUN).is_file():
-        raise InputError(f"{out} holds no run to resume: {RUN} is missing. Start without --resume.")
     before = read_json(out / RUN)
     now = json.loads(json.dumps(description))
     problems = [
