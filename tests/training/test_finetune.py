@@ -217,6 +217,16 @@ def test_early_stop(scenes: Path, tmp_path: Path) -> None:
     assert result.epochs < 9
 
 
+def test_a_resume_does_not_run_past_an_early_stop(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    changes = ["optimizer.lr=1e-12", "early_stop={patience: 1}", "ema=null"]
+    changes.append("stages=[{name: all, epochs: 9}]")
+    stopped = run(scenes, out, *changes)
+    (out / "result.json").unlink()  # killed between the last checkpoint and the result
+    again = run(scenes, out, *changes, resume=True)
+    assert (again.stopped, again.epochs, again.steps) == ("early", stopped.epochs, stopped.steps)
+
+
 def test_going_on_from_a_folder_and_with_other_classes(
     finished: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

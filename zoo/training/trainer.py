@@ -112,6 +112,8 @@ class Trainer:
         )
 
     def _stages(self) -> str:
+        if self._should_stop_early():  # a run that was killed just after it had stopped
+            return "early"
         first = 0
         for stage in self.recipe.stages:
             last = first + stage.epochs
