@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from zoo.data.spec import Dataset, Sample, load_dataset
+from zoo.errors import InputError
 
 THREE = "version: 1\nclasses: [sky, road, car]\n"
 
@@ -59,3 +61,16 @@ def plain(classes: int, id_map: dict[int, int] | None = None) -> Dataset:
 
 def sample(image: Path, mask: Path | None) -> Sample:
     return Sample(image.stem, image, mask)
+
+
+def load(root: Path, text: str) -> Dataset:
+    """Load `root` with this text as its dataset.yaml."""
+    (root / "dataset.yaml").write_text(text)
+    return load_dataset(root)
+
+
+def fails(root: Path, text: str) -> str:
+    """The message with which loading `root` with this dataset.yaml is refused."""
+    with pytest.raises(InputError) as caught:
+        load(root, text)
+    return str(caught.value)

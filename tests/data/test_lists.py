@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_folders import THREE, random_image, sample, save, write_split
+from data_folders import THREE, fails, load, random_image, sample, save, write_split
 
 from zoo.data import lists
 from zoo.data.images import image_size, read_image, read_mask, read_pair, read_pixels
@@ -22,17 +22,6 @@ COLOURED = (
     "  - {name: sky, colour: [0, 0, 255]}\n  - {name: road, colour: [255, 0, 0]}\n"
     "ignore_colours: [[0, 0, 0]]\n"
 )
-
-
-def load(root: Path, text: str) -> Dataset:
-    (root / "dataset.yaml").write_text(text)
-    return load_dataset(root)
-
-
-def fails(root: Path, text: str) -> str:
-    with pytest.raises(InputError) as caught:
-        load(root, text)
-    return str(caught.value)
 
 
 @pytest.fixture

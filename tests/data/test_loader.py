@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -287,8 +288,10 @@ def test_a_fault_while_evaluating(tmp_path: Path) -> None:
 
 def test_stopping_early_ends_the_reading(tmp_path: Path) -> None:
     dataset = three_classes(tmp_path, SIZES, split="val")
+    before = threading.active_count()
     for _ in EvalLoader(dataset, "val", batch_pixels=1):
         break
+    assert threading.active_count() == before
 
 
 def test_images_of_any_number_of_channels(tmp_path: Path) -> None:

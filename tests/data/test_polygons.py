@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_folders import random_image, save
+from data_folders import fails, load, random_image, save
 
 from zoo.data import coco, polygons
 from zoo.data.images import read_mask, read_pair
@@ -20,17 +20,6 @@ from zoo.errors import InputError
 ABC = "version: 1\nclasses: [ground, road, car]\nunlabelled: ground\n"
 SQUARE = [1, 1, 3, 1, 3, 3, 1, 3]
 """In COCO's reckoning the corners of pixels: rows 1 and 2, columns 1 and 2."""
-
-
-def load(root: Path, text: str) -> Dataset:
-    (root / "dataset.yaml").write_text(text)
-    return load_dataset(root)
-
-
-def fails(root: Path, text: str) -> str:
-    with pytest.raises(InputError) as caught:
-        load(root, text)
-    return str(caught.value)
 
 
 # LabelMe

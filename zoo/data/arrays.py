@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo.data.extras import extra
 from zoo.data.opening import check_pixels, readable
 from zoo.errors import InputError
 
@@ -44,7 +45,7 @@ def read_tiff(path: Path) -> NDArray[Any]:
 
     Raises InputError where tifffile is not installed or the file is no such image.
     """
-    tifffile = _tifffile(path)
+    tifffile = extra("tifffile", "formats", str(path))
     with readable(path), tifffile.TiffFile(path) as file:
         series = file.series[0]
         _tiff_size(path, series.axes, series.shape)
@@ -56,7 +57,7 @@ def read_tiff(path: Path) -> NDArray[Any]:
 
 def tiff_size(path: Path) -> tuple[int, int]:
     """Height and width of a TIFF that Pillow does not know, from its header through tifffile."""
-    tifffile = _tifffile(path)
+    tifffile = extra("tifffile", "formats", str(path))
     with readable(path), tifffile.TiffFile(path) as file:
         return _tiff_size(path, file.series[0].axes, file.series[0].shape)
 
@@ -70,17 +71,6 @@ def _tiff_size(path: Path, axes: str, shape: tuple[int, ...]) -> tuple[int, int]
     height, width = shape[axes.index("Y")], shape[axes.index("X")]
     check_pixels(path, height, width)
     return height, width
-
-
-def _tifffile(path: Path) -> Any:
-    try:
-        import tifffile
-    except ImportError as error:
-        raise InputError(
-            f"{path} needs the package tifffile, which is not installed. Install it with "
-            f"`pip install 'segmentation-zoo[formats]'`."
-        ) from error
-    return tifffile
 
 
 def to_channels(values: NDArray[Any], channels: int, path: Path) -> NDArray[Any]:

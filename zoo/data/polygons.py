@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from zoo.data.extras import extra
 from zoo.data.opening import check_pixels
 from zoo.data.spec import IGNORE, OTHERS, Dataset
 from zoo.errors import InputError, shortened
@@ -188,7 +189,7 @@ def _coco_area(segmentation: object, size: tuple[int, ...], where: str) -> NDArr
     polygons = [polygon for polygon in polygons if len(polygon) >= 6]  # two points cover nothing
     if not polygons:
         return np.zeros(0, dtype=np.intp)
-    mask_tools = coco_tools(where)
+    mask_tools = extra("pycocotools.mask", "formats", where)
     parts = mask_tools.frPyObjects(polygons, size[0], size[1])
     packed = mask_tools.merge(parts)["counts"].decode()
     return np.flatnonzero(_run_lengths({"size": list(size), "counts": packed}, size, where))
@@ -237,15 +238,3 @@ def _unpacked(text: str, where: str) -> list[int]:
         counts.append(value + counts[-2] if len(counts) > 2 else value)
         value = shift = 0
     return counts
-
-
-def coco_tools(where: str) -> Any:
-    """pycocotools.mask. Raises InputError that names the extra where it is not installed."""
-    try:
-        from pycocotools import mask
-    except ImportError as error:
-        raise InputError(
-            f"{where} needs the package pycocotools, which is not installed. Install it with "
-            f"`pip install 'segmentation-zoo[formats]'`."
-        ) from error
-    return mask

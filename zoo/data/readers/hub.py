@@ -14,6 +14,7 @@ from PIL import Image
 
 from zoo.console import remark
 from zoo.data.cache import cache_folder
+from zoo.data.extras import extra
 from zoo.data.pairs import FORMATS
 from zoo.data.spec import Dataset
 from zoo.errors import InputError, shortened
@@ -68,7 +69,7 @@ def read_hub(place: str) -> Dataset:
 
 def _load(place: str) -> dict[str, Any]:
     """The splits of the data set, by the names that they have there."""
-    datasets = _library(place)
+    datasets = extra("datasets", "datasets", f"hf:{place}")
     path = Path(place).expanduser()
     repository, _, revision = place.partition("@")
     try:
@@ -88,20 +89,9 @@ def _load(place: str) -> dict[str, Any]:
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
 
 
-def _library(place: str) -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise InputError(
-            f"hf:{place} needs the package datasets, which is not installed. Install it with "
-            f"`pip install 'segmentation-zoo[datasets]'`."
-        ) from error
-    return datasets
-
-
 def _columns(place: str, splits: dict[str, Any]) -> list[str]:
     """The columns of images and of masks, which every split must have."""
-    datasets = _library(place)
+    datasets = extra("datasets", "datasets", f"hf:{place}")
     features: dict[str, Any] = next(iter(splits.values())).features if splits else {}
     pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
     images = [name for name in IMAGE_COLUMNS if name in pictures]
@@ -166,7 +156,7 @@ def _description(place: str, names: dict[str, str]) -> str:
 
 def _write_split(folder: Path, split: Any, columns: list[str], place: str) -> None:
     """Write the pictures of a split as they are stored, without decoding them."""
-    datasets = _library(place)
+    datasets = extra("datasets", "datasets", f"hf:{place}")
     rows = split.select_columns(columns)
     for column in columns:
         rows = rows.cast_column(column, datasets.Image(decode=False))
