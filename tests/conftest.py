@@ -52,15 +52,16 @@ def _set_environment() -> None:
 
 _set_environment()
 sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(TESTS / "hub"))
 
 if TYPE_CHECKING:
-    from loopback_hub import LoopbackHub
+    from hub_server import LoopbackHub
 
 
 @pytest.fixture(scope="session")
 def hub_server() -> Iterator[LoopbackHub]:
     """The loopback Hub at HF_ENDPOINT, started when the first test asks for it."""
-    from loopback_hub import LoopbackHub
+    from hub_server import LoopbackHub
 
     hub = LoopbackHub(port=int(os.environ["ZOO_TEST_HUB_PORT"]))
     yield hub

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.console import remark
-from zoo.errors import InputError
+from zoo.errors import InputError, unknown
 from zoo.files import sha256
 from zoo.models.spec import ModelSpec, class_names, palette_for, per_channel
+from zoo.remote.address import is_address, parse_address
 
 if TYPE_CHECKING:
     from zoo.models.segmentation import SegmentationModel
@@ -32,28 +33,36 @@ def create(
     classes: int | list[str] | None = None,
     in_chans: int | None = None,
     encoder_weights: str | Path | None = DEFAULT,
+    weights: str | Path | None = None,
     img_size: int | None = None,
     palette: list[Colour] | None = None,
     registry: Path | None = None,
     **options: Any,
 ) -> SegmentationModel:
-    """Create a model from a name such as `unet-resnet18`, or load it from a folder.
+    """Create a model from a name such as `unet-resnet18`, or load a trained one.
 
-    `model`: a registry name, a model folder, or a run folder (its best model).
+    `model`: a registry name, a model folder, a run folder (its best model), or a repository on the
+    Hub as `hf-hub:ORG/REPO[@REVISION]`. `weights` (names only): trained weights, by the name that
+    the registry gives them, as a folder or as a repository.
     `classes`: a number or a list of names; needed for a name, and for a folder only to replace the
     layer that scores the classes. `encoder_weights` (names only): "default" for the tag's own from
-    the Hub, a .safetensors file, or None for random weights. `img_size`: side in pixels that a
+    the Hub, a .safetensors file, a timm repository as `hf-hub:ORG/REPO[@REVISION]`, or None for
+    random weights. `img_size`: side in pixels that a
     fixed-size encoder is built for. `registry`: an overlay file. Other `options` are arguments of
     the decoder's constructor, such as `decoder_channels`.
 
     Raises InputError for what cannot be built, RunError where the Hub does not answer.
     """
     _check_options(options, encoder_weights, in_chans)
-    folder = model_folder(model)
+    trained = model if weights is None else _trained(str(model), weights, registry)
+    folder = model_folder(trained)
     if folder is not None:
         if in_chans is not None or img_size is not None or options or encoder_weights != DEFAULT:
-            raise InputError(f"{model} is a trained model; only classes= can be changed.")
+            raise InputError(f"{trained} is a trained model; only classes= can be changed.")
+        if weights is not None:
+            _check_architecture(str(model), folder, registry)
         return _from_folder(folder, classes)
+    from zoo.hub.config import check_spec
     from zoo.models.build import build
     from zoo.registry.registry import resolve
 
@@ -67,7 +76,9 @@ def create(
     side = _fixed_side(resolved, img_size)
     encoder = _encoder_source(resolved, encoder_weights)
     spec = _describe(resolved, encoder, names, palette, in_chans or 3, side, options)
-    return build(spec, encoder.file)
+    made = build(spec, encoder.file)
+    check_spec(spec, resolved.name)  # what could not be loaded again is not made
+    return made
 
 
 def _describe(
@@ -79,10 +90,10 @@ def _describe(
     side: int | None,
     options: dict[str, Any],
 ) -> ModelSpec:
-    from zoo.models.decoders import DECODERS
+    from zoo.models.decoders import input_minimum, input_multiple
 
-    decoder = DECODERS[resolved.decoder]
-    resizes = resolved.row is not None and resolved.row.resizes == "img_size"
+    row, in_smp = resolved.row, resolved.smp_loadable
+    resizes = row is not None and row.resizes == "img_size"
     return ModelSpec(
         name=resolved.name,
         decoder=resolved.decoder,
@@ -90,24 +101,31 @@ def _describe(
         classes=classes,
         palette=palette_for(classes, palette),
         in_chans=in_chans,
-        mean=per_channel(resolved.mean, in_chans),
-        std=per_channel(resolved.std, in_chans),
+        mean=per_channel(encoder.mean or resolved.mean, in_chans),
+        std=per_channel(encoder.std or resolved.std, in_chans),
         encoder_weights=encoder.identity,
         encoder_revision=encoder.revision,
-        licence=resolved.licence if encoder.identity else None,
+        licence=encoder.licence or resolved.licence if encoder.identity else None,
         encoder_args=resolved.encoder_args | ({"img_size": side} if resizes else {}),
         decoder_args=resolved.args | options,
-        size_multiple=decoder.size_multiple,
-        size_minimum=decoder.size_minimum,
+        size_multiple=input_multiple(resolved.decoder, row, in_smp),
+        size_minimum=input_minimum(resolved.decoder, row),
         img_size=side,
         smp_loadable=resolved.smp_loadable,
     )
 
 
 def model_folder(model: str | Path) -> Path | None:
-    """The model folder that MODEL names: the folder itself, or best/ of a run; None for a name."""
+    """The model folder that MODEL names; None for a registry name.
+
+    A folder is itself, a run its best/, a repository on the Hub what was pulled into the cache.
+    """
     from zoo.hub.folder import is_model_folder
 
+    if is_address(model):
+        from zoo.hub.pull import pull
+
+        return pull(parse_address(str(model)))
     path = Path(model)
     if path.is_dir():
         best = path / "best"
@@ -116,24 +134,71 @@ def model_folder(model: str | Path) -> Path | None:
         return path
     if isinstance(model, Path) or "/" in str(model) or str(model).startswith("."):
         raise InputError(
-            f"There is no folder {model}. Give a name, a model folder or a run folder."
+            f"There is no folder {model}. Give a name, a model folder, a run folder or "
+            "hf-hub:ORG/REPO."
         )
     return None
 
 
+def _trained(name: str, weights: str | Path, registry: Path | None) -> str | Path:
+    """Where the trained weights of a named model lie. Raises InputError for unknown ones."""
+    from zoo.registry.registry import resolve
+
+    if is_address(weights) or Path(weights).is_dir():
+        return weights
+    known = resolve(name, registry).trained
+    if str(weights) not in known:
+        text = (
+            unknown(f"weights of {name}", str(weights), known)
+            if known
+            else (f"The registry names no trained weights of {name}.")
+        )
+        raise InputError(f"{text} A folder or hf-hub:ORG/REPO is taken too.")
+    row = known[str(weights)]
+    return f"hf-hub:{row.hub}@{row.revision}"
+
+
+def _check_architecture(name: str, folder: Path, registry: Path | None) -> None:
+    """Raise InputError where the trained model in `folder` is another net than `name`."""
+    from zoo.hub.folder import read_folder
+    from zoo.registry.registry import resolve
+
+    wanted, spec = resolve(name, registry), read_folder(folder).spec
+    encoder = spec.encoder.partition(".")[0]
+    if (spec.decoder, encoder) != (wanted.decoder, wanted.encoder):
+        raise InputError(
+            f"{folder} holds {spec.decoder}-{encoder}, not {name}. Leave the name out: "
+            "zoo.create takes a folder or hf-hub:ORG/REPO by itself."
+        )
+
+
 @dataclass(frozen=True)
 class _Source:
-    """Where an encoder's weights come from; `identity` is a tag, a hash or None for random."""
+    """Where an encoder's weights come from; `identity` is a tag, a hash or None for random.
+
+    `mean`, `std` and `licence` are given where they differ from what the registry says.
+    """
 
     file: Path | None = None
     identity: str | None = None
     revision: str | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+    licence: str | None = None
 
 
 def _encoder_source(resolved: Resolved, encoder_weights: str | Path | None) -> _Source:
     """The file with the encoder's weights: none, the user's, the registry's or the Hub's."""
     if encoder_weights is None:
         return _Source()
+    if is_address(encoder_weights):
+        from zoo.hub.timm import fetch_timm
+
+        timm = fetch_timm(resolved.encoder, parse_address(str(encoder_weights)))
+        identity = f"hf-hub:{timm.file.repo}"
+        return _Source(
+            timm.file.path, identity, timm.file.revision, timm.mean, timm.std, timm.licence
+        )
     file = resolved.weights_file if encoder_weights == DEFAULT else Path(encoder_weights)
     if file is not None:
         if not file.is_file():

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
+import time
+from types import SimpleNamespace
 
-from zoo.hub import download
+import pytest
+from huggingface_hub.utils import _http
+
+from zoo.remote import download, listing, upload
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "RETRY_PAUSE_S", 0.0)
+    monkeypatch.setattr(listing, "RETRY_PAUSE_S", 0.0)
+    monkeypatch.setattr(upload, "RETRY_PAUSE_S", 0.0)
+    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda _: None, time=time.time))
     monkeypatch.setattr(download, "CHUNK_BYTES", 1024)

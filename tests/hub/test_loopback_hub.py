@@ -8,8 +8,8 @@ import json
 
 import huggingface_hub
 import pytest
+from hub_server import LoopbackHub
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-from loopback_hub import LoopbackHub
 
 REPO = "org/net"
 BYTES = bytes(range(200))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import timm
 import torch
-from loopback_hub import LoopbackHub
+from hub_server import LoopbackHub
 from safetensors.torch import save
 
 from zoo.hub.encoders import fetch_encoder

@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
-
-from huggingface_hub import constants, get_token
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+from typing import Any
 
 from zoo.console import remark
-from zoo.errors import InputError, ZooError, join_problems
-from zoo.hub.download import COMMIT, EncoderFile, Wanted, ask, cached_file, store
+from zoo.errors import InputError, RunError, ZooError, join_problems, printable, shortened
+from zoo.files import sha256
+from zoo.remote.address import Address, hub_timeout, problems
+from zoo.remote.cache import cached_commit, cached_file, note_revision
+from zoo.remote.download import store
+from zoo.remote.listing import Listing, ask
+from zoo.remote.task import Task, host
 
 WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+OFFLINE_WAYS = (
+    "without any download: encoder_weights=None, on the command line --encoder-weights none "
+    "(random weights: expect far lower accuracy)",
+    'from a file at hand: encoder_weights="FILE.safetensors", --encoder-weights FILE.safetensors',
+    "from the cache of a machine that has a connection: copy its HF_HOME folder and point HF_HOME "
+    "at the copy",
+    "for good: an overlay registry (ZOO_REGISTRY) whose encoder rule names a local weights file",
+)
+
+
+@dataclass(frozen=True)
+class EncoderFile:
+    """A verified safetensors file: where it lies, and the repository and commit it came from.
+
+    `config` is the repository's config.json where it was asked for.
+    """
+
+    path: Path
+    repo: str
+    revision: str
+    sha256: str
+    config: dict[str, Any] | None = None
 
 
 def fetch_encoder(
@@ -23,48 +49,94 @@ def fetch_encoder(
     hub_id: str,
     *,
     revision: str | None = None,
-    timeout: float = 10.0,
+    timeout: float | None = None,
     filename: str = WEIGHTS_FILE,
+    with_config: bool = False,
 ) -> EncoderFile:
     """Fetch the pretrained weights of a timm encoder, or take them from the cache.
 
     `revision` is a commit, a branch or a tag, by default `main`; a full commit that is cached needs
     no request. Where the Hub cannot be asked, a cached file is used with a remark. `timeout` is in
-    seconds: the longest silence of the server that is waited for, not the time of the download.
+    seconds: the longest silence of the server that is waited for, not the time of the download; by
+    default ZOO_HUB_TIMEOUT or 10. `with_config` reads the repository's config.json too.
     Processes may fetch the same file at once: each writes its own temporary file.
 
     Raises InputError where the repository, its revision or its safetensors file is missing or not
     open to the user, RunError where the Hub fails or sends other bytes than it lists.
     """
-    wanted = Wanted(f"{encoder}.{tag}" if tag else encoder, hub_id, revision, filename)
-    _check(wanted)
-    found = _fetch(wanted, timeout)
-    verify_safetensors(found.path)
+    name = f"{encoder}.{tag}" if tag else encoder
+    task = _task(name, Address(hub_id, revision))
+    _check(task, name, filename)
+    names = [CONFIG_FILE, filename] if with_config else [filename]
+    files = _fetch(task, name, names, hub_timeout() if timeout is None else timeout)
+    path = files[filename]
+    verify_safetensors(path)
+    config = _config(files[CONFIG_FILE]) if with_config else None
+    return EncoderFile(path, hub_id, path.parent.name, sha256(path), config)
+
+
+def _task(name: str, address: Address) -> Task:
+    return Task(f"fetch the weights of encoder {name} from {address.repo}", address, OFFLINE_WAYS)
+
+
+def _fetch(task: Task, name: str, files: list[str], timeout: float) -> dict[str, Path]:
+    if task.address.pinned and (cached := _cached(task, files)):
+        return cached
+    try:
+        listing = ask(task, timeout)
+    except ZooError as error:
+        cached = _cached(task, files)
+        if cached is None:
+            raise
+        commit = cached[files[-1]].parent.name
+        reason = str(error).partition(" Ways on:")[0]
+        remark(f"{reason} The cached file of revision {commit[:12]} is used.")
+        return cached
+    _check_listing(task, listing, name, files)
+    found = {file: store(task, listing, file, timeout) for file in files}
+    note_revision(task, listing.commit)
     return found
 
 
-def _fetch(wanted: Wanted, timeout: float) -> EncoderFile:
-    pinned = wanted.revision is not None and COMMIT.fullmatch(wanted.revision)
-    if pinned and (cached := cached_file(wanted)):
-        return cached
+def _cached(task: Task, files: list[str]) -> dict[str, Path] | None:
+    commit = cached_commit(task)
+    if commit is None:
+        return None
+    found = {name: cached_file(task, name, commit) for name in files}
+    paths = {name: path for name, path in found.items() if path is not None}
+    return paths if len(paths) == len(files) else None
+
+
+def _check_listing(task: Task, listing: Listing, name: str, files: list[str]) -> None:
+    missing = [file for file in files if file not in listing.files]
+    if missing:
+        held = sorted(map(printable, listing.files))
+        has = f"it holds {shortened(held, 5)}" if held else "it is empty"
+        raise InputError(
+            f"{task.repo} has no {missing[-1]} ({has}). Pickles (.bin, .pth) can run code and "
+            f"are never loaded. Choose another tag of encoder {name.partition('.')[0]}, or "
+            "convert the weights with safetensors.torch.save_file and give "
+            'encoder_weights="FILE.safetensors".'
+        )
+    if len(listing.files[files[-1]].digest) != 64:
+        reason = f"{host()} lists no SHA-256 of {files[-1]}, so that no download can be verified"
+        raise RunError(task.failure(reason))
+
+
+def _config(path: Path) -> dict[str, Any] | None:
     try:
-        listed = ask(wanted, timeout)
-    except ZooError as error:
-        cached = cached_file(wanted)
-        if cached is None:
-            raise
-        reason = str(error).partition(" Ways on:")[0]
-        remark(f"{reason} The cached file of revision {cached.revision[:12]} is used.")
-        return cached
-    return store(wanted, listed, timeout)
+        config = json.loads(path.read_bytes())
+    except ValueError:
+        return None
+    return config if isinstance(config, dict) else None
 
 
 def hub_answers(hub_id: str, timeout: float = 3.0) -> bool:
     """Whether the Hub answers within `timeout` seconds and `hub_id` has a safetensors file."""
-    wanted = Wanted(hub_id, hub_id, None, WEIGHTS_FILE)
+    task = _task(hub_id, Address(hub_id))
     try:
-        _check(wanted)
-        ask(wanted, timeout)
+        _check(task, hub_id, WEIGHTS_FILE)
+        _check_listing(task, ask(task, timeout), hub_id, [WEIGHTS_FILE])
     except ZooError:
         return False
     return True
@@ -110,37 +182,15 @@ def _file_problem(path: Path) -> str | None:
     return None
 
 
-def _check(wanted: Wanted) -> None:
+def _check(task: Task, name: str, filename: str) -> None:
     """Refuse what must not reach a request: no repository, a pickle, a broken endpoint or token."""
-    if not wanted.repo:
+    if not task.repo:
         raise InputError(
-            f"timm names no repository on the Hub for the weights of encoder {wanted.name}. Use "
+            f"timm names no repository on the Hub for the weights of encoder {name}. Use "
             'another tag of it, encoder_weights="FILE.safetensors" or encoder_weights=None.'
         )
-    problems = []
-    try:
-        validate_repo_id(wanted.repo)
-    except HFValidationError:
-        problems.append(f"{wanted.repo!r} is not a repository id like org/name")
-    name = wanted.filename
-    if not name.endswith(".safetensors") or "/" in name or "\\" in name:
-        problems.append(f"the file has to be a plain *.safetensors name, not {name!r}")
-    if ".." in wanted.branch or wanted.branch.startswith("/"):
-        problems.append(f"{wanted.branch!r} is no commit, branch or tag")
-    if not _is_web_address(constants.ENDPOINT):
-        problems.append("HF_ENDPOINT has to look like https://huggingface.co")
-    token = get_token()
-    if token is not None and not (token.isascii() and token.isprintable()):
-        problems.append("the Hub token (HF_TOKEN) holds characters that no token has; set it anew")
-    if problems:
-        raise InputError(
-            join_problems(f"Cannot fetch the weights of encoder {wanted.name}:", problems)
-        )
-
-
-def _is_web_address(endpoint: str) -> bool:
-    try:
-        parts = urlsplit(endpoint)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
+    found = list(problems(task.address))
+    if not filename.endswith(".safetensors") or "/" in filename or "\\" in filename:
+        found.append(f"the file has to be a plain *.safetensors name, not {filename!r}")
+    if found:
+        raise InputError(join_problems(f"Cannot fetch the weights of encoder {name}:", found))

@@ -12,31 +12,31 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
-from zoo.errors import InputError, join_problems
-from zoo.files import new_folder, read_json
-from zoo.hub.card import card
+from zoo.errors import InputError
+from zoo.files import new_folder
+from zoo.hub.card import Extras, card
+from zoo.hub.config import SCHEMA, Described, read_config
+from zoo.hub.licences import required_licence
 from zoo.models.spec import ModelSpec, palette_for
+from zoo.remote.address import snapshot_origin
 
 if TYPE_CHECKING:
+    import torch
+
     from zoo.models.segmentation import SegmentationModel
 
-SCHEMA = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 CARD = "README.md"
-HEAD = "segmentation_head."
+NOT_SMP = "zoo"
+"""The class named in config.json where segmentation-models-pytorch has none; it then refuses."""
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelFolder:
+class ModelFolder(Described):
     """What config.json says. `training` and `metrics` are None for a model that was not trained."""
 
-    path: Path
-    spec: ModelSpec
-    training: dict[str, Any] | None
-    metrics: dict[str, Any] | None
+    path: Path = Path()
 
 
 def save_folder(
@@ -62,19 +62,22 @@ def save_folder(
         )
         config = make_config(model.spec, training, metrics)
         (folder / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
-        (folder / CARD).write_text(card(model.spec, training, metrics), encoding="utf-8")
+        extras = Extras(licence=required_licence(model.spec.licence))
+        (folder / CARD).write_text(card(model.spec, training, metrics, extras), encoding="utf-8")
 
 
 def make_config(
     spec: ModelSpec, training: dict[str, Any] | None, metrics: dict[str, Any] | None
 ) -> dict[str, Any]:
     """The content of config.json."""
-    from zoo.models.build import smp_config
+    from zoo.models.build import in_smp, smp_config
     from zoo.models.decoders import DECODERS
 
+    theirs: dict[str, Any] = {"_model_class": NOT_SMP}
+    if in_smp(spec) and spec.norm == "batch":
+        theirs = {"_model_class": DECODERS[spec.decoder].smp_class, **smp_config(spec)}
     return {
-        "_model_class": DECODERS[spec.decoder].smp_class,
-        **smp_config(spec),
+        **theirs,
         "_zoo": {
             "schema": SCHEMA,
             "spec": spec.model_dump(mode="json"),
@@ -97,43 +100,90 @@ def read_folder(path: Path) -> ModelFolder:
                 f"{path} is not a model folder: it holds no {name}. "
                 "Give the folder that fine-tuning left as best/, or its run folder."
             )
-    config = read_json(path / CONFIG)
-    ours = config.get("_zoo") if isinstance(config, dict) else None
-    if not isinstance(ours, dict):
-        raise InputError(f"{path / CONFIG} has no `_zoo` section; it was not written by zoo.")
-    schema = ours.get("schema")
-    if schema != SCHEMA:
-        raise InputError(
-            f"{path / CONFIG} has schema {schema!r}, this version reads {SCHEMA}. "
-            "Upgrade segmentation-zoo to read newer models."
-        )
-    try:
-        spec = ModelSpec.model_validate_json(json.dumps(ours.get("spec")))
-    except ValidationError as error:
-        problems = [f"_zoo.spec.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        raise InputError(join_problems(f"{path / CONFIG} has problems:", problems)) from error
-    return ModelFolder(path, spec, ours.get("training"), ours.get("metrics"))
+    described = read_config(path / CONFIG)
+    return ModelFolder(**vars(described), path=path)
 
 
 def load_folder(path: Path, classes: list[str] | None = None) -> SegmentationModel:
     """Load the model in `path`.
 
-    `classes`: names of other classes; the layer that scores the classes then starts at random and
+    `classes`: names of other classes; the layers that score the classes then start at random and
     everything else is loaded. Raises InputError where the weights do not fit the description.
     """
-    from zoo.models.build import build, build_with_weights, check_keys, read_weights
+    from zoo.models.build import build, check_keys, read_weights
 
     described = read_folder(path)
-    spec = described.spec
-    state = read_weights(path / WEIGHTS)
+    spec, state = described.spec, read_weights(path / WEIGHTS)
     if classes is None or classes == spec.classes:
-        model = build_with_weights(spec, state)
+        model = build(spec)
+        load_state(model, state, described)
         model.provenance = described.training
+        if (commit := snapshot_origin(path)) is not None:
+            model.provenance = (described.training or {}) | {"pulled_from": commit}
         return model
-    changed = spec.model_dump() | {"classes": classes, "palette": palette_for(classes, None)}
-    model = build(ModelSpec.model_validate(changed))
+    model = build(with_classes(spec, classes))
     fresh = model.net.state_dict()
-    merged = state | {name: fresh[name] for name in fresh if name.startswith(HEAD)}
+    if described.foreign:
+        old = build(spec)
+        load_state(old, state, described)
+        state = old.net.state_dict()
+    merged = state | {name: fresh[name] for name in class_layers(spec)}
     check_keys(model.net, merged)
     model.net.load_state_dict(merged)
     return model
+
+
+def load_state(
+    model: SegmentationModel, state: dict[str, torch.Tensor], described: Described
+) -> None:
+    """Load `state` into `model` strictly. Raises InputError where it does not fit."""
+    from zoo.hub.smp import load_smp_state
+    from zoo.models.build import check_keys
+
+    if described.foreign:
+        load_smp_state(model.net, state)
+        return
+    check_keys(model.net, state)
+    model.net.load_state_dict(state)
+
+
+def check_shapes(described: Described, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Raise InputError unless tensors of these names and shapes fit the description.
+
+    Nothing of the model's size is allocated: it is built on the `meta` device.
+    """
+    import torch
+
+    try:
+        with torch.device("meta"):
+            state = {name: torch.empty(shape) for name, shape in shapes.items()}
+    except (RuntimeError, TypeError) as error:
+        raise InputError("The weights hold a tensor that is too large to exist.") from error
+    load_state(build_on_meta(described.spec), state, described)
+
+
+def build_on_meta(spec: ModelSpec) -> SegmentationModel:
+    """The model of `spec` without memory for its weights."""
+    import torch
+
+    from zoo.models.build import build
+
+    with torch.device("meta"):
+        model = build(spec)
+    return model.to("meta")  # SMP makes some layers anew without asking for the device
+
+
+def with_classes(spec: ModelSpec, classes: list[str]) -> ModelSpec:
+    """`spec` for other classes, in the default colours."""
+    changed = spec.model_dump() | {"classes": classes, "palette": palette_for(classes, None)}
+    return ModelSpec.model_validate(changed)
+
+
+def class_layers(spec: ModelSpec) -> list[str]:
+    """The names of the tensors that score the classes: those that grow with their number."""
+    count = len(spec.classes)
+    sizes = [
+        {name: tensor.shape for name, tensor in build_on_meta(other).net.state_dict().items()}
+        for other in (spec, with_classes(spec, [f"class_{i}" for i in range(count % 255 + 1)]))
+    ]
+    return [name for name, shape in sizes[0].items() if sizes[1][name] != shape]

@@ -10,8 +10,10 @@ from pathlib import Path
 
 from zoo.errors import InputError, RunError, join_problems, nearest, unknown
 from zoo.registry import timm_table
+from zoo.registry.from_hub import fetch_overlay, unsafe_parts
 from zoo.registry.recipe import Recipe
 from zoo.registry.schema import CuratedModel, Decoder, RegistryFile, Rule, read_registry_file
+from zoo.remote.address import is_address, snapshot_origin
 
 OURS = "registry.yaml"
 PACKAGE = Path(__file__).parent.parent
@@ -56,10 +58,13 @@ def registry_file() -> Path:
 def load_registry(overlay: Path | None = None) -> Registry:
     """The registry, with the overlay given here or named by the variable ZOO_REGISTRY on top.
 
-    Raises InputError with every problem of a file at once. A file is read again once it changes.
+    An overlay may lie on the Hub: `hf-hub:ORG/REPO@COMMIT`. Raises InputError with every problem of
+    a file at once. A file is read again once it changes.
     """
     if overlay is None and (named := os.environ.get("ZOO_REGISTRY")):
         overlay = Path(named)
+    if overlay is not None and is_address(overlay):
+        overlay = fetch_overlay(str(overlay))
     ours = registry_file()
     return _load(ours, _version(ours), overlay, _version(overlay) if overlay else None)
 
@@ -82,6 +87,8 @@ def _load(ours: Path, _: object, overlay: Path | None, __: object) -> Registry:
     if overlay is None:
         return _merged(base, RegistryFile(), None)
     extra = read_registry_file(overlay)
+    if snapshot_origin(overlay.parent) is not None:
+        _refuse(overlay, unsafe_parts(extra))
     _refuse(overlay, _wrong_references(extra, base, overlay.parent))
     return _merged(base, extra, overlay)
 

@@ -1,0 +1,135 @@
+"""zoo import: old checkpoints become model folders, or say what does not fit."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import segmentation_models_pytorch as smp
+import torch
+from hub_models import same_output, tiny
+
+import zoo
+from zoo.cli import run
+from zoo.errors import InputError
+from zoo.importing import import_checkpoint
+
+NAME = "unet-test_resnet"
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "module._orig_mod.net."])
+@pytest.mark.parametrize("holder", [None, "state_dict", "model"])
+def test_prefixes_and_holders(tmp_path: Path, prefix: str, holder: str | None) -> None:
+    state: Any = {f"{prefix}{name}": t for name, t in tiny().net.state_dict().items()}
+    torch.save({holder: state, "epoch": 3} if holder else state, tmp_path / "old.pth")
+    made = import_checkpoint(tmp_path / "old.pth", NAME, ["road", "a | b"], tmp_path / "new")
+    assert (made.prefix, made.left_out, made.filled) == (prefix, [], [])
+    assert same_output(zoo.create(tmp_path / "new"), tiny())
+
+
+def test_what_is_not_part_of_the_network_is_left_out_and_reported(tmp_path: Path) -> None:
+    state = {f"model.{name}": tensor for name, tensor in tiny().net.state_dict().items()}
+    state |= {"criterion.weight": torch.ones(2), "model.ema_decay": torch.ones(1)}
+    torch.save({"state_dict": state}, tmp_path / "old.ckpt")
+    made = import_checkpoint(tmp_path / "old.ckpt", NAME, 2, tmp_path / "new")
+    assert made.left_out == ["criterion.weight", "model.ema_decay"]
+
+
+def test_a_checkpoint_of_before_batches_were_counted(tmp_path: Path) -> None:
+    state = {n: t for n, t in tiny().net.state_dict().items() if "num_batches" not in n}
+    torch.save(state, tmp_path / "old.pth")
+    import_checkpoint(tmp_path / "old.pth", NAME, 2, tmp_path / "new")
+    assert same_output(zoo.create(tmp_path / "new"), tiny())
+
+
+def test_an_encoder_of_smps_own(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    theirs = smp.Unet("resnet18", encoder_weights=None, classes=3).eval()
+    torch.save(theirs.state_dict(), tmp_path / "old.pth")
+    import_checkpoint(tmp_path / "old.pth", "unet-smp:resnet18", 3, tmp_path / "new")
+    model = zoo.create(tmp_path / "new").eval()
+    images = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(model(images), theirs(images))
+    again = smp.from_pretrained(str(tmp_path / "new")).eval()
+    with torch.no_grad():
+        assert torch.equal(again(images), theirs(images))
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch exploded",)
+
+
+def write_bomb(path: Path) -> None:
+    torch.save({"state_dict": Bomb()}, path)
+
+
+def write_raw_pickle(path: Path) -> None:
+    path.write_bytes(pickle.dumps(Bomb()))
+
+
+@pytest.mark.parametrize("write", [write_bomb, write_raw_pickle])
+def test_nothing_is_executed(tmp_path: Path, write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "old.pth")
+    with pytest.raises(InputError, match="which could run code"):
+        import_checkpoint(tmp_path / "old.pth", NAME, 2, tmp_path / "new")
+    assert not (tmp_path / "exploded").exists()
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not a PyTorch checkpoint"),
+        (b"hello", "run code|is not a PyTorch checkpoint"),
+        (None, "There is no checkpoint"),
+    ],
+)
+def test_files_that_are_none(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "old.pth").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        import_checkpoint(tmp_path / "old.pth", NAME, 2, tmp_path / "new")
+
+
+def test_a_checkpoint_without_weights(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "loss": [1.0]}, tmp_path / "old.pth")
+    with pytest.raises(InputError, match="holds no weights by name"):
+        import_checkpoint(tmp_path / "old.pth", NAME, 2, tmp_path / "new")
+
+
+def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
+    state = tiny("fpn-test_resnet").net.state_dict()
+    torch.save(state, tmp_path / "old.pth")
+    with pytest.raises(InputError, match="does not fit unet-test_resnet") as caught:
+        import_checkpoint(tmp_path / "old.pth", NAME, 2, tmp_path / "new")
+    assert "decoder.blocks" in str(caught.value)
+    torch.save(tiny().net.state_dict(), tmp_path / "old.pth")
+    with pytest.raises(InputError, match=r"segmentation_head\.0\.weight"):
+        import_checkpoint(tmp_path / "old.pth", NAME, 5, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = {f"module.{name}": tensor for name, tensor in tiny().net.state_dict().items()}
+    torch.save({"state_dict": state | {"loss.weight": torch.ones(1)}}, tmp_path / "old.pth")
+    command = ["import", str(tmp_path / "old.pth"), "--model", NAME, "--classes", "road,rest"]
+    command += ["--out", str(tmp_path / "new"), "--mean", "0.1,0.2,0.3"]
+    assert run([*command, "--std", "0.5,0.5,x"]) == 2
+    assert "write numbers separated by commas" in capsys.readouterr().err
+    assert run([*command, "--std", "0.5,0.5"]) == 2
+    assert "need 3 values each" in capsys.readouterr().err
+    assert run([*command, "--std", "0.5,0.5,0.5"]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{tmp_path / 'new'}\n"
+    assert "Taken off the names: module." in err
+    assert "left out: loss.weight" in err
+    spec = zoo.create(tmp_path / "new").spec
+    assert (spec.classes, spec.mean) == (["road", "rest"], [0.1, 0.2, 0.3])
+    assert run([*command, "--std", "0.5,0.5,0.5"]) == 2
+    assert "exists already" in capsys.readouterr().err

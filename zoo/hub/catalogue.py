@@ -1,0 +1,101 @@
+"""Rows for a registry, proposed from the cards of repositories."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from zoo.console import remark
+from zoo.errors import InputError
+from zoo.hub.card import fields_of
+from zoo.hub.config import read_config
+from zoo.hub.folder import CARD, CONFIG, WEIGHTS
+from zoo.hub.row import Row, distinct, weights_key
+from zoo.remote.address import PREFIX, Address, hub_timeout, parse_address
+from zoo.remote.download import store
+from zoo.remote.listing import ask
+from zoo.remote.session import bounded
+from zoo.remote.task import Task, explained
+
+LIBRARY = "segmentation-zoo"
+MAX_REPOS = 200
+NAMES = {"mean_iou": "miou", "accuracy": "pixel_accuracy"}
+
+
+def proposed_rows(repos: Iterable[str], organisation: str | None = None) -> list[Row]:
+    """One row for each repository and data set with results on its card, pinned to its commit.
+
+    `repos` are `ORG/REPO[@REVISION]`; an organisation stands for all its repositories of zoo
+    models, at most 200. A repository that cannot be used is left out with a remark. Raises
+    InputError where none is left, RunError where the Hub fails.
+    """
+    found: list[Row] = []
+    names = [*repos, *(_repositories(organisation) if organisation else ())]
+    for name in dict.fromkeys(names):
+        try:
+            found += _rows(parse_address(f"{PREFIX}{name.removeprefix(PREFIX)}"))
+        except InputError as error:
+            remark(f"{name} is left out: {str(error).splitlines()[0]}")
+    if not found:
+        raise InputError("None of the repositories holds a model with results on its card.")
+    return distinct(found)
+
+
+def _repositories(organisation: str) -> list[str]:
+    from huggingface_hub import HfApi
+
+    task = Task(f"list the models of {organisation}", Address(f"{organisation}/-"))
+    with explained(task), bounded(task, hub_timeout()):
+        models = HfApi(library_name="zoo").list_models(
+            author=organisation, filter=LIBRARY, limit=MAX_REPOS
+        )
+        return sorted(model.id for model in models)
+
+
+def _rows(address: Address) -> list[Row]:
+    task, timeout = Task(f"read the card of {address.repo}", address), hub_timeout()
+    listing = ask(task, timeout)
+    missing = [name for name in (CONFIG, WEIGHTS, CARD) if name not in listing.files]
+    if missing:
+        raise InputError(f"{address.repo} holds no {' and no '.join(missing)}.")
+    described = read_config(store(task, listing, CONFIG, timeout))
+    if described.foreign:
+        raise InputError(f"{address.repo} was not pushed by zoo, so its classes have no names.")
+    spec = described.spec
+    row = Row(spec.name, spec.encoder, address.repo, listing.commit, "")
+    card = store(task, listing, CARD, timeout).read_text(encoding="utf-8", errors="replace")
+    rows: dict[str, Row] = {}
+    for result in _results(fields_of(card)):
+        made = replace(row, **result, key=weights_key(result["data"]))
+        rows.setdefault(made.key, made)
+    if not rows:
+        raise InputError(f"{address.repo} states no mIoU with its protocol on its card.")
+    return list(rows.values())
+
+
+def _results(fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Data, split, protocol and metrics of every result that states an mIoU with its protocol."""
+    index = fields.get("model-index")
+    for entry in index if isinstance(index, list) else ():
+        results = entry.get("results") if isinstance(entry, dict) else None
+        for result in results if isinstance(results, list) else ():
+            try:
+                yield _result(result)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                remark(f"A result on the card cannot be read ({type(error).__name__}).")
+
+
+def _result(result: Mapping[str, Any]) -> dict[str, Any]:
+    metrics, protocols = {}, set()
+    for metric in result["metrics"]:
+        if (key := NAMES.get(metric["type"])) is not None:
+            value = float(metric["value"])
+            if not 0 <= value <= 1:
+                raise ValueError("a share lies between 0 and 1")
+            metrics[key] = value
+            protocols.add(int(metric["args"]["protocol"]))
+    if "miou" not in metrics or len(protocols) != 1:
+        raise ValueError("no mIoU with one protocol")
+    data, split = str(result["dataset"]["name"]), str(result["dataset"]["split"])
+    return {"data": data, "split": split, "protocol": protocols.pop(), "metrics": metrics}

@@ -1,0 +1,157 @@
+"""config.json of a model folder: read strictly, whoever wrote it."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from zoo.errors import InputError, join_problems, unknown
+from zoo.files import write_text
+from zoo.models.spec import ModelSpec
+from zoo.registry import timm_table
+from zoo.registry.arguments import ENCODER_ARGS, MAX_SIDE, wrong_arguments
+
+SCHEMA = 1
+MAX_CONFIG_BYTES = 1_000_000
+SETTLED = frozenset({"encoder_name", "encoder_weights", "in_channels", "classes", "activation",
+                     "aux_params", "kwargs", "self"})  # fmt: skip
+"""Arguments of decoders that follow from the rest of the description."""
+
+
+class ZooSection(BaseModel):
+    """What stands under `_zoo` in config.json.
+
+    `spec` describes the model, `training` how its weights came about, `metrics` what was measured
+    on which split; both are null for a model that was not trained.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    schema_version: int = Field(alias="schema", ge=SCHEMA, le=SCHEMA)
+    spec: ModelSpec
+    training: dict[str, Any] | None = None
+    metrics: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Described:
+    """What config.json says. `foreign` is True where segmentation-models-pytorch wrote it alone."""
+
+    spec: ModelSpec
+    training: dict[str, Any] | None = None
+    metrics: dict[str, Any] | None = None
+    foreign: bool = False
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of `_zoo`."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"_zoo, version {SCHEMA}",
+        **{k: v for k, v in ZooSection.model_json_schema(by_alias=True).items() if k != "title"},
+    }
+
+
+def write_json_schema(path: Path) -> None:
+    """Write the JSON schema of `_zoo`."""
+    write_text(path, json.dumps(json_schema(), indent=2) + "\n")
+
+
+def read_config(path: Path) -> Described:
+    """Read config.json. Raises InputError with every problem of the file."""
+    return parse_config(read_json_object(path), str(path))
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in `path`. Raises InputError where it holds none, or is above 1 MB."""
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise InputError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes; refused.")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"Cannot read {path} as JSON: {error}.") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path} has to hold a JSON object, not {type(value).__name__}.")
+    return value
+
+
+def parse_config(config: dict[str, Any], source: str) -> Described:
+    """The description in `config`; `source` names it in messages. Raises InputError."""
+    ours = config.get("_zoo")
+    if ours is None and "_model_class" in config:
+        from zoo.hub.smp import spec_from_smp
+
+        described = Described(spec_from_smp(config, source), foreign=True)
+    else:
+        described = _parse_ours(ours, source)
+    check_spec(described.spec, source)
+    return described
+
+
+def check_spec(spec: ModelSpec, source: str) -> None:
+    """Raise InputError for a description that no model folder may hold."""
+    if problems := list(_spec_problems(spec)):
+        raise InputError(join_problems(f"{source} has problems:", problems))
+
+
+def _parse_ours(ours: Any, source: str) -> Described:
+    if not isinstance(ours, dict):
+        raise InputError(
+            f"{source} has no `_zoo` section; it was not written by zoo, and not by "
+            "segmentation-models-pytorch either. Weights of a plain timm encoder are used by "
+            'zoo.create(NAME, encoder_weights="hf-hub:ORG/REPO").'
+        )
+    version = ours.get("schema")
+    if version != SCHEMA:
+        raise InputError(
+            f"{source} has schema {version!r}, this version reads {SCHEMA}. "
+            "Upgrade segmentation-zoo to read newer models."
+        )
+    try:
+        section = ZooSection.model_validate_json(json.dumps(ours))
+    except (ValidationError, ValueError) as error:
+        found = error.errors() if isinstance(error, ValidationError) else []
+        lines = [f"_zoo.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found] or [str(error)]
+        raise InputError(join_problems(f"{source} has problems:", lines)) from error
+    return Described(section.spec, section.training, section.metrics)
+
+
+def _spec_problems(spec: ModelSpec) -> Iterator[str]:
+    """What a description holds that nobody should build: unknown parts, hostile arguments."""
+    from zoo.models.decoders import DECODERS
+
+    encoder, dot, tag = spec.encoder.partition(".")
+    if spec.encoder.startswith("smp:"):
+        from zoo.hub.smp import native_encoders
+
+        if (name := spec.encoder.removeprefix("smp:")) not in native_encoders():
+            yield f"spec.encoder: {unknown('encoder', name, native_encoders())}"
+    elif encoder not in timm_table.encoders() or (dot and not re.fullmatch(r"\w+", tag)):
+        known = list(timm_table.encoders())
+        text = unknown("encoder", spec.encoder, known)
+        yield f"spec.encoder: {text} A newer timm may have it: upgrade segmentation-zoo."
+    if spec.decoder not in DECODERS:
+        yield f"spec.decoder: {unknown('decoder', spec.decoder, DECODERS)}"
+        return
+    allowed = _parameters_of(spec.decoder) | ENCODER_ARGS
+    yield from wrong_arguments(spec.decoder_args, allowed, "spec.decoder_args")
+    yield from wrong_arguments(spec.encoder_args, ENCODER_ARGS, "spec.encoder_args")
+    for key in ("size_multiple", "size_minimum", "img_size", "in_chans"):
+        if (getattr(spec, key) or 0) > MAX_SIDE:
+            yield f"spec.{key}: {getattr(spec, key)} is beyond {MAX_SIDE}"
+
+
+def _parameters_of(decoder: str) -> frozenset[str]:
+    from zoo.models.adapted import HEADS
+    from zoo.models.decoders import DECODERS, smp_class
+
+    head = DECODERS[decoder].smp_class is None
+    maker: Any = HEADS[decoder] if head else smp_class(decoder)
+    return frozenset(inspect.signature(maker).parameters) - SETTLED

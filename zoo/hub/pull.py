@@ -1,0 +1,89 @@
+"""A model from the Hub into the Hub's cache: checked before, during and after the download."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zoo.console import remark
+from zoo.errors import InputError, RunError, ZooError, join_problems, printable, shortened
+from zoo.hub.config import MAX_CONFIG_BYTES, read_config
+from zoo.hub.encoders import verify_safetensors
+from zoo.hub.folder import CARD, CONFIG, WEIGHTS, check_shapes
+from zoo.remote.address import Address, hub_timeout
+from zoo.remote.cache import cached_commit, cached_file, note_revision, snapshot
+from zoo.remote.download import read_shapes, store
+from zoo.remote.listing import Listing, ask
+from zoo.remote.task import Task, host
+
+WAYS = (
+    "from a folder at hand: give its path in place of hf-hub:ORG/REPO",
+    "from the cache of a machine that has a connection: copy its HF_HOME folder and point HF_HOME "
+    "at the copy",
+)
+MAX_CARD_BYTES = 1_000_000
+
+
+def pull(address: Address) -> Path:
+    """Bring a model into the cache and return its folder there, named by the commit.
+
+    The revision is resolved to a commit once. The description is checked, and names and shapes of
+    the weights are compared with it, before the weights are downloaded; their SHA-256 after. A full
+    commit that is cached needs no request; where the Hub cannot be asked, what is cached is used
+    with a remark. Raises InputError for a model that cannot be used, RunError where the Hub fails.
+    """
+    task = Task(f"pull {address.repo}", address, WAYS)
+    timeout = hub_timeout()
+    if address.pinned and (cached := _cached(task)):
+        return cached
+    try:
+        listing = ask(task, timeout)
+    except ZooError as error:
+        cached = _cached(task)
+        if cached is None:
+            raise
+        reason = str(error).partition(" Ways on:")[0]
+        remark(f"{reason} The cached model of revision {cached.name[:12]} is used.")
+        return cached
+    folder = _fetch(task, listing, timeout)
+    note_revision(task, listing.commit)
+    return folder
+
+
+def _cached(task: Task) -> Path | None:
+    commit = cached_commit(task)
+    if commit is None or not all(cached_file(task, name, commit) for name in (CONFIG, WEIGHTS)):
+        return None
+    return snapshot(task, commit)
+
+
+def _fetch(task: Task, listing: Listing, timeout: float) -> Path:
+    _check_listing(task, listing)
+    described = read_config(store(task, listing, CONFIG, timeout))
+    try:
+        check_shapes(described, read_shapes(task, listing, WEIGHTS, timeout))
+    except InputError as error:
+        header, *problems = str(error).splitlines()
+        text = join_problems("", [line.strip(" -") for line in problems])
+        raise InputError(f"{task.repo} at {listing.commit[:12]}: {header}{text}") from error
+    card = listing.files.get(CARD)
+    if card is not None and card.size <= MAX_CARD_BYTES:
+        store(task, listing, CARD, timeout)
+    verify_safetensors(store(task, listing, WEIGHTS, timeout))
+    return snapshot(task, listing.commit)
+
+
+def _check_listing(task: Task, listing: Listing) -> None:
+    held = sorted(map(printable, listing.files))
+    missing = [name for name in (CONFIG, WEIGHTS) if name not in listing.files]
+    if missing:
+        has = f"it holds {shortened(held, 5)}" if held else "it is empty"
+        raise InputError(
+            f"{task.repo} is not a model: it has no {' and no '.join(missing)} ({has}). Pickles "
+            "(.bin, .pth) can run code and are never loaded; `zoo import` converts a checkpoint "
+            "on your disk."
+        )
+    if listing.files[CONFIG].size > MAX_CONFIG_BYTES:
+        raise InputError(f"{task.repo}: {CONFIG} is larger than {MAX_CONFIG_BYTES} bytes; refused.")
+    if len(listing.files[WEIGHTS].digest) != 64:
+        reason = f"{host()} lists no SHA-256 of {WEIGHTS}, so that no download can be verified"
+        raise RunError(task.failure(reason))

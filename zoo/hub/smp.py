@@ -1,0 +1,115 @@
+"""Repositories and folders that segmentation-models-pytorch (SMP) wrote by itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zoo.console import remark
+from zoo.errors import InputError, join_problems, shortened, unknown
+from zoo.models.spec import ModelSpec, class_names, palette_for, per_channel
+from zoo.registry import timm_table
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+OURS = ("encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params")
+
+
+def native_encoders() -> list[str]:
+    """The names of SMP's own encoders, `timm-` ones of older versions included."""
+    from segmentation_models_pytorch.encoders import get_encoder_names
+
+    return sorted(get_encoder_names())
+
+
+def spec_from_smp(config: dict[str, Any], source: str) -> ModelSpec:
+    """The description of an SMP model. SMP stores no class names and no normalisation.
+
+    Classes are numbered; mean and std are those of the encoder's own weights, with a remark.
+    Raises InputError for what is no segmentation model that zoo has.
+    """
+    from zoo.models.decoders import DECODERS
+
+    named = {row.smp_class: name for name, row in DECODERS.items() if row.smp_class}
+    kind, count, channels = (config.get(k) for k in ("_model_class", "classes", "in_channels"))
+    problems = []
+    if kind not in named:
+        problems.append(f"_model_class: {unknown('class', str(kind), [*named])}")
+    if type(count) is not int or not 1 <= count <= 255:
+        problems.append(f"classes: should be 1 to 255, got {count!r}")
+    if type(channels) is not int or not 1 <= channels <= 4096:
+        problems.append(f"in_channels: should be 1 to 4096, got {channels!r}")
+    if not isinstance(config.get("encoder_name"), str):
+        problems.append("encoder_name: is missing")
+    if config.get("aux_params") is not None:
+        problems.append("aux_params: models with a second, classifying output are not read")
+    if problems:
+        raise InputError(join_problems(f"{source} has problems:", problems))
+    return _spec(config, named[str(kind)], int(count or 0), int(channels or 0), source)
+
+
+def _spec(
+    config: dict[str, Any], decoder: str, count: int, channels: int, source: str
+) -> ModelSpec:
+    from zoo.models.decoders import DECODERS
+
+    encoder = _encoder(config["encoder_name"])
+    mean, std, known = _statistics(encoder)
+    origin = "the encoder's" if known else "ImageNet's"
+    remark(f"{source} names neither classes nor normalisation; {origin} mean and std are taken.")
+    if config.get("activation") is not None:
+        remark(f"{source} ends in {config['activation']}; the model here gives logits.")
+    row, classes = DECODERS[decoder], class_names(count)
+    extra = {key: value for key, value in config.items() if key[0] != "_" and key not in OURS}
+    timm = {"img_size"} & extra.keys()
+    return ModelSpec(
+        name=f"{decoder}-{encoder}",
+        decoder=decoder,
+        encoder=encoder,
+        classes=classes,
+        palette=palette_for(classes, None),
+        in_chans=channels,
+        mean=per_channel(mean, channels),
+        std=per_channel(std, channels),
+        encoder_args={key: extra[key] for key in timm},
+        decoder_args={key: value for key, value in extra.items() if key not in timm},
+        size_multiple=row.size_multiple,
+        size_minimum=row.size_minimum,
+        img_size=extra.get("img_size"),
+    )
+
+
+def _encoder(name: str) -> str:
+    """Our spelling of an SMP encoder's name: timm's, or `smp:` before one of SMP's own.
+
+    SMP builds most of its older `timm-` names from timm; those become timm's names here too.
+    """
+    from segmentation_models_pytorch.encoders import is_equivalent_to_timm_universal
+
+    if is_equivalent_to_timm_universal(name):
+        return name.removeprefix("timm-").replace("mobilenetv3", "tf_mobilenetv3")
+    return name.removeprefix("tu-") if name.startswith("tu-") else f"smp:{name}"
+
+
+def _statistics(encoder: str) -> tuple[list[float], list[float], bool]:
+    """Mean and std of the encoder's weights, and whether they are known."""
+    name, _, tag = encoder.partition(".")
+    row = timm_table.weights().get((name, tag)) or timm_table.encoders().get(name)
+    if row is None:
+        return *IMAGENET, False
+    return timm_table.numbers(row.mean), timm_table.numbers(row.std), True
+
+
+def load_smp_state(net: nn.Module, state: dict[str, torch.Tensor]) -> None:
+    """Load the tensors of an SMP repository strictly; SMP itself translates its older names.
+
+    Raises InputError for tensors that are missing, unknown or of another shape.
+    """
+    try:
+        net.load_state_dict(dict(state), strict=True)
+    except (RuntimeError, KeyError, ValueError) as error:
+        lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
+        found = [shortened(line.split(", "), 5) for line in lines[:8]]
+        raise InputError(join_problems("The weights do not fit the model:", found)) from error

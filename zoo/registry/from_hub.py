@@ -1,0 +1,65 @@
+"""An overlay registry that lies on the Hub: pinned, and without anything local or unsafe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import InputError
+from zoo.registry.arguments import DECODER_ARGS, DECODER_PREFIXES, ENCODER_ARGS, wrong_arguments
+from zoo.remote.address import hub_timeout, parse_address
+
+if TYPE_CHECKING:
+    from zoo.registry.schema import RegistryFile
+
+FILE = "registry.yaml"
+MAX_BYTES = 1_000_000
+WAYS = ("from a file at hand: point ZOO_REGISTRY at it",)
+
+
+def fetch_overlay(text: str) -> Path:
+    """`registry.yaml` of `hf-hub:ORG/REPO@COMMIT`, in the Hub's cache.
+
+    A commit that is cached needs no request. Raises InputError unless the commit is given in full.
+    """
+    address = parse_address(text)
+    if not address.pinned:
+        raise InputError(
+            f"The registry {text} is not pinned, so it could change at any time. Give the full "
+            f"commit: hf-hub:{address.repo}@<40 hexadecimal digits>."
+        )
+    from zoo.remote.cache import cached_file
+    from zoo.remote.download import store
+    from zoo.remote.listing import ask
+    from zoo.remote.task import Task
+
+    task = Task(f"fetch the registry {address.repo}", address, WAYS)
+    if (cached := cached_file(task, FILE, str(address.revision))) is not None:
+        return cached
+    timeout = hub_timeout()
+    listing = ask(task, timeout)
+    listed = listing.files.get(FILE)
+    if listed is None or listed.size > MAX_BYTES:
+        raise InputError(f"{address.repo} holds no {FILE} of at most {MAX_BYTES} bytes.")
+    return store(task, listing, FILE, timeout)
+
+
+def unsafe_parts(file: RegistryFile) -> Iterator[str]:
+    """What a registry from the Hub must not hold: local paths, arguments that reach further."""
+    for index, rule in enumerate(file.encoders):
+        if rule.weights is not None:
+            yield f"encoders[{index}].weights: a registry from the Hub may not name local files"
+        yield from wrong_arguments(rule.args, ENCODER_ARGS, f"encoders[{index}].args")
+    for name, decoder in file.decoders.items():
+        place = f"decoders.{name}"
+        yield from wrong_arguments(decoder.encoder_args, ENCODER_ARGS, f"{place}.encoder_args")
+        yield from _decoder(decoder.args, f"{place}.args")
+        for index, case in enumerate(decoder.cases):
+            yield from _decoder(case.args, f"{place}.cases[{index}].args")
+    for name, model in file.models.items():
+        yield from _decoder(model.args, f"models.{name}.args")
+
+
+def _decoder(arguments: dict[str, Any], place: str) -> Iterator[str]:
+    return wrong_arguments(arguments, DECODER_ARGS, place, DECODER_PREFIXES)
