@@ -16,11 +16,12 @@ from zoo.creation import create
 from zoo.errors import InputError, RunError
 from zoo.hub.folder import load_folder, read_folder, save_folder
 from zoo.models.decoders import DECODERS
+from zoo.registry import coverage
 from zoo.registry.registry import list_models
 from zoo.registry.timm_table import encoders
 
 if TYPE_CHECKING:
-    from loopback_hub import LoopbackHub
+    from hub_server import LoopbackHub
 
 TINY = "test_resnet"
 TINY_REPO = "timm/test_resnet.r160_in1k"
@@ -142,8 +143,10 @@ def test_weights_from_the_hub_for_an_encoder_without_any() -> None:
         create(f"unet-{encoder}", classes=2)
 
 
-def test_a_pair_that_cannot_work_says_why() -> None:
-    with pytest.raises(InputError, match=r"is not supported: .*zoo list --decoder deeplabv3"):
+def test_a_pair_that_is_known_to_fail_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = coverage.Pair("vgg", "vgg11", "deeplabv3", "adapter", "ValueError: broken")
+    monkeypatch.setattr(coverage, "pairs", lambda: {("vgg", "deeplabv3"): failed})
+    with pytest.raises(InputError, match=r"not supported: .*broken.*zoo list --decoder deeplabv3"):
         create("deeplabv3-vgg16", classes=2, encoder_weights=None)
 
 
@@ -199,7 +202,7 @@ def test_a_folder_takes_no_other_arguments(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (('"schema": 1', '"schema": 2'), "has schema 2, this version reads 1. Upgrade"),
-        (('"_zoo"', '"other"'), "has no `_zoo` section"),
+        (('"_zoo"', '"other"'), r"decoder_args\.other: no model folder may hold this argument"),
         (('"decoder": "unet"', '"decoder": 7'), r"_zoo\.spec\.decoder"),
         (('"ignore_index"', '"run_this"'), r"_zoo\.spec\.run_this"),
     ],
@@ -223,3 +226,8 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match="The weights do not fit the model"):
         load_folder(tmp_path / "a")
+
+
+def test_arguments_that_a_folder_could_not_hold_are_refused() -> None:
+    with pytest.raises(InputError, match="no model folder may hold this argument"):
+        create("unet-test_resnet", classes=2, encoder_weights=None, block_args={})

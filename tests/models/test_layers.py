@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import re
+import warnings
+from types import SimpleNamespace
+
 import pytest
+import timm
 import torch
 from torch import nn
 
 from zoo.errors import InputError
 from zoo.models.build import build
-from zoo.models.layers import encoder_layers, learning_layers, train_mode, unfreeze
+from zoo.models.layers import (
+    encoder_layers,
+    learning_layers,
+    learning_names,
+    set_learning,
+    spared_from_decay,
+    stage_share,
+    train_mode,
+    unfreeze,
+)
 from zoo.models.segmentation import SegmentationModel
 from zoo.models.spec import ModelSpec, class_names, palette_for
+from zoo.registry.recipe import Stage
+from zoo.registry.timm_table import Encoder, encoders
 
 FAMILIES = ["resnet18", "densenet121", "efficientnet_b0", "convnext_atto", "vgg11_bn"]
 SWIN = "swin_tiny_patch4_window7_224"
@@ -152,3 +168,203 @@ def test_share_to_layers(count: int, share: float, learning: int) -> None:
 def test_a_share_outside_zero_to_one_is_refused(share: float) -> None:
     with pytest.raises(InputError, match=r"unfreeze is a share .* in \[0, 1\]"):
         unfreeze(make("resnet18"), share)
+
+
+def stage(**changes: object) -> Stage:
+    return Stage.model_validate({"name": "some", "epochs": 4, **changes})
+
+
+def encoder_part(names: set[str]) -> set[str]:
+    """The names of timm's own parameters among `names`, as timm's net has them."""
+    prefix = "net.encoder.model."
+    return {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+
+
+def test_learn_decoder_and_head() -> None:
+    model = make("test_resnet")
+    everything = {name for name, _ in model.named_parameters()}
+    decoder = {name for name in everything if not name.startswith("net.encoder.")}
+    assert learning_names(model, stage(learn="decoder")) == decoder
+    head = {"net.segmentation_head.0.weight", "net.segmentation_head.0.bias"}
+    assert learning_names(model, stage(learn="head")) == head
+    assert learning_names(model, stage()) == everything
+    assert learning_names(model, stage(unfreeze=0.0)) == decoder
+
+
+def test_only_the_head_moves_where_only_the_head_learns() -> None:
+    model = make("test_resnet")
+    assert set_learning(model, stage(learn="head"))
+    assert not set_learning(model, stage(learn="head"))
+    train_mode(model)
+    before = snapshot(model)
+    train_some_steps(model)
+    moved = {name for name, tensor in model.state_dict().items() if (tensor != before[name]).any()}
+    assert moved == {"net.segmentation_head.0.weight", "net.segmentation_head.0.bias"}
+
+
+def test_a_net_without_a_scoring_layer_has_no_head_to_learn() -> None:
+    model = make("test_resnet")
+    model.net.segmentation_head = nn.Identity()
+    with pytest.raises(InputError, match="no layer of its own that scores the classes"):
+        learning_names(model, stage(learn="head"))
+
+
+@pytest.mark.parametrize(
+    ("patterns", "learning"),
+    [
+        (["layer4.1.conv2"], {"layer4.1.conv2.weight"}),
+        (["conv1"], {"conv1.weight"}),
+        (["conv1", "bn?"], {"conv1.weight", "bn1.weight", "bn1.bias"}),
+        (["layer4.?.bn2.bias"], {"layer4.0.bn2.bias", "layer4.1.bn2.bias"}),
+    ],
+)
+def test_patterns_of_names(patterns: list[str], learning: set[str]) -> None:
+    model = make("resnet18")
+    names = learning_names(model, stage(unfreeze_names=patterns))
+    assert encoder_part(names) == learning
+    assert "net.segmentation_head.0.weight" in names
+
+
+def test_patterns_use_timms_names_where_the_extractor_has_others() -> None:
+    model = make("convnext_atto")
+    own = {name for name in encoder_part({n for n, _ in model.named_parameters()}) if "3" in name}
+    assert any(name.startswith("stages_3.") for name in own)
+    names = encoder_part(learning_names(model, stage(unfreeze_names=["stages.3"])))
+    assert names == {name for name in own if name.startswith("stages_3.")}
+
+
+def test_patterns_that_match_nothing_are_all_named_with_near_ones() -> None:
+    with pytest.raises(InputError) as caught:
+        learning_names(make("resnet18"), stage(unfreeze_names=["layer5", "layer4", "blocks.3"]))
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "stages.some.unfreeze_names does not fit the encoder resnet18:"
+    assert lines[1].startswith("  - 'layer5' matches nothing. Did you mean layer")
+    assert lines[2].startswith("  - 'blocks.3' matches nothing.")
+    assert lines[1].endswith("Its modules: conv1, bn1, layer1, layer2, layer3, layer4")
+    assert len(lines) == 3
+
+
+def test_the_share_grows_epoch_by_epoch() -> None:
+    growing = stage(epochs=5, unfreeze_from=0.0, unfreeze=1.0)
+    assert [stage_share(growing, epoch) for epoch in range(5)] == [0, 0.25, 0.5, 0.75, 1]
+    model = make("resnet18")
+    layers = encoder_layers(model)
+    counts = []
+    for epoch in range(5):
+        names = learning_names(model, growing, epoch)
+        learning = [set(layer) <= names for layer in layers]
+        assert learning == sorted(learning)  # from the top
+        counts.append(sum(learning))
+    assert counts == [0, 2, 4, 7, 9]  # shares of nine layers, rounded
+
+
+def test_frozen_statistics_stay_while_scale_and_shift_learn() -> None:
+    model = make("test_resnet")
+    unfreeze(model, 1.0)
+    train_mode(model, frozen_statistics=True)
+    before = snapshot(model)
+    train_some_steps(model)
+    after = model.state_dict()
+    statistics = [name for name in before if "running" in name or "num_batches" in name]
+    assert len(statistics) > 20
+    assert all(torch.equal(before[name], after[name]) for name in statistics)
+    scales = [name.replace("running_mean", "weight") for name in statistics if "mean" in name]
+    assert all(not torch.equal(before[name], after[name]) for name in scales)
+
+
+def test_timms_list_without_decay_reaches_nets_that_are_wrapped() -> None:
+    names = encoder_part(spared_from_decay(make(SWIN)))
+    tables = [n for n, _ in make(SWIN).named_parameters() if "relative_position_bias_table" in n]
+    assert len(names) == len(tables) == 12
+    assert spared_from_decay(make("resnet18")) == set()
+
+
+def test_wrappers_and_names_that_look_like_them() -> None:
+    # tresnet's own modules are called body.conv1 and so on: a stem and 3 + 4 + 11 + 3 blocks;
+    # xception's are put into a `body`: a stem, twelve blocks and the last two convolutions
+    for encoder, count in (("tresnet_m", 22), ("legacy_xception", 14)):
+        model = Wrapped(encoder)
+        assert len(encoder_layers(model)) == count
+
+
+def test_layers_of_a_net_that_timm_does_not_number() -> None:
+    layers = [set(layer) for layer in encoder_layers(Wrapped("poolformerv2_s12"))]
+    prefix = "net.encoder.model."
+    starts = ["stem.", "stages_0.blocks.0.", "stages_0.blocks.1.", "stages_1.downsample."]
+    for layer, start in zip(layers, starts, strict=False):
+        assert all(name.startswith(prefix + start) for name in layer)
+    # a stem, two + two + six + two blocks, and a downsampling before three of the stages
+    assert len(layers) == 1 + 12 + 3
+
+
+class Wrapped(nn.Module):
+    """An encoder of timm under the names that a model has it by."""
+
+    def __init__(self, encoder: str):
+        super().__init__()
+        self.spec = SimpleNamespace(encoder=encoder, name=encoder)
+        self.net = nn.Module()
+        self.net.encoder = nn.Module()
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            self.net.encoder.model = timm.create_model(encoder, features_only=True)
+
+
+def smallest_of_each_module() -> list[str]:
+    found: dict[str, Encoder] = {}
+    for row in encoders().values():
+        if row.module not in found or size(row) < size(found[row.module]):
+            found[row.module] = row
+    return sorted(row.name for row in found.values())
+
+
+def size(row: Encoder) -> tuple[float, str]:
+    return float(row.params_m), row.name
+
+
+def unwrapped(name: str) -> str:
+    """The name without what wraps timm's net; one of the net's own parameters has no dot."""
+    return re.sub(r"^net\.encoder\.model\.(model\.|body\.)?", "", name)
+
+
+def check_partition(encoder: str) -> None:
+    """Every parameter in one layer, the stem first; what is frozen is still in every layer."""
+    model = Wrapped(encoder)
+    wanted = [name for name, _ in model.named_parameters()]
+    layers = encoder_layers(model)
+    assert sorted(name for layer in layers for name in layer) == sorted(wanted)
+    assert len(layers) > 2
+    assert next(name for name in wanted if "." in unwrapped(name)) in layers[0]
+    unfreeze(model, 0.5)
+    train_mode(model)
+    for module in model.net.encoder.modules():
+        states = {parameter.requires_grad for parameter in module.parameters()}
+        if len(states) == 1:
+            inside = {child.training for child in module.modules()}
+            assert inside == states, type(module).__name__
+    for share, training in ((0.0, False), (1.0, True)):
+        unfreeze(model, share)
+        train_mode(model)
+        inner = list(model.net.encoder.model.modules())[1:]
+        assert {module.training for module in inner} == {training}
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        "test_vit",
+        "test_efficientnet",
+        "test_byobnet",
+        "levit_128s",
+        "mobilevitv2_050",
+        "xcit_nano_12_p16_224",
+    ],
+)
+def test_partition_of_some_architectures(encoder: str) -> None:
+    check_partition(encoder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", smallest_of_each_module())
+def test_partition_of_every_module_of_timm(encoder: str) -> None:
+    check_partition(encoder)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from zoo.errors import InputError
-from zoo.registry import list_models, parse_name, resolve, show
+from zoo.registry import coverage, list_models, parse_name, resolve, show
 from zoo.registry.registry import natural
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -113,12 +113,55 @@ def test_transformers_get_the_recipe_for_transformers() -> None:
         ("dpt-cait_xxs24_224", "dpt needs blocks [4-9] or [1-9]?, has 0 in cait_xxs24_224"),
     ],
 )
-def test_a_pair_that_does_not_work_says_why(name: str, reason: str) -> None:
+def test_a_pair_that_smp_cannot_join_goes_through_the_adapter(name: str, reason: str) -> None:
     model = resolve(name)
-    assert not model.supported
+    assert model.supported
     assert not model.smp_loadable
-    assert reason in str(model.reason)
-    assert name not in list_models(name)
+    assert reason in str(model.adapted)
+    assert list_models(name) == [name]
+    shown = {key: value for key, value, _ in show(name)}
+    assert shown["encoder_path"] == f"adapter: {model.adapted}"
+    assert (shown["supported"], shown["smp_loadable"]) == ("yes", "no")
+
+
+@pytest.mark.parametrize("decoder", ["linear", "fcn"])
+def test_heads_of_zoos_own_take_every_encoder_of_timm(decoder: str) -> None:
+    for encoder in ("resnet18", "vit_small_patch14_dinov2", "vit_small_patch16_dinov3"):
+        model = resolve(f"{decoder}-{encoder}")
+        assert (model.supported, model.smp_loadable) == (True, False)
+        assert model.adapted == f"{decoder} is a head of zoo's own"
+
+
+def test_a_head_of_zoos_own_does_not_take_an_encoder_of_smp(overlay: Path) -> None:
+    overlay.write_text(
+        """
+models:
+  linear-mit_b0:
+    encoder: "smp:mit_b0"
+    recipe: transformer
+    mean: [0.5, 0.5, 0.5]
+    std: [0.5, 0.5, 0.5]
+"""
+    )
+    model = resolve("linear-mit_b0", overlay)
+    assert (model.supported, model.reason) == (False, "linear takes encoders of timm alone")
+
+
+def test_a_pair_that_failed_when_it_was_run_is_not_listed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failed = coverage.Pair("nest", "nest_tiny", "unet", "adapter", "ValueError: broken")
+    worked = coverage.Pair("nest", "nest_tiny", "fpn", "adapter", "")
+    table = {("nest", "unet"): failed, ("nest", "fpn"): worked}
+    monkeypatch.setattr(coverage, "pairs", lambda: table)
+    model = resolve("unet-nest_small")
+    assert (model.supported, model.smp_loadable) == (False, False)
+    assert model.reason == "ValueError: broken"
+    assert model.origins["supported"] == "coverage table"
+    assert list_models(decoder="unet", encoder="nest_small") == []
+    assert list_models(decoder="fpn", encoder="nest_small") == ["fpn-nest_small"]
+    shown = {key: value for key, value, _ in show("unet-nest_small")}
+    assert shown["supported"] == "no: ValueError: broken"
 
 
 def test_dpt_reads_no_prefix_token_where_there_is_none() -> None:
@@ -241,11 +284,12 @@ def test_show_gives_every_value_with_its_origin() -> None:
     assert found["encoder_args.num_classes"] == (0, "registry.yaml: decoders.dpt")
     assert found["recipe"] == ("transformer", "registry.yaml: encoders[0]")
     assert found["evidence"] == ("none", "registry.yaml: recipes.transformer")
-    assert found["supported"] == ("yes", "registry.yaml: decoders.dpt.needs")
+    assert found["supported"] == ("yes", "coverage table")
+    assert found["encoder_path"] == ("SMP's own", "registry.yaml: decoders.dpt.needs")
     assert found["smp_loadable"][0] == "yes"
     assert all(origin for _, _, origin in rows)
-    assert {k: v for k, v, _ in show("pspnet-rexnet_100")}["supported"] == (
-        "no: pspnet needs a multiple of 4 channels at stride 8, has 61 in rexnet_100"
+    assert {k: v for k, v, _ in show("pspnet-rexnet_100")}["encoder_path"] == (
+        "adapter: SMP's pspnet needs a multiple of 4 channels at stride 8, has 61 in rexnet_100"
     )
 
 

@@ -187,12 +187,15 @@ def test_the_whole_registry_is_sound() -> None:
 BROKEN = """
 decoders:
   unet: {title: T, paper: "1505.04597", args: {colour: 1}, needs: {where: {kind: none}}}
+  linear: {title: T, paper: "1505.04597", needs: {}}
+  fcn: {title: T, paper: "1505.04597"}
   made_up: {title: T, paper: "1505.04597", needs: {}}
 encoders:
   - {where: {kind: none}, recipe: r}
   - {where: {}, recipe: r}
 recipes: {r: {optimizer: {lr: 1}, batch_size: 1, crop: 32, stages: [{name: a, epochs: 1}]}}
-models: {unet-x: {encoder: resnet18}}
+models:
+  fcn-x: {encoder: "smp:x", recipe: r, mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}
 """
 
 
@@ -204,10 +207,11 @@ def test_what_is_unsound_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert registry_file() == tmp_path / "registry.yaml"
     found = "\n".join(generator.check_registry(sample=0))
     assert "decoders: only in one of code and registry: deeplabv3, deeplabv3plus, dpt" in found
-    assert "decoders.unet: SMP's class has no argument 'colour'" in found
+    assert "decoders.unet: its class has no argument 'colour'" in found
+    assert "decoders.linear: needs belongs to SMP's classes, and only to them" in found
     assert "decoders.unet: no encoder has what it needs" in found
     assert "encoders[0]: is the first match of no encoder" in found
-    assert "models.unet-x: unet needs kind none, has cnn in resnet18" in found
+    assert "models.fcn-x: fcn takes encoders of timm alone" in found
     (tmp_path / "registry.yaml").write_text("version: 2")
     assert "version: should be 1, got 2" in generator.check_registry()[0]
 

@@ -7,9 +7,10 @@ import logging
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from zoo.errors import InputError, join_problems, shortened
+from zoo.models.decoders import DECODERS, smp_class
 
 if TYPE_CHECKING:
     import torch
@@ -18,19 +19,23 @@ if TYPE_CHECKING:
     from zoo.models.segmentation import SegmentationModel
     from zoo.models.spec import ModelSpec
 
-SMP_ARGS = ("encoder_name", "encoder_weights", "in_channels", "classes")
-
 
 def smp_config(spec: ModelSpec) -> dict[str, Any]:
     """The constructor arguments of the SMP class that `spec` describes, with random weights."""
     return {
-        "encoder_name": f"tu-{spec.encoder}",
+        "encoder_name": smp_encoder_name(spec.encoder),
         "encoder_weights": None,
         "in_channels": spec.in_chans,
         "classes": len(spec.classes),
         **spec.decoder_args,
         **spec.encoder_args,
     }
+
+
+def smp_encoder_name(encoder: str) -> str:
+    """SMP's name of an encoder: `tu-` before one of timm's, `smp:` taken off one of its own."""
+    native = encoder.startswith("smp:")
+    return encoder.removeprefix("smp:") if native else f"tu-{encoder}"
 
 
 def build(spec: ModelSpec, encoder_file: Path | None = None) -> SegmentationModel:
@@ -41,16 +46,12 @@ def build(spec: ModelSpec, encoder_file: Path | None = None) -> SegmentationMode
     """
     from zoo.models.segmentation import SegmentationModel
 
-    config = smp_config(spec)
     if encoder_file is None:
-        return SegmentationModel(_construct(spec, config), spec)
+        return SegmentationModel(_construct(spec), spec)
     state = read_weights(encoder_file)
-    config |= {"encoder_weights": True, "pretrained_cfg_overlay": {"state_dict": state}}
     with _timm_reports() as report:
-        net = _construct(spec, config)
+        net = _construct(spec, state)
     _check_report(report, spec, encoder_file)
-    hub_config: Any = net.config  # what SMP would store if asked to save the net by itself
-    hub_config["encoder_weights"] = None
     return SegmentationModel(net, spec)
 
 
@@ -96,17 +97,62 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def _construct(spec: ModelSpec, config: dict[str, Any]) -> nn.Module:
-    from zoo.models.decoders import smp_class
+def in_smp(spec: ModelSpec) -> bool:
+    """Whether the net is SMP's own class, which plain SMP can load."""
+    return spec.smp_loadable and DECODERS[spec.decoder].smp_class is not None
 
+
+def _construct(spec: ModelSpec, state: dict[str, torch.Tensor] | None = None) -> nn.Module:
+    """The net with random weights, or its encoder with those of `state`."""
+    from zoo.models.network import allow_single_values
+
+    build_net = _smp_net if in_smp(spec) else _own_net
     try:
-        return smp_class(spec.decoder)(**config)
+        net: Any = build_net(spec, state)
     except (ValueError, TypeError, RuntimeError, KeyError, AssertionError, IndexError) as error:
         reason = str(error) or "the encoder refuses what the decoder asks for"
         raise InputError(
             f"{spec.name} cannot be built: {reason} ({type(error).__name__}). "
             f"`zoo list --decoder {spec.decoder}` lists the encoders that fit."
         ) from error
+    allow_single_values(net.decoder)
+    if spec.norm == "group":
+        from zoo.models.norms import to_group_norm
+
+        to_group_norm(net)
+    return cast("nn.Module", net)
+
+
+def _smp_net(spec: ModelSpec, state: dict[str, torch.Tensor] | None) -> nn.Module:
+    config = smp_config(spec)
+    if state is not None:
+        config |= {"encoder_weights": True, "pretrained_cfg_overlay": {"state_dict": state}}
+    net = smp_class(spec.decoder)(**config)
+    if spec.decoder == "dpt":  # its encoder is the whole net, of which the last layers are not used
+        _rest_unused(net, spec)
+    hub_config: Any = net.config  # what SMP would store if asked to save the net by itself
+    hub_config["encoder_weights"] = None
+    return net
+
+
+def _rest_unused(net: nn.Module, spec: ModelSpec) -> None:
+    """Keep what no output depends on out of training; SMP wants to find it in the file."""
+    from zoo.models.unused import keep_as_buffers, unused_parameters
+
+    def encoder() -> nn.Module:
+        made: Any = smp_class(spec.decoder)(**smp_config(spec))
+        return cast("nn.Module", made.encoder)
+
+    side = spec.img_size or 256
+    keep_as_buffers(cast("Any", net).encoder, unused_parameters(encoder, spec.in_chans, side))
+
+
+def _own_net(spec: ModelSpec, state: dict[str, torch.Tensor] | None) -> nn.Module:
+    from zoo.models.adapted import build_network
+
+    if state is None:
+        return build_network(spec)
+    return build_network(spec, pretrained=True, pretrained_cfg_overlay={"state_dict": state})
 
 
 @contextlib.contextmanager

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
 
-from zoo.errors import InputError
+from zoo.errors import InputError, join_problems, nearest, shortened
 
 if TYPE_CHECKING:
     from torch import nn
 
     from zoo.models.segmentation import SegmentationModel
+    from zoo.registry.recipe import Stage
+
+ENCODER = "net.encoder.model."
+"""What the names of timm's own parameters begin with in a `SegmentationModel`."""
+
+NUMBERED = r"(?:[a-z]\w*\.)*?\d+\.(?:(?:[a-z]\w*\.)*?\d+\.)?"
+"""The beginning of a parameter's name up to its second number, or to its only one."""
 
 
 def encoder_layers(model: SegmentationModel) -> list[list[str]]:
@@ -20,18 +30,24 @@ def encoder_layers(model: SegmentationModel) -> list[list[str]]:
     The first list is the stem, the last one the layer nearest to the decoder; together they hold
     every parameter of the encoder exactly once. The order is timm's own (`group_matcher`), asked of
     the whole network on the meta device, since feature extractors do not keep it; where timm
-    numbers nothing, the order of the top-level modules is taken.
+    numbers nothing, the numbers in the names say what a layer is.
     """
-    prefix = "net.encoder.model."
-    names = [name for name, _ in model.named_parameters() if name.startswith(prefix)]
+    names = [name for name, _ in model.named_parameters() if name.startswith(ENCODER)]
+    short = [name.removeprefix(ENCODER) for name in names]
     depth = _depths(model.spec.encoder)
-    keys = [_plain(name.removeprefix(prefix)) for name in names]
-    if any(key not in depth for key in keys):
-        depth = _top_level_depths(keys)
+    if any(_plain(name) not in depth for name in short):
+        depth = _depths_by_number(short)
     layers: dict[int, list[str]] = {}
-    for name, key in zip(names, keys, strict=True):
-        layers.setdefault(depth[key], []).append(name)
+    for name, own in zip(names, short, strict=True):
+        layers.setdefault(depth[_plain(own)], []).append(name)
     return [layers[index] for index in sorted(layers)]
+
+
+def spared_from_decay(model: SegmentationModel) -> set[str]:
+    """The encoder's parameters that timm's `no_weight_decay()` names, by their names in `model`."""
+    spared = _spared(model.spec.encoder)
+    names = (name for name, _ in model.named_parameters() if name.startswith(ENCODER))
+    return {name for name in names if _plain(name.removeprefix(ENCODER)) in spared}
 
 
 def unfreeze(model: SegmentationModel, share: float) -> None:
@@ -40,13 +56,43 @@ def unfreeze(model: SegmentationModel, share: float) -> None:
     Every parameter is set, so the call can be repeated with any share. The decoder always learns.
     Call `train_mode` afterwards: it is what keeps the frozen layers' statistics still.
     """
-    if not 0 <= share <= 1:
-        raise InputError(f"unfreeze is a share of the encoder's layers in [0, 1], not {share}.")
-    layers = encoder_layers(model)
-    first = len(layers) - learning_layers(len(layers), share)
-    frozen = {name for layer in layers[:first] for name in layer}
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name not in frozen)
+    _set(model, _decoder_names(model) | _top_names(model, share))
+
+
+def set_learning(model: SegmentationModel, stage: Stage, epoch: int = 0) -> bool:
+    """Let learn what `stage` says for its epoch `epoch` (from 0), freeze the rest.
+
+    Returns whether that changed anything. Call `train_mode` afterwards, as for `unfreeze`. Raises
+    InputError for a pattern that matches nothing.
+    """
+    return _set(model, learning_names(model, stage, epoch))
+
+
+def learning_names(model: SegmentationModel, stage: Stage, epoch: int = 0) -> set[str]:
+    """Names of the parameters that learn in epoch `epoch` (from 0) of `stage`.
+
+    Raises InputError naming every pattern of `unfreeze_names` that matches nothing.
+    """
+    if stage.learn == "head":
+        return _head_names(model)
+    decoder = _decoder_names(model)
+    if stage.learn == "decoder":
+        return decoder
+    if stage.unfreeze_names:
+        return decoder | _matching(model, stage)
+    return decoder | _top_names(model, stage_share(stage, epoch))
+
+
+def stage_share(stage: Stage, epoch: int) -> float:
+    """The share of the encoder's layers that learns in epoch `epoch` (from 0) of `stage`.
+
+    With `unfreeze_from` it grows in equal steps from there in the first epoch to `unfreeze` in the
+    last one.
+    """
+    if stage.unfreeze_from is None:
+        return stage.unfreeze
+    done = epoch / (stage.epochs - 1)
+    return stage.unfreeze_from + (stage.unfreeze - stage.unfreeze_from) * done
 
 
 def learning_layers(count: int, share: float) -> int:
@@ -54,13 +100,15 @@ def learning_layers(count: int, share: float) -> int:
     return 0 if share == 0 else max(1, round(count * share))
 
 
-def train_mode(model: nn.Module) -> None:
+def train_mode(model: nn.Module, *, frozen_statistics: bool = False) -> None:
     """Training mode for what learns, evaluation mode for what is frozen.
 
     A module whose parameters are all frozen goes to evaluation mode with everything inside it: its
     BatchNorm statistics stay still, its dropout and stochastic depth are off. A module without
     parameters that stands alone follows the next module that has some (a ViT's dropout on the
     position embedding follows the first block), the last ones follow the module before them.
+    With `frozen_statistics` every BatchNorm uses its running statistics and keeps them, whether
+    its scale and shift learn or not.
     """
     model.train()
     following: bool | None = None
@@ -76,6 +124,93 @@ def train_mode(model: nn.Module) -> None:
         waiting.clear()
     for module in waiting:
         module.train(not following)
+    if frozen_statistics:
+        _stop_statistics(model)
+
+
+def _stop_statistics(model: nn.Module) -> None:
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+
+
+def _set(model: SegmentationModel, learning: set[str]) -> bool:
+    """Set `requires_grad` of every parameter; returns whether one of them changed."""
+    parameters = dict(model.named_parameters())
+    before = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    for name, parameter in parameters.items():
+        parameter.requires_grad_(name in learning)
+    return before != learning
+
+
+def _decoder_names(model: SegmentationModel) -> set[str]:
+    """Everything that is not timm's own encoder; what adapts it counts as decoder."""
+    return {name for name, _ in model.named_parameters() if not name.startswith(ENCODER)}
+
+
+def _head_names(model: SegmentationModel) -> set[str]:
+    """The parameters of the layers that score the classes."""
+    found = {f"net.{name}" for name, _ in model.net.named_parameters()}
+    head = {name for name in found if name.startswith("net.segmentation_head.")}
+    if not head:
+        raise InputError(
+            f"{model.spec.name} has no layer of its own that scores the classes; "
+            "use learn: decoder."
+        )
+    return head
+
+
+def _top_names(model: SegmentationModel, share: float) -> set[str]:
+    """The parameters of the encoder's top `share` of layers."""
+    if not 0 <= share <= 1:
+        raise InputError(f"unfreeze is a share of the encoder's layers in [0, 1], not {share}.")
+    layers = encoder_layers(model)
+    first = len(layers) - learning_layers(len(layers), share)
+    return {name for layer in layers[first:] for name in layer}
+
+
+def _matching(model: SegmentationModel, stage: Stage) -> set[str]:
+    """The encoder's parameters that match a pattern by their own name or by a module's."""
+    names = _timm_names(model)
+    problems, found = [], set()
+    for pattern in stage.unfreeze_names:
+        matched = {n for n, name in names.items() if _matches(name, pattern)}
+        if not matched:
+            problems.append(_no_match(pattern, list(names.values())))
+        found |= matched
+    if problems:
+        header = (
+            f"stages.{stage.name}.unfreeze_names does not fit the encoder {model.spec.encoder}:"
+        )
+        raise InputError(join_problems(header, problems))
+    return found
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return any(fnmatchcase(owner, pattern) for owner in _owners(name))
+
+
+def _owners(name: str) -> Iterator[str]:
+    """`a`, `a.b` and `a.b.weight` for `a.b.weight`."""
+    return itertools.accumulate(name.split("."), "{}.{}".format)
+
+
+def _no_match(pattern: str, names: list[str]) -> str:
+    owners = list(dict.fromkeys(owner for name in names for owner in _owners(name)))
+    close = nearest(pattern, owners)
+    hint = f" Did you mean {' or '.join(close)}?" if close else ""
+    top = dict.fromkeys(name.split(".")[0] for name in names)
+    return f"{pattern!r} matches nothing.{hint} Its modules: {shortened(top)}"
+
+
+def _timm_names(model: SegmentationModel) -> dict[str, str]:
+    """Each parameter of the encoder, by its name in `model`, with its name in timm's whole net."""
+    own = _whole_names(model.spec.encoder)
+    names = [name for layer in encoder_layers(model) for name in layer]
+    extracted = {name: name.removeprefix(ENCODER) for name in names}
+    return {name: own.get(_plain(short), short) for name, short in extracted.items()}
 
 
 def _outermost(module: nn.Module) -> Iterator[nn.Module]:
@@ -90,24 +225,51 @@ def _outermost(module: nn.Module) -> Iterator[nn.Module]:
 
 def _plain(name: str) -> str:
     """Feature extractors rename `stages.0` to `stages_0` and may wrap the net once more."""
-    return name.removeprefix("model.").replace(".", "_")
+    return name.replace(".", "_").removeprefix("model_").removeprefix("body_")
 
 
 @functools.lru_cache(maxsize=16)
 def _depths(encoder: str) -> dict[str, int]:
     """Layer number of every parameter of the whole timm network, 0 at the stem."""
-    import timm
-    import torch
     from timm.models import group_parameters
 
-    with torch.device("meta"):
-        net = timm.create_model(encoder)
+    net = _whole(encoder)
     if not hasattr(net, "group_matcher"):
-        return {}
+        return _depths_by_number([name for name, _ in net.named_parameters()])
     numbered = group_parameters(net, net.group_matcher(coarse=False), reverse=True)
     return {_plain(name): int(index) for name, index in numbered.items()}
 
 
-def _top_level_depths(keys: list[str]) -> dict[str, int]:
-    order: dict[str, int] = {}
-    return {key: order.setdefault(key.split("_")[0], len(order)) for key in keys}
+@functools.lru_cache(maxsize=16)
+def _whole_names(encoder: str) -> dict[str, str]:
+    """timm's own name of every parameter of the whole network."""
+    return {_plain(name): name for name, _ in _whole(encoder).named_parameters()}
+
+
+@functools.lru_cache(maxsize=16)
+def _spared(encoder: str) -> set[str]:
+    listed: set[str] = getattr(_whole(encoder), "no_weight_decay", set)()
+    return {_plain(name) for name in listed}
+
+
+def _whole(encoder: str) -> Any:
+    """The whole timm network on the meta device, which makes no weights."""
+    import timm
+    import torch
+
+    with torch.device("meta"):
+        return timm.create_model(encoder)
+
+
+def _depths_by_number(names: list[str]) -> dict[str, int]:
+    """Layer numbers where timm has none: a layer is what shares its first two numbers.
+
+    `stages.0.blocks.1.norm.weight` belongs to layer `stages.0.blocks.1`; what has no number belongs
+    to the layer before it, at the beginning to the stem.
+    """
+    order, depths, current = {"": 0}, {}, ""
+    for name in names:
+        found = re.match(NUMBERED, name)
+        current = found[0] if found else current
+        depths[_plain(name)] = order.setdefault(current, len(order))
+    return depths

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 if TYPE_CHECKING:
+    from zoo.models.outputs import Outputs
     from zoo.models.spec import ModelSpec
 
 
@@ -36,16 +37,41 @@ class SegmentationModel(nn.Module):
         """
         height, width = images.shape[-2:]
         fixed = self.spec.img_size
-        multiple = 1 if fixed else self.spec.size_multiple
-        minimum = fixed or self.spec.size_minimum
-        pad_height = padding(height, multiple, minimum)
-        pad_width = padding(width, multiple, minimum)
-        if pad_height or pad_width:
-            images = functional.pad(images, (0, pad_width, 0, pad_height), mode="replicate")
+        images = self.padded(images)
         if fixed and images.shape[-2:] != (fixed, fixed):
             return self._windows(images, fixed)[..., :height, :width]
         logits: torch.Tensor = self.net(images)
         return logits[..., :height, :width]
+
+    def training_outputs(self, images: torch.Tensor) -> Outputs | torch.Tensor:
+        """What the losses take: logits as they are before the network's last enlargement.
+
+        `full_size` of the outputs is what `forward` returns for `images`. A plain tensor is that
+        itself; it comes from networks that do not end in an enlargement, and from windows.
+        """
+        from zoo.models.small_logits import net_outputs
+
+        height, width = images.shape[-2:]
+        fixed = self.spec.img_size
+        padded = self.padded(images)
+        if fixed and padded.shape[-2:] != (fixed, fixed):
+            plain: torch.Tensor = self(images)
+            return plain
+        outputs = net_outputs(self.net, padded)
+        if isinstance(outputs, torch.Tensor):
+            return outputs[..., :height, :width]
+        return outputs._replace(crop=(height, width))
+
+    def padded(self, images: torch.Tensor) -> torch.Tensor:
+        """`images` enlarged to what the network takes, their last row and column repeated."""
+        fixed = self.spec.img_size
+        multiple = 1 if fixed else self.spec.size_multiple
+        minimum = fixed or self.spec.size_minimum
+        pad_height = padding(images.shape[-2], multiple, minimum)
+        pad_width = padding(images.shape[-1], multiple, minimum)
+        if not (pad_height or pad_width):
+            return images
+        return functional.pad(images, (0, pad_width, 0, pad_height), mode="replicate")
 
     def _windows(self, images: torch.Tensor, side: int) -> torch.Tensor:
         batch, _, height, width = images.shape

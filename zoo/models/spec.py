@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -18,7 +18,8 @@ class ModelSpec(BaseModel):
     the id of pixels that are not judged. `encoder_weights` is a timm tag, `sha256:` with the hash
     of a local file, or None for random weights. `size_multiple` and `size_minimum` are in pixels;
     `img_size` is the side of the square that a fixed-size encoder was built for, else None;
-    `value_range` are the stored pixel values that became 0 and 255, None for 8-bit images.
+    `value_range` are the stored pixel values that became 0 and 255, None for 8-bit images. `norm`
+    is "group" where every BatchNorm of the network was replaced by a GroupNorm.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -41,6 +42,7 @@ class ModelSpec(BaseModel):
     size_minimum: Count = 32
     img_size: Count | None = None
     value_range: Annotated[tuple[float, float], Field(strict=False)] | None = None
+    norm: Literal["batch", "group"] = "batch"
     smp_loadable: bool = True
 
     @model_validator(mode="after")

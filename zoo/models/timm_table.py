@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import inspect
 import io
 import random
 import sys
@@ -25,10 +24,11 @@ from torch.overrides import TorchFunctionMode
 from zoo.console import remark, track
 from zoo.errors import InputError, shortened
 from zoo.files import write_text
-from zoo.models.decoders import DECODERS, smp_class
+from zoo.models.adapted import arguments
+from zoo.models.decoders import DECODERS
 from zoo.registry import timm_table as table
 from zoo.registry.load import Registry, load_registry
-from zoo.registry.registry import resolve, unsupported
+from zoo.registry.registry import adapted, resolve
 from zoo.registry.schema import matches
 from zoo.registry.timm_table import Encoder, Weights
 
@@ -303,10 +303,13 @@ def _decoder_problems(registry: Registry) -> Iterator[str]:
     for name, row in registry.decoders.items():
         if name not in DECODERS:
             continue
-        accepted = inspect.signature(smp_class(name).__init__).parameters
-        for key in {*row.args}.union(*(case.args for case in row.cases)) - accepted.keys():
-            yield f"decoders.{name}: SMP's class has no argument {key!r}"
-        if all(unsupported(name, row, encoder) for encoder in table.encoders().values()):
+        if (row.needs is None) != (DECODERS[name].smp_class is None):
+            yield f"decoders.{name}: needs belongs to SMP's classes, and only to them"
+            continue
+        accepted = arguments(name)
+        for key in sorted({*row.args}.union(*(case.args for case in row.cases)) - accepted):
+            yield f"decoders.{name}: its class has no argument {key!r}"
+        if row.needs and all(adapted(name, row, encoder) for encoder in table.encoders().values()):
             yield f"decoders.{name}: no encoder has what it needs"
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zoo.errors import InputError, join_problems, unknown
-from zoo.registry import timm_table
+from zoo.registry import coverage, timm_table
 from zoo.registry.load import Registry, load_registry, name_problems, registry_file, split_name
 from zoo.registry.schema import CuratedModel, Decoder, Rule, TrainedWeights, matches
 from zoo.registry.timm_table import Encoder
 
 TABLE = "timm table"
+COVERAGE = "coverage table"
 
 
 class Name(NamedTuple):
@@ -34,9 +35,10 @@ class Resolved:
     `args` go to the decoder's SMP class, `encoder_args` to timm. `weights_file` is a local file,
     `hub_id` the repository of the encoder's pretrained weights; both None means there are none.
     `mean` and `std` apply to pixels in [0, 1]. `licence` is that of the encoder's weights, None
-    where it is not known. `reason` says why a pair is not supported. `row` is the encoder's row of
-    the table, None for an `smp:` encoder. `origins` maps each value, `args.KEY` included, to where
-    it came from.
+    where it is not known. `adapted` says why the pair is joined by zoo's adapter and not by SMP's
+    own class, None where it is. `reason` says why a pair is not supported. `row` is the encoder's
+    row of the table, None for an `smp:` encoder. `origins` maps each value, `args.KEY` included,
+    to where it came from.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Resolved:
     licence: str | None = None
     recipe: str = ""
     trained: dict[str, TrainedWeights] = field(default_factory=dict)
+    adapted: str | None = None
     supported: bool = True
     reason: str | None = None
     smp_loadable: bool = True
@@ -97,11 +100,7 @@ def resolve(name: str, overlay: Path | None = None) -> Resolved:
     model.row = timm_table.encoders().get(parts.encoder)
     for step in (_put_table, _put_decoder, _put_rules, _put_curated, _put_overlay_rules):
         step(model, registry)
-    if model.row is not None:
-        model.reason = unsupported(model.decoder, registry.decoders[model.decoder], model.row)
-    model.supported = model.smp_loadable = model.reason is None
-    needs = f"{registry.origin(f'decoders.{model.decoder}')}.needs"
-    model.origins |= {"supported": needs, "smp_loadable": needs}
+    _put_support(model, registry)
     model.origins |= dict.fromkeys(("name", "decoder", "encoder"), "name")
     return model
 
@@ -126,15 +125,18 @@ def show(name: str, overlay: Path | None = None) -> list[tuple[str, Any, str]]:
     if model.row is not None:
         for key in ("kind", "reductions", "channels", "dilates", "resizes", "params_m"):
             values[key] = getattr(model.row, key)
+    values["encoder_path"] = f"adapter: {model.adapted}" if model.adapted else "SMP's own"
     values["supported"] = "yes" if model.supported else f"no: {model.reason}"
     values["smp_loadable"] = "yes" if model.smp_loadable else "no"
     return [(key, value, origins[key]) for key, value in values.items() if key in origins]
 
 
-def unsupported(name: str, decoder: Decoder, encoder: Encoder) -> str | None:
-    """Why this encoder does not fit this decoder, or None where it does."""
+def adapted(name: str, decoder: Decoder, encoder: Encoder) -> str | None:
+    """Why SMP cannot join this encoder and this decoder, or None where it can."""
+    if decoder.needs is None:
+        return f"{name} is a head of zoo's own"
     lacking = decoder.needs.lacking(encoder)
-    return lacking and f"{name} needs {lacking} in {encoder.name}"
+    return lacking and f"SMP's {name} needs {lacking} in {encoder.name}"
 
 
 def list_models(
@@ -162,7 +164,7 @@ def list_models(
         for row in rows.values()
         if row.name in encoders
         for name in _spellings(f"{key}-{row.name}", row, tagged)
-        if fnmatchcase(name, pattern) and not registry.decoders[key].needs.lacking(row)
+        if fnmatchcase(name, pattern) and coverage.problem(row.module, key) is None
     ]
     names += [
         name
@@ -275,6 +277,20 @@ def _put_curated(model: Resolved, registry: Registry) -> None:
     model.put("args", row.args, origin)
     model.put("trained", row.weights, origin)
     _put_given(model, row, origin)
+
+
+def _put_support(model: Resolved, registry: Registry) -> None:
+    """How the decoder meets the encoder, and whether that is known to fail."""
+    decoder, origin = registry.decoders[model.decoder], COVERAGE
+    needs = f"{registry.origin(f'decoders.{model.decoder}')}.needs"
+    if model.row is not None:
+        model.adapted = adapted(model.decoder, decoder, model.row)
+        model.reason = coverage.problem(model.row.module, model.decoder)
+    elif decoder.needs is None:
+        model.reason, origin = f"{model.decoder} takes encoders of timm alone", needs
+    model.supported = model.reason is None
+    model.smp_loadable = model.supported and model.adapted is None
+    model.origins |= {"supported": origin, "smp_loadable": needs, "encoder_path": needs}
 
 
 def _put_given(model: Resolved, row: Rule | CuratedModel, origin: str) -> None:

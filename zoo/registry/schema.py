@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from zoo.errors import InputError, join_problems
-from zoo.files import read_yaml
+from zoo.files import parse_yaml, read_yaml
 from zoo.registry.recipe import Recipe
 from zoo.registry.strict import Strict, dotted, problems, unknown_key, written_as
 from zoo.registry.timm_table import Encoder
@@ -53,10 +53,11 @@ class Divisible(Strict):
 
 
 class Needs(Strict):
-    """What a decoder asks of an encoder.
+    """What the decoder's class in segmentation-models-pytorch asks of an encoder.
 
-    `input_multiple` (pixels) is for encoders that do not take every size as built: the size they
-    are made for must be a multiple of it.
+    Other encoders reach the decoder through zoo's adapter. `input_multiple` (pixels) is for
+    encoders that do not take every size as built: the size they are made for must be a multiple of
+    it.
     """
 
     where: Where = Field(default_factory=dict)
@@ -89,9 +90,10 @@ class Case(Strict):
 
 
 class Decoder(Strict):
-    """A decoder: `args` go to its SMP class, `encoder_args` to timm.
+    """A decoder: `args` go to its class, `encoder_args` to timm.
 
-    The arguments of the first of `cases` that matches the encoder come on top of `args`.
+    The arguments of the first of `cases` that matches the encoder come on top of `args`. A head of
+    zoo's own has no `needs`.
     """
 
     title: Annotated[str, Field(min_length=1)]
@@ -101,7 +103,7 @@ class Decoder(Strict):
     args: dict[str, Any] = Field(default_factory=dict)
     encoder_args: dict[str, Any] = Field(default_factory=dict)
     cases: list[Case] = Field(default_factory=list)
-    needs: Needs
+    needs: Needs | None = None
 
 
 class Rule(Strict):
@@ -126,11 +128,17 @@ class Rule(Strict):
 
 
 class TrainedWeights(Strict):
-    """Trained weights of a curated model, pinned to a commit, with the evidence."""
+    """Trained weights of a curated model, pinned to a commit, with the evidence.
+
+    `data`, `split` and `protocol` say what the metrics were measured on and how.
+    """
 
     hub: Annotated[str, written_as(r"[\w.-]+/[\w.-]+", "ORG/REPO")]
     revision: Annotated[str, written_as("[0-9a-f]{40}", "a commit of 40 hexadecimal digits")]
     metrics: dict[str, float] = Field(default_factory=dict)
+    data: str | None = None
+    split: str | None = None
+    protocol: Annotated[int, Field(ge=1)] | None = None
     results: str | None = None
 
 
@@ -169,11 +177,19 @@ class RegistryFile(Strict):
 
 def read_registry_file(path: Path) -> RegistryFile:
     """Read one file. Raises InputError with every problem and its place in the file."""
-    content = read_yaml(path)
+    return _validated(read_yaml(path), str(path))
+
+
+def parse_registry(text: str, source: str) -> RegistryFile:
+    """A registry file's text; `source` names it in messages. Raises InputError."""
+    return _validated(parse_yaml(text, source), source)
+
+
+def _validated(content: Any, source: str) -> RegistryFile:
     try:
         return RegistryFile.model_validate({} if content is None else content)
     except ValidationError as error:
         lines = [
             f"{dotted(place) or 'top'}: {text}" for place, text in problems(error, RegistryFile)
         ]
-        raise InputError(join_problems(f"{path} has problems:", lines)) from error
+        raise InputError(join_problems(f"{source} has problems:", lines)) from error

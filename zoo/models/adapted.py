@@ -1,0 +1,188 @@
+"""Decoders on encoders that segmentation-models-pytorch cannot join, and heads of our own."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from torch import Tensor, nn
+
+from zoo.models.decoders import DECODERS, Decoder, smp_class
+from zoo.models.encoder import Level, TimmEncoder, encoder_levels
+from zoo.models.heads.fcn import fcn
+from zoo.models.heads.linear import linear
+from zoo.models.network import Network
+from zoo.models.pyramid import Pyramid, Source, canvas, plan
+from zoo.models.unused import keep_as_buffers, unused_parameters
+
+if TYPE_CHECKING:
+    from zoo.models.spec import ModelSpec
+
+TRACED = 256
+"""The side in pixels, rounded up to the encoder's stride, at which unused parameters are found."""
+
+Head = Callable[..., tuple[nn.Module, nn.Module]]
+
+HEADS: dict[str, Head] = {"linear": linear, "fcn": fcn}
+"""Decoder and segmentation head from an encoder's levels, the number of classes and options."""
+
+
+def build_network(spec: ModelSpec, **pretrained: Any) -> Network:
+    """The network of `spec` with our own encoder; `pretrained` are arguments of timm's builder.
+
+    Raises ValueError or TypeError for options that the decoder does not have.
+    """
+    row = DECODERS[spec.decoder]
+    _check_options(spec)
+    levels, plain = encoder_levels(spec.encoder, **spec.encoder_args)
+    strides = _strides(row, spec.decoder_args)
+    used = sorted(
+        {position for source in _plan(levels, row, strides) for position in source.levels}
+    )
+    make = functools.partial(
+        TimmEncoder,
+        spec.encoder,
+        [levels[position].number for position in used],
+        in_chans=spec.in_chans,
+        norm=plain,
+        **spec.encoder_args,
+    )
+    encoder = make(**pretrained)
+    side = spec.img_size or -(-TRACED // levels[-1].stride) * levels[-1].stride
+    keep_as_buffers(encoder, unused_parameters(make, spec.in_chans, side))
+    if row.smp_class is None:
+        decoder, head = HEADS[spec.decoder](encoder.levels, len(spec.classes), **spec.decoder_args)
+    else:
+        decoder, head = _smp_parts(spec, encoder.levels, strides)
+    return Network(encoder, decoder, head)
+
+
+FIXED = {"encoder_depth", "encoder_output_indices"}
+"""Arguments of SMP's classes that an adapted encoder settles."""
+
+GIVEN = {"self", "kwargs", "encoder_name", "encoder_weights", "classes", "in_channels"}
+"""Arguments of SMP's classes that do not come from options."""
+
+
+def arguments(decoder: str) -> set[str]:
+    """The names of the options that a decoder takes."""
+    own = HEADS.get(decoder)
+    called: Any = own or smp_class(decoder).__init__
+    parameters = inspect.signature(called).parameters.values()
+    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY or own is None} - GIVEN
+
+
+class SmpDecoder(nn.Module):
+    """A decoder of SMP behind a pyramid that makes the maps it takes.
+
+    `places` are the strides in SMP's list of maps, 0 where the decoder does not look.
+    """
+
+    def __init__(self, pyramid: Pyramid, decoder: nn.Module, places: Sequence[int]):
+        super().__init__()
+        self.pyramid = pyramid
+        self.decoder = decoder
+        self.places = tuple(places)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """The decoder's map for the images and an encoder's maps."""
+        images, made = features[0], iter(self.pyramid(features))
+        batch, (height, width) = images.shape[0], canvas(images, self.pyramid.multiple)
+        empty = images.new_empty((batch, 0, height, width))
+        halved = images.new_empty((batch, 0, height // 2, width // 2))
+        maps = [empty, *(next(made) if stride else halved for stride in self.places)]
+        decoded: Tensor = self.decoder(maps)
+        return decoded
+
+
+class DptDecoder(nn.Module):
+    """SMP's decoder of DPT, which knows prefix tokens, behind a pyramid; it gets none."""
+
+    def __init__(self, pyramid: Pyramid, decoder: nn.Module):
+        super().__init__()
+        self.pyramid = pyramid
+        self.decoder = decoder
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """The decoder's map for the images and an encoder's maps."""
+        maps = self.pyramid(features)
+        decoded: Tensor = self.decoder(maps, [None] * len(maps))
+        return decoded
+
+
+@dataclass(frozen=True)
+class _Stated:
+    """What SMP's classes ask an encoder while they are built."""
+
+    out_channels: list[int]
+    output_stride: int
+    output_strides: list[int]
+    has_prefix_tokens: bool = False
+
+
+def _smp_parts(
+    spec: ModelSpec, levels: list[Level], strides: tuple[int, ...]
+) -> tuple[nn.Module, nn.Module]:
+    """Decoder and segmentation head as SMP's class builds them for the pyramid's maps."""
+    row, cls = DECODERS[spec.decoder], smp_class(spec.decoder)
+    pyramid = Pyramid(levels, _plan(levels, row, strides))
+    is_dpt = row.smp_class == "DPT"
+    channels = iter(pyramid.channels)
+    listed = [next(channels) if stride else 0 for stride in strides]
+    stated = _Stated(
+        out_channels=listed if is_dpt else [spec.in_chans, *listed],
+        output_stride=max(strides),
+        output_strides=list(strides),
+    )
+    options = {**spec.decoder_args, **({"decoder_readout": "ignore"} if is_dpt else {})}
+    with _encoder_stated(cls, stated):
+        net: Any = cls(
+            encoder_name=f"tu-{spec.encoder}",
+            encoder_weights=None,
+            in_channels=spec.in_chans,
+            classes=len(spec.classes),
+            **options,
+        )
+    decoder = DptDecoder(pyramid, net.decoder) if is_dpt else None
+    return decoder or SmpDecoder(pyramid, net.decoder, strides), net.segmentation_head
+
+
+@contextlib.contextmanager
+def _encoder_stated(cls: type[nn.Module], stated: _Stated) -> Iterator[None]:
+    """While SMP's class is built it gets `stated` in the place of an encoder of its own."""
+    module = sys.modules[cls.__module__]
+    name = "get_encoder" if hasattr(module, "get_encoder") else "TimmViTEncoder"
+    with mock.patch.object(module, name, return_value=stated):
+        yield
+
+
+def _check_options(spec: ModelSpec) -> None:
+    """Refuse options that would reach nothing."""
+    allowed = arguments(spec.decoder) - FIXED
+    if strange := sorted(spec.decoder_args.keys() - allowed):
+        raise ValueError(
+            f"{spec.decoder} on {spec.encoder} has no option {', '.join(strange)}; "
+            f"it has {', '.join(sorted(allowed)) or 'none'}"
+        )
+
+
+def _strides(row: Decoder, options: dict[str, Any]) -> tuple[int, ...]:
+    """The strides of the wanted maps, with the output stride that the options ask for."""
+    if (asked := options.get("encoder_output_stride")) is not None:
+        return (*row.strides[:-1], asked)
+    if row.smp_class is None and "stride" in options:
+        return tuple(stride for stride in row.strides if stride >= options["stride"])
+    return row.strides
+
+
+def _plan(levels: Sequence[Level], row: Decoder, strides: tuple[int, ...]) -> list[Source]:
+    wanted = [stride for stride in strides if stride]
+    if not wanted:
+        return [Source(levels[-1].stride, (len(levels) - 1,))]
+    return plan(levels, wanted, row.optional)

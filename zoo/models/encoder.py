@@ -1,0 +1,77 @@
+"""Any timm net as a list of feature maps, by asking the net what its levels are."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import timm
+import torch
+from timm.models._features import FeatureGetterNet
+from torch import Tensor, nn
+
+
+class Level(NamedTuple):
+    """One feature map of a timm net: its number there, its stride in pixels, its channels."""
+
+    number: int
+    stride: int
+    channels: int
+
+
+class TimmEncoder(nn.Module):
+    """A timm net that gives the feature maps of `indices`, from fine to coarse.
+
+    With `norm` the maps of a plain transformer pass its last normalisation, as its classifier would
+    see them; other nets give them as they are. `arguments` go to timm.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        indices: Sequence[int],
+        *,
+        in_chans: int = 3,
+        norm: bool = False,
+        **arguments: Any,
+    ):
+        super().__init__()
+        given = {"in_chans": in_chans, **arguments}
+        model: Any
+        if norm:
+            net = timm.create_model(name, **{**given, "num_classes": 0})
+            model = FeatureGetterNet(net, out_indices=list(indices), norm=True)
+        else:
+            model = timm.create_model(name, features_only=True, out_indices=tuple(indices), **given)
+        self.model = model
+        self.levels = levels_of(model)
+        self.channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """`images` (B x in_chans x H x W) first, then a map B x C x h x w for every level."""
+        maps: list[Tensor] = self.model(images)
+        if self.channels_last:
+            maps = [feature.permute(0, 3, 1, 2).contiguous() for feature in maps]
+        return [images, *maps]
+
+
+def encoder_levels(name: str, **arguments: Any) -> tuple[list[Level], bool]:
+    """All levels of a timm net, fine to coarse, and whether it is a plain transformer.
+
+    A plain transformer has one stride from its first block to its last; the last block is then its
+    only level. The net is built on the meta device, which makes no weights.
+    """
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net: Any = timm.create_model(name, features_only=True, **arguments)
+    levels = levels_of(net)
+    plain = isinstance(net, FeatureGetterNet) and len({level.stride for level in levels}) == 1
+    return (levels[-1:] if plain else levels), plain
+
+
+def levels_of(net: Any) -> list[Level]:
+    """The levels that a features-only timm net gives."""
+    info = net.feature_info
+    found = zip(info.out_indices, info.reduction(), info.channels(), strict=True)
+    return [Level(*values) for values in found]

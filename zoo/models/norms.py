@@ -1,0 +1,45 @@
+"""BatchNorm replaced by GroupNorm, whose output does not depend on the other images of a batch."""
+
+from __future__ import annotations
+
+from timm.layers import BatchNormAct2d, GroupNormAct
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+MOST_GROUPS = 32
+FEWEST_CHANNELS = 4
+
+
+def groups_for(channels: int) -> int:
+    """The number of groups: the most, up to 32, that leave at least four channels in each."""
+    most = max(1, min(MOST_GROUPS, channels // FEWEST_CHANNELS))
+    return next(count for count in range(most, 0, -1) if channels % count == 0)
+
+
+def to_group_norm(net: nn.Module) -> int:
+    """Replace every BatchNorm inside `net` by a GroupNorm (arXiv 1803.08494); returns how many.
+
+    Scale and shift are the same parameters as before, running statistics are dropped; timm's
+    BatchNorm with an activation becomes its GroupNorm with the same activation.
+    """
+    replaced = 0
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, _BatchNorm):
+                setattr(parent, name, _group_norm(child))
+                replaced += 1
+    return replaced
+
+
+def _group_norm(norm: _BatchNorm) -> nn.GroupNorm:
+    groups, channels = groups_for(norm.num_features), norm.num_features
+    made: nn.GroupNorm
+    if isinstance(norm, BatchNormAct2d):
+        made = GroupNormAct(channels, groups, eps=norm.eps, affine=norm.affine)
+        made.act, made.drop = norm.act, norm.drop
+    else:
+        made = nn.GroupNorm(groups, channels, eps=norm.eps, affine=norm.affine)
+    if norm.affine:
+        made.weight, made.bias = norm.weight, norm.bias
+    made.train(norm.training)
+    return made

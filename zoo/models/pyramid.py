@@ -1,0 +1,192 @@
+"""From the feature maps that an encoder has to those that a decoder asks for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+from torch.nn import functional
+
+from zoo.models.encoder import Level
+
+WIDTH = 256
+"""The most channels of a map that is made here, as in arXiv 2203.16527."""
+
+NARROWEST = 16
+"""The fewest channels that a map is narrowed to while it is enlarged."""
+
+
+class Source(NamedTuple):
+    """Where a wanted map comes from: the positions of encoder levels, fine to coarse.
+
+    Several are merged from the coarsest to the finest; none stands for an empty map.
+    """
+
+    stride: int
+    levels: tuple[int, ...]
+
+
+class Pyramid(nn.Module):
+    """Maps at exactly the wanted strides, made from an encoder's levels.
+
+    A level that the encoder has passes as it is. Where the deepest wanted map is finer than the
+    encoder's deepest level, the levels down to it are merged from coarse to fine (arXiv
+    1612.03144). Other maps are made from the nearest level by transposed convolutions or pooling,
+    as in the simple feature pyramid of arXiv 2203.16527. `channels` has the channels of each map.
+    """
+
+    def __init__(self, levels: Sequence[Level], sources: Sequence[Source]):
+        super().__init__()
+        self.sources = list(sources)
+        self.makers = nn.ModuleList(_maker(levels, source) for source in sources)
+        self.channels = [
+            _channels(levels, source, maker)
+            for source, maker in zip(self.sources, self.makers, strict=True)
+        ]
+        self.multiple = max(source.stride for source in sources)
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """`features`: the images, then a map for every level. Returns one map for every source.
+
+        A map of stride s is 1 / s of the images' height and width, these rounded up to a multiple
+        of the largest stride.
+        """
+        images, *maps = features
+        height, width = canvas(images, self.multiple)
+        made = []
+        for source, maker in zip(self.sources, self.makers, strict=True):
+            size = (height // source.stride, width // source.stride)
+            if source.levels:
+                found = maker([maps[level] for level in source.levels])
+                made.append(resized(found, size))
+            else:
+                made.append(images.new_empty((images.shape[0], 0, *size)))
+        return made
+
+
+class Same(nn.Module):
+    """A level as it is."""
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """The only map."""
+        return maps[0]
+
+
+class Made(nn.Module):
+    """A map of another stride: `doublings` of the resolution (below 0: halvings), then two
+    convolutions to at most `WIDTH` channels."""
+
+    def __init__(self, channels: int, doublings: int):
+        super().__init__()
+        steps: list[nn.Module] = []
+        if doublings < 0:
+            steps.append(nn.MaxPool2d(2**-doublings, ceil_mode=True))
+        self.channels = min(channels, WIDTH)
+        for number in range(doublings):
+            narrower = max(channels // 2, NARROWEST)
+            steps.append(nn.ConvTranspose2d(channels, narrower, 2, stride=2))
+            if number < doublings - 1:
+                steps += [LayerNorm2d(narrower), nn.GELU()]
+            channels = narrower
+        self.steps = nn.Sequential(
+            *steps,
+            nn.Conv2d(channels, self.channels, 1, bias=False),
+            LayerNorm2d(self.channels),
+            nn.Conv2d(self.channels, self.channels, 3, padding=1, bias=False),
+            LayerNorm2d(self.channels),
+        )
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """The only map, at its new resolution."""
+        made: Tensor = self.steps(maps[0])
+        return made
+
+
+class Merged(nn.Module):
+    """Several levels summed at the resolution of the finest, from the coarsest on."""
+
+    def __init__(self, channels: Sequence[int]):
+        super().__init__()
+        self.channels = min(channels[-1], WIDTH)
+        self.lateral = nn.ModuleList(nn.Conv2d(count, self.channels, 1) for count in channels)
+        self.smooth = nn.Sequential(
+            nn.Conv2d(self.channels, self.channels, 3, padding=1, bias=False),
+            LayerNorm2d(self.channels),
+        )
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """`maps` from fine to coarse to one map of the first one's size."""
+        projected = [layer(feature) for layer, feature in zip(self.lateral, maps, strict=True)]
+        merged = projected[-1]
+        for finer in reversed(projected[:-1]):
+            merged = finer + resized(merged, tuple(finer.shape[-2:]))
+        smooth: Tensor = self.smooth(merged)
+        return smooth
+
+
+def plan(
+    levels: Sequence[Level], strides: Sequence[int], optional: int | None = None
+) -> list[Source]:
+    """Which levels make the maps of the wanted `strides`, which are given from fine to coarse.
+
+    The last one is always made from the deepest level. The `optional` stride is left empty where
+    the encoder has no such level. Sources name levels by their position in `levels`.
+    """
+    by_stride = {level.stride: position for position, level in enumerate(levels)}
+    sources = []
+    for stride in strides[:-1]:
+        if stride in by_stride:
+            sources.append(Source(stride, (by_stride[stride],)))
+        elif stride == optional:
+            sources.append(Source(stride, ()))
+        else:
+            sources.append(Source(stride, (_nearest(levels, stride),)))
+    last = strides[-1]
+    deep = [position for position, level in enumerate(levels) if level.stride >= last]
+    sources.append(Source(last, tuple(deep) if len(deep) > 1 else (len(levels) - 1,)))
+    return sources
+
+
+def canvas(images: Tensor, multiple: int) -> tuple[int, int]:
+    """Height and width of the images, each rounded up to a multiple."""
+    height, width = images.shape[-2:]
+    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+
+
+def resized(features: Tensor, size: tuple[int, ...]) -> Tensor:
+    """`features` by bilinear interpolation at `size`; as they are where they have it."""
+    if tuple(features.shape[-2:]) == tuple(size):
+        return features
+    return functional.interpolate(features, size, mode="bilinear", align_corners=False)
+
+
+def _nearest(levels: Sequence[Level], stride: int) -> int:
+    return min(
+        range(len(levels)), key=lambda position: abs(_doublings(levels[position].stride, stride))
+    )
+
+
+def _doublings(stride: int, wanted: int) -> float:
+    return math.log2(stride / wanted)
+
+
+def _maker(levels: Sequence[Level], source: Source) -> nn.Module:
+    if len(source.levels) > 1:
+        return Merged([levels[position].channels for position in source.levels])
+    if not source.levels:
+        return Same()
+    level = levels[source.levels[0]]
+    if level.stride == source.stride:
+        return Same()
+    return Made(level.channels, round(_doublings(level.stride, source.stride)))
+
+
+def _channels(levels: Sequence[Level], source: Source, maker: nn.Module) -> int:
+    if not source.levels:
+        return 0
+    if isinstance(maker, Made | Merged):
+        return maker.channels
+    return levels[source.levels[0]].channels

@@ -1,0 +1,103 @@
+"""What a recipe changes in a network before it trains: normalisation, dropout, stochastic depth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from zoo.errors import InputError
+from zoo.models.build import build
+from zoo.models.layers import learning_names
+from zoo.models.norms import to_group_norm
+
+if TYPE_CHECKING:
+    from zoo.models.segmentation import SegmentationModel
+    from zoo.registry.recipe import Recipe
+
+
+def apply_recipe(model: SegmentationModel, recipe: Recipe) -> None:
+    """Change `model` as `recipe` says before it trains: batch_norm, drop_path and dropout.
+
+    Raises InputError where the network has no place for one of them, or where a stage's
+    `unfreeze_names` match nothing.
+    """
+    for stage in recipe.stages:
+        learning_names(model, stage)
+    if recipe.batch_norm == "group":
+        use_group_norm(model)
+    if recipe.drop_path:
+        add_drop_path(model, recipe.drop_path)
+    if recipe.dropout:
+        add_dropout(model, recipe.dropout)
+
+
+def use_group_norm(model: SegmentationModel) -> None:
+    """Replace every BatchNorm of `model` by a GroupNorm and say so in its spec."""
+    if to_group_norm(model.net):
+        model.spec = model.spec.model_copy(update={"norm": "group"})
+
+
+def add_dropout(model: SegmentationModel, share: float) -> None:
+    """Drop the share `share` of the channels that enter the layers that score the classes.
+
+    It acts while those layers are in training mode. It adds no parameter and no name, so that the
+    weights load without it. Raises InputError where there is no such layer.
+    """
+    layers = _scoring_layers(model)
+    if not layers:
+        raise InputError(
+            f"{model.spec.name} has no layer of its own that scores the classes, so `dropout` has "
+            "no place. Set dropout to 0."
+        )
+
+    def drop(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor]:
+        features: Tensor = inputs[0]
+        dropped = functional.dropout2d if features.ndim == 4 else functional.dropout
+        return (dropped(features, share, layer.training),)
+
+    for layer in layers:
+        layer.register_forward_pre_hook(drop)
+
+
+def add_drop_path(model: SegmentationModel, rate: float) -> None:
+    """Rebuild the network of `model` with timm's `drop_path_rate` (arXiv 1603.09382).
+
+    Weights are kept; the spec stays as it is, since the weights load without it. Raises InputError
+    where the encoder has no stochastic depth.
+    """
+    spec = model.spec
+    arguments = spec.encoder_args | {"drop_path_rate": rate}
+    try:
+        net = build(spec.model_copy(update={"encoder_args": arguments})).net
+    except InputError as error:
+        raise _no_drop_path(model) from error
+    if not any(_drops_paths(module) for module in net.modules()):
+        raise _no_drop_path(model)
+    net.load_state_dict(model.net.state_dict())
+    model.net = net.train(model.training)
+
+
+def _drops_paths(module: nn.Module) -> bool:
+    return type(module).__name__.startswith("DropPath") and getattr(module, "drop_prob", 0) > 0
+
+
+def _no_drop_path(model: SegmentationModel) -> InputError:
+    return InputError(
+        f"{model.spec.encoder} has no stochastic depth in timm, so `drop_path` has no place. "
+        "Set drop_path to 0."
+    )
+
+
+def _scoring_layers(model: SegmentationModel) -> list[nn.Module]:
+    head = getattr(model.net, "segmentation_head", None)
+    if not isinstance(head, nn.Module):
+        return []
+    count = len(model.spec.classes)
+    return [
+        layer
+        for layer in head.modules()
+        if (isinstance(layer, nn.Conv2d) and layer.out_channels == count)
+        or (isinstance(layer, nn.Linear) and layer.out_features == count)
+    ]
