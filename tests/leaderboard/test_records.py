@@ -231,8 +231,17 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_the_text_of_a_record_has_one_line_per_field() -> None:
-    lines = record_text(record()).splitlines()
+    lines = record_text(record(chosen_miou=0.5)).splitlines()
     assert len(lines) == len(Record.model_fields) + 2
+    assert '  "chosen_miou": 0.5,' in lines
+
+
+def test_records_from_before_there_was_a_chosen_miou_keep_their_names() -> None:
+    assert '"chosen_miou"' not in record_text(record())
+    assert record_name(record(chosen_miou=None)) == record_name(record())
+    results = Path(__file__).parents[2] / "benchmarks" / "results"
+    for path in results.rglob("*.json"):
+        assert path.name == record_name(read_record(path))
 
 
 def test_reading_records_needs_no_torch() -> None:

@@ -13,6 +13,7 @@ from zoo.data.spec import Dataset, load_dataset
 from zoo.environment import stamp
 from zoo.errors import InputError
 from zoo.evaluation.evaluate import check_classes, check_pixels, resolve_precision, score
+from zoo.evaluation.ranks import Ranks, start_ranks
 from zoo.files import hash_of
 from zoo.leaderboard.records import PROTOCOL, SCHEMA, Record, parse_record, write_record
 from zoo.models.count import gmacs, params_m
@@ -50,31 +51,48 @@ def evaluate(
 ) -> Evaluation:
     """Score `model` on `split` of `data`; write the record into the folder `out` if given.
 
-    Raises InputError where the classes differ, where every pixel is ignored, and where a record is
-    asked for of the split that chose the model.
+    Under torchrun or `accelerate launch` the processes share the images, each scored once. Raises
+    InputError where the classes differ, where every pixel is ignored, and where a record is asked
+    for of the split that chose the model.
     """
-    from accelerate import PartialState
+    ranks = start_ranks()
+    with ranks.first_then_rest():
+        dataset, chosen = _checked(model, data, split, precision, out, ranks)
+        loader = EvalLoader(dataset, split, rank=ranks.rank, world=ranks.world)
+    began = time.monotonic()
+    confusion = score(
+        model.to(ranks.device), loader, precision=chosen, device=ranks.device, ranks=ranks
+    )
+    seconds = round(time.monotonic() - began, 2)
+    found = Evaluation(model, dataset, split, confusion, chosen, ranks.device.type, seconds)
+    with ranks.together():
+        if confusion.pixels == 0:
+            raise InputError(
+                f"{dataset.name}, split {split}: every pixel is ignored, nothing to score."
+            )
+        if out is not None and ranks.first:
+            write_record(make_record(found), Path(out))
+    return found
 
+
+def _checked(
+    model: SegmentationModel,
+    data: str | Path,
+    split: str,
+    precision: str,
+    out: str | Path | None,
+    ranks: Ranks,
+) -> tuple[Dataset, str]:
+    """The data set and the precision, once everything is known to fit."""
     dataset = load_dataset(data)
     dataset.samples(split)
     check_classes(model, dataset.classes, dataset.name)
     check_pixels(model, dataset)
     if out is not None:
         check_reportable(model, split)
-    device = PartialState().device
-    chosen = resolve_precision(precision, device)
+    chosen = resolve_precision(precision, ranks.device)
     scan_labels(dataset, [split])
-    began = time.monotonic()
-    confusion = score(model.to(device), EvalLoader(dataset, split), precision=chosen, device=device)
-    seconds = round(time.monotonic() - began, 2)
-    if confusion.pixels == 0:
-        raise InputError(
-            f"{dataset.name}, split {split}: every pixel is ignored, nothing to score."
-        )
-    found = Evaluation(model, dataset, split, confusion, chosen, device.type, seconds)
-    if out is not None:
-        write_record(make_record(found), Path(out))
-    return found
+    return dataset, chosen
 
 
 def check_reportable(model: SegmentationModel, split: str) -> None:
@@ -103,6 +121,7 @@ def make_record(found: Evaluation) -> Record:
         "data_hash": data_hash(found.dataset, found.split),
         "split": found.split,
         "chosen_on": training.get("chosen_on"),
+        "chosen_miou": training.get("chosen_miou"),
         "classes": found.dataset.classes,
         "ignore": spec.ignore_index,
         "size": size,

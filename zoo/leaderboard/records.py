@@ -64,7 +64,8 @@ class Record(_Strict):
 
     `size` is [height, width] in pixels or None where the images differ in size; `confusion` holds
     pixel counts, rows are the truth and columns the prediction, in the order of `classes`;
-    `chosen_on` is the split that chose the epoch or anything else, None where nothing was chosen.
+    `chosen_on` is the split that chose the epoch or anything else, None where nothing was chosen;
+    `chosen_miou` is the mIoU on it, where known, by which settings may be compared and chosen.
     Raises pydantic's ValidationError, also where the metrics do not follow from the matrix.
     """
 
@@ -76,6 +77,7 @@ class Record(_Strict):
     data_hash: Hash
     split: Text
     chosen_on: Text | None
+    chosen_miou: Share | None = None
     classes: Annotated[list[Text], Field(min_length=1)]
     ignore: int | None
     protocol: Annotated[int, Field(ge=1)]
@@ -254,7 +256,10 @@ def _problem(place: tuple[int | str, ...], message: str) -> str:
 
 
 def _content(record: Record) -> dict[str, Any]:
-    return record.model_dump(mode="json", by_alias=True, exclude={"record_hash"})
+    unset = (
+        {"chosen_miou"} if record.chosen_miou is None else set()
+    )  # younger than the oldest files
+    return record.model_dump(mode="json", by_alias=True, exclude={"record_hash", *unset})
 
 
 def _hash_problems(value: dict[str, Any]) -> list[str]:

@@ -108,6 +108,14 @@ def neutral(text: str) -> str:
     return f"'{plain}" if plain.lstrip().startswith(_FORMULA) else plain
 
 
+def table_lines(
+    heads: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[str]
+) -> list[str]:
+    """A Markdown table of cells that are escaped already; the columns in `left` stand left."""
+    rule = [":---" if head in left else "---:" for head in heads]
+    return [f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows)]
+
+
 def _section(table: Table) -> list[str]:
     key = table.key
     title = f"## {escape(key.dataset)}, {escape(key.split)}, {escape(key.encoder_init)} encoder"
@@ -159,7 +167,7 @@ def _main_table(table: Table) -> list[str]:
                 escape(", ".join(row.distinct(lambda record: record.device))),
             ]
         )
-    return _table(heads, rows, left=("model", "precision", "recipe", "device"))
+    return table_lines(heads, rows, left=("model", "precision", "recipe", "device"))
 
 
 def _notes(table: Table) -> list[str]:
@@ -185,16 +193,11 @@ def _classes(table: Table) -> list[str]:
         "<details>",
         "<summary>IoU per class, %</summary>",
         "",
-        *_table(heads, rows, left=("model",)),
+        *table_lines(heads, rows, left=("model",)),
         "",
         "</details>",
         "",
     ]
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[str]) -> list[str]:
-    rule = [":---" if head in left else "---:" for head in heads]
-    return [f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows)]
 
 
 def _model(record: Record) -> str:

@@ -1,0 +1,242 @@
+"""Running a suite: one process a job, several at a time, whatever is missing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo.bench.folder import (
+    LOG,
+    Order,
+    drop_weights,
+    forget_failure,
+    read_failure,
+    write_failure,
+    write_order,
+)
+from zoo.bench.jobs import matching
+from zoo.bench.prepare import orders
+from zoo.bench.suite import read_suite
+from zoo.console import progress_bar, remark
+from zoo.errors import InputError
+from zoo.leaderboard.records import read_records
+
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a suite ended: the jobs that have their record, and those that failed."""
+
+    done: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How jobs are run: so many at a time, with so many threads each (None: the library's own).
+
+    `devices` are the GPUs as CUDA_VISIBLE_DEVICES calls them, `worker` the module of a job's
+    process.
+    """
+
+    slots: int
+    threads: int | None = None
+    devices: tuple[str, ...] = ()
+    worker: str = "zoo.bench.work"
+
+    def environment(self, slot: int) -> dict[str, str]:
+        """The environment of a job's process; GPUs are dealt out to the slots in turn."""
+        values = dict(os.environ)
+        if self.threads is not None:
+            values |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads))
+        if self.devices:
+            values["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
+        return values
+
+
+def run_suite(
+    path: Path,
+    data: Sequence[str],
+    out: Path,
+    results: Path,
+    *,
+    jobs: int | None = None,
+    threads: int | None = None,
+    retry: bool = False,
+    registry: Path | None = None,
+) -> Outcome:
+    """Run what is missing of the suite in `path`, with the runs below `out`, records in `results`.
+
+    `data` are texts NAME=DATA; `jobs` run at a time (default: one for each GPU, one without),
+    with `threads` CPU threads each. A job is done where its record is there; one that was stopped
+    goes on, one that failed is left alone unless `retry` is set. Raises InputError with everything
+    that is wrong before anything runs, KeyboardInterrupt after Ctrl-C, once every job has stopped.
+    """
+    for name, value in (("--jobs", jobs), ("--threads", threads)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} is {value}; it must be at least 1.")
+    wanted = orders(read_suite(path), data, results, registry)
+    devices = _devices()
+    queue = Queue(wanted, out, Settings(jobs or max(1, len(devices)), threads, devices))
+    queue.sort_out(retry)
+    queue.run()
+    return queue.outcome()
+
+
+def _devices() -> tuple[str, ...]:
+    """What CUDA_VISIBLE_DEVICES calls each GPU that may be used; empty without any."""
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else map(str, range(torch.cuda.device_count()))
+    return tuple(name for name in names if name) if torch.cuda.is_available() else ()
+
+
+@dataclass(frozen=True)
+class _Running:
+    order: Order
+    process: subprocess.Popen[bytes]
+    slot: int
+    began: float
+
+
+class Queue:
+    """The jobs of a suite: done, failed, waiting and running."""
+
+    def __init__(self, wanted: list[Order], out: Path, settings: Settings):
+        self._wanted, self._out, self._settings = wanted, out, settings
+        self._waiting: deque[Order] = deque()
+        self._running: list[_Running] = []
+        self._done = self._failed = 0
+        self._seconds: list[float] = []
+
+    def sort_out(self, retry: bool) -> None:
+        """See what is done, what has failed before and what is left to do."""
+        results = self._wanted[0].results
+        records = read_records(results) if results.is_dir() else []
+        for order in self._wanted:
+            folder = self._folder(order)
+            if matching([order.job], filter(order.fits, records)):
+                self._done += 1
+                drop_weights(folder)
+            elif read_failure(folder) is not None and not retry:
+                self._failed += 1
+            else:
+                self._waiting.append(order)
+        remark(
+            f"{len(self._wanted)} jobs: {self._done} done, {self._failed} failed before, "
+            f"{len(self._waiting)} to do, {self._settings.slots} at a time."
+        )
+        if self._failed:
+            remark("Failed jobs are left alone; repeat them by --retry.")
+
+    def run(self) -> None:
+        """Work until nothing waits; Ctrl-C stops every job after its step, a second one at once."""
+        with progress_bar() as bar:
+            task = bar.add_task("jobs", total=len(self._wanted))
+            try:
+                while self._waiting or self._running:
+                    self._fill()
+                    self._collect()
+                    bar.update(task, completed=self._done + self._failed)
+                    time.sleep(POLL_SECONDS)
+            finally:
+                self._stop()
+
+    def outcome(self) -> Outcome:
+        """What has become of the jobs."""
+        return Outcome(self._done, self._failed)
+
+    def _fill(self) -> None:
+        taken = {running.slot for running in self._running}
+        for slot in range(self._settings.slots):
+            if slot not in taken and self._waiting:
+                self._running.append(self._start(self._waiting.popleft(), slot))
+
+    def _start(self, order: Order, slot: int) -> _Running:
+        folder = self._folder(order)
+        forget_failure(folder)
+        write_order(folder, order)
+        with (folder / LOG).open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", self._settings.worker, str(folder)],
+                stdin=subprocess.PIPE,  # its end tells the job that this process is gone
+                stdout=log,
+                stderr=log,
+                env=self._settings.environment(slot),
+                start_new_session=True,  # Ctrl-C reaches the jobs through this process alone
+            )
+        return _Running(order, process, slot, time.monotonic())
+
+    def _collect(self) -> None:
+        for running in [r for r in self._running if r.process.poll() is not None]:
+            self._running.remove(running)
+            _close(running.process)
+            self._count(running)
+
+    def _count(self, running: _Running) -> None:
+        folder, code = self._folder(running.order), running.process.returncode
+        if code == 0:
+            self._done += 1
+            self._seconds.append(time.monotonic() - running.began)
+        else:
+            self._failed += 1
+            if read_failure(folder) is None:
+                write_failure(folder, code, _ending(code))
+        self._report(running, folder)
+
+    def _report(self, running: _Running, folder: Path) -> None:
+        place = f"[{self._done + self._failed}/{len(self._wanted)}] {running.order.job}"
+        failure = read_failure(folder)
+        if failure is not None:
+            remark(f"{place}: failed. {' '.join(failure['reason'].split())} ({folder})")
+            return
+        minutes = (time.monotonic() - running.began) / 60
+        remark(f"{place}: done in {minutes:.1f} min{self._estimate()}")
+
+    def _estimate(self) -> str:
+        left = len(self._waiting) + len(self._running)
+        if not left:
+            return "."
+        mean = sum(self._seconds) / len(self._seconds)
+        minutes = mean * left / self._settings.slots / 60
+        shown = f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.0f} min"
+        return f"; about {shown} for the {left} left."
+
+    def _stop(self) -> None:
+        """End what still runs: after its step, or at once where this is interrupted again."""
+        if not self._running:
+            return
+        remark("Stopping the jobs that run; the same command goes on from there.")
+        try:
+            for running in self._running:
+                running.process.send_signal(signal.SIGINT)
+            for running in self._running:
+                running.process.wait()
+        finally:
+            for running in self._running:
+                running.process.kill()
+                _close(running.process)
+
+    def _folder(self, order: Order) -> Path:
+        return self._out / order.job.folder
+
+
+def _close(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        process.stdin.close()
+    process.wait()
+
+
+def _ending(code: int) -> str:
+    if code < 0:
+        return f"The process was ended by {signal.Signals(-code).name}."
+    return f"The process ended with exit code {code}."

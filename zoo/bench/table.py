@@ -1,0 +1,282 @@
+"""The tables of a suite: a table for each block, from the suite and the records alone."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo.bench.jobs import Job, Key, block_jobs, matching, refuse
+from zoo.bench.suite import Block, Suite, Variant, read_suite
+from zoo.errors import InputError, join_problems
+from zoo.files import write_text
+from zoo.leaderboard.rank import NOISE, Estimate, estimate
+from zoo.leaderboard.records import Record, read_records
+from zoo.leaderboard.render import escape, table_lines
+
+ABOUT = "\u2248"
+NONE = "\u2013"
+Unit = tuple[str, int]
+"""What is repeated: a fold of the data, else a seed."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One variant of one model on one data set or on all of its folds; shares in [0, 1].
+
+    `miou` is None where nothing was measured, `difference` where the row is the base itself or
+    shares no fold or seed with it, `chosen` (the mIoU on the split that chooses) where a record
+    does not have it. `same` rows are the base under another name.
+    """
+
+    model: str
+    data: str
+    variant: str
+    runs: int
+    folds: int
+    miou: Estimate | None
+    difference: Estimate | None
+    chosen: Estimate | None
+    same: bool
+
+    @property
+    def tied(self) -> bool:
+        """Whether the difference to the base is too small to call."""
+        if self.difference is None or self.same:
+            return False
+        limit = NOISE if self.difference.interval is None else self.difference.interval
+        return abs(self.difference.mean) <= limit
+
+
+def suite_text(path: Path, results: Path, registry: Path | None = None) -> str:
+    """The tables of the suite in `path` as Markdown, from the records below `results`.
+
+    Raises InputError for a bad suite, and for records that may not stand in one table.
+    """
+    suite = read_suite(path)
+    records = read_records(results) if results.is_dir() else []
+    problems: list[str] = []
+    blocks = [list(block_jobs(suite, block, registry, problems)) for block in suite.blocks]
+    refuse(suite, problems)
+    found = matching(dict.fromkeys(job for jobs in blocks for job in jobs), records)
+    _check(found)
+    lines = [*_facts(found), ""]
+    for block, jobs in zip(suite.blocks, blocks, strict=True):
+        lines += [*_section(suite, block, block_rows(block, jobs, found)), ""]
+    return "\n".join(lines)
+
+
+def block_rows(
+    block: Block, jobs: Sequence[Job], found: Mapping[Job, Sequence[Record]]
+) -> list[Row]:
+    """The rows of one block in the order of its models, data and variants."""
+    rows = []
+    groups = dict.fromkeys((job.model, head(job.data)) for job in jobs)
+    for model, data in groups:
+        base, first = dict[Unit, float](), set[Key]()
+        for variant in block.variants:
+            mine = [
+                job
+                for job in jobs
+                if (job.model, head(job.data), job.variant) == (model, data, variant)
+            ]
+            runs = [record for job in mine for record in found.get(job, [])]
+            values = _by_unit(mine, found, lambda record: record.metrics.miou)
+            chosen = _by_unit(mine, found, lambda record: record.chosen_miou)
+            rows.append(
+                Row(
+                    model=model,
+                    data=data,
+                    variant=variant,
+                    runs=len(runs),
+                    folds=len({record.dataset for record in runs}),
+                    miou=_estimate(values),
+                    difference=_difference(values, base),
+                    chosen=_estimate(chosen) if chosen.keys() == values.keys() else None,
+                    same={job.key for job in mine} == first,
+                )
+            )
+            if variant == block.variants[0]:
+                base, first = values, {job.key for job in mine}
+    return rows
+
+
+def head(data: str) -> str:
+    """The data set without its fold: drive for drive/fold_0."""
+    return data.partition("/")[0]
+
+
+def put(path: Path, name: str, text: str) -> str:
+    """The page in `path` with `text` between the marks of the suite `name`; writes nothing.
+
+    Raises InputError where the marks are missing.
+    """
+    opening, closing = f"<!-- suite {name} -->", f"<!-- end of suite {name} -->"
+    try:
+        page = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"Cannot read {path}: {error}.") from error
+    before, found, rest = page.partition(opening)
+    _, found_end, after = rest.partition(closing)
+    if not found or not found_end:
+        raise InputError(
+            f"{path} has no place for the tables: write the two lines {opening} and {closing}."
+        )
+    note = "<!-- written by `zoo bench table`; do not edit -->"
+    return f"{before}{opening}\n{note}\n\n{text}\n{closing}{after}"
+
+
+def write(path: Path, name: str, text: str) -> None:
+    """Put `text` into the page as `put` does."""
+    write_text(path, put(path, name, text))
+
+
+def check(path: Path, name: str, text: str) -> None:
+    """Raise InputError where the page holds other tables than `text`."""
+    if path.read_text(encoding="utf-8") != put(path, name, text):
+        raise InputError(
+            f"{path} does not follow from the records of the suite {name}: run `zoo bench table` "
+            f"with --out {path} and keep its output."
+        )
+
+
+def _by_unit(
+    jobs: Sequence[Job],
+    found: Mapping[Job, Sequence[Record]],
+    value: Callable[[Record], float | None],
+) -> dict[Unit, float]:
+    """The value of each fold, its seeds averaged; without folds that of each seed."""
+    values: dict[Unit, list[float]] = {}
+    for job in jobs:
+        runs = [v for v in map(value, found.get(job, [])) if v is not None]
+        if runs:
+            unit = (job.data, 0) if "/" in job.data else (job.data, job.seed)
+            values.setdefault(unit, []).append(statistics.fmean(runs))
+    return {unit: statistics.fmean(values[unit]) for unit in sorted(values)}
+
+
+def _estimate(values: Mapping[Unit, float]) -> Estimate | None:
+    return estimate(list(values.values())) if values else None
+
+
+def _difference(values: Mapping[Unit, float], base: Mapping[Unit, float]) -> Estimate | None:
+    """The mean of the differences to the base within each fold or seed that both have."""
+    shared = [values[unit] - base[unit] for unit in values if unit in base]
+    return estimate(shared) if shared else None
+
+
+def _check(found: Mapping[Job, Sequence[Record]]) -> None:
+    """Raise InputError where records of one setting were not measured on the same thing."""
+    data: dict[str, set[str]] = {}
+    weights: dict[tuple[str, str], set[str]] = {}
+    for job, records in found.items():
+        for record in records:
+            data.setdefault(job.data, set()).add(record.data_hash)
+            key = (job.model, job.encoder_weights)
+            weights.setdefault(key, set()).add(str(record.encoder_weights))
+    problems = [
+        f"{name}: the records have the data hashes {', '.join(sorted(hashes))}"
+        for name, hashes in data.items()
+        if len(hashes) > 1
+    ]
+    problems += [
+        f"{model}: the records start from the encoder weights {', '.join(sorted(given))}"
+        for (model, _), given in weights.items()
+        if len(given) > 1
+    ]
+    if problems:
+        problems.append("give a folder with the records of one kind by --results")
+        raise InputError(join_problems("These records cannot stand in one table:", problems))
+
+
+def _facts(found: Mapping[Job, Sequence[Record]]) -> Iterator[str]:
+    """What the records share, in one line for each data set."""
+    records = {record.record_hash: record for runs in found.values() for record in runs}.values()
+    if not records:
+        yield "Nothing has been measured yet."
+    for name in sorted({head(record.dataset) for record in records}):
+        mine = [record for record in records if head(record.dataset) == name]
+        devices = _distinct(record.device for record in mine)
+        yield (
+            f"- {escape(name)}: {len(mine)} runs; reported on {escape(mine[0].split)} "
+            f"({_span([record.images for record in mine])} images), the epoch chosen on "
+            f"{escape(_distinct(str(record.chosen_on) for record in mine))}, after "
+            f"{_span([record.steps for record in mine])} steps; on {escape(devices)}"
+        )
+
+
+def _distinct(texts: Iterable[str]) -> str:
+    return ", ".join(sorted(set(texts)))
+
+
+def _span(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _section(suite: Suite, block: Block, rows: Sequence[Row]) -> list[str]:
+    models = ["model"] if len(block.models) > 1 else []
+    data = ["data"] if len({row.data for row in rows}) > 1 else []
+    heads = [*models, *data, "variant", "what it is", "runs", "val mIoU %"]
+    heads += [f"{escape(suite.split)} mIoU %", "difference to the first"]
+    best = _best(rows)
+    cells = [
+        [
+            *[escape(row.model) for _ in models],
+            *[escape(row.data) for _ in data],
+            escape(row.variant),
+            escape(_meaning(suite.variants[row.variant])),
+            *_numbers(row, row in best),
+        ]
+        for row in rows
+    ]
+    left = ("model", "data", "variant", "what it is")
+    lines = [f"### {escape(block.title)}", ""]
+    lines += table_lines(heads, cells, left)
+    if any(row.tied for row in rows):
+        lines += ["", f"{ABOUT}: too close to the first row to call."]
+    return lines
+
+
+def _best(rows: Sequence[Row]) -> list[Row]:
+    """Of each model and data set the row with the best mIoU on the split that chooses."""
+    best: dict[tuple[str, str], Row] = {}
+    for row in rows:
+        place = (row.model, row.data)
+        other = best.get(place)
+        if row.chosen and (other is None or _mean(row.chosen) > _mean(other.chosen)):
+            best[place] = row
+    return list(best.values())
+
+
+def _mean(found: Estimate | None) -> float:
+    return -1.0 if found is None else found.mean
+
+
+def _numbers(row: Row, best: bool) -> list[str]:
+    if row.miou is None:
+        return ["0", NONE, "not measured", NONE]
+    runs = f"{row.runs}" + (f" on {row.folds} folds" if row.folds > 1 else "")
+    chosen = NONE if row.chosen is None else _percent(row.chosen)
+    difference = "the same runs" if row.same else NONE
+    if row.difference is not None and not row.same:
+        mark = f"{ABOUT} " if row.tied else ""
+        difference = f"{mark}{100 * row.difference.mean:+.2f}{_interval(row.difference)}"
+    return [runs, f"**{chosen}**" if best else chosen, _percent(row.miou), difference]
+
+
+def _percent(found: Estimate) -> str:
+    return f"{100 * found.mean:.2f}{_interval(found)}"
+
+
+def _interval(found: Estimate) -> str:
+    return "" if found.interval is None else f" \u00b1 {100 * found.interval:.2f}"
+
+
+def _meaning(variant: Variant) -> str:
+    if variant.title is not None:
+        return variant.title
+    start = ["random encoder"] if variant.encoder_weights == "none" else []
+    recipe = [] if variant.recipe is None else [f"recipe {variant.recipe}"]
+    return ", ".join([*start, *recipe, *variant.set]) or "the base"
