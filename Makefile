@@ -4,13 +4,15 @@ BIN := .venv/bin
 JOBS ?= 2
 QUICKSTART ?= quickstart
 
-.PHONY: help quickstart test test-slow lint types install leaderboard docs clean
+.PHONY: help quickstart test test-slow test-kills lint types install encoders leaderboard docs clean
 
 help:
 	@echo "make quickstart   install into .venv, fine-tune on embedded scenes, show the result"
 	@echo "make test         install into .venv and run the test suite"
 	@echo "make test-slow    the tests marked slow (long runs, real data)"
+	@echo "make test-kills   a run killed twenty times ends with the bits of one that was not"
 	@echo "make lint types   ruff and mypy"
+	@echo "make encoders     run every decoder on every timm module; hours, can be resumed"
 	@echo "make docs         the pages of docs/ as a site"
 	@echo "make leaderboard  render benchmarks/ again from its records"
 
@@ -32,12 +34,18 @@ test: install
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 
+test-kills: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/training/test_kills.py
+
 lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
 types: install
 	$(BIN)/mypy
+
+encoders: install
+	$(BIN)/zoo check encoders --write
 
 leaderboard: install
 	$(BIN)/zoo leaderboard build

@@ -27,18 +27,38 @@ def result(name: str) -> dict:
 
 def test_the_page_states_what_the_files_say() -> None:
     page = (ROOT / "docs" / "speed.md").read_text()
-    startup, training = result("startup.json"), result("training.json")
+    startup = result("startup.json")
     seconds = startup["seconds_median"]
-    rates = training["images_per_second"]
     for figure in (
         f"{seconds['import zoo']:.3f} s",
         f"{seconds[LIST]:.2f} s",
         f"{seconds['zoo show unet-resnet18']:.2f} s",
         f"{startup['create_against_smp_median']:.2f} times its time",
-        f"{training['ratio_median']:.2f} times as many images",
-        f"({rates['zoo']:.1f} against {rates['plain_fp32']:.1f})",
     ):
         assert figure in page, figure
+
+
+def test_the_page_states_the_speed_of_training() -> None:
+    page = (ROOT / "docs" / "speed.md").read_text()
+    training, data = result("training.json"), result("data_share.json")
+    assert training["precision"]["zoo"] == "bf16"
+    assert set(training["models"]) == {"unet-mobilenetv2_100", "unet-resnet18"}
+    for model, measured in training["models"].items():
+        ratio = measured["ratio_median"]
+        row = (
+            f"| training `{model}` on CamVid, crops of 256 x 256, batch 8 "
+            f"| {measured['images_per_second']['zoo']:.1f} images per second: "
+            f"{ratio['plain']:.2f} times a plain fp32 loop, {ratio['lightning']:.2f} times "
+            f"Lightning, {ratio['fastai']:.2f} times fastai | `training.json` |"
+        )
+        assert row in page, row
+    row = (
+        f"| share of such a step that waits for data, `{data['model']}` "
+        f"| {100 * data['settings']['0']['share']:.1f} % without workers, "
+        f"{100 * data['settings']['auto']['share']:.1f} % with `workers: auto` "
+        "| `data_share.json` |"
+    )
+    assert row in page, row
 
 
 def test_the_loaders_page_states_what_its_file_says() -> None:

@@ -9,7 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo.api import create, evaluate, finetune, list_models, load_dataset, predict, show
+    from zoo.api import (
+        create,
+        evaluate,
+        find_lr,
+        finetune,
+        list_models,
+        load_dataset,
+        predict,
+        pull,
+        push,
+        show,
+    )
     from zoo.errors import InputError, RunError, ZooError
 
 __version__ = "0.1.0"
@@ -17,10 +28,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "create": "zoo.api",
     "evaluate": "zoo.api",
+    "find_lr": "zoo.api",
     "finetune": "zoo.api",
     "list_models": "zoo.api",
     "load_dataset": "zoo.api",
     "predict": "zoo.api",
+    "pull": "zoo.api",
+    "push": "zoo.api",
     "show": "zoo.api",
     "InputError": "zoo.errors",
     "RunError": "zoo.errors",
@@ -34,10 +48,13 @@ __all__ = [
     "__version__",
     "create",
     "evaluate",
+    "find_lr",
     "finetune",
     "list_models",
     "load_dataset",
     "predict",
+    "pull",
+    "push",
     "show",
 ]
 

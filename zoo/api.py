@@ -18,16 +18,21 @@ if TYPE_CHECKING:
     from zoo.creation import create
     from zoo.evaluation.predict import Prediction
     from zoo.evaluation.record import Evaluation
+    from zoo.hub.push import push
     from zoo.models.segmentation import SegmentationModel
+    from zoo.training.find_lr import find_lr
     from zoo.training.finetune import finetune
 
 __all__ = [
     "create",
     "evaluate",
+    "find_lr",
     "finetune",
     "list_models",
     "load_dataset",
     "predict",
+    "pull",
+    "push",
     "show",
 ]
 
@@ -83,6 +88,17 @@ def predict(
     )
 
 
+def pull(model: str) -> Path:
+    """Bring `hf-hub:ORG/REPO[@REVISION]` into the Hub's cache; returns its folder there.
+
+    Raises InputError for a model that cannot be used, RunError where the Hub fails.
+    """
+    from zoo.hub.pull import pull as fetch
+    from zoo.remote.address import parse_address
+
+    return fetch(parse_address(model))
+
+
 def loaded(model: str | Path | SegmentationModel) -> SegmentationModel:
     """A trained model from its folder; a model is handed on."""
     if not isinstance(model, str | Path):
@@ -99,8 +115,13 @@ def loaded(model: str | Path | SegmentationModel) -> SegmentationModel:
 
 
 def __getattr__(name: str) -> Any:
-    """`create` and `finetune` from their homes, which import torch."""
-    homes = {"create": "zoo.creation", "finetune": "zoo.training.finetune"}
+    """`create`, `finetune` and `push` from their homes, which import much."""
+    homes = {
+        "create": "zoo.creation",
+        "find_lr": "zoo.training.find_lr",
+        "finetune": "zoo.training.finetune",
+        "push": "zoo.hub.push",
+    }
     if name not in homes:
         raise AttributeError(f"module 'zoo.api' has no attribute {name!r}")
     return getattr(importlib.import_module(homes[name]), name)

@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from zoo.cli_bench import bench_app
 from zoo.cli_data import data_app, doctor_command
+from zoo.cli_hub import import_command, pull_command, push_command, registry_app
+from zoo.console import first_process
 from zoo.errors import InputError, ZooError, join_problems
 
 if TYPE_CHECKING:
     from zoo.evaluation.record import Evaluation
     from zoo.training.finetune import Plan
+    from zoo.training.stage_plan import StagePlan
 
 app = typer.Typer(
     name="zoo",
@@ -32,7 +36,12 @@ check_app = typer.Typer(help="Check what ships with zoo.", no_args_is_help=True)
 app.add_typer(leaderboard_app, name="leaderboard")
 app.add_typer(check_app, name="check")
 app.add_typer(data_app, name="data")
+app.add_typer(bench_app, name="bench")
+app.add_typer(registry_app, name="registry")
 app.command("doctor")(doctor_command)
+app.command("push")(push_command)
+app.command("pull")(pull_command)
+app.command("import")(import_command)
 
 RegistryOption = Annotated[
     Path | None, typer.Option("--registry", help="An overlay file; default: $ZOO_REGISTRY.")
@@ -88,7 +97,12 @@ def finetune_command(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Recipe values: key=value.", metavar="[KEY=VALUE]...")
     ] = None,
-    recipe: Annotated[str | None, typer.Option(help="A recipe of the registry.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe of the registry, or auto: chosen from the data.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="With --recipe auto: the time to take, such as 90s, 10m, 1h.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder.")] = None,
     encoder_weights: Annotated[
         str, typer.Option(help="default (the tag's own), none (random), or a .safetensors file.")
@@ -97,13 +111,25 @@ def finetune_command(
         bool, typer.Option("--new-head", help="Allow other classes than the trained model has.")
     ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--track", help="Follow the run in tensorboard, trackio or wandb; repeatable."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what learns at which rate, and stop.")
     ] = False,
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="Look for a learning rate in 100 steps, and stop.")
+    ] = False,
+    stage: Annotated[
+        str | None, typer.Option(help="With --find-lr: the stage that says what learns.")
+    ] = None,
     registry: RegistryOption = None,
 ) -> None:
     """Fine-tune MODEL on the train split of DATA; the best model by val mIoU is kept."""
-    from zoo.training.finetune import finetune, make_plan
+    from zoo.training.finetune import finetune, make_plan, settled
 
     weights = None if encoder_weights == "none" else encoder_weights
     chosen: dict[str, Any] = {
@@ -112,11 +138,17 @@ def finetune_command(
         "overrides": overrides or [],
         "encoder_weights": weights,
         "registry": registry,
+        "budget": budget,
     }
-    if dry_run:
-        _print_plan(make_plan(model, data, **chosen))
+    if stage is not None and not find_lr:
+        raise InputError("--stage is for --find-lr alone; one stage is changed by stages.NAME.KEY.")
+    if find_lr:
+        _find_lr(model, data, stage=stage, new_head=new_head, **chosen)
         return
-    result = finetune(model, data, new_head=new_head, resume=resume, **chosen)
+    if dry_run:
+        _print_plan(settled(make_plan(model, data, **chosen), resume=resume))
+        return
+    result = finetune(model, data, new_head=new_head, resume=resume, track=track or [], **chosen)
     _print(json.dumps(result.__dict__))
 
 
@@ -213,8 +245,46 @@ def check_registry_command(
     _print("registry.yaml and the table of timm's models are in order")
 
 
+def _find_lr(model: str, data: str, **chosen: Any) -> None:
+    from zoo.training.find_lr import find_lr
+
+    found = find_lr(model, data, **chosen)
+    _print(json.dumps({key: value for key, value in vars(found).items() if key != "points"}))
+
+
+@check_app.command("encoders")
+def check_encoders_command(
+    module: Annotated[str, typer.Option(help="Pattern of timm's modules.")] = "*",
+    decoder: Annotated[str, typer.Option(help="Pattern of decoders.")] = "*",
+    write: Annotated[
+        bool, typer.Option("--write", help="Run what the table lacks and write it; hours for all.")
+    ] = False,
+    sample: Annotated[int, typer.Option(help="How many pairs of the table to run again.")] = 5,
+) -> None:
+    """Check which decoders work on which of timm's encoders, against the table that ships."""
+    from zoo.models import coverage
+
+    if not write:
+        if wrong := coverage.differences(sample, module=module, decoder=decoder):
+            raise InputError(
+                join_problems(
+                    "The table of decoders and encoders does not hold here; "
+                    "`zoo check encoders --write` makes it anew:",
+                    wrong,
+                )
+            )
+        _print("the table of decoders and encoders holds")
+        return
+    rows = coverage.run_all(coverage.wanted(module, decoder))
+    for line in coverage.summary(rows):
+        _print(line)
+    if any(row.problem for row in rows):
+        raise typer.Exit(1)
+
+
 def _print_plan(plan: Plan) -> None:
     from zoo.training.finetune import stage_plans
+    from zoo.training.settle import explained
 
     sizes = ", ".join(f"{s} {len(plan.dataset.samples(s))}" for s in plan.dataset.splits)
     _print(f"{plan.model} on {plan.dataset.name} ({sizes}), recipe {plan.recipe_name}\n")
@@ -222,7 +292,7 @@ def _print_plan(plan: Plan) -> None:
         [
             stage.name,
             str(stage.epochs),
-            f"{stage.learning_layers} of {stage.encoder_layers}",
+            _layers(stage),
             f"{stage.learning_params_m:.2f}",
             f"{stage.decoder_lr:.2g}",
             "frozen" if stage.encoder_lr_top is None else f"{stage.encoder_lr_top:.2g}",
@@ -233,6 +303,16 @@ def _print_plan(plan: Plan) -> None:
     ]
     columns = ["stage", "epochs", "encoder layers", "learning M", "decoder lr"]
     _table([*columns, "encoder lr, top", "bottom", "schedule"], rows)
+    if choices := explained(plan):
+        _print("")
+        chosen = [[c.key, _plain(c.value), c.reason, c.evidence] for c in choices]
+        _table(["chosen", "value", "reason", "evidence"], chosen)
+
+
+def _layers(stage: StagePlan) -> str:
+    """How many of the encoder's layers learn, with the first epoch's number where it differs."""
+    last, at_first = stage.learning_layers, stage.learning_layers_at_first
+    return f"{last if last == at_first else f'{at_first} to {last}'} of {stage.encoder_layers}"
 
 
 def _print_metrics(found: Evaluation) -> None:
@@ -264,12 +344,14 @@ def _table(columns: list[str], rows: list[list[str]]) -> None:
 def _show(table: object) -> None:
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    width = None if sys.stdout.isatty() else 160
+    console = Console(width=width, quiet=not first_process())
     console.print(table)
 
 
 def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    if first_process():
+        sys.stdout.write(text + "\n")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -284,6 +366,8 @@ def run(arguments: list[str]) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except ZooError as error:
+        if error.shared and not first_process():
+            return error.exit_code
         return _fail(str(error), error.exit_code)
     except OSError as error:
         return _fail(f"{error.filename or 'A file'}: {error.strerror or error}.", 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,12 +14,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+def first_process() -> bool:
+    """True in the one process that speaks, of those that a launcher such as torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @functools.cache
 def stderr() -> Console:
     """The console for remarks and progress bars."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, quiet=not first_process())
 
 
 def remark(text: str) -> None:

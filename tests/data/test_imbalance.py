@@ -139,7 +139,7 @@ def test_a_loader_with_weights(tmp_path: Path) -> None:
     loader = training(dataset, weights=weights)
     assert loader.steps_per_epoch == training(dataset).steps_per_epoch == 3
     drawn = [
-        number for epoch in range(40) for _, batch in loader._batches(epoch) for number in batch
+        number for epoch in range(40) for _, batch in loader.keys(epoch) for number in batch
     ]
     assert sum(number % 10 == 9 for number in drawn) / len(drawn) == pytest.approx(0.7, abs=0.02)
     whole = list(loader.epoch(2))
@@ -156,9 +156,9 @@ def test_a_loader_with_weights(tmp_path: Path) -> None:
 def test_ranks_and_small_sets_with_weights(tmp_path: Path) -> None:
     dataset = three_classes(tmp_path, [(12, 16)] * 4)
     weights = [1.0, 1.0, 1.0, 9.0]
-    alone = training(dataset, weights=weights, batch_size=10)._batches(3)
+    alone = training(dataset, weights=weights, batch_size=10).keys(3)
     ranks = [
-        training(dataset, weights=weights, batch_size=5, rank=rank, world=2)._batches(3)
+        training(dataset, weights=weights, batch_size=5, rank=rank, world=2).keys(3)
         for rank in (0, 1)
     ]
     assert [(3, ranks[0][0][1] + ranks[1][0][1])] == alone

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -135,7 +139,7 @@ def test_a_small_set_is_repeated_with_other_crops(tmp_path: Path) -> None:
     assert train.steps_per_epoch == 1
     ((images, _),) = train.epoch(0)
     assert len({image.numpy().tobytes() for image in images}) == 5
-    numbers_of = train._batches(0)[0][1]
+    numbers_of = train.keys(0)[0][1]
     assert Counter(number % 2 for number in numbers_of).most_common(1)[0][1] == 3
     assert len(set(numbers_of)) == 5
 
@@ -206,6 +210,48 @@ def test_settings_out_of_range(ten: Dataset) -> None:
         EvalLoader(ten, "train", batch_pixels=0)
     with pytest.raises(InputError, match="Unknown split 'val'"):
         EvalLoader(ten, "val")
+
+
+READS = """
+import multiprocessing, sys, time
+from zoo.data.loader import TrainLoader
+from zoo.data.spec import load_dataset
+from zoo.registry.recipe import Augment
+
+if __name__ == "__main__":
+    loader = TrainLoader(
+        load_dataset(sys.argv[1]), "train", crop=8, batch_size=2, augment=Augment(), seed=0,
+        workers=1,
+    )
+    batches = iter(loader.epoch(0))
+    next(batches)
+    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+    time.sleep(60)
+"""
+
+
+def test_workers_end_when_the_run_is_killed(ten: Dataset, tmp_path: Path) -> None:
+    script = tmp_path / "reads.py"
+    script.write_text(READS)
+    with subprocess.Popen(
+        [sys.executable, script, ten.root], stdout=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        workers = [int(word) for word in run.stdout.readline().split()]
+        run.kill()
+    assert len(workers) == 1
+    deadline = time.monotonic() + 20
+    while alive(workers[0]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive(workers[0])
+
+
+def alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_workers_by_the_machine(ten: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,10 @@ def test_stages_are_edited_by_name_or_replaced_whole() -> None:
         "warmup": 0.25,
         "power": 2.0,
         "step_epochs": 1,
+        "milestones": [],
         "gamma": 0.1,
+        "cycles": 2,
+        "patience": 2,
     }
     whole = apply_overrides(RECIPE, ["stages=[{name: one, epochs: 2}]", "stages.one.unfreeze=0.5"])
     assert [(s.name, s.epochs, s.unfreeze) for s in whole.stages] == [("one", 2, 0.5)]
@@ -87,7 +90,7 @@ def test_a_section_that_is_off_is_switched_on_by_its_key() -> None:
         ("=3", "'=3' is not key=value"),
         ("ema=", "'ema=' is not key=value; for no value write key=null"),
         ("optimizer=[", "optimizer is not valid YAML: while parsing"),
-        ("cropp=3", "cropp: there is no key 'cropp'; allowed: crop, loss,"),
+        ("cropp=3", "cropp: there is no key 'cropp'; allowed: crop, drop_path,"),
         ("lr=1", "lr: there is no key 'lr'; did you mean optimizer.lr?"),
         (
             "epochs=1",

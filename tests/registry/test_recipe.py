@@ -34,6 +34,18 @@ def stage(**changes: Any) -> dict[str, Any]:
 def test_defaults_are_filled_in() -> None:
     assert recipe_dict(Recipe.model_validate(SMALLEST)) == {
         "loss": {"ce": 1.0},
+        "loss_options": {
+            "label_smoothing": 0.0,
+            "focal_gamma": 2.0,
+            "focal_alpha": None,
+            "tversky_alpha": 0.3,
+            "tversky_beta": 0.7,
+            "ohem_threshold": 0.7,
+            "ohem_min_kept": 0.0625,
+            "boundary_width": 3,
+            "boundary_factor": 4.0,
+        },
+        "activation": "softmax",
         "class_weights": "none",
         "oversample": "none",
         "optimizer": {"name": "adamw", "lr": 0.001, "weight_decay": 0.01, "momentum": 0.9},
@@ -56,7 +68,14 @@ def test_defaults_are_filled_in() -> None:
             "copy_paste": 0.0,
         },
         "precision": "auto",
+        "fp32_modules": [],
         "channels_last": True,
+        "micro_batch": None,
+        "activation_checkpointing": False,
+        "batch_norm": "train",
+        "dropout": 0.0,
+        "drop_path": 0.0,
+        "feature_views": None,
         "ema": None,
         "clip_norm": None,
         "early_stop": None,
@@ -69,7 +88,11 @@ def test_defaults_are_filled_in() -> None:
             {
                 "name": "all",
                 "epochs": 2,
+                "learn": "all",
                 "unfreeze": 1.0,
+                "unfreeze_from": None,
+                "unfreeze_names": [],
+                "optimizer_state": "carried",
                 "encoder_lr_scale": 0.1,
                 "layer_decay": 1.0,
                 "schedule": {
@@ -77,7 +100,10 @@ def test_defaults_are_filled_in() -> None:
                     "warmup": 0.0,
                     "power": 0.9,
                     "step_epochs": 1,
+                    "milestones": [],
                     "gamma": 0.1,
+                    "cycles": 2,
+                    "patience": 2,
                 },
             }
         ],
@@ -89,7 +115,7 @@ def test_defaults_are_filled_in() -> None:
     [
         ({"loss": {}}, "loss: has too few entries, got {}"),
         ({"loss": {"ce": 0}}, "loss.ce: should be greater than 0, got 0"),
-        ({"loss": {"iou": 1.0}}, "loss.iou: should be 'ce', 'dice' or 'focal', got 'iou'"),
+        ({"loss": {"iou": 1.0}}, "loss.iou: should be 'ce', 'dice', 'focal', 'jaccard'"),
         (
             {"class_weights": "sqrt"},
             "class_weights: should be 'none', 'log', 'inverse', 'median' or 'effective', "
@@ -147,7 +173,7 @@ def test_defaults_are_filled_in() -> None:
         ),
         (
             {"stages": [stage(schedule={"kind": "linear"})]},
-            "stages[0].schedule.kind: should be 'constant', 'poly', 'cosine' or 'step'",
+            "stages[0].schedule.kind: should be 'constant', 'step', 'multistep', 'poly', 'cosine'",
         ),
         (
             {"stages": [stage(schedule={"warmup": 1.0})]},
@@ -156,8 +182,67 @@ def test_defaults_are_filled_in() -> None:
         ({"stages": [stage(), stage()]}, "stages: stage names must differ; given twice: all"),
         (
             {"stages": [stage(unfreze=1)]},
-            "stages[0].unfreze: there is no key 'unfreze'; allowed: unfreeze, name, epochs",
+            "stages[0].unfreze: there is no key 'unfreze'; allowed: unfreeze, unfreeze_",
         ),
+        (
+            {"stages": [stage(schedule={"kind": "multistep"})]},
+            "stages[0].schedule: multistep needs milestones, for example [0.6, 0.85]",
+        ),
+        (
+            {"stages": [stage(schedule={"kind": "multistep", "milestones": [0.5, 0.2]})]},
+            "stages[0].schedule: the milestones should rise, got [0.5, 0.2]",
+        ),
+        (
+            {"stages": [stage(schedule={"kind": "multistep", "milestones": [1.5]})]},
+            "stages[0].schedule.milestones[0]: should be less than 1, got 1.5",
+        ),
+        (
+            {"stages": [stage(schedule={"kind": "plateau", "gamma": 1.0})]},
+            "stages[0].schedule: plateau needs a gamma below 1",
+        ),
+        (
+            {"stages": [stage(schedule={"kind": "cosine_restarts", "cycles": 4})]},
+            "stages[0].schedule: the last of 4 cycles would peak at or below 0.001 of the rate",
+        ),
+        (
+            {"stages": [stage(schedule={"kind": "step", "step_epochs": 2})]},
+            "stages[0]: schedule.step_epochs is 2, the stage has 2 epochs: the rate would never",
+        ),
+        (
+            {"stages": [stage(schedule={"kind": "step", "warmup": 0.6})]},
+            "stages[0]: schedule.step_epochs is 1, the stage has 2 epochs after a warm-up of 0.6",
+        ),
+        (
+            {"stages": [stage(schedule={"kind": "multistep", "milestones": [0.1], "warmup": 0.2})]},
+            "stages[0]: schedule.milestones begin at 0.1 of the stage, within its warm-up of 0.2",
+        ),
+        (
+            {"stages": [stage(schedule={"kind": "plateau"})]},
+            "stages: all: the plateau's patience of 2 validations needs a stage of at least 4 "
+            "epochs (validate_every is 1), it has 2",
+        ),
+        (
+            {"stages": [stage(epochs=6, schedule={"kind": "plateau"})], "validate_every": 2},
+            "stages: all: the plateau's patience of 2 validations needs a stage of at least 7",
+        ),
+        (
+            {"stages": [stage(learn="head", unfreeze_names=["a"])]},
+            "stages[0]: learn: head freezes the encoder; take unfreeze_names out",
+        ),
+        (
+            {"stages": [stage(unfreeze_from=0.5, unfreeze=0.5)]},
+            "stages[0]: unfreeze_from should be below unfreeze (0.5), got 0.5",
+        ),
+        (
+            {"stages": [stage(unfreeze_from=0.0, epochs=1)]},
+            "stages[0]: unfreeze_from needs a stage of at least 2 epochs",
+        ),
+        (
+            {"stages": [stage(unfreeze_from=0.0, unfreeze_names=["a"])]},
+            "stages[0]: give unfreeze_from or unfreeze_names, not both",
+        ),
+        ({"dropout": 1.0}, "dropout: should be less than 1, got 1.0"),
+        ({"batch_norm": "sync"}, "batch_norm: should be 'train', 'frozen' or 'group', got 'sync'"),
         ({"optimizer": {"lr": float("nan")}}, "optimizer.lr: should be a finite number, got nan"),
         ({"optimizer": {"lr": float("inf")}}, "optimizer.lr: should be a finite number, got inf"),
         ({"evidence": []}, "evidence: should be text"),
@@ -205,3 +290,18 @@ def test_the_hash_ignores_seed_and_evidence_and_nothing_else() -> None:
     assert recipe_hash(Recipe.model_validate(SMALLEST | {"seed": 5, "evidence": "x"})) == plain
     assert recipe_hash(Recipe.model_validate(SMALLEST | {"crop": 96})) != plain
     assert recipe_hash(Recipe.model_validate(SMALLEST | {"loss": {"ce": 1}})) == plain
+
+
+def test_all_that_is_wrong_with_a_stage_is_said_at_once() -> None:
+    (found,) = wrong(stages=[stage(epochs=1, unfreeze_from=1.0, schedule={"kind": "step"})])
+    assert len(found.removeprefix("stages[0]: ").split("; ")) == 4  # one sentence has a `;` itself
+
+
+def test_values_at_the_edge_are_taken() -> None:
+    stages = [
+        stage(name="a", epochs=4, schedule={"kind": "plateau"}),
+        stage(name="b", schedule={"kind": "step"}),
+        stage(name="c", unfreeze_from=0.0),
+        stage(name="d", schedule={"kind": "cosine_restarts", "cycles": 3}),
+    ]
+    assert len(Recipe.model_validate(SMALLEST | {"stages": stages}).stages) == 4

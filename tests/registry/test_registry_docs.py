@@ -11,7 +11,15 @@ from pydantic_core import PydanticUndefined
 
 from zoo.files import parse_yaml
 from zoo.registry import load_registry
-from zoo.registry.recipe import Augment, EarlyStop, Optimizer, Recipe, Schedule, Stage
+from zoo.registry.recipe import (
+    Augment,
+    EarlyStop,
+    LossOptions,
+    Optimizer,
+    Recipe,
+    Schedule,
+    Stage,
+)
 from zoo.registry.schema import RegistryFile
 from zoo.registry.timm_table import Encoder
 
@@ -34,7 +42,15 @@ def quoted(cell: str) -> list[str]:
     return [word.strip().strip("`") for word in cell.split(",")]
 
 
-MODELS: list[type[BaseModel]] = [Recipe, Optimizer, Augment, EarlyStop, Stage, Schedule]
+MODELS: list[type[BaseModel]] = [
+    Recipe,
+    LossOptions,
+    Optimizer,
+    Augment,
+    EarlyStop,
+    Stage,
+    Schedule,
+]
 
 
 @pytest.mark.parametrize(("index", "model"), list(enumerate(MODELS)))
@@ -62,7 +78,7 @@ def actual(model: type[BaseModel], key: str) -> Any:
 def test_the_recipes_page_shows_overrides_that_work() -> None:
     from zoo.registry import apply_overrides
 
-    for row in tables("recipes.md")[6]:
+    for row in tables("recipes.md")[len(MODELS)]:
         recipe = load_registry().recipe("cnn")
         changed = apply_overrides(recipe, [row[0].strip("`"), "crop=32"])
         assert changed.crop == 32

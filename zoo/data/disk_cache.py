@@ -65,6 +65,11 @@ def budget_bytes() -> int:
     return int(gib * 2**30)
 
 
+def room_bytes() -> int:
+    """What of the budget no decoded images take yet. Raises InputError as `budget_bytes` does."""
+    return max(0, budget_bytes() - sum(_stored().values()))
+
+
 def open_cache(dataset: Dataset, needed_bytes: int) -> DiskCache | None:
     """The cache of a data set, with room for `needed_bytes` as far as the budget allows.
 

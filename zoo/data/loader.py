@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing import connection
 from typing import Literal
 
 import numpy as np
@@ -82,6 +84,12 @@ class TrainLoader:
         """What this process keeps decoded; None where workers do the reading."""
         return self._source.pairs if self.workers == 0 else None
 
+    @property
+    def numbers(self) -> int:
+        """How many numbers the epochs of a loader without weights draw from."""
+        drawn = self.steps_per_epoch * self._global_batch
+        return self._count * -(-drawn // self._count)
+
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from `first_step` on, without reading those before.
 
@@ -89,8 +97,12 @@ class TrainLoader:
         Samples that do not fill a global batch are left out; a split smaller than one is repeated,
         each time with other crops. Raises InputError where a file cannot be used.
         """
+        return self.read(self.keys(epoch)[first_step:])
+
+    def read(self, keys: list[Key]) -> Iterator[Batch]:
+        """The batches of `keys`, in their order; shapes and errors as in `epoch`."""
         fault = None
-        for batch in self._read(self._batches(epoch)[first_step:]):
+        for batch in self._read(keys):
             if isinstance(batch, InputError):
                 fault = str(batch)
                 break
@@ -100,9 +112,11 @@ class TrainLoader:
             self._loader = None  # ends the workers now; the traceback would keep them
             raise InputError(fault)
 
-    def _batches(self, epoch: int) -> list[Key]:
-        """This rank's part of each global batch: numbers below the split's length are its samples
-        in their first round, the next such range its second round, and so on.
+    def keys(self, epoch: int) -> list[Key]:
+        """What `read` needs for the batches of an epoch: this rank's part of each global batch.
+
+        Numbers below the split's length are its samples in their first round, the next such range
+        its second round, and so on; without weights all of them are below `numbers`.
         """
         order = self._order(epoch)
         span = self._count * (max(order) // self._count + 1)
@@ -135,10 +149,24 @@ class TrainLoader:
                 num_workers=self.workers,
                 pin_memory=torch.cuda.is_available(),
                 persistent_workers=True,
+                worker_init_fn=_end_with_parent,
                 generator=torch.Generator(),  # leaves the global random state alone
                 multiprocessing_context="forkserver" if "forkserver" in methods else "spawn",
             )
         return self._loader
+
+
+def _end_with_parent(worker: int) -> None:
+    """Let a worker end when the run is killed; torch's own watch sees the fork server only."""
+    del worker
+    run = multiprocessing.parent_process()
+    if run is not None:
+        threading.Thread(target=_end_after, args=(run.sentinel,), daemon=True).start()
+
+
+def _end_after(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
 
 
 def choose_workers() -> int:

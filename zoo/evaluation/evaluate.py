@@ -11,6 +11,7 @@ import torch
 from zoo.console import progress_bar
 from zoo.errors import InputError
 from zoo.evaluation.metrics import Confusion
+from zoo.evaluation.ranks import Ranks
 from zoo.models.preprocess import normalise
 
 if TYPE_CHECKING:
@@ -52,17 +53,20 @@ def score(
     device: torch.device | str = "cpu",
     description: str = "evaluate",
     after_batch: Callable[[], None] | None = None,
+    ranks: Ranks | None = None,
 ) -> Confusion:
     """The confusion matrix of `model` over all images of `loader`.
 
     The model's mode is restored afterwards. `after_batch` is called after each batch and may raise
-    to stop. `precision`: fp32, bf16 or fp16 (autocast).
+    to stop. `precision`: fp32, bf16 or fp16 (autocast). With several `ranks`, each has its own part
+    of the images in `loader`, and all get the counts of the whole.
     """
+    ranks = ranks or Ranks()
     confusion = Confusion(model.spec.classes)
     was_training = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with progress_bar() as bar:
+        with ranks.together(), progress_bar() as bar:
             task = bar.add_task(description, total=loader.images)
             for indices, images, masks in loader:
                 predicted = predict_ids(model, images, precision=precision, device=device)
@@ -73,6 +77,7 @@ def score(
     finally:
         for module, mode in was_training:
             module.training = mode
+    ranks.add_up(confusion)
     return confusion
 
 

@@ -46,9 +46,12 @@ def apply_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """The overrides as a mapping from key to value, for records; expects them to be valid."""
+    """The overrides as a mapping from key to value, for records; expects them to be valid.
+
+    `seed` is left out: records have a field for it, and runs that differ in it make one row.
+    """
     pairs = (override.partition("=") for override in overrides)
-    return {key: parse_yaml(text, key) for key, _, text in pairs}
+    return {key: parse_yaml(text, key) for key, _, text in pairs if key != "seed"}
 
 
 def _assign(data: dict[str, Any], key: str, text: str) -> list[str]:

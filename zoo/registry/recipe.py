@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, PlainValidator, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainValidator,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from zoo.files import hash_of
 from zoo.registry.strict import Strict, written_as
@@ -25,38 +32,136 @@ class Optimizer(Strict):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
 
 
+ScheduleKind = Literal[
+    "constant", "step", "multistep", "poly", "cosine", "cosine_restarts", "one_cycle", "plateau"
+]
+
+
+FLOOR = 1e-3
+"""The share of the peak rate at which poly and the cosines end."""
+
+
 class Schedule(Strict):
     """How the learning rate moves within a stage; `warmup` is a share of the stage's steps.
 
-    `power` is for poly; `step_epochs` and `gamma` are for step: the rate is multiplied by `gamma`
-    after every `step_epochs` epochs.
+    `power` is for poly. step multiplies the rate by `gamma` after every `step_epochs` epochs,
+    multistep at each of `milestones` (shares of the stage), plateau after `patience` validations
+    without a better mIoU. cosine_restarts falls `cycles` times, each peak `gamma` times the last.
+    For one_cycle `warmup` is the length of the rise; 0 stands for 0.3 there.
     """
 
-    kind: Literal["constant", "poly", "cosine", "step"] = "constant"
+    kind: ScheduleKind = "constant"
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
     power: Positive = 0.9
     step_epochs: Count = 1
+    milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field(default_factory=list)
     gamma: PositiveShare = 0.1
+    cycles: Annotated[int, Field(ge=2)] = 2
+    patience: Count = 2
+
+    @model_validator(mode="after")
+    def _kind_has_what_it_needs(self) -> Self:
+        if self.kind == "multistep" and not self.milestones:
+            raise ValueError("multistep needs milestones, for example [0.6, 0.85]")
+        if self.kind == "multistep" and self.milestones != sorted(set(self.milestones)):
+            raise ValueError(f"the milestones should rise, got {self.milestones}")
+        if self.kind == "plateau" and self.gamma == 1:
+            raise ValueError("plateau needs a gamma below 1")
+        if self.kind == "cosine_restarts" and round(self.gamma ** (self.cycles - 1), 12) <= FLOOR:
+            raise ValueError(
+                f"the last of {self.cycles} cycles would peak at or below {FLOOR} of the rate, "
+                f"where each one ends; raise gamma (now {self.gamma}) or lower cycles"
+            )
+        return self
 
 
 class Stage(Strict):
     """A number of epochs in which one share of the encoder learns.
 
     `unfreeze` is the share of encoder layers, counted from the top, that learn; a layer `d` below
-    the top learns at `encoder_lr_scale * layer_decay**d` of the decoder's rate.
+    the top learns at `encoder_lr_scale * layer_decay**d` of the decoder's rate. With
+    `unfreeze_from` the share grows by epoch from there to `unfreeze`; `unfreeze_names` are patterns
+    of timm's parameter names that take the place of the share. `learn` narrows the stage to the
+    decoder, or to the layer that scores the classes. `optimizer_state` is what the optimizer knows
+    from the stage before: carried on, or fresh.
     """
 
     name: Annotated[
         str, written_as("[A-Za-z][A-Za-z0-9_-]*", "a letter, then letters, digits, _ or -")
     ]
     epochs: Count
+    learn: Literal["all", "decoder", "head"] = "all"
     unfreeze: Share = 1.0
+    unfreeze_from: Share | None = None
+    unfreeze_names: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
+    optimizer_state: Literal["carried", "fresh"] = "carried"
     encoder_lr_scale: NotNegative = 0.1
     layer_decay: PositiveShare = 1.0
     schedule: Schedule = Schedule()
 
+    @model_validator(mode="after")
+    def _keys_agree(self) -> Self:
+        if wrong := [*self._wrong_learning(), *self._wrong_length()]:
+            raise ValueError("; ".join(wrong))
+        return self
 
-LossName = Literal["ce", "dice", "focal"]
+    def _wrong_learning(self) -> list[str]:
+        """What contradicts itself in what learns."""
+        wrong = []
+        grows = self.unfreeze_from is not None
+        if self.learn != "all" and (grows or self.unfreeze_names):
+            key = "unfreeze_from" if grows else "unfreeze_names"
+            wrong.append(f"learn: {self.learn} freezes the encoder; take {key} out")
+        if grows and self.unfreeze_names:
+            wrong.append("give unfreeze_from or unfreeze_names, not both")
+        if self.unfreeze_from is not None and self.unfreeze_from >= self.unfreeze:
+            wrong.append(
+                f"unfreeze_from should be below unfreeze ({self.unfreeze}), "
+                f"got {self.unfreeze_from}"
+            )
+        if grows and self.epochs < 2:
+            wrong.append("unfreeze_from needs a stage of at least 2 epochs")
+        return wrong
+
+    def _wrong_length(self) -> list[str]:
+        """What of the schedule does not fit into the stage."""
+        plan = self.schedule
+        warmup = f" after a warm-up of {plan.warmup:g}" if plan.warmup else ""
+        if plan.kind == "step" and plan.step_epochs >= self.epochs * (1 - plan.warmup):
+            return [
+                f"schedule.step_epochs is {plan.step_epochs}, the stage has {self.epochs} epochs"
+                f"{warmup}: the rate would never change; lower step_epochs or raise epochs"
+            ]
+        if plan.kind == "multistep" and plan.milestones[0] <= plan.warmup:
+            return [
+                f"schedule.milestones begin at {plan.milestones[0]:g} of the stage, within its "
+                f"warm-up of {plan.warmup:g}; shorten the warm-up or move the milestone"
+            ]
+        return []
+
+
+LossName = Literal["ce", "dice", "focal", "jaccard", "tversky", "lovasz", "ohem", "boundary"]
+
+
+class LossOptions(Strict):
+    """Settings of the single losses; docs/losses.md has their formulas.
+
+    `label_smoothing` is for ce; `focal_gamma` and `focal_alpha` for focal; `tversky_alpha` weighs
+    false positives, `tversky_beta` false negatives; ohem keeps pixels whose true class has a
+    probability below `ohem_threshold`, and of every image at least the share `ohem_min_kept`;
+    boundary multiplies the cross-entropy by `boundary_factor` within `boundary_width` pixels of a
+    border between classes.
+    """
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    focal_gamma: NotNegative = 2.0
+    focal_alpha: PositiveShare | None = None
+    tversky_alpha: NotNegative = 0.3
+    tversky_beta: NotNegative = 0.7
+    ohem_threshold: PositiveShare = 0.7
+    ohem_min_kept: PositiveShare = 0.0625
+    boundary_width: Count = 3
+    boundary_factor: Positive = 4.0
 
 
 def _cross_entropy() -> dict[LossName, float]:
@@ -157,12 +262,26 @@ def _names_differ(stages: list[Stage]) -> list[Stage]:
     return stages
 
 
+def _plateau_too_long(stage: Stage, validate_every: int) -> list[str]:
+    """The sentence for a plateau that ends after its stage, if it does."""
+    needed = (stage.schedule.patience + 1) * validate_every + 1
+    if stage.schedule.kind != "plateau" or stage.epochs >= needed:
+        return []
+    return [
+        f"{stage.name}: the plateau's patience of {stage.schedule.patience} validations needs a "
+        f"stage of at least {needed} epochs (validate_every is {validate_every}), it has "
+        f"{stage.epochs}; lower the patience or raise epochs"
+    ]
+
+
 class Recipe(Strict):
     """Everything that decides how a model is trained; docs/recipes.md has every key and unit."""
 
     loss: Annotated[dict[LossName, Positive], Field(min_length=1)] = Field(
         default_factory=_cross_entropy
     )
+    loss_options: LossOptions = LossOptions()
+    activation: Literal["softmax", "sigmoid"] = "softmax"
     class_weights: Literal["none", "log", "inverse", "median", "effective"] = "none"
     oversample: Annotated[float | Literal["none", "rare"], PlainValidator(_oversample)] = "none"
     optimizer: Optimizer
@@ -170,7 +289,14 @@ class Recipe(Strict):
     crop: Annotated[int, Field(ge=32, multiple_of=32)]
     augment: Augment = Augment()
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "auto"
+    fp32_modules: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     channels_last: bool = True
+    micro_batch: Count | None = None
+    activation_checkpointing: bool = False
+    batch_norm: Literal["train", "frozen", "group"] = "train"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    drop_path: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    feature_views: Count | None = None
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     clip_norm: Positive | None = None
     early_stop: EarlyStop | None = None
@@ -180,6 +306,14 @@ class Recipe(Strict):
     seed: Annotated[int, Field(ge=0)] = 0
     evidence: Annotated[str, Field(min_length=1)] = "none"
     stages: Annotated[list[Stage], Field(min_length=1), AfterValidator(_names_differ)]
+
+    @field_validator("stages")
+    @classmethod
+    def _plateaus_fit(cls, stages: list[Stage], info: ValidationInfo) -> list[Stage]:
+        every = info.data.get("validate_every", 1)
+        if wrong := [text for stage in stages for text in _plateau_too_long(stage, every)]:
+            raise ValueError("; ".join(wrong))
+        return stages
 
 
 def recipe_dict(recipe: Recipe) -> dict[str, Any]:

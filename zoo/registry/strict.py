@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from zoo.errors import nearest
+from zoo.errors import nearest, shortened
 
 Place = tuple[str | int, ...]
 """Where a value stands: keys and list positions from the top."""
@@ -58,10 +58,10 @@ def dotted(place: Sequence[str | int]) -> str:
 
 
 def unknown_key(key: str, allowed: Sequence[str]) -> str:
-    """The sentence for a key that does not exist; the allowed keys, nearest first."""
+    """The sentence for a key that does not exist; at most twenty allowed keys, nearest first."""
     close = nearest(key, allowed)
     ordered = [*close, *(name for name in allowed if name not in close)]
-    return f"there is no key {key!r}; allowed: {', '.join(ordered)}"
+    return f"there is no key {key!r}; allowed: {shortened(ordered)}"
 
 
 def submodel(model: type[BaseModel], place: Place) -> type[BaseModel] | None:

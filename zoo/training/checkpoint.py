@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from zoo.errors import InputError, RunError
 
@@ -21,17 +22,21 @@ class Progress:
     """How far a run has come.
 
     `epoch` is the epoch under way (from 0, counted over all stages), `step_in_epoch` the optimizer
-    steps done in it, `step` those done in all; `seconds` of training and evaluation so far.
+    steps done in it and `loss_sum` the sum of their losses, `step` those done in all; `seconds` of
+    training and evaluation so far; `micro_batch` is the one in force, which a lack of memory may
+    have lowered.
     """
 
     epoch: int = 0
     step_in_epoch: int = 0
+    loss_sum: float = 0.0
     step: int = 0
     best_miou: float = -1.0
     best_epoch: int = -1
     epochs_without_gain: int = 0
     seconds: float = 0.0
     log_bytes: int = 0
+    micro_batch: int | None = None
 
 
 def save_checkpoint(run: Path, state: dict[str, Any], progress: Progress) -> None:
@@ -68,3 +73,16 @@ def load_checkpoint(run: Path) -> tuple[dict[str, Any], Progress]:
         return content, Progress(**content.pop("progress"))
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise InputError(f"{path} is not a readable checkpoint: {error}.") from error
+
+
+def random_state() -> dict[str, list[Tensor]]:
+    """The state of torch's random generators in this process, on the CPU and on each GPU."""
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": [torch.get_rng_state()], "cuda": gpus}
+
+
+def set_random_state(state: dict[str, list[Tensor]]) -> None:
+    """Go on with the random numbers where `random_state` was called."""
+    torch.set_rng_state(state["cpu"][0])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,21 +1,18 @@
-"""Parameter groups, learning rates and schedules of a run."""
+"""Parameter groups and learning rates of a run."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import torch
-from timm.scheduler import CosineLRScheduler, PolyLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
 
-from zoo.models.layers import encoder_layers
+from zoo.models.layers import encoder_layers, spared_from_decay
+from zoo.training.schedules import make_schedule
 
 if TYPE_CHECKING:
     from zoo.models.segmentation import SegmentationModel
-    from zoo.registry.recipe import Optimizer, Schedule, Stage
-
-FLOOR = 1e-3
-"""The share of the peak rate at which poly and cosine end."""
+    from zoo.registry.recipe import Optimizer, Stage
 
 
 def parameter_groups(model: SegmentationModel, weight_decay: float) -> list[dict[str, Any]]:
@@ -30,7 +27,7 @@ def parameter_groups(model: SegmentationModel, weight_decay: float) -> list[dict
     below_top = {
         name: len(layers) - 1 - index for index, layer in enumerate(layers) for name in layer
     }
-    spared = _without_decay(model)
+    spared = spared_from_decay(model)
     groups: dict[tuple[int | None, float], dict[str, Any]] = {}
     for name, parameter in parameters.items():
         decay = 0.0 if parameter.ndim <= 1 or name in spared else weight_decay
@@ -69,45 +66,14 @@ def start_stage(
     """Set every group's rate for `stage` and return its schedule (None: constant rates).
 
     The schedule counts optimizer steps of the stage: `scheduler.step_update(step)` sets the rates
-    that step `step` (from 0) uses.
+    that step `step` (from 0) uses. Momentum and betas go back to the optimizer's own values, from
+    which a one-cycle schedule moves them.
     """
     for group in optimizer.param_groups:
+        for key in ("momentum", "betas"):
+            if key in group:
+                group[key] = optimizer.defaults[key]
         group["lr_scale"] = rate_scale(group["below_top"], stage)
         group["initial_lr"] = peak
         group["lr"] = peak * group["lr_scale"]
     return make_schedule(optimizer, stage.schedule, peak, stage.epochs, steps_per_epoch)
-
-
-def make_schedule(
-    optimizer: torch.optim.Optimizer,
-    schedule: Schedule,
-    peak: float,
-    epochs: int,
-    steps_per_epoch: int,
-) -> Scheduler | None:
-    """timm's scheduler for a stage of so many epochs, warm-up included."""
-    steps = epochs * steps_per_epoch
-    warmup = round(schedule.warmup * steps)
-    common: dict[str, Any] = {
-        "warmup_t": warmup,
-        "warmup_lr_init": peak / (warmup + 1),
-        "t_in_epochs": False,
-        "initialize": False,
-    }
-    if schedule.kind == "constant" and warmup == 0:
-        return None
-    if schedule.kind == "constant":
-        return StepLRScheduler(optimizer, decay_t=steps + 1, decay_rate=1.0, **common)
-    if schedule.kind == "step":
-        every = schedule.step_epochs * steps_per_epoch
-        return StepLRScheduler(optimizer, decay_t=every, decay_rate=schedule.gamma, **common)
-    common |= {"lr_min": peak * FLOOR, "t_initial": max(1, steps - warmup), "warmup_prefix": True}
-    if schedule.kind == "poly":
-        return PolyLRScheduler(optimizer, power=schedule.power, **common)
-    return CosineLRScheduler(optimizer, **common)
-
-
-def _without_decay(model: SegmentationModel) -> set[str]:
-    timm_net = getattr(getattr(model.net, "encoder", None), "model", None)
-    listed: set[str] = getattr(timm_net, "no_weight_decay", set)()
-    return {f"net.encoder.model.{name}" for name in listed}

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from zoo.errors import InputError, RunError, join_problems
 from zoo.files import read_json, recover_folder, write_json
+from zoo.training.checkpoint import NAME as CHECKPOINT
 
 RUN = "run.json"
 LOG = "log.jsonl"
 RESULT = "result.json"
 BEST = "best"
+FREE = ("workers", "checkpoint_minutes", "micro_batch", "activation_checkpointing", "evidence")
+"""Keys of a recipe with which a run goes on all the same."""
 
 
 def check_out(out: Path, resume: bool) -> None:
@@ -43,6 +47,17 @@ def open_run(out: Path, description: dict[str, Any], resume: bool) -> None:
         return
     _check_same(out, description)
     recover_folder(out / BEST)
+    _remove_half_written(out)
+
+
+def _remove_half_written(out: Path) -> None:
+    """Remove what a killed run was writing when it died."""
+    for name in (RUN, RESULT, BEST, CHECKPOINT):
+        for left in out.glob(f".{name}.*"):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def _check_same(out: Path, description: dict[str, Any]) -> None:
@@ -51,10 +66,13 @@ def _check_same(out: Path, description: dict[str, Any]) -> None:
     problems = [
         f"{key}: the run has {_short(old)}, now it is {_short(new)}"
         for key, old, new in _differences(before, now)
-        if not key.startswith(("env.", "overrides"))
+        if not key.startswith(("env.", "overrides")) and key.removeprefix("recipe.") not in FREE
     ]
     if problems:
-        header = f"{out} cannot be resumed, since it was started with something else:"
+        header = (
+            f"{out} cannot be resumed, since it was started with something else. Free to change "
+            f"are {', '.join(FREE)}; give back these values, or start anew with another --out:"
+        )
         raise InputError(join_problems(header, problems))
 
 

@@ -1,0 +1,70 @@
+"""Runs in one and in several processes, for the tests of the engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.creation import create
+from zoo.data.spec import load_dataset
+from zoo.hub.folder import save_folder
+from zoo.training.checkpoint import load_checkpoint
+
+STAGES = (
+    "stages=[{name: head, epochs: 1, unfreeze: 0.0}, "
+    "{name: all, epochs: 2, encoder_lr_scale: 0.5, schedule: {kind: cosine}}]"
+)
+SGD = "optimizer={name: sgd, lr: 0.05}"
+"""AdamW's first steps follow the sign of a gradient, also of one that is all rounding."""
+SETTINGS = ["crop=64", "batch_size=4", "precision=fp32", "ema=0.9", "workers=0", SGD, STAGES]
+TORCHRUN = ["torch.distributed.run", "--nproc-per-node"]
+
+
+def without_batch_norm(data: Path, folder: Path) -> Path:
+    """A model folder whose net has no BatchNorm, so that images do not see each other."""
+    torch.manual_seed(0)
+    classes = load_dataset(data).classes
+    net = create(
+        "unet-test_convnext", classes=classes, encoder_weights=None, decoder_use_norm="identity"
+    )
+    assert not any("BatchNorm" in type(module).__name__ for module in net.modules())
+    save_folder(net, folder)
+    return folder
+
+
+def command(model: Path | str, data: Path, out: Path, *more: str) -> list[str]:
+    """The arguments of a short run; later values of a recipe key take the place of earlier ones."""
+    changed = {override.partition("=")[0] for override in more}
+    kept = [override for override in SETTINGS if override.partition("=")[0] not in changed]
+    start = ["zoo", "finetune", str(model), "--data", str(data), "--out", str(out)]
+    return [*start, "--recipe", "scratch", *kept, *more]
+
+
+def launch(
+    arguments: list[str], processes: int, timeout: float = 400
+) -> subprocess.CompletedProcess[str]:
+    """Run `arguments` as a module in `processes` processes that torchrun starts."""
+    launcher = [*TORCHRUN, str(processes), "-m"] if processes > 1 else []
+    return subprocess.run(
+        [sys.executable, "-m", *launcher, *arguments],
+        capture_output=True, text=True, timeout=timeout, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def logged(out: Path, event: str, key: str) -> list[Any]:
+    entries = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    return [entry[key] for entry in entries if entry["event"] == event]
+
+
+def largest_difference(one: Path, other: Path, part: str = "model") -> float:
+    """Between the weights (or the averaged ones, part "ema") of the checkpoints of two runs."""
+    a, b = (load_checkpoint(folder)[0][part] for folder in (one, other))
+    assert a.keys() == b.keys()
+    return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)

@@ -1,0 +1,197 @@
+"""Two processes on this machine: the same numbers as one, and no process left waiting."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_runs import (
+    SETTINGS,
+    TORCHRUN,
+    command,
+    largest_difference,
+    launch,
+    logged,
+    without_batch_norm,
+)
+
+from zoo.data.loader import EvalLoader
+from zoo.data.scenes import write_scenes
+from zoo.data.spec import load_dataset
+from zoo.evaluation.evaluate import score
+from zoo.hub.folder import load_folder
+from zoo.training.checkpoint import load_checkpoint
+from zoo.training.finetune import finetune
+
+BOTH = "loss={ce: 1.0, dice: 1.0}"
+FROZEN = "batch_norm=frozen"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five images to validate on, which two processes cannot share equally."""
+    return write_scenes(
+        tmp_path_factory.mktemp("five") / "scenes", train=8, val=5, test=3, size=(64, 80)
+    )
+
+
+@pytest.fixture(scope="module")
+def model(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return without_batch_norm(scenes, tmp_path_factory.mktemp("start") / "model")
+
+
+def test_two_processes_give_the_loss_and_the_weights_of_one(scenes: Path, tmp_path: Path) -> None:
+    """With the statistics of BatchNorm frozen; the tests below have a net without any."""
+    alone, two = tmp_path / "alone", tmp_path / "two"
+    finetune(
+        "unet-test_resnet", scenes, recipe="scratch", encoder_weights=None, out=alone,
+        overrides=[*SETTINGS, BOTH, FROZEN],
+    )  # fmt: skip
+    start = ["--encoder-weights", "none", BOTH, FROZEN]
+    done = launch(command("unet-test_resnet", scenes, two, *start), 2)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1  # the first process alone prints the result
+    assert json.loads(done.stdout)["steps"] == 6
+    assert done.stderr.count("Best val mIoU") == 1
+    assert logged(two, "step", "loss") == pytest.approx(logged(alone, "step", "loss"), rel=1e-5)
+    assert logged(two, "step", "lr") == logged(alone, "step", "lr")
+    assert logged(two, "epoch", "miou") == pytest.approx(logged(alone, "epoch", "miou"), abs=2e-3)
+    assert largest_difference(alone, two) < 1e-4
+    assert largest_difference(alone, two, "ema") < 1e-4
+
+
+@pytest.fixture(scope="module")
+def seen(
+    model: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[dict[str, Any]]]:
+    folder = tmp_path_factory.mktemp("together")
+    script = Path(__file__).parent / "two_processes.py"
+    done = subprocess.run(
+        [sys.executable, "-m", *TORCHRUN, "2", str(script), str(folder), str(model), str(scenes)],
+        capture_output=True, text=True, timeout=600, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return folder, [json.loads((folder / f"seen{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def test_what_processes_decide_and_add_up(seen: tuple[Path, list[dict[str, Any]]]) -> None:
+    for found in seen[1]:
+        assert found["world"] == 2
+        assert found["any"] == [True, False]
+        assert found["total"] == [3.0, [2.0, 2.0]]
+        assert found["gather"] == ["from 0", "from 1"]
+
+
+def test_what_fails_in_one_process_fails_in_both(
+    seen: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    folder, both = seen
+    for found in both:
+        assert found["input"] == ["InputError", "In process 1 of 2: bad image", True]
+        assert found["run"] == ["RunError", "disk full", True]
+        assert found["first"] == ["InputError", "no such data", True]
+        assert found["disk"] == ["RunError", "no space", True]
+        assert found["shared"][:1] == ["InputError"]
+        assert "batch_size is 5, which 2 processes cannot share" in found["shared"][1]
+        assert found["order"] is True
+    assert [found["ran"] for found in both] == [[0], []]
+    assert not (folder / "no").exists()
+
+
+def test_every_image_is_scored_once(
+    seen: tuple[Path, list[dict[str, Any]]], model: Path, scenes: Path
+) -> None:
+    alone = score(load_folder(model), EvalLoader(load_dataset(scenes), "val"))
+    folder, both = seen
+    assert [found["share"] for found in both] == [3, 2]
+    assert both[0]["confusion"] == both[1]["confusion"] == alone.matrix.tolist()
+    assert both[0]["record"] == both[1]["record"]
+    (record,) = (folder / "results").glob("*.json")
+    assert json.loads(record.read_text())["metrics"]["miou"] == both[0]["record"]
+
+
+def test_where_one_process_lacks_memory_both_take_less_at_a_time(
+    seen: tuple[Path, list[dict[str, Any]]], model: Path, scenes: Path, tmp_path: Path
+) -> None:
+    folder, both = seen
+    assert [found["memory"] for found in both] == [["nothing"]] * 2
+    assert load_checkpoint(folder / "memory")[1].micro_batch == 1
+    wanted = tmp_path / "wanted"
+    finetune(model, scenes, recipe="scratch", out=wanted, overrides=SETTINGS)
+    losses = logged(wanted, "step", "loss")
+    assert logged(folder / "memory", "step", "loss") == pytest.approx(losses, rel=1e-5)
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *TORCHRUN, "2", "-m", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def wait_for_steps(out: Path, count: int, process: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 300
+    while time.monotonic() < until and process.poll() is None:
+        path = out / "log.jsonl"
+        if path.exists() and path.read_text().count('"step"') >= count:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no {count} log entries: {process.communicate()[1]}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", ["ctrl-c", "kill one"])
+def test_a_stopped_pair_goes_on_where_it_was(
+    stop: str, model: Path, scenes: Path, tmp_path: Path
+) -> None:
+    dropped = [BOTH, "checkpoint_minutes=0.0001"]
+    straight, out = tmp_path / "straight", tmp_path / "run"
+    assert launch(command(model, scenes, straight, *dropped), 2).returncode == 0
+    process = start(command(model, scenes, out, *dropped))
+    wait_for_steps(out, 3, process)
+    if stop == "ctrl-c":
+        process.send_signal(signal.SIGINT)
+    else:
+        os.kill(children(process.pid)[1], signal.SIGKILL)
+    began = time.monotonic()
+    _, said = process.communicate(timeout=200)
+    assert time.monotonic() - began < 60
+    assert process.returncode != 0
+    if stop == "ctrl-c":
+        assert said.count("Stopped at step") == 1
+    done = launch([*command(model, scenes, out, *dropped), "--resume"], 2)
+    assert done.returncode == 0, done.stderr
+    assert logged(out, "step", "loss") == logged(straight, "step", "loss")
+    for part in ("model", "ema"):
+        assert largest_difference(out, straight, part) == 0.0
+
+
+def children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_where_two_stopped(
+    model: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone, out = tmp_path / "alone", tmp_path / "run"
+    finetune(model, scenes, recipe="scratch", out=alone, overrides=[*SETTINGS, BOTH])
+    process = start(command(model, scenes, out, BOTH, "checkpoint_minutes=0.0001"))
+    wait_for_steps(out, 2, process)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=200)
+    changes = [*SETTINGS, BOTH, "checkpoint_minutes=0.0001"]
+    finetune(model, scenes, recipe="scratch", out=out, overrides=changes, resume=True)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "The checkpoint is from 2 processes, now there are 1" in said
+    assert logged(out, "step", "loss") == pytest.approx(logged(alone, "step", "loss"), rel=1e-5)

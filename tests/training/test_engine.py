@@ -1,0 +1,325 @@
+"""One step of training: parts of a batch, number formats, memory."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_runs import SETTINGS, largest_difference, logged, without_batch_norm
+from torch import Tensor, nn
+
+from zoo.creation import create
+from zoo.errors import InputError, RunError
+from zoo.evaluation.ranks import Ranks, start_ranks
+from zoo.models.preprocess import normalise
+from zoo.models.segmentation import SegmentationModel
+from zoo.registry.recipe import Recipe
+from zoo.training.checkpoint import load_checkpoint
+from zoo.training.finetune import check_share, finetune
+from zoo.training.losses import Objective
+from zoo.training.precision import checkpoint_activations, keep_float32, make_accelerator
+from zoo.training.step import Step, TrainingNet
+
+CLASSES = 3
+LACK = "[enforce fail at alloc_cpu.cpp:115] DefaultCPUAllocator: can't allocate memory"
+
+
+def recipe(**values: Any) -> Recipe:
+    stages = [{"name": "all", "epochs": 1}]
+    start = {"optimizer": {"lr": 0.1}, "batch_size": 5, "crop": 32, "stages": stages}
+    return Recipe.model_validate(start | values)
+
+
+@functools.cache
+def _built(name: str) -> SegmentationModel:
+    torch.manual_seed(0)
+    return create(name, classes=CLASSES, encoder_weights=None).train()
+
+
+def net(name: str = "fpn-test_convnext", dropout: float = 0.0) -> SegmentationModel:
+    """A model in training mode, always the same; the default has no BatchNorm."""
+    model = copy.deepcopy(_built(name))
+    for module in model.modules():
+        if isinstance(module, nn.Dropout | nn.Dropout2d):
+            module.p = dropout
+    return model
+
+
+def batch(count: int = 5) -> tuple[Tensor, Tensor]:
+    """Images and masks; the ignored share of a mask differs from image to image."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    masks = torch.randint(0, CLASSES, (count, 32, 32), generator=generator, dtype=torch.uint8)
+    for index in range(count):
+        masks[index, : 6 * index] = 255
+    return images, masks
+
+
+def step(model: SegmentationModel, objective: Objective, precision: str = "fp32", **values: Any):  # type: ignore[no-untyped-def]
+    """A step whose update is minus the gradient."""
+    accelerator = make_accelerator(precision)
+    optimizer = accelerator.prepare(torch.optim.SGD(model.parameters(), lr=1.0))
+    made = Step(model, objective, optimizer, accelerator, Ranks(), recipe(**values))
+    made.prepare()
+    return made
+
+
+def updates(model: SegmentationModel, **values: Any) -> tuple[float, dict[str, Tensor]]:
+    """Loss and update of every weight in one step; `loss` and other keys of a recipe."""
+    asked = recipe(**values)
+    weights = torch.tensor([0.5, 1.0, 2.0])
+    objective = Objective(asked.loss, asked.loss_options, weights, asked.activation)
+    before = {name: value.detach().clone() for name, value in model.named_parameters()}
+    value = step(model, objective, **values)(*batch())
+    return value, {name: (p.detach() - before[name]) for name, p in model.named_parameters()}
+
+
+LOSSES = [
+    {"ce": 1.0}, {"focal": 1.0}, {"ohem": 1.0}, {"boundary": 1.0}, {"lovasz": 1.0},
+    {"dice": 1.0}, {"jaccard": 1.0}, {"tversky": 1.0}, {"ce": 0.7, "dice": 1.3},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("loss", "activation"),
+    [*((loss, "softmax") for loss in LOSSES), (LOSSES[-1], "sigmoid"), ({"ohem": 1.0}, "sigmoid")],
+)
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(
+    loss: dict[str, float], activation: str
+) -> None:
+    whole, gradient = updates(net(), loss=loss, activation=activation)
+    scale = max(float(g.abs().max()) for g in gradient.values())
+    assert scale > 1e-4
+    value, parts = updates(net(), loss=loss, activation=activation, micro_batch=2)  # 2 + 2 + 1
+    assert value == pytest.approx(whole, rel=1e-5)
+    worst = max(float((parts[name] - gradient[name]).abs().max()) for name in parts)
+    assert worst < 1e-5 * max(1.0, scale)
+
+
+def test_the_mean_of_the_parts_would_be_wrong() -> None:
+    """Parts with few judged pixels would count too much; the test above sees that."""
+    model, objective = net(), Objective({"ce": 1.0})
+    images, masks = batch()
+    inputs = normalise(images, model.spec, "cpu")
+    with torch.no_grad():
+        whole = objective(model(inputs), masks)
+        parts = [objective(model(inputs[i : i + 1]), masks[i : i + 1]) for i in range(5)]
+    assert abs(float(torch.stack(parts).mean() - whole)) > 1e-4
+
+
+@pytest.mark.parametrize("loss", [{"ce": 1.0}, {"dice": 1.0}])
+def test_both_passes_over_the_parts_drop_the_same_units(loss: dict[str, float]) -> None:
+    model, reference = net(dropout=0.5), net(dropout=0.5)
+    images, masks = batch()
+    torch.manual_seed(7)
+    logits = torch.cat(
+        [reference(normalise(images[i : i + 2], model.spec, "cpu")) for i in (0, 2, 4)]
+    )
+    wanted = Objective(loss)(logits, masks)
+    wanted.backward()
+    torch.manual_seed(7)
+    value = step(model, Objective(loss), micro_batch=2)(images, masks)
+    assert value == pytest.approx(float(wanted.detach()), rel=1e-5)
+    for (name, moved), (_, start) in zip(
+        model.named_parameters(), reference.named_parameters(), strict=True
+    ):
+        assert start.grad is not None
+        assert torch.allclose(start.detach() - start.grad, moved, atol=1e-5), name
+
+
+@pytest.mark.parametrize("loss", [{"ce": 1.0}, {"dice": 1.0}])
+def test_running_statistics_move_once_a_part(loss: dict[str, float]) -> None:
+    model = net("unet-test_resnet")
+    step(model, Objective(loss), micro_batch=2)(*batch(6))
+    counts = [b for name, b in model.named_buffers() if name.endswith("num_batches_tracked")]
+    assert len(counts) > 5
+    assert {int(count) for count in counts} == {3}
+
+
+def test_a_loss_that_is_not_finite_leaves_the_weights() -> None:
+    for micro_batch in (None, 2):
+        model = net()
+        with torch.no_grad():
+            next(model.net.segmentation_head.parameters()).fill_(float("nan"))
+        before = [p.detach().clone() for p in model.parameters()]
+        value = step(model, Objective({"ce": 1.0}), micro_batch=micro_batch)(*batch())
+        assert math.isnan(value)
+        assert all(
+            torch.equal(a, b.detach()) or a.isnan().any()
+            for a, b in zip(before, model.parameters(), strict=True)
+        )
+
+
+def test_batch_norm_with_one_value_says_what_to_set() -> None:
+    made = step(net("unet-test_resnet"), Objective({"ce": 1.0}), micro_batch=1)
+    with pytest.raises(RunError, match=r"single value a channel with 1 image.*batch_norm=frozen"):
+        made(*batch())
+
+
+def too_large(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
+    """Forward passes of more than `most` images fail at their end; returns what was tried."""
+    tried: list[int] = []
+    real = TrainingNet.forward
+
+    def forward(self: TrainingNet, images: Tensor) -> Any:
+        tried.append(len(images))
+        outputs = real(self, images)
+        if len(images) > most:
+            raise RuntimeError(LACK)
+        return outputs
+
+    monkeypatch.setattr(TrainingNet, "forward", forward)
+    return tried
+
+
+def test_a_batch_that_does_not_fit_is_halved(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """BatchNorm learns here: what the failed attempts moved must be moved back."""
+    start = {"recipe": "scratch", "encoder_weights": None}
+    changes = ["loss={ce: 1.0, dice: 1.0}", "micro_batch=1"]
+    finetune(
+        "fpn-test_resnet", scenes, out=tmp_path / "small", overrides=[*SETTINGS, *changes], **start
+    )
+    capsys.readouterr()
+    with pytest.MonkeyPatch.context() as patch:
+        tried = too_large(patch, 1)
+        finetune(
+            "fpn-test_resnet", scenes, out=tmp_path / "run",
+            overrides=[*SETTINGS, changes[0]], **start,
+        )  # fmt: skip
+    said = " ".join(capsys.readouterr().err.split())
+    assert tried[:3] == [4, 2, 1]
+    assert tried.count(4) == 1
+    assert "4 images at a time do not fit into memory; going on with micro_batch=2" in said
+    assert "2 images at a time do not fit into memory; going on with micro_batch=1" in said
+    assert logged(tmp_path / "run", "step", "loss") == logged(tmp_path / "small", "step", "loss")
+    for part in ("model", "ema"):
+        assert largest_difference(tmp_path / "run", tmp_path / "small", part) == 0.0
+    assert load_checkpoint(tmp_path / "run")[1].micro_batch == 1
+
+
+def test_an_image_that_does_not_fit_says_what_to_lower(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = step(net(), Objective({"ce": 1.0}))
+    tried = too_large(monkeypatch, 0)
+    with pytest.raises(RunError, match=r"single image does not fit into memory\. Lower crop"):
+        made(*batch())
+    assert tried == [5, 2, 1]
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forward(self: TrainingNet, images: Tensor) -> Any:
+        raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
+
+    made = step(net(), Objective({"ce": 1.0}))
+    monkeypatch.setattr(TrainingNet, "forward", forward)
+    with pytest.raises(RuntimeError, match="must match the size"):
+        made(*batch())
+
+
+def test_modules_stay_in_float32_where_the_recipe_says_so() -> None:
+    model = net()
+    assert keep_float32(model, ["segmentation_head", "encoder.model.stem*"])[-1] == (
+        "segmentation_head"
+    )
+    seen: dict[str, torch.dtype] = {}
+    for name in ("segmentation_head.0", "decoder.p5"):
+        model.net.get_submodule(name).register_forward_hook(
+            lambda *given, name=name: seen.update({name: given[2].dtype})
+        )
+    for each in (model, copy.deepcopy(model)):
+        seen.clear()
+        made = step(each, Objective({"ce": 1.0}), precision="bf16")
+        assert made(*batch()) > 0
+        assert seen == {"segmentation_head.0": torch.float32, "decoder.p5": torch.bfloat16}
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_half_precision_logits_reach_the_loss_as_they_are() -> None:
+    seen = []
+
+    class Looks(Objective):
+        def sums(self, output: Any, target: Tensor) -> Any:
+            seen.append(getattr(output, "logits", output).dtype)
+            return super().sums(output, target)
+
+    step(net(), Looks({"ce": 1.0}), precision="bf16")(*batch())
+    assert seen == [torch.bfloat16]
+
+
+def test_a_pattern_that_matches_no_module_is_an_error() -> None:
+    with pytest.raises(InputError) as caught:
+        keep_float32(net(), ["segmentation_heat", "decoder*", "zzz"])
+    text = str(caught.value)
+    assert "'segmentation_heat' matches no module; near it: segmentation_head" in text
+    assert "'zzz' matches no module; near it: encoder, decoder" in text
+    assert "'decoder*'" not in text
+
+
+def test_recomputed_activations_change_nothing() -> None:
+    """Neither the gradient nor BatchNorm's statistics, which a second forward would move again."""
+    plain, lean = net("unet-test_resnet"), net("unet-test_resnet")
+    checkpoint_activations(lean)
+    asked = {"loss": {"ce": 1.0, "dice": 1.0}}
+    first, second = updates(plain, **asked), updates(lean, **asked, activation_checkpointing=True)
+    assert first[0] == second[0]
+    assert all(torch.allclose(first[1][key], second[1][key], atol=1e-7) for key in first[1])
+    for (key, a), (_, b) in zip(plain.named_buffers(), lean.named_buffers(), strict=True):
+        assert torch.equal(a, b), key
+
+
+def test_recomputing_really_happens() -> None:
+    calls = []
+    model = net("unet-test_resnet")
+    checkpoint_activations(model)
+    layer = next(m for n, m in model.net.encoder.named_modules() if n.endswith("layer3"))
+    layer.register_forward_pre_hook(lambda *_: calls.append(1))
+    updates(model, activation_checkpointing=True)
+    assert len(calls) == 2
+
+
+def test_an_encoder_that_cannot_recompute_says_so() -> None:
+    model = net("unet-test_resnet")
+    model.net.encoder = nn.Identity()
+    with pytest.raises(InputError, match=r"test_resnet\S* cannot recompute its activations"):
+        checkpoint_activations(model)
+
+
+def test_a_batch_that_processes_cannot_share() -> None:
+    check_share(recipe(batch_size=6), 3)
+    with pytest.raises(InputError, match=r"batch_size is 8, which 3 .* Set batch_size=6"):
+        check_share(recipe(batch_size=8), 3)
+    with pytest.raises(InputError, match="Set batch_size=4 "):
+        check_share(recipe(batch_size=3), 4)
+
+
+@pytest.mark.parametrize(
+    ("key", "name"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")]
+)
+def test_models_split_over_processes_are_refused(
+    key: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(key, "true")
+    with pytest.raises(InputError, match=f"{name} would split the model"):
+        start_ranks()
+
+
+def test_processes_that_do_not_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    start_ranks()
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(InputError, match="started 3 processes, but 1 found each other"):
+        start_ranks()
+
+
+def test_a_plan_with_modules_that_do_not_exist_writes_nothing(scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="fp32_modules has problems"):
+        finetune(
+            without_batch_norm(scenes, tmp_path / "model"), scenes, out=tmp_path / "run",
+            recipe="scratch", overrides=[*SETTINGS, "fp32_modules=[nothing]"],
+        )  # fmt: skip
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,109 @@
+"""What a resumed run may change, and what it says where it may not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from engine_runs import SETTINGS, logged, without_batch_norm
+
+from zoo.errors import InputError
+from zoo.training import trainer
+from zoo.training.checkpoint import load_checkpoint, random_state, set_random_state
+from zoo.training.finetune import finetune
+
+STOP = 3
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing is cleaned up or saved."""
+
+
+@pytest.fixture(scope="module")
+def model(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return without_batch_norm(scenes, tmp_path_factory.mktemp("start") / "model")
+
+
+def run(model: Path, scenes: Path, out: Path, *more: str, **options: Any) -> Any:
+    overrides = [*SETTINGS, *more]
+    return finetune(model, scenes, recipe="scratch", out=out, overrides=overrides, **options)
+
+
+@pytest.fixture
+def killed(model: Path, scenes: Path, tmp_path: Path) -> Path:
+    """A run that was killed in its third step, after the checkpoint of the first epoch."""
+    real = trainer.Trainer._update
+
+    def update(self: Any, *batch: Any) -> float:
+        if self.progress.step == STOP - 1:
+            raise Killed
+        return real(self, *batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_update", update)
+        with pytest.raises(Killed):
+            run(model, scenes, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_resumed_run_may_take_fewer_images_at_a_time(
+    killed: Path, model: Path, scenes: Path, tmp_path: Path
+) -> None:
+    run(model, scenes, tmp_path / "straight")
+    run(model, scenes, killed, "micro_batch=2", "checkpoint_minutes=1", resume=True)
+    assert load_checkpoint(killed)[1].micro_batch == 2
+    wanted = logged(tmp_path / "straight", "step", "loss")
+    assert logged(killed, "step", "loss") == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ("clip_norm=1.0", "recipe.clip_norm: the run has null, now it is 1.0"),
+        ("crop=32", "recipe.crop: the run has 64, now it is 32"),
+        ("classes", "data.classes: the run has "),
+        ("image", "data.hash.train: the run has "),
+    ],
+)
+def test_a_resume_with_something_else_names_the_field_and_what_is_free(
+    change: str, field: str, killed: Path, model: Path, scenes: Path, tmp_path: Path
+) -> None:
+    data, overrides = scenes, [o for o in SETTINGS if not change.startswith(o.split("=")[0])]
+    if "=" in change:
+        overrides.append(change)
+    else:
+        data = changed_data(scenes, tmp_path / "other", change)
+    with pytest.raises(InputError) as caught:
+        finetune(
+            model, data, recipe="scratch", out=killed, overrides=overrides, resume=True,
+            new_head=True,
+        )  # fmt: skip
+    text = str(caught.value)
+    assert field in text
+    assert "Free to change are workers, checkpoint_minutes, micro_batch" in text
+    assert "start anew with another --out" in text
+
+
+def changed_data(scenes: Path, other: Path, change: str) -> Path:
+    import shutil
+
+    from PIL import Image
+
+    shutil.copytree(scenes, other)
+    if change == "classes":
+        text = (other / "dataset.yaml").read_text()
+        (other / "dataset.yaml").write_text(text.replace("name: sky", "name: heaven"))
+    else:
+        first = next((other / "train" / "images").iterdir())
+        with Image.open(first) as image:
+            image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(first)
+    return other
+
+
+def test_random_numbers_go_on() -> None:
+    before = random_state()
+    first = torch.rand(3)
+    set_random_state(before)
+    assert torch.equal(torch.rand(3), first)

@@ -1,0 +1,130 @@
+"""What two processes do together; torchrun starts it, each writes what it saw into a folder."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import torch
+from engine_runs import SETTINGS
+from torch import Tensor
+
+from zoo.data.loader import EvalLoader
+from zoo.data.spec import load_dataset
+from zoo.errors import InputError, RunError, ZooError
+from zoo.evaluation.evaluate import score
+from zoo.evaluation.ranks import Ranks, start_ranks
+from zoo.evaluation.record import evaluate
+from zoo.hub.folder import load_folder
+from zoo.training import trainer
+from zoo.training.finetune import finetune
+from zoo.training.step import TrainingNet
+
+LACK = "DefaultCPUAllocator: can't allocate memory"
+
+
+def caught(work: Callable[[], object]) -> list[object]:
+    try:
+        work()
+    except ZooError as error:
+        return [type(error).__name__, str(error), error.shared]
+    return ["nothing"]
+
+
+def failing_alone(ranks: Ranks, error: Exception, rank: int) -> list[object]:
+    def work() -> None:
+        with ranks.together():
+            if ranks.rank == rank:
+                raise error
+
+    return caught(work)
+
+
+def first_fails(ranks: Ranks, ran: list[int]) -> None:
+    with ranks.first_then_rest():
+        ran.append(ranks.rank)
+        if ranks.first:
+            raise InputError("no such data")
+
+
+def in_order(ranks: Ranks, folder: Path) -> bool:
+    """The first process is done before the second begins."""
+    with ranks.first_then_rest():
+        if ranks.first:
+            time.sleep(0.3)
+            (folder / "done").touch()
+        return (folder / "done").exists()
+
+
+def one_lacks_memory(ranks: Ranks, model: Path, data: Path, out: Path) -> list[object]:
+    """Process 1 alone cannot hold two images; both halve and go on."""
+    real = TrainingNet.forward
+
+    def forward(self: TrainingNet, images: Tensor) -> Any:
+        outputs = real(self, images)
+        if ranks.rank == 1 and len(images) > 1:
+            raise RuntimeError(LACK)
+        return outputs
+
+    TrainingNet.forward = forward  # type: ignore[method-assign]
+    try:
+        return caught(lambda: finetune(model, data, recipe="scratch", out=out, overrides=SETTINGS))
+    finally:
+        TrainingNet.forward = real  # type: ignore[method-assign]
+
+
+def full_disk(ranks: Ranks, model: Path, data: Path, out: Path) -> list[object]:
+    """The first process alone cannot write the checkpoint."""
+    real = trainer.save_checkpoint
+
+    def save(*args: object) -> None:
+        raise RunError("no space")
+
+    trainer.save_checkpoint = save  # type: ignore[assignment]
+    try:
+        return caught(lambda: finetune(model, data, recipe="scratch", out=out, overrides=SETTINGS))
+    finally:
+        trainer.save_checkpoint = real
+
+
+def main(folder: Path, model: Path, data: Path) -> None:
+    ranks, ran = start_ranks(), list[int]()
+    dataset, net = load_dataset(data), load_folder(model)
+    val = EvalLoader(dataset, "val", rank=ranks.rank, world=ranks.world)
+    totals = ranks.total({"a": torch.tensor(float(ranks.rank + 1)), "b": torch.ones(2)})
+    seen: dict[str, Any] = {
+        "world": ranks.world,
+        "any": [ranks.any(ranks.rank == 1), ranks.any(False)],
+        "total": [totals["a"].item(), totals["b"].tolist()],
+        "gather": ranks.gather(f"from {ranks.rank}"),
+        "input": failing_alone(ranks, InputError("bad image"), 1),
+        "run": failing_alone(ranks, RunError("disk full"), 0),
+        "first": caught(lambda: first_fails(ranks, ran)),
+        "ran": ran,
+        "order": in_order(ranks, folder),
+        "share": val.images,
+        "confusion": score(net, val, ranks=ranks).matrix.tolist(),
+        "record": evaluate(net, data, split="test", out=folder / "results").confusion.miou,
+        "memory": one_lacks_memory(ranks, model, data, folder / "memory"),
+        "disk": full_disk(ranks, model, data, folder / "disk"),
+        "shared": caught(
+            lambda: finetune(
+                model,
+                data,
+                recipe="scratch",
+                out=folder / "no",
+                overrides=["crop=64", "batch_size=5"],
+            )
+        ),
+    }
+    (folder / f"seen{ranks.rank}.json").write_text(json.dumps(seen))
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))

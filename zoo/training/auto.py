@@ -1,0 +1,242 @@
+"""The recipe `auto`: a table of rules, each of which gives one value and the reason for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo.registry.overrides import apply_overrides, parse_overrides
+from zoo.registry.recipe import Recipe, Stage, recipe_dict
+from zoo.training.budget import Cost, epochs_within, refuse_epochs_given, spread
+
+if TYPE_CHECKING:
+    from zoo.data.scan import SplitScan
+
+AUTO = "auto"
+"""The name under which a chosen recipe is asked for and recorded."""
+SMALL_SIDE, LARGE_SIDE = 32, 1024
+"""Shorter sides, in pixels, that bound the crop below and ask for a crop of twice the side."""
+UNEVEN = 5.0
+"""The most frequent class has so many times the pixels of the rarest before weights are used."""
+SELDOM = 0.1
+"""A class in a smaller share of the images is drawn more often."""
+STEPS, LEAST_EPOCHS, MOST_EPOCHS = 1500, 12, 300
+"""Steps that a run without a budget aims at, and the epochs that bound it."""
+MOST_VALIDATIONS = 40
+STEADY_STEPS = 5000
+"""From so many steps on, weights are averaged over 1000 of them and not over 100."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rules look at.
+
+    `base` is the registry's recipe for the encoder, `kind` the encoder's kind (empty where it is
+    not known); `side` is the median shorter side of the training images in pixels; `class_shares`
+    are the shares of the labelled pixels, `image_shares` those of the images that show a class,
+    for the classes that occur. `any_size`: the encoder takes images of every size.
+    """
+
+    base: str
+    kind: str
+    pretrained: bool
+    any_size: bool
+    images: int
+    side: int
+    class_shares: tuple[float, ...]
+    image_shares: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One chosen value: an override of the base recipe with its reason.
+
+    `evidence` names the file that measured the rule, or is `none`.
+    """
+
+    key: str
+    value: Any
+    reason: str
+    evidence: str = "none"
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A chosen recipe, without the user's overrides, and the choices that made it."""
+
+    recipe: Recipe
+    choices: tuple[Choice, ...]
+
+    def described(self, budget: str | None) -> dict[str, Any]:
+        """What run.json keeps, so that a resumed run does not choose again."""
+        return {
+            "budget": budget,
+            "recipe": recipe_dict(self.recipe),
+            "choices": [asdict(choice) for choice in self.choices],
+        }
+
+
+def stored(described: dict[str, Any]) -> Chosen:
+    """What `Chosen.described` wrote down."""
+    recipe = Recipe.model_validate(described["recipe"])
+    return Chosen(recipe, tuple(Choice(**choice) for choice in described["choices"]))
+
+
+def facts_of(train: SplitScan, *, base: str, kind: str, pretrained: bool, any_size: bool) -> Facts:
+    """The facts of a scanned training split and of an encoder."""
+    seen = train.pixels > 0
+    sides = np.repeat([min(size) for size in train.sizes], list(train.sizes.values()))
+    images = len(sides)
+    pixels = train.pixels[seen] / max(1, int(train.pixels.sum()))
+    return Facts(
+        base=base,
+        kind=kind,
+        pretrained=pretrained,
+        any_size=any_size,
+        images=images,
+        side=int(np.median(sides)),
+        class_shares=tuple(pixels.tolist()),
+        image_shares=tuple((train.images[seen] / images).tolist()),
+    )
+
+
+def crop(facts: Facts, base: Recipe) -> Choice:
+    """The side of the training crops."""
+    side = f"the shorter side of the images is {facts.side} pixels in the median"
+    if not facts.any_size:
+        return Choice("crop", base.crop, "the encoder is bound to a size; the crop stays")
+    if facts.side >= LARGE_SIDE:
+        return Choice("crop", 2 * base.crop, f"{side}, so twice the usual {base.crop}")
+    if facts.side < base.crop:
+        fitting = max(SMALL_SIDE, facts.side // 32 * 32)
+        return Choice("crop", fitting, f"{side}: the multiple of 32 that fits")
+    return Choice("crop", base.crop, f"{side}, which holds the usual {base.crop}")
+
+
+def class_weights(facts: Facts, _: Recipe) -> Choice:
+    """Whether rare classes weigh more in the loss."""
+    if len(facts.class_shares) < 2:
+        return Choice("class_weights", "none", "fewer than two classes are labelled")
+    ratio = max(facts.class_shares) / min(facts.class_shares)
+    text = f"the most frequent class has {ratio:.1f} times the pixels of the rarest"
+    if ratio < UNEVEN:
+        return Choice("class_weights", "none", f"{text}, less than {UNEVEN:g}")
+    return Choice("class_weights", "log", f"{text}, {UNEVEN:g} or more")
+
+
+def oversample(facts: Facts, _: Recipe) -> Choice:
+    """Whether images with rare classes are drawn more often."""
+    rare = sum(share < SELDOM for share in facts.image_shares)
+    if rare:
+        text = f"{rare} classes are in fewer than {100 * SELDOM:.0f} % of the images"
+        return Choice("oversample", "rare", text)
+    text = f"every labelled class is in {100 * SELDOM:.0f} % of the images or more"
+    return Choice("oversample", "none", text)
+
+
+DATA_RULES: tuple[Callable[[Facts, Recipe], Choice], ...] = (crop, class_weights, oversample)
+
+
+def epochs_without_budget(steps_per_epoch: int) -> int:
+    """Epochs for about 1500 steps, at least 12 and at most 300."""
+    return min(MOST_EPOCHS, max(LEAST_EPOCHS, math.ceil(STEPS / steps_per_epoch)))
+
+
+def ema(steps: int, base: Recipe) -> Choice | None:
+    """Over how many steps weights are averaged; None where the base recipe does not average."""
+    if base.ema is None:
+        return None
+    if steps < STEADY_STEPS:
+        return Choice("ema", 0.99, f"{steps} steps, fewer than {STEADY_STEPS}: a short average")
+    return Choice("ema", 0.999, f"{steps} steps, {STEADY_STEPS} or more: a long average")
+
+
+def choose(
+    facts: Facts,
+    base: Recipe,
+    overrides: Sequence[str],
+    budget_s: float | None = None,
+    measure: Callable[[Recipe], Cost] | None = None,
+) -> Chosen:
+    """The recipe for these facts; deterministic but for what `measure` finds.
+
+    `overrides` are respected: a value that they set is not chosen. With a budget, in seconds,
+    `measure` is asked once what an epoch and a validation of the recipe cost. Raises InputError
+    where the budget does not hold one epoch of each stage, and for overrides of the epochs beside
+    a budget.
+    """
+    given = set(parse_overrides(overrides))
+    if budget_s is not None:
+        refuse_epochs_given(given)
+    choices = [_base_choice(facts)]
+    choices += [rule(facts, base) for rule in DATA_RULES]
+    recipe = apply_overrides(_with(base, choices, given), overrides)
+    steps = max(1, facts.images // recipe.batch_size)
+    if budget_s is None or measure is None:
+        choices += _usual_length(recipe, steps, given)
+    else:
+        choices += _length_within(recipe, steps, budget_s, measure(recipe))
+    recipe = apply_overrides(_with(base, choices, given), overrides)
+    total = steps * sum(stage.epochs for stage in recipe.stages)
+    if (average := ema(total, base)) is not None:
+        choices.append(average)
+    kept = tuple(choice for choice in choices if not _is_given(choice.key, given))
+    return Chosen(_with(base, kept, given), kept)
+
+
+def _base_choice(facts: Facts) -> Choice:
+    if facts.pretrained:
+        kind = f"a {facts.kind} encoder" if facts.kind else "an encoder"
+        reason = f"{kind} with pretrained weights; what is not listed below is as in {facts.base}"
+    else:
+        reason = f"random encoder weights; what is not listed below is as in {facts.base}"
+    return Choice("recipe", facts.base, reason)
+
+
+def _usual_length(recipe: Recipe, steps: int, given: set[str]) -> list[Choice]:
+    """The epochs of the stages that the user left open, and how often to validate."""
+    usual = epochs_without_budget(steps)
+    free = [stage for stage in recipe.stages if not _is_given(_epochs_key(stage), given)]
+    fixed = sum(stage.epochs for stage in recipe.stages) - sum(stage.epochs for stage in free)
+    epochs = spread(usual - fixed, [stage.epochs for stage in free])
+    reason = f"about {STEPS} steps, {steps} in an epoch; within {LEAST_EPOCHS} to {MOST_EPOCHS}"
+    every = math.ceil((fixed + sum(epochs)) / MOST_VALIDATIONS)
+    often = Choice("validate_every", every, f"at most {MOST_VALIDATIONS} validations")
+    return [*_epochs(free, epochs, reason), often]
+
+
+def _length_within(recipe: Recipe, steps: int, budget_s: float, cost: Cost) -> list[Choice]:
+    """The epochs of each stage that the budget holds, and how often to validate."""
+    most = 4 * epochs_without_budget(steps)
+    proportion = [stage.epochs for stage in recipe.stages]
+    within = epochs_within(budget_s, cost, proportion, most, MOST_VALIDATIONS)
+    often = Choice("validate_every", within.validate_every, within.validation_reason)
+    return [*_epochs(recipe.stages, within.epochs, within.reason), often]
+
+
+def _epochs(stages: Sequence[Stage], epochs: Sequence[int], reason: str) -> list[Choice]:
+    pairs = zip(stages, epochs, strict=True)
+    return [Choice(_epochs_key(stage), count, reason) for stage, count in pairs]
+
+
+def _epochs_key(stage: Stage) -> str:
+    return f"stages.{stage.name}.epochs"
+
+
+def _with(base: Recipe, choices: Sequence[Choice], given: set[str]) -> Recipe:
+    """The base recipe with the choices that the user did not make."""
+    texts = [
+        f"{choice.key}={choice.value}"
+        for choice in choices
+        if choice.key != "recipe" and not _is_given(choice.key, given)
+    ]
+    return apply_overrides(base.model_copy(update={"evidence": "none"}), texts)
+
+
+def _is_given(key: str, given: set[str]) -> bool:
+    """Whether the user set this key or a section that holds it."""
+    return any(key == one or key.startswith(f"{one}.") for one in given)

@@ -1,0 +1,105 @@
+"""What the masks say: judged pixels, class counts, weights, pixels near a border.
+
+A target is an index mask, integer B x H x W with ids in [0, K), or a multi-hot one, B x K x H x W
+of 0 and 1 (integer or float). 255 marks what is ignored in both.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+IGNORE = 255
+
+
+def multi_hot(target: torch.Tensor) -> bool:
+    """Whether `target` has one plane a class."""
+    return target.ndim == 4
+
+
+def judged_pixels(target: torch.Tensor) -> torch.Tensor:
+    """Bool B x H x W: where at least one class is judged."""
+    judged = target != IGNORE
+    return judged.any(dim=1) if multi_hot(target) else judged
+
+
+def one_hot(target: torch.Tensor, classes: int) -> torch.Tensor:
+    """Float B x classes x H x W, 1 at the true class; ignored pixels are 0 everywhere."""
+    judged = (target != IGNORE).unsqueeze(1)
+    safe = torch.where(target == IGNORE, torch.zeros_like(target), target).long().unsqueeze(1)
+    shape = (target.shape[0], classes, *target.shape[1:])
+    return torch.zeros(shape, device=target.device).scatter_(1, safe, judged.float())
+
+
+def truth_and_judged(target: torch.Tensor, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The truth of every class (float B x K x H x W) and where it counts (float, broadcastable)."""
+    judged = target != IGNORE
+    if multi_hot(target):
+        return target.float() * judged, judged.float()
+    return one_hot(target, classes), judged.float().unsqueeze(1)
+
+
+def class_pixels(target: torch.Tensor, classes: int) -> torch.Tensor:
+    """How many judged pixels show each class: K sums, as `total` gives them."""
+    if multi_hot(target):
+        return total(target * (target != IGNORE), (0, 2, 3))
+    counts = torch.bincount(target.flatten(), minlength=IGNORE + 1)[:classes]
+    return counts.to(sum_dtype(target.device))
+
+
+def pixel_weights(
+    target: torch.Tensor, weights: torch.Tensor | None, sigmoid: bool
+) -> torch.Tensor:
+    """What each pixel counts in a mean: float B x H x W, 0 where ignored.
+
+    With a softmax it is the weight of the true class; with sigmoids the sum of the weights of the
+    judged classes, divided by the number of classes.
+    """
+    judged = target != IGNORE
+    if multi_hot(target):
+        return weighted(judged.float(), weights).sum(dim=1) / target.shape[1]
+    if weights is None or sigmoid:
+        return judged.float() if weights is None else judged * weights.mean()
+    of_id = weights.new_zeros(IGNORE + 1)
+    of_id[: len(weights)] = weights
+    return of_id[target.long()]
+
+
+def weighted(values: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
+    """`values` (B x K x H x W) with every class times its weight."""
+    return values if weights is None else values * weights.to(values.dtype).view(-1, 1, 1)
+
+
+def near_border(target: torch.Tensor, width: int) -> torch.Tensor:
+    """Bool B x H x W: a pixel of another class lies at most `width` rows and columns away.
+
+    Ignored pixels are near nothing, and nothing is near them. In a multi-hot target a border of
+    any class counts.
+    """
+    if multi_hot(target):
+        near = torch.zeros_like(target[:, 0], dtype=torch.bool)
+        for plane in target.unbind(1):
+            near |= near_border(plane, width)
+        return near
+    judged = target != IGNORE
+    ids = target.float()
+    highest = _largest_near(torch.where(judged, ids, -1.0), width)
+    lowest = -_largest_near(torch.where(judged, -ids, -float(IGNORE)), width)
+    return judged & (highest != lowest)
+
+
+def _largest_near(values: torch.Tensor, width: int) -> torch.Tensor:
+    """The maximum over windows of 2 width + 1 pixels a side."""
+    side = 2 * width + 1
+    lines = functional.max_pool2d(values.unsqueeze(1), (1, side), stride=1, padding=(0, width))
+    return functional.max_pool2d(lines, (side, 1), stride=1, padding=(width, 0)).squeeze(1)
+
+
+def total(values: torch.Tensor, dim: tuple[int, ...] | None = None) -> torch.Tensor:
+    """The sum, in float64 where the device has it: float32 stops counting at 2^24 pixels."""
+    return values.sum(dim=dim, dtype=sum_dtype(values.device))
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """The number type that sums over pixels are kept in; Apple's GPUs have no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -1,0 +1,121 @@
+"""From a plan that says `auto` to one with a recipe."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.console import remark
+from zoo.data.loader import EvalLoader, TrainLoader
+from zoo.data.scan import ScanResult, scan_labels
+from zoo.errors import InputError
+from zoo.files import read_json
+from zoo.registry.load import load_registry
+from zoo.registry.overrides import apply_overrides
+from zoo.registry.recipe import Recipe
+from zoo.registry.registry import resolve
+from zoo.training.auto import AUTO, Choice, Chosen, Facts, choose, facts_of, stored
+from zoo.training.budget import Cost, parse_budget
+from zoo.training.measure import measure_cost
+from zoo.training.run import RUN
+
+if TYPE_CHECKING:
+    from zoo.training.finetune import Plan
+
+Trial = Callable[["Plan", ScanResult, TrainLoader, EvalLoader], None]
+"""Trains by a plan on loaders, as a run would, from random weights."""
+
+
+def check_budget(recipe: str | None, budget: str | None) -> None:
+    """Raise InputError for a budget that is no time, or beside another recipe than `auto`."""
+    if budget is None:
+        return
+    parse_budget(budget)
+    if recipe != AUTO:
+        raise InputError(
+            f"A budget chooses the epochs, which only the recipe {AUTO} leaves open. Give "
+            f"--recipe {AUTO} too, or set stages.NAME.epochs instead of a budget."
+        )
+
+
+def settle_recipe(plan: Plan, base: str, *, resume: bool, processes: int, trial: Trial) -> Plan:
+    """The plan with the recipe that the rules choose; `base` is the registry's for the encoder.
+
+    With a budget a few steps are trained first. A resumed run takes what its run.json says. Raises
+    InputError where that run was not started with `auto`, and for a budget in several processes.
+    """
+    described = _described(plan.out) if resume else None
+    if described is None:
+        described = _choose(plan, base, processes, trial)
+    else:
+        described = described | {"budget": plan.budget}
+    recipe = apply_overrides(stored(described).recipe, plan.given)
+    return replace(plan, recipe=recipe, auto=described)
+
+
+def explained(plan: Plan) -> list[Choice]:
+    """What was chosen for a settled plan, and why; empty for other recipes."""
+    return [] if plan.auto is None else list(stored(plan.auto).choices)
+
+
+def announce_choices(plan: Plan) -> None:
+    """Print each chosen value with its reason."""
+    for choice in explained(plan):
+        remark(f"{AUTO}: {choice.key}={choice.value}: {choice.reason}")
+
+
+def _described(out: Path) -> dict[str, Any]:
+    """What the run in `out` chose when it started."""
+    before = read_json(out / RUN)
+    if "auto" not in before:
+        name = before.get("recipe_name")
+        raise InputError(
+            f"{out} was started with the recipe {name}, so nothing is left to choose. Go on with "
+            f"--recipe {name}."
+        )
+    described: dict[str, Any] = before["auto"]
+    return described
+
+
+def _choose(plan: Plan, base: str, processes: int, trial: Trial) -> dict[str, Any]:
+    began = time.monotonic()
+    seconds = None if plan.budget is None else parse_budget(plan.budget)
+    if seconds is not None and processes > 1:
+        raise InputError(
+            "A budget is measured in one process. Leave --budget out and set stages.NAME.epochs, "
+            "or start one process."
+        )
+    scan = scan_labels(plan.dataset, ["train", "val"])
+    chosen: Chosen = choose(
+        _facts(plan, base, scan),
+        load_registry(plan.registry).recipe(base),
+        plan.given,
+        seconds,
+        partial(_measure, plan, scan, trial, began),
+    )
+    return chosen.described(plan.budget)
+
+
+def _facts(plan: Plan, base: str, scan: ScanResult) -> Facts:
+    row = resolve(plan.model, plan.registry).row
+    return facts_of(
+        scan.splits["train"],
+        base=base,
+        kind="" if row is None else row.kind,
+        pretrained=plan.encoder_weights is not None,
+        any_size=row is None or row.resizes == "any",
+    )
+
+
+def _measure(plan: Plan, scan: ScanResult, trial: Trial, began: float, recipe: Recipe) -> Cost:
+    remark("Measuring a few steps and a validation for the budget.")
+
+    def train(short: Recipe, loader: TrainLoader, val: EvalLoader, out: Path) -> None:
+        trial(replace(plan, recipe=short, out=out), scan, loader, val)
+
+    cost = measure_cost(plan.dataset, recipe, train)
+    return replace(cost, spent_s=time.monotonic() - began)
