@@ -13,13 +13,14 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from candidates import Candidate, answers, in_turns
 
 Epoch = Callable[[int], Iterator[int]]
 """Gives the number of images of each batch of an epoch."""
@@ -42,7 +43,7 @@ def zoo_epoch(data: Path, batch: int, workers: int) -> Epoch:
     return lambda epoch: (len(images) for images, _ in loader.epoch(epoch))
 
 
-def torchvision_epoch(data: Path, batch: int, workers: int) -> Epoch:
+def torchvision_loader(data: Path, batch: int, workers: int) -> Any:
     """A plain data set with transforms v2, as torchvision's guide for segmentation has them."""
     import torch
     from PIL import Image
@@ -75,16 +76,21 @@ def torchvision_epoch(data: Path, batch: int, workers: int) -> Epoch:
             image, mask = change(image, mask)
             return image, mask[0]
 
-    loader = DataLoader(
+    torch.manual_seed(0)
+    return DataLoader(
         Plain(), batch, shuffle=True, drop_last=True, num_workers=workers,
         persistent_workers=workers > 0,
         multiprocessing_context="fork" if workers else None,
     )  # fmt: skip
-    torch.manual_seed(0)
+
+
+def torchvision_epoch(data: Path, batch: int, workers: int) -> Epoch:
+    """The batches of `torchvision_loader`."""
+    loader = torchvision_loader(data, batch, workers)
     return lambda _: (len(images) for images, _masks in loader)
 
 
-def fastai_epoch(data: Path, batch: int, workers: int) -> Epoch:
+def fastai_loaders(data: Path, batch: int, **options: Any) -> Any:
     """fastai's data block for segmentation: crops by item, flip and colours by batch."""
     from fastai.data.all import DataBlock, IndexSplitter
     from fastai.vision.all import (
@@ -108,74 +114,41 @@ def fastai_epoch(data: Path, batch: int, workers: int) -> Epoch:
         item_tfms=RandomResizedCrop(CROP, min_scale=least, ratio=(1, 1)),
         batch_tfms=[Flip(0.5), Brightness(COLOUR), Contrast(COLOUR), Saturation(COLOUR)],
     )
-    found = block.dataloaders(samples, bs=batch, num_workers=workers, device="cpu")
+    return block.dataloaders(samples, bs=batch, **options)
+
+
+def fastai_epoch(data: Path, batch: int, workers: int) -> Epoch:
+    """The batches of `fastai_loaders`."""
+    found = fastai_loaders(data, batch, num_workers=workers, device="cpu")
     return lambda _: (len(batch[0]) for batch in found.train)
 
 
 def candidate(options: argparse.Namespace) -> None:
     """Warm up, then answer each line on stdin with the images a second of one epoch."""
     makers = {"zoo": zoo_epoch, "torchvision": torchvision_epoch, "fastai": fastai_epoch}
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever a library prints is no answer
+    answer = answers()
     epoch = makers[options.kind](options.camvid, options.batch, options.workers)
     for number in range(2):
         sum(epoch(number))
-    print("ready", file=answers, flush=True)
+    print("ready", file=answer, flush=True)
     for number, _ in enumerate(sys.stdin, 2):
         began = time.perf_counter()
         count = sum(epoch(number))
-        print(count / (time.perf_counter() - began), file=answers, flush=True)
-
-
-class Candidate:
-    """A process that measures one epoch whenever it is asked."""
-
-    def __init__(self, kind: str, workers: int, options: argparse.Namespace, cache: str):
-        environment = os.environ | {"ZOO_CACHE": cache}
-        if kind == "fastai" and options.fastai_site is not None:
-            environment["PYTHONPATH"] = str(options.fastai_site)
-        command = [sys.executable, __file__, "--kind", kind, "--workers", str(workers)]
-        command += ["--camvid", str(options.camvid), "--batch", str(options.batch)]
-        self.name = f"{kind}, {workers} workers"
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        self.ready = self._answer() == "ready"
-
-    def measure(self) -> float:
-        """Images a second of one epoch."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        return float(self._answer())
-
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(60)
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+        print(count / (time.perf_counter() - began), file=answer, flush=True)
 
 
 def measure(options: argparse.Namespace) -> dict[str, list[float]]:
     """Images a second of every candidate, one entry a round, in turns."""
     with tempfile.TemporaryDirectory() as cache:
-        candidates = [Candidate(k, w, options, cache) for k in KINDS for w in WORKERS]
-        missing = [one.name for one in candidates if not one.ready]
-        if missing:
-            print(f"Did not start and are left out: {'; '.join(missing)}", file=sys.stderr)
-        candidates = [one for one in candidates if one.ready]
-        speeds: dict[str, list[float]] = {one.name: [] for one in candidates}
-        for number in range(options.rounds):
-            for one in candidates:
-                speeds[one.name].append(one.measure())
-            print(f"round {number + 1} of {options.rounds}", file=sys.stderr)
-        for one in candidates:
-            one.close()
-    return speeds
+        candidates = []
+        for kind in KINDS:
+            for workers in WORKERS:
+                command = [__file__, "--kind", kind, "--workers", str(workers)]
+                command += ["--camvid", str(options.camvid), "--batch", str(options.batch)]
+                site = options.fastai_site if kind == "fastai" else None
+                name = f"{kind}, {workers} workers"
+                candidates.append(Candidate(name, command, site=site, ZOO_CACHE=cache))
+        return in_turns(candidates, options.rounds)
 
 
 def summary(speeds: dict[str, list[float]], options: argparse.Namespace) -> dict[str, Any]:

@@ -61,6 +61,22 @@ def test_the_page_states_the_speed_of_training() -> None:
     assert row in page, row
 
 
+def test_the_pages_state_what_stored_features_gain() -> None:
+    page = (ROOT / "docs" / "speed.md").read_text()
+    models = result("feature_cache.json")["models"]
+    assert len(models) == 3
+    for model, measured in models.items():
+        gain = measured["gain_median"]
+        row = (
+            f"| an epoch of `{model}` on [stored features](features.md) against one on images, "
+            f"256 x 256, encoder frozen | {gain['features']:.1f} times as fast; the decoder's own "
+            f"cost allows {gain['bound']:.1f} | `feature_cache.json` |"
+        )
+        assert row in page, row
+        size = f"{measured['image_bytes'] / 1e6:.2f} MB for `{model}`"
+        assert size in (ROOT / "docs" / "features.md").read_text(), size
+
+
 def test_the_loaders_page_states_what_its_file_says() -> None:
     page = (ROOT / "docs" / "loader.md").read_text()
     loader = result("loader.json")
@@ -81,3 +97,19 @@ def test_the_doctors_page_states_what_its_file_says() -> None:
     page = (ROOT / "docs" / "doctor.md").read_text()
     assert f"{scale['doctor_seconds_for_10000']:.0f} s for 10,000 pairs" in page
     assert f"{scale['start_seconds']['total']:.1f} s" in (ROOT / "docs" / "loader.md").read_text()
+
+
+def test_the_losses_page_states_what_its_file_says() -> None:
+    memory = result("loss_memory.json")
+    page = (ROOT / "docs" / "losses.md").read_text()
+    for name, peak in memory["peak_mb"].items():
+        decoder, part = name.split(", ")
+        seconds = memory["cpu_seconds"][name]
+        row = (
+            f"| `{decoder}` | {part} | {peak['usual']} MB | {peak['zoo']} MB "
+            f"| {seconds['usual']:.1f} s, here {seconds['zoo']:.1f} s |"
+        )
+        assert row in page, row
+    peak = memory["peak_mb"]["segformer, step"]
+    text = f"{peak['zoo']} MB, with the loss as usually written {peak['usual']} MB"
+    assert text in (ROOT / "docs" / "speed.md").read_text()
