@@ -62,7 +62,7 @@ def test_the_choices_for_a_set_like_camvid() -> None:
     assert chosen() == {
         "recipe": "cnn",
         "crop": 256,
-        "class_weights": "log",
+        "class_weights": "none",
         "oversample": "none",
         "stages.head.epochs": 3,
         "stages.all.epochs": 31,
@@ -71,13 +71,15 @@ def test_the_choices_for_a_set_like_camvid() -> None:
     }
 
 
-def test_a_chosen_recipe_is_the_base_with_the_choices_and_claims_no_evidence() -> None:
+def test_a_chosen_recipe_is_the_base_with_the_choices_and_names_no_record() -> None:
     found = choose(CAMVID, BASE, [])
     assert found.recipe.evidence == "none"
     assert [stage.epochs for stage in found.recipe.stages] == [3, 31]
-    left = {"stages", "evidence"}
+    left = {"stages", "evidence", "class_weights"}
     assert found.recipe.model_dump(exclude=left) == BASE.model_dump(exclude=left)
-    assert all(choice.reason and choice.evidence == "none" for choice in found.choices)
+    assert all(choice.reason for choice in found.choices)
+    measured = [choice.key for choice in found.choices if choice.evidence != "none"]
+    assert measured == ["class_weights"]
 
 
 @pytest.mark.parametrize(
@@ -93,8 +95,16 @@ def test_the_crop_follows_the_images(side: int, any_size: bool, crop: int) -> No
     ("shares", "rule"),
     [((0.8, 0.2), "none"), ((5 / 6, 1 / 6), "log"), ((1.0,), "none"), ((), "none")],
 )
-def test_class_weights_are_for_uneven_classes(shares: tuple[float, ...], rule: str) -> None:
-    assert chosen(changed(class_shares=shares))["class_weights"] == rule
+def test_class_weights_are_for_uneven_classes_that_no_loss_balances(
+    shares: tuple[float, ...], rule: str
+) -> None:
+    def weights(loss: dict[str, float]) -> Any:
+        base = BASE.model_copy(update={"loss": loss})
+        found = choose(changed(class_shares=shares), base, [])
+        return next(choice.value for choice in found.choices if choice.key == "class_weights")
+
+    assert weights({"ce": 1.0}) == rule
+    assert weights({"ce": 1.0, "lovasz": 0.5}) == "none"
 
 
 def test_rare_classes_are_drawn_more_often() -> None:
@@ -370,7 +380,7 @@ def test_a_dry_run_measures_and_shows_each_value_with_its_reason(
         line.split()[0]: line.split()[1] for line in shown.splitlines() if len(line.split()) > 1
     }
     assert rows["recipe"] == "scratch"
-    assert rows["class_weights"] == "log"
+    assert rows["class_weights"] == "none"
     assert 1 <= int(rows["stages.all.epochs"]) <= 1200
     assert "the budget is 60s" in " ".join(shown.split())
     assert list(tmp_path.iterdir()) == []
@@ -382,4 +392,5 @@ def test_every_rule_is_documented_with_its_evidence() -> None:
     for choice in found.choices:
         key = "stages.NAME.epochs" if choice.key.startswith("stages.") else choice.key
         row = next(line for line in page.splitlines() if line.startswith(f"| `{key}` |"))
-        assert row.endswith(f"| {choice.evidence} |"), row
+        cell = {"none": "none", "docs/study.md": "[the study](study.md)"}[choice.evidence]
+        assert row.endswith(f"| {cell} |"), row

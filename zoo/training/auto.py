@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo.registry.overrides import apply_overrides, parse_overrides
-from zoo.registry.recipe import Recipe, Stage, recipe_dict
+from zoo.registry.recipe import LossName, Recipe, Stage, recipe_dict
 from zoo.training.budget import Cost, epochs_within, refuse_epochs_given, spread
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ SMALL_SIDE, LARGE_SIDE = 32, 1024
 """Shorter sides, in pixels, that bound the crop below and ask for a crop of twice the side."""
 UNEVEN = 5.0
 """The most frequent class has so many times the pixels of the rarest before weights are used."""
+BALANCING: frozenset[LossName] = frozenset({"dice", "jaccard", "tversky", "lovasz"})
+"""Losses that are a mean over classes, so that a rare class counts as much as a frequent one."""
 SELDOM = 0.1
 """A class in a smaller share of the images is drawn more often."""
 STEPS, LEAST_EPOCHS, MOST_EPOCHS = 1500, 12, 300
@@ -117,7 +119,7 @@ def crop(facts: Facts, base: Recipe) -> Choice:
     return Choice("crop", base.crop, f"{side}, which holds the usual {base.crop}")
 
 
-def class_weights(facts: Facts, _: Recipe) -> Choice:
+def class_weights(facts: Facts, base: Recipe) -> Choice:
     """Whether rare classes weigh more in the loss."""
     if len(facts.class_shares) < 2:
         return Choice("class_weights", "none", "fewer than two classes are labelled")
@@ -125,6 +127,9 @@ def class_weights(facts: Facts, _: Recipe) -> Choice:
     text = f"the most frequent class has {ratio:.1f} times the pixels of the rarest"
     if ratio < UNEVEN:
         return Choice("class_weights", "none", f"{text}, less than {UNEVEN:g}")
+    if balancing := sorted(BALANCING & base.loss.keys()):
+        answer = f"which {balancing[0]} in the loss answers better than weights"
+        return Choice("class_weights", "none", f"{text}, {answer}", "docs/study.md")
     return Choice("class_weights", "log", f"{text}, {UNEVEN:g} or more")
 
 
