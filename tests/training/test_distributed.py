@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from engine_runs import (
     SETTINGS,
     TORCHRUN,
@@ -27,6 +28,7 @@ from zoo.data.scenes import write_scenes
 from zoo.data.spec import load_dataset
 from zoo.evaluation.evaluate import score
 from zoo.hub.folder import load_folder
+from zoo.models.layers import encoder_layers
 from zoo.training.checkpoint import load_checkpoint
 from zoo.training.finetune import finetune
 
@@ -65,6 +67,26 @@ def test_two_processes_give_the_loss_and_the_weights_of_one(scenes: Path, tmp_pa
     assert logged(two, "epoch", "miou") == pytest.approx(logged(alone, "epoch", "miou"), abs=2e-3)
     assert largest_difference(alone, two) < 1e-4
     assert largest_difference(alone, two, "ema") < 1e-4
+
+
+@pytest.mark.slow
+def test_two_processes_unfreeze_layer_by_layer_as_one_does(
+    model: Path, scenes: Path, tmp_path: Path
+) -> None:
+    """DDP is prepared anew in each epoch, since more of the encoder learns."""
+    growing = "stages=[{name: up, epochs: 3, unfreeze_from: 0.0, unfreeze: 1.0}]"
+    alone, two = tmp_path / "alone", tmp_path / "two"
+    settings = [override for override in SETTINGS if not override.startswith("stages")]
+    finetune(model, scenes, recipe="scratch", out=alone, overrides=[*settings, growing])
+    done = launch(command(model, scenes, two, growing), 2)
+    assert done.returncode == 0, done.stderr
+    losses = logged(alone, "step", "loss")
+    assert len(losses) == 6
+    assert logged(two, "step", "loss") == pytest.approx(losses, rel=1e-5)
+    assert largest_difference(alone, two) < 1e-4
+    start, end = load_folder(model), load_checkpoint(two)[0]["model"]
+    lowest, before = encoder_layers(start)[0], start.state_dict()
+    assert any(not torch.equal(end[name], before[name]) for name in lowest)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,14 @@ from engine_runs import SETTINGS, logged, without_batch_norm
 
 from zoo.errors import InputError
 from zoo.training import trainer
-from zoo.training.checkpoint import load_checkpoint, random_state, set_random_state
+from zoo.training.checkpoint import (
+    NAME,
+    Progress,
+    load_checkpoint,
+    random_state,
+    save_checkpoint,
+    set_random_state,
+)
 from zoo.training.finetune import finetune
 
 STOP = 3
@@ -107,3 +114,36 @@ def test_random_numbers_go_on() -> None:
     first = torch.rand(3)
     set_random_state(before)
     assert torch.equal(torch.rand(3), first)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "said"),
+    [
+        ("scaler", "it holds no scaler"),
+        ("progress.micro_batch", "it holds no progress.micro_batch"),
+        ("progress", "it holds no progress."),
+        ("all", "it holds no model, ema, optimizer, scaler, plateau, random, progress"),
+        ("newer", "it holds progress.rounds, which this version does not know"),
+    ],
+)
+def test_a_checkpoint_of_another_version_names_what_it_lacks(
+    lacking: str, said: str, tmp_path: Path
+) -> None:
+    parts = dict.fromkeys(("model", "ema", "optimizer", "scaler", "plateau", "random"), None)
+    save_checkpoint(tmp_path, parts, Progress(step=3))
+    assert load_checkpoint(tmp_path)[1].step == 3
+    content = torch.load(tmp_path / NAME, weights_only=True)
+    part, _, name = lacking.partition(".")
+    if name:
+        del content[part][name]
+    elif lacking == "newer":
+        content["progress"]["rounds"] = 1
+    elif lacking == "all":
+        content = [1, 2]
+    else:
+        del content[part]
+    torch.save(content, tmp_path / NAME)
+    with pytest.raises(InputError, match="was written by another version of zoo") as caught:
+        load_checkpoint(tmp_path)
+    assert said in str(caught.value)
+    assert "start anew with another --out" in str(caught.value)

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.errors import InputError, RunError
+from zoo.errors import InputError, RunError, shortened
 
 NAME = "checkpoint.pt"
+PARTS = ("model", "ema", "optimizer", "scaler", "plateau", "random", "progress")
+"""What a checkpoint holds."""
 
 
 @dataclasses.dataclass
@@ -64,15 +66,38 @@ def save_checkpoint(run: Path, state: dict[str, Any], progress: Progress) -> Non
 
 
 def load_checkpoint(run: Path) -> tuple[dict[str, Any], Progress]:
-    """Read the checkpoint of a run; only tensors and plain values are loaded."""
+    """Read the checkpoint of a run; only tensors and plain values are loaded.
+
+    Raises InputError where there is none, it cannot be read, or another version wrote it.
+    """
     path = run / NAME
     if not path.is_file():
         raise InputError(f"{run} holds no checkpoint to resume from.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        return content, Progress(**content.pop("progress"))
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise InputError(f"{path} is not a readable checkpoint: {error}.") from error
+    _check_parts(path, content)
+    return content, Progress(**content.pop("progress"))
+
+
+def _check_parts(path: Path, content: Any) -> None:
+    """Raise InputError naming what an older or a newer version wrote otherwise."""
+    parts = content if isinstance(content, dict) else {}
+    known = {field.name for field in dataclasses.fields(Progress)}
+    progress = parts.get("progress")
+    told = set(progress) if isinstance(progress, dict) else set()
+    missing = [part for part in PARTS if part not in parts]
+    missing += [f"progress.{name}" for name in sorted(known - told) if "progress" in parts]
+    unknown = [f"progress.{name}" for name in sorted(told - known)]
+    problems = [f"it holds no {shortened(missing)}"] if missing else []
+    problems += [f"it holds {shortened(unknown)}, which this version does not know"] * bool(unknown)
+    if problems:
+        raise InputError(
+            f"{path} was written by another version of zoo: {'; '.join(problems)}. Go on with the "
+            "version that started the run (run.json: env.zoo), or start anew with another --out; "
+            f"the best model so far is in {path.parent / 'best'}."
+        )
 
 
 def random_state() -> dict[str, list[Tensor]]:
