@@ -64,6 +64,8 @@ def create(
         return _from_folder(folder, classes)
     from zoo.hub.config import check_spec
     from zoo.models.build import build
+    from zoo.registry.arguments import ENCODER_ARGS
+    from zoo.registry.options import check_options
     from zoo.registry.registry import resolve
 
     resolved = resolve(str(model), registry)
@@ -72,6 +74,12 @@ def create(
             f"{resolved.name} is not supported: {resolved.reason}. "
             f"`zoo list --decoder {resolved.decoder}` lists the encoders that fit."
         )
+    check_options(
+        resolved.decoder,
+        resolved.args | options,
+        adapted=resolved.adapted is not None,
+        beside=ENCODER_ARGS if resolved.smp_loadable else (),
+    )
     names = class_names(_needed(classes, str(model)))
     side = _fixed_side(resolved, img_size)
     encoder = _encoder_source(resolved, encoder_weights)

@@ -21,7 +21,7 @@ from zoo.registry.timm_table import encoders
 def test_the_pairs_are_the_smallest_net_of_each_module_with_each_decoder() -> None:
     pairs = coverage.wanted()
     modules = {row.module for row in encoders().values()}
-    assert len(pairs) == len(modules) * len(DECODERS) == 98 * 14
+    assert len(pairs) == len(modules) * len(DECODERS) == 98 * 15
     (net,) = {encoder.name for encoder, _ in pairs if encoder.module == "resnet"}
     assert net == "test_resnet"
     assert [key for _, key in coverage.wanted("resnet", "f*")] == ["fpn", "fcn"]
@@ -31,7 +31,12 @@ def test_the_pairs_are_the_smallest_net_of_each_module_with_each_decoder() -> No
 
 @pytest.mark.parametrize(
     ("module", "decoder", "path"),
-    [("resnet", "unet", "smp"), ("resnet", "linear", "adapter"), ("mambaout", "pan", "adapter")],
+    [
+        ("resnet", "unet", "smp"),
+        ("resnet", "linear", "adapter"),
+        ("resnet", "pspnet", "adapter"),
+        ("mambaout", "pan", "adapter"),
+    ],
 )
 def test_a_pair_that_works(module: str, decoder: str, path: str) -> None:
     ((encoder, key),) = coverage.wanted(module, decoder)
@@ -153,7 +158,7 @@ def test_what_differs_from_the_table_is_said(
     assert run(["check", "encoders", "--module", "resnet"]) == 2
     text = " ".join(capsys.readouterr().err.split())
     assert f"made with timm 0.1; installed are {coverage.versions()}" in text
-    assert "13 of 14 pairs are missing" in text
+    assert "14 of 15 pairs are missing" in text
     assert "deeplabv3-test_resnet: the table has ('smp', ''), this run ('smp', 'ValueErr" in text
     monkeypatch.setattr(table, "versions", coverage.versions)
     said[("resnet", "fpn")] = Pair("resnet", "test_resnet", "fpn", "smp", "")

@@ -38,6 +38,7 @@ def test_the_real_registry_has_the_decoders_and_four_recipes() -> None:
         "linknet",
         "fpn",
         "pspnet",
+        "pspnet_lite",
         "pan",
         "deeplabv3",
         "deeplabv3plus",

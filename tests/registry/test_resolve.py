@@ -102,8 +102,8 @@ def test_transformers_get_the_recipe_for_transformers() -> None:
         ("fpn-inception_v3", "fpn needs inexact_sizes none or 2, has 2/4/8/16/32 in inception_v3"),
         ("deeplabv3-densenet121", "deeplabv3 needs dilates 8*, has none in densenet121"),
         (
-            "pspnet-rexnet_100",
-            "pspnet needs a multiple of 4 channels at stride 8, has 61 in rexnet_100",
+            "pspnet_lite-rexnet_100",
+            "pspnet_lite needs a multiple of 4 channels at stride 8, has 61 in rexnet_100",
         ),
         ("dpt-resnet18", "dpt needs reductions 8/8* or 16/16* or 32/32*, has 2/4/8/16/32"),
         (
@@ -288,8 +288,9 @@ def test_show_gives_every_value_with_its_origin() -> None:
     assert found["encoder_path"] == ("SMP's own", "registry.yaml: decoders.dpt.needs")
     assert found["smp_loadable"][0] == "yes"
     assert all(origin for _, _, origin in rows)
-    assert {k: v for k, v, _ in show("pspnet-rexnet_100")}["encoder_path"] == (
-        "adapter: SMP's pspnet needs a multiple of 4 channels at stride 8, has 61 in rexnet_100"
+    assert {k: v for k, v, _ in show("pspnet_lite-rexnet_100")}["encoder_path"] == (
+        "adapter: SMP's pspnet_lite needs a multiple of 4 channels at stride 8, has 61 in "
+        "rexnet_100"
     )
 
 

@@ -138,7 +138,7 @@ PAIRS = [
     "manet-tresnet_m",
     "linknet-vgg11",
     "fpn-nasnetalarge",
-    "pspnet-nest_tiny",
+    "pspnet_lite-nest_tiny",
     "pan-darknet53",
     "deeplabv3-convnext_atto",
     "deeplabv3plus-mobilenetv2_050",

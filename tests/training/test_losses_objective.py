@@ -236,7 +236,10 @@ def model_of(decoder: str) -> SegmentationModel:
     return zoo.create(f"{decoder}-{encoder}", classes=3, encoder_weights=None).eval()
 
 
-SMALL = ["fpn", "pspnet", "pan", "deeplabv3", "deeplabv3plus", "upernet", "segformer", "dpt"]
+SMALL = [
+    "fpn", "pspnet", "pspnet_lite", "pan", "deeplabv3", "deeplabv3plus", "upernet", "segformer",
+    "dpt",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("decoder", sorted(DECODERS))

@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,7 @@ def parse_config(config: dict[str, Any], source: str) -> Described:
         described = Described(spec_from_smp(config, source), foreign=True)
     else:
         described = _parse_ours(ours, source)
+        described = replace(described, spec=_as_smp_built(described.spec, config))
     check_spec(described.spec, source)
     return described
 
@@ -121,6 +122,14 @@ def _parse_ours(ours: Any, source: str) -> Described:
         lines = [f"_zoo.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found] or [str(error)]
         raise InputError(join_problems(f"{source} has problems:", lines)) from error
     return Described(section.spec, section.training, section.metrics)
+
+
+def _as_smp_built(spec: ModelSpec, config: dict[str, Any]) -> ModelSpec:
+    """`spec` under the name that its SMP class has now: PSPNet was once called pspnet."""
+    if spec.decoder != "pspnet" or config.get("_model_class") != "PSPNet":
+        return spec
+    name = f"pspnet_lite-{spec.name.removeprefix('pspnet-')}"
+    return spec.model_copy(update={"decoder": "pspnet_lite", "name": name})
 
 
 def _spec_problems(spec: ModelSpec) -> Iterator[str]:

@@ -70,11 +70,11 @@ def make_config(
     spec: ModelSpec, training: dict[str, Any] | None, metrics: dict[str, Any] | None
 ) -> dict[str, Any]:
     """The content of config.json."""
-    from zoo.models.build import in_smp, smp_config
+    from zoo.models.build import in_smp, replaces_norm, smp_config
     from zoo.models.decoders import DECODERS
 
     theirs: dict[str, Any] = {"_model_class": NOT_SMP}
-    if in_smp(spec) and spec.norm == "batch":
+    if in_smp(spec) and spec.norm == "batch" and not replaces_norm(spec):
         theirs = {"_model_class": DECODERS[spec.decoder].smp_class, **smp_config(spec)}
     return {
         **theirs,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,11 @@ from zoo.models.decoders import DECODERS, Decoder, smp_class
 from zoo.models.encoder import Level, TimmEncoder, encoder_levels
 from zoo.models.heads.fcn import fcn
 from zoo.models.heads.linear import linear
-from zoo.models.network import Network
+from zoo.models.heads.pspnet import pspnet
+from zoo.models.network import Network, Parts
 from zoo.models.pyramid import Pyramid, Source, canvas, plan
 from zoo.models.unused import keep_as_buffers, unused_parameters
+from zoo.registry.options import check_options
 
 if TYPE_CHECKING:
     from zoo.models.spec import ModelSpec
@@ -27,24 +28,22 @@ if TYPE_CHECKING:
 TRACED = 256
 """The side in pixels, rounded up to the encoder's stride, at which unused parameters are found."""
 
-Head = Callable[..., tuple[nn.Module, nn.Module]]
+Head = Callable[..., Parts]
 
-HEADS: dict[str, Head] = {"linear": linear, "fcn": fcn}
-"""Decoder and segmentation head from an encoder's levels, the number of classes and options."""
+HEADS: dict[str, Head] = {"linear": linear, "fcn": fcn, "pspnet": pspnet}
+"""What stands behind the encoder, from an encoder's levels, the number of classes and options."""
 
 
 def build_network(spec: ModelSpec, **pretrained: Any) -> Network:
     """The network of `spec` with our own encoder; `pretrained` are arguments of timm's builder.
 
-    Raises ValueError or TypeError for options that the decoder does not have.
+    Raises InputError for options that the decoder does not have.
     """
     row = DECODERS[spec.decoder]
-    _check_options(spec)
+    check_options(spec.decoder, spec.decoder_args, adapted=True)
     levels, plain = encoder_levels(spec.encoder, **spec.encoder_args)
     strides = _strides(row, spec.decoder_args)
-    used = sorted(
-        {position for source in _plan(levels, row, strides) for position in source.levels}
-    )
+    used = _used(levels, row, strides, spec.decoder_args)
     make = functools.partial(
         TimmEncoder,
         spec.encoder,
@@ -57,25 +56,10 @@ def build_network(spec: ModelSpec, **pretrained: Any) -> Network:
     side = spec.img_size or -(-TRACED // levels[-1].stride) * levels[-1].stride
     keep_as_buffers(encoder, unused_parameters(make, spec.in_chans, side))
     if row.smp_class is None:
-        decoder, head = HEADS[spec.decoder](encoder.levels, len(spec.classes), **spec.decoder_args)
+        parts = HEADS[spec.decoder](encoder.levels, len(spec.classes), **spec.decoder_args)
     else:
-        decoder, head = _smp_parts(spec, encoder.levels, strides)
-    return Network(encoder, decoder, head)
-
-
-FIXED = {"encoder_depth", "encoder_output_indices"}
-"""Arguments of SMP's classes that an adapted encoder settles."""
-
-GIVEN = {"self", "kwargs", "encoder_name", "encoder_weights", "classes", "in_channels"}
-"""Arguments of SMP's classes that do not come from options."""
-
-
-def arguments(decoder: str) -> set[str]:
-    """The names of the options that a decoder takes."""
-    own = HEADS.get(decoder)
-    called: Any = own or smp_class(decoder).__init__
-    parameters = inspect.signature(called).parameters.values()
-    return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY or own is None} - GIVEN
+        parts = _smp_parts(spec, encoder.levels, strides)
+    return Network(encoder, parts)
 
 
 class SmpDecoder(nn.Module):
@@ -126,10 +110,10 @@ class _Stated:
     has_prefix_tokens: bool = False
 
 
-def _smp_parts(
-    spec: ModelSpec, levels: list[Level], strides: tuple[int, ...]
-) -> tuple[nn.Module, nn.Module]:
+def _smp_parts(spec: ModelSpec, levels: list[Level], strides: tuple[int, ...]) -> Parts:
     """Decoder and segmentation head as SMP's class builds them for the pyramid's maps."""
+    from zoo.models.build import smp_options
+
     row, cls = DECODERS[spec.decoder], smp_class(spec.decoder)
     pyramid = Pyramid(levels, _plan(levels, row, strides))
     is_dpt = row.smp_class == "DPT"
@@ -140,7 +124,7 @@ def _smp_parts(
         output_stride=max(strides),
         output_strides=list(strides),
     )
-    options = {**spec.decoder_args, **({"decoder_readout": "ignore"} if is_dpt else {})}
+    options = {**smp_options(spec), **({"decoder_readout": "ignore"} if is_dpt else {})}
     with _encoder_stated(cls, stated):
         net: Any = cls(
             encoder_name=f"tu-{spec.encoder}",
@@ -150,7 +134,7 @@ def _smp_parts(
             **options,
         )
     decoder = DptDecoder(pyramid, net.decoder) if is_dpt else None
-    return decoder or SmpDecoder(pyramid, net.decoder, strides), net.segmentation_head
+    return Parts(decoder or SmpDecoder(pyramid, net.decoder, strides), net.segmentation_head)
 
 
 @contextlib.contextmanager
@@ -162,16 +146,6 @@ def _encoder_stated(cls: type[nn.Module], stated: _Stated) -> Iterator[None]:
         yield
 
 
-def _check_options(spec: ModelSpec) -> None:
-    """Refuse options that would reach nothing."""
-    allowed = arguments(spec.decoder) - FIXED
-    if strange := sorted(spec.decoder_args.keys() - allowed):
-        raise ValueError(
-            f"{spec.decoder} on {spec.encoder} has no option {', '.join(strange)}; "
-            f"it has {', '.join(sorted(allowed)) or 'none'}"
-        )
-
-
 def _strides(row: Decoder, options: dict[str, Any]) -> tuple[int, ...]:
     """The strides of the wanted maps, with the output stride that the options ask for."""
     if (asked := options.get("encoder_output_stride")) is not None:
@@ -179,6 +153,16 @@ def _strides(row: Decoder, options: dict[str, Any]) -> tuple[int, ...]:
     if row.smp_class is None and "stride" in options:
         return tuple(stride for stride in row.strides if stride >= options["stride"])
     return row.strides
+
+
+def _used(
+    levels: Sequence[Level], row: Decoder, strides: tuple[int, ...], options: dict[str, Any]
+) -> list[int]:
+    """The positions of the levels that the decoder and its auxiliary head take."""
+    used = {position for source in _plan(levels, row, strides) for position in source.levels}
+    if row.auxiliary and options.get("auxiliary") != 0 and len(levels) > 1:
+        used.add(len(levels) - 2)
+    return sorted(used)
 
 
 def _plan(levels: Sequence[Level], row: Decoder, strides: tuple[int, ...]) -> list[Source]:

@@ -27,9 +27,22 @@ def smp_config(spec: ModelSpec) -> dict[str, Any]:
         "encoder_weights": None,
         "in_channels": spec.in_chans,
         "classes": len(spec.classes),
-        **spec.decoder_args,
+        **smp_options(spec),
         **spec.encoder_args,
     }
+
+
+def smp_options(spec: ModelSpec) -> dict[str, Any]:
+    """The decoder's options as SMP's class takes them: a norm that it cannot build is left out."""
+    options = dict(spec.decoder_args)
+    if replaces_norm(spec):
+        options["decoder_use_norm"] = "batchnorm"
+    return options
+
+
+def replaces_norm(spec: ModelSpec) -> bool:
+    """Whether the norms of SMP's decoder are replaced, so that plain SMP cannot load the model."""
+    return spec.decoder_args.get("decoder_use_norm") in ("groupnorm", "layernorm")
 
 
 def smp_encoder_name(encoder: str) -> str:
@@ -109,6 +122,8 @@ def _construct(spec: ModelSpec, state: dict[str, torch.Tensor] | None = None) ->
     build_net = _smp_net if in_smp(spec) else _own_net
     try:
         net: Any = build_net(spec, state)
+    except InputError:
+        raise
     except (ValueError, TypeError, RuntimeError, KeyError, AssertionError, IndexError) as error:
         reason = str(error) or "the encoder refuses what the decoder asks for"
         raise InputError(
@@ -116,11 +131,18 @@ def _construct(spec: ModelSpec, state: dict[str, torch.Tensor] | None = None) ->
             f"`zoo list --decoder {spec.decoder}` lists the encoders that fit."
         ) from error
     allow_single_values(net.decoder)
-    if spec.norm == "group":
-        from zoo.models.norms import to_group_norm
-
-        to_group_norm(net)
+    _replace_norms(net, spec)
     return cast("nn.Module", net)
+
+
+def _replace_norms(net: Any, spec: ModelSpec) -> None:
+    from zoo.models.norms import to_group_norm, to_layer_norm
+
+    if replaces_norm(spec):
+        grouped = spec.decoder_args["decoder_use_norm"] == "groupnorm"
+        (to_group_norm if grouped else to_layer_norm)(net.decoder)
+    if spec.norm == "group":
+        to_group_norm(net)
 
 
 def _smp_net(spec: ModelSpec, state: dict[str, torch.Tensor] | None) -> nn.Module:

@@ -18,6 +18,7 @@ from zoo.errors import InputError
 from zoo.files import write_text
 from zoo.models.build import build, build_with_weights
 from zoo.models.decoders import DECODERS, input_minimum, input_multiple
+from zoo.models.outputs import Outputs
 from zoo.models.segmentation import SegmentationModel
 from zoo.models.spec import ModelSpec, class_names, palette_for
 from zoo.registry import coverage as table
@@ -158,7 +159,10 @@ def _trains(model: SegmentationModel, images: Tensor) -> None:
     logits = model(images)
     if logits.shape != (1, CLASSES, *SIZE):
         raise PairError(f"logits of shape {tuple(logits.shape)}")
-    logits.float().square().mean().backward()
+    given = model.training_outputs(images)
+    sides = given.auxiliary if isinstance(given, Outputs) else ()
+    learned = [logits, *(side.logits for side in sides)]
+    torch.stack([tensor.float().square().mean() for tensor in learned]).sum().backward()
     without = [name for name, p in model.named_parameters() if p.grad is None]
     if without:
         raise PairError(f"{len(without)} parameters without gradient, such as {without[0]}")

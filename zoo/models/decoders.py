@@ -18,13 +18,15 @@ class Decoder:
     `smp_class` is the name of the SMP class, None for a head of our own. `strides` are those of
     the maps that it takes, from fine to coarse, the deepest last; 0 is a place in SMP's list of
     maps that the decoder does not look at; none at all means the deepest level alone. With
-    `optional` the map of that stride may be empty. Height and width of SMP's input must be
+    `optional` the map of that stride may be empty, with `auxiliary` the level before the encoder's
+    last is wanted too, for a side head. Height and width of SMP's input must be
     multiples of `size_multiple` pixels and at least `size_minimum` pixels.
     """
 
     smp_class: str | None
     strides: tuple[int, ...] = (0, 4, 8, 16, 32)
     optional: int | None = None
+    auxiliary: bool = False
     size_multiple: int = 32
     size_minimum: int = 32
 
@@ -39,7 +41,8 @@ DECODERS = {
     "manet": Decoder("MAnet", FROM_TWO, optional=2),
     "linknet": Decoder("Linknet", FROM_TWO, optional=2),
     "fpn": Decoder("FPN"),
-    "pspnet": Decoder("PSPNet", (0, 0, 8)),
+    "pspnet": Decoder(None, (8,), auxiliary=True),
+    "pspnet_lite": Decoder("PSPNet", (0, 0, 8)),
     "pan": Decoder("PAN", (0, 4, 8, 16, 16), size_minimum=128),
     "deeplabv3": Decoder("DeepLabV3", (0, 0, 0, 0, 8)),
     "deeplabv3plus": Decoder("DeepLabV3Plus", (0, 4, 0, 0, 16)),

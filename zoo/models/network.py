@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 from torch.nn import functional
 
 from zoo.models.encoder import TimmEncoder
+from zoo.models.outputs import Auxiliary
 from zoo.models.pyramid import resized
 
 
+class AuxiliaryHead(nn.Module):
+    """A second head that learns along and is left out of what a network gives.
+
+    `layers` score the map at `position` of those that the encoder gives; `factor` is that of their
+    loss in the whole.
+    """
+
+    def __init__(self, layers: nn.Sequential, position: int, factor: float):
+        super().__init__()
+        self.layers = layers
+        self.position = position
+        self.factor = factor
+
+    def forward(self, features: list[Tensor]) -> Auxiliary:
+        """Logits at the map's own resolution, with their factor."""
+        return Auxiliary(self.layers(features[self.position]), self.factor)
+
+
+class Parts(NamedTuple):
+    """What stands behind the encoder of a `Network`."""
+
+    decoder: nn.Module
+    segmentation_head: nn.Module
+    auxiliary_head: AuxiliaryHead | None = None
+
+
 class Network(nn.Module):
-    """An encoder of timm, a decoder and a segmentation head.
+    """An encoder of timm, a decoder and a segmentation head, perhaps an auxiliary head.
 
     The decoder takes what the encoder gives: the images, then its maps from fine to coarse. The
     head turns the decoder's output into logits of any resolution.
     """
 
-    def __init__(self, encoder: TimmEncoder, decoder: nn.Module, segmentation_head: nn.Module):
+    def __init__(self, encoder: TimmEncoder, parts: Parts):
         super().__init__()
         self.encoder = encoder
-        self.decoder = decoder
-        self.segmentation_head = segmentation_head
+        self.decoder = parts.decoder
+        self.segmentation_head = parts.segmentation_head
+        self.auxiliary_head = parts.auxiliary_head
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits B x classes x H x W for `images` B x in_chans x H x W, normalised floats."""
@@ -30,6 +60,10 @@ class Network(nn.Module):
         """Logits at the head's own resolution from what the encoder gives."""
         logits: Tensor = self.segmentation_head(self.decoder(features))
         return logits
+
+    def side_scores(self, features: list[Tensor]) -> tuple[Auxiliary, ...]:
+        """What the auxiliary head gives; nothing where there is none."""
+        return () if self.auxiliary_head is None else (self.auxiliary_head(features),)
 
     def decode(self, features: list[Tensor], size: tuple[int, int]) -> Tensor:
         """Logits at `size` (height and width in pixels) from what the encoder gives."""

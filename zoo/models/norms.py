@@ -1,8 +1,10 @@
-"""BatchNorm replaced by GroupNorm, whose output does not depend on the other images of a batch."""
+"""BatchNorm replaced by norms whose output does not depend on the other images of a batch."""
 
 from __future__ import annotations
 
-from timm.layers import BatchNormAct2d, GroupNormAct
+from collections.abc import Callable
+
+from timm.layers import BatchNormAct2d, GroupNormAct, LayerNorm2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -22,13 +24,31 @@ def to_group_norm(net: nn.Module) -> int:
     Scale and shift are the same parameters as before, running statistics are dropped; timm's
     BatchNorm with an activation becomes its GroupNorm with the same activation.
     """
+    return _replace(net, _group_norm)
+
+
+def to_layer_norm(net: nn.Module) -> int:
+    """Replace every BatchNorm inside `net` by one that normalises each pixel over its channels.
+
+    Scale and shift are the same parameters as before (arXiv 1607.06450). Returns how many.
+    """
+    return _replace(net, _layer_norm)
+
+
+def _replace(net: nn.Module, make: Callable[[_BatchNorm], nn.Module]) -> int:
     replaced = 0
     for parent in list(net.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, _BatchNorm):
-                setattr(parent, name, _group_norm(child))
+                setattr(parent, name, make(child))
                 replaced += 1
     return replaced
+
+
+def _layer_norm(norm: _BatchNorm) -> nn.Module:
+    made = LayerNorm2d(norm.num_features, eps=norm.eps)
+    made.weight, made.bias = norm.weight, norm.bias
+    return made
 
 
 def _group_norm(norm: _BatchNorm) -> nn.GroupNorm:

@@ -132,7 +132,8 @@ def plan(
 ) -> list[Source]:
     """Which levels make the maps of the wanted `strides`, which are given from fine to coarse.
 
-    The last one is always made from the deepest level. The `optional` stride is left empty where
+    The last one is made from all levels that are not finer, or, where a net is dilated so that its
+    deepest level has that stride, from this level alone. The `optional` stride is left empty where
     the encoder has no such level. Sources name levels by their position in `levels`.
     """
     by_stride = {level.stride: position for position, level in enumerate(levels)}
@@ -146,7 +147,8 @@ def plan(
             sources.append(Source(stride, (_nearest(levels, stride),)))
     last = strides[-1]
     deep = [position for position, level in enumerate(levels) if level.stride >= last]
-    sources.append(Source(last, tuple(deep) if len(deep) > 1 else (len(levels) - 1,)))
+    merges = len(deep) > 1 and levels[-1].stride > last
+    sources.append(Source(last, tuple(deep) if merges else (len(levels) - 1,)))
     return sources
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -39,7 +40,7 @@ class SegmentationModel(nn.Module):
         fixed = self.spec.img_size
         images = self.padded(images)
         if fixed and images.shape[-2:] != (fixed, fixed):
-            return self._windows(images, fixed)[..., :height, :width]
+            return self._windows(images, fixed, self.net)[..., :height, :width]
         logits: torch.Tensor = self.net(images)
         return logits[..., :height, :width]
 
@@ -55,8 +56,7 @@ class SegmentationModel(nn.Module):
         fixed = self.spec.img_size
         padded = self.padded(images)
         if fixed and padded.shape[-2:] != (fixed, fixed):
-            plain: torch.Tensor = self(images)
-            return plain
+            return self._outputs_of_windows(padded, fixed, (height, width))
         outputs = net_outputs(self.net, padded)
         if isinstance(outputs, torch.Tensor):
             return outputs[..., :height, :width]
@@ -73,14 +73,36 @@ class SegmentationModel(nn.Module):
             return images
         return functional.pad(images, (0, pad_width, 0, pad_height), mode="replicate")
 
-    def _windows(self, images: torch.Tensor, side: int) -> torch.Tensor:
+    def _outputs_of_windows(
+        self, images: torch.Tensor, side: int, crop: tuple[int, int]
+    ) -> Outputs | torch.Tensor:
+        """Logits of full size; with an auxiliary head also its own, seen through the windows."""
+        from zoo.models.network import Network
+        from zoo.models.outputs import Auxiliary, Outputs
+        from zoo.models.small_logits import stacked_scores
+
+        net, size = self.net, (images.shape[-2], images.shape[-1])
+        if not isinstance(net, Network) or net.auxiliary_head is None:
+            return self._windows(images, side, net)[..., : crop[0], : crop[1]]
+        stacked = self._windows(images, side, lambda window: stacked_scores(net, window), planes=2)
+        logits, aside = stacked.chunk(2, dim=1)
+        return Outputs(logits, size, crop, (Auxiliary(aside, net.auxiliary_head.factor),))
+
+    def _windows(
+        self,
+        images: torch.Tensor,
+        side: int,
+        net: Callable[[torch.Tensor], torch.Tensor],
+        planes: int = 1,
+    ) -> torch.Tensor:
+        """The mean of what `net` gives in windows: `planes` x classes channels of full size."""
         batch, _, height, width = images.shape
-        total = images.new_zeros((batch, len(self.spec.classes), height, width))
+        total = images.new_zeros((batch, planes * len(self.spec.classes), height, width))
         count = images.new_zeros((height, width))
         for top in window_starts(height, side):
             for left in window_starts(width, side):
                 place = (..., slice(top, top + side), slice(left, left + side))
-                total[place] += self.net(images[place])
+                total[place] += net(images[place])
                 count[place] += 1
         return total / count
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from zoo.models.network import Network
-from zoo.models.outputs import Outputs, resized
+from zoo.models.outputs import Auxiliary, Outputs, resized
 
 
 def net_outputs(net: nn.Module, images: torch.Tensor) -> Outputs | torch.Tensor:
@@ -21,14 +21,27 @@ def net_outputs(net: nn.Module, images: torch.Tensor) -> Outputs | torch.Tensor:
     """
     size = (images.shape[-2], images.shape[-1])
     is_own = isinstance(net, Network)
+    sides: tuple[Auxiliary, ...] = ()
     with _left_small(net) as factor:
-        logits = net.scores(net.encoder(images)) if isinstance(net, Network) else net(images)
+        if isinstance(net, Network):
+            features = net.encoder(images)
+            logits, sides = net.scores(features), net.side_scores(features)
+        else:
+            logits = net(images)
     if factor is None:
-        return Outputs(logits, size, size, align_corners=False) if is_own else logits
+        return Outputs(logits, size, size, sides, align_corners=False) if is_own else logits
     enlarged = (int(logits.shape[-2] * factor), int(logits.shape[-1] * factor))
     if not is_own or enlarged == size:
         return Outputs(logits, enlarged, enlarged, align_corners=True)
     return resized(resized(logits, enlarged, align_corners=True), size, align_corners=False)
+
+
+def stacked_scores(net: Network, images: torch.Tensor) -> torch.Tensor:
+    """The logits of a network and of its auxiliary head at the images' size, channel on channel."""
+    size = (images.shape[-2], images.shape[-1])
+    features = net.encoder(images)
+    sides = [resized(side.logits, size, False) for side in net.side_scores(features)]
+    return torch.cat([net.decode(features, size), *sides], dim=1)
 
 
 @contextlib.contextmanager

@@ -24,10 +24,10 @@ from torch.overrides import TorchFunctionMode
 from zoo.console import remark, track
 from zoo.errors import InputError, shortened
 from zoo.files import write_text
-from zoo.models.adapted import arguments
 from zoo.models.decoders import DECODERS
 from zoo.registry import timm_table as table
 from zoo.registry.load import Registry, load_registry
+from zoo.registry.options import defaults
 from zoo.registry.registry import adapted, resolve
 from zoo.registry.schema import matches
 from zoo.registry.timm_table import Encoder, Weights
@@ -306,7 +306,7 @@ def _decoder_problems(registry: Registry) -> Iterator[str]:
         if (row.needs is None) != (DECODERS[name].smp_class is None):
             yield f"decoders.{name}: needs belongs to SMP's classes, and only to them"
             continue
-        accepted = arguments(name)
+        accepted = defaults(name).keys()
         for key in sorted({*row.args}.union(*(case.args for case in row.cases)) - accepted):
             yield f"decoders.{name}: its class has no argument {key!r}"
         if row.needs and all(adapted(name, row, encoder) for encoder in table.encoders().values()):

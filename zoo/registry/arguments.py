@@ -19,8 +19,11 @@ ENCODER_ARGS = frozenset(
 
 DECODER_PREFIXES = ("decoder_", "psp_")
 DECODER_ARGS = frozenset(
-    {"channels", "dropout", "encoder_depth", "encoder_output_stride", "upsampling"}
-)
+    {
+        "auxiliary", "bins", "channels", "dropout", "encoder_depth", "encoder_output_stride",
+        "kernels", "norm", "pooling", "rates", "separable", "stride", "upsampling",
+    }
+)  # fmt: skip
 """Arguments of decoders beside those that start with one of the prefixes."""
 
 MAX_NUMBER = 65_536

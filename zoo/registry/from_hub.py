@@ -56,7 +56,9 @@ def unsafe_parts(file: RegistryFile) -> Iterator[str]:
         yield from wrong_arguments(decoder.encoder_args, ENCODER_ARGS, f"{place}.encoder_args")
         yield from _decoder(decoder.args, f"{place}.args")
         for index, case in enumerate(decoder.cases):
-            yield from _decoder(case.args, f"{place}.cases[{index}].args")
+            here = f"{place}.cases[{index}]"
+            yield from _decoder(case.args, f"{here}.args")
+            yield from wrong_arguments(case.encoder_args, ENCODER_ARGS, f"{here}.encoder_args")
     for name, model in file.models.items():
         yield from _decoder(model.args, f"models.{name}.args")
 

@@ -13,11 +13,13 @@ from typing import Any, NamedTuple
 from zoo.errors import InputError, join_problems, unknown
 from zoo.registry import coverage, timm_table
 from zoo.registry.load import Registry, load_registry, name_problems, registry_file, split_name
+from zoo.registry.options import defaults
 from zoo.registry.schema import CuratedModel, Decoder, Rule, TrainedWeights, matches
 from zoo.registry.timm_table import Encoder
 
 TABLE = "timm table"
 COVERAGE = "coverage table"
+DEFAULTS = "the decoder's default"
 
 
 class Name(NamedTuple):
@@ -116,6 +118,10 @@ def show(name: str, overlay: Path | None = None) -> list[tuple[str, Any, str]]:
     values |= {"encoder": model.encoder, "tag": model.tag}
     for section in ("args", "encoder_args"):
         values |= {f"{section}.{key}": value for key, value in getattr(model, section).items()}
+    for key, value in defaults(model.decoder, adapted=model.adapted is not None).items():
+        if key not in model.args:
+            values[f"options.{key}"] = value
+            model.origins[f"options.{key}"] = DEFAULTS
     for key in ("weights_file", "hub_id", "mean", "std", "licence", "recipe"):
         values[key] = getattr(model, key)
     values["evidence"] = registry.recipe(model.recipe).evidence
@@ -238,6 +244,7 @@ def _put_decoder(model: Resolved, registry: Registry) -> None:
     for index, case in enumerate(row.cases):
         if model.row is not None and matches(case.where, model.row):
             model.put("args", case.args, f"{origin}.cases[{index}]")
+            model.put("encoder_args", case.encoder_args, f"{origin}.cases[{index}]")
             return
 
 

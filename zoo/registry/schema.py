@@ -83,10 +83,11 @@ class Needs(Strict):
 
 
 class Case(Strict):
-    """Constructor arguments for the encoders that match `where`."""
+    """Arguments of the decoder's class, and of timm, for the encoders that match `where`."""
 
     where: Where
-    args: dict[str, Any]
+    args: dict[str, Any] = Field(default_factory=dict)
+    encoder_args: dict[str, Any] = Field(default_factory=dict)
 
 
 class Decoder(Strict):

@@ -19,6 +19,7 @@ WORDS = {
     "string_type": "should be text, in quotes where it looks like a number",
     "bool_type": "should be true or false",
     "list_type": "should be a list",
+    "tuple_type": "should be a list",
     "dict_type": "should be a mapping of keys to values",
     "model_type": "should be a mapping of keys to values",
     "too_short": "has too few entries",

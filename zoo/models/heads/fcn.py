@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from zoo.models.encoder import Level
+from zoo.models.heads.blocks import doubling
+from zoo.models.network import Parts
 from zoo.models.pyramid import Pyramid, plan, resized
 
 DEEPEST = 32
@@ -22,7 +23,7 @@ class FCNHead(nn.Module):
         super().__init__()
         self.dropout = nn.Dropout2d(dropout)
         self.score = nn.ModuleList(nn.Conv2d(count, classes, 1) for count in channels)
-        self.doublings = nn.ModuleList(_doubling(classes) for _ in channels[1:])
+        self.doublings = nn.ModuleList(doubling(classes) for _ in channels[1:])
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Maps B x C x h x w from fine to coarse to logits at the resolution of the finest."""
@@ -37,27 +38,12 @@ class FCNHead(nn.Module):
         return scores
 
 
-def fcn(
-    levels: list[Level], classes: int, *, stride: int = 8, dropout: float = 0.5
-) -> tuple[nn.Module, nn.Module]:
+def fcn(levels: list[Level], classes: int, *, stride: int = 8, dropout: float = 0.5) -> Parts:
     """Decoder and head of FCN-8s, or FCN-16s and FCN-32s with another `stride`.
 
     The logits are at `stride`. The paper's two 4096-channel layers belong to VGG's classifier and
-    are left out. Raises ValueError for another stride.
+    are left out.
     """
-    if stride not in (8, 16, 32):
-        raise ValueError(f"stride is {stride}; allowed are 8, 16 and 32")
     strides = [wanted for wanted in (8, 16, DEEPEST) if wanted >= stride]
     pyramid = Pyramid(levels, plan(levels, strides))
-    return pyramid, FCNHead(pyramid.channels, classes, dropout)
-
-
-def _doubling(classes: int) -> nn.ConvTranspose2d:
-    """A transposed convolution, class by class, that doubles the resolution bilinearly."""
-    layer = nn.ConvTranspose2d(classes, classes, 4, stride=2, padding=1, bias=False)
-    line = torch.tensor([0.25, 0.75, 0.75, 0.25])
-    with torch.no_grad():
-        layer.weight.zero_()
-        for index in range(classes):
-            layer.weight[index, index] = torch.outer(line, line)
-    return layer
+    return Parts(pyramid, FCNHead(pyramid.channels, classes, dropout))

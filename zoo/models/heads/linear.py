@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from zoo.models.encoder import Level
+from zoo.models.network import Parts
 
 
 class LinearDecoder(nn.Module):
@@ -20,11 +21,11 @@ class LinearDecoder(nn.Module):
         return normalised
 
 
-def linear(levels: list[Level], classes: int) -> tuple[nn.Module, nn.Module]:
+def linear(levels: list[Level], classes: int) -> Parts:
     """Decoder and head: batch normalisation and one 1 x 1 convolution.
 
     The probe of arXiv 2304.07193 for the features of a frozen plain transformer: no context beyond
     what the features hold. The logits are at the stride of the last level.
     """
     head = nn.Conv2d(levels[-1].channels, classes, 1)
-    return LinearDecoder(levels), nn.Sequential(head)
+    return Parts(LinearDecoder(levels), nn.Sequential(head))

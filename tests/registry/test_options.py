@@ -1,0 +1,85 @@
+"""Options of decoders as data: the same as in the code, checked, and shown."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+from zoo.errors import InputError
+from zoo.models.adapted import HEADS
+from zoo.models.decoders import DECODERS, smp_class
+from zoo.registry import show
+from zoo.registry.options import OWN, SMP, check_options, defaults
+
+NOT_OPTIONS = {"self", "kwargs", "encoder_name", "encoder_weights", "classes", "in_channels",
+               "aux_params"}  # fmt: skip
+
+
+@pytest.mark.parametrize("decoder", sorted(DECODERS))
+def test_the_options_are_those_of_the_code(decoder: str) -> None:
+    own = decoder in HEADS
+    assert own == (decoder in OWN) == (decoder not in SMP)
+    called: Any = HEADS[decoder] if own else smp_class(decoder).__init__
+    found = {
+        name: p.default
+        for name, p in inspect.signature(called).parameters.items()
+        if (p.kind is p.KEYWORD_ONLY or not own) and name not in NOT_OPTIONS
+    }
+    assert defaults(decoder) == found
+
+
+def refusal(decoder: str, **given: Any) -> list[str]:
+    with pytest.raises(InputError) as caught:
+        check_options(decoder, given)
+    header, *lines = str(caught.value).splitlines()
+    assert header == f"These options of {decoder} cannot be used:"
+    return [line.removeprefix("  - ") for line in lines]
+
+
+def test_all_problems_of_the_options_come_at_once() -> None:
+    assert refusal(
+        "pspnet", bin=[1], bins=[], pooling="mean", kernels=[3, 4], dropout=1.0, channels="many",
+        norm="instance", rates=3,
+    ) == [
+        "pspnet has no option bin. Did you mean bins? It has auxiliary, bins, channels, dropout, "
+        "kernels, norm, pooling, rates, separable, upsampling.",
+        "bins: has too few entries, got []",
+        "pooling: should be 'average' or 'max', got 'mean'",
+        "channels: should be a whole number, got 'many'",
+        "kernels[1]: should be odd, got 4",
+        "rates: should be a list, got 3",
+        "norm: should be 'batch', 'group' or 'layer', got 'instance'",
+        "dropout: should be less than 1, got 1.0",
+    ]  # fmt: skip
+
+
+def test_channels_that_cannot_be_shared() -> None:
+    assert refusal("pspnet", kernels=[3, 5, 7]) == [
+        "channels: 512 cannot be shared by 3 convolutions equally; take 510"
+    ]
+    check_options("pspnet", {"kernels": [3, 5, 7], "channels": 510})
+
+
+def test_options_of_smps_classes() -> None:
+    check_options("unet", {"decoder_use_norm": "layernorm", "decoder_channels": [64, 32, 16, 8, 4]})
+    assert refusal("fpn", decoder_use_norm="layernorm")[0].startswith(
+        "fpn has no option decoder_use_norm."
+    )
+    assert refusal("unet", decoder_use_norm="instancenorm") == [
+        "decoder_use_norm: should be one of True, False, batchnorm, groupnorm, layernorm, "
+        "identity, got 'instancenorm'"
+    ]
+    assert refusal("linear", stride=8) == ["linear has no option stride. It has none."]
+    assert "encoder_depth" not in defaults("unet", adapted=True)
+
+
+def test_show_lists_the_options() -> None:
+    rows = {key: (value, origin) for key, value, origin in show("pspnet-resnet50")}
+    assert rows["options.bins"] == ((1, 2, 3, 6), "the decoder's default")
+    assert rows["encoder_args.output_stride"] == (8, "registry.yaml: decoders.pspnet.cases[0]")
+    assert "encoder_args.output_stride" not in {k for k, _, _ in show("pspnet-densenet121")}
+    dpt = {key for key, _, _ in show("dpt-samvit_base_patch16")}
+    assert "args.decoder_readout" in dpt
+    assert "options.decoder_readout" not in dpt
