@@ -138,9 +138,7 @@ def test_a_loader_with_weights(tmp_path: Path) -> None:
     weights = [1.0] * 9 + [21.0]  # the last is expected 7 times in 10 draws
     loader = training(dataset, weights=weights)
     assert loader.steps_per_epoch == training(dataset).steps_per_epoch == 3
-    drawn = [
-        number for epoch in range(40) for _, batch in loader.keys(epoch) for number in batch
-    ]
+    drawn = [number for epoch in range(40) for _, batch in loader.keys(epoch) for number in batch]
     assert sum(number % 10 == 9 for number in drawn) / len(drawn) == pytest.approx(0.7, abs=0.02)
     whole = list(loader.epoch(2))
     again = list(training(dataset, weights=weights).epoch(2, first_step=1))

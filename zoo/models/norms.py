@@ -46,7 +46,7 @@ def _replace(net: nn.Module, make: Callable[[_BatchNorm], nn.Module]) -> int:
 
 
 def _layer_norm(norm: _BatchNorm) -> nn.Module:
-    made = LayerNorm2d(norm.num_features, eps=norm.eps)
+    made: nn.Module = LayerNorm2d(norm.num_features, eps=norm.eps)
     made.weight, made.bias = norm.weight, norm.bias
     return made
 
