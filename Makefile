@@ -28,8 +28,8 @@ quickstart: install
 	rm -rf $(QUICKSTART)
 	$(BIN)/zoo quickstart --out $(QUICKSTART)
 
-test: install
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
+test: install  # one thread a process: several share the cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow

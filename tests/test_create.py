@@ -202,7 +202,7 @@ def test_a_folder_takes_no_other_arguments(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (('"schema": 1', '"schema": 2'), "has schema 2, this version reads 1. Upgrade"),
-        (('"_zoo"', '"other"'), r"decoder_args\.other: no model folder may hold this argument"),
+        (('"_zoo"', '"other"'), r"decoder_args\.other: unet has no option block_args"),
         (('"decoder": "unet"', '"decoder": 7'), r"_zoo\.spec\.decoder"),
         (('"ignore_index"', '"run_this"'), r"_zoo\.spec\.run_this"),
     ],
@@ -229,5 +229,5 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 
 
 def test_arguments_that_a_folder_could_not_hold_are_refused() -> None:
-    with pytest.raises(InputError, match="no model folder may hold this argument"):
+    with pytest.raises(InputError, match="unet has no option block_args"):
         create("unet-test_resnet", classes=2, encoder_weights=None, block_args={})
