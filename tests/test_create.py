@@ -202,7 +202,7 @@ def test_a_folder_takes_no_other_arguments(tmp_path: Path) -> None:
     ("change", "message"),
     [
         (('"schema": 1', '"schema": 2'), "has schema 2, this version reads 1. Upgrade"),
-        (('"_zoo"', '"other"'), r"decoder_args\.other: unet has no option block_args"),
+        (('"_zoo"', '"other"'), r"decoder_args\.other: no model folder may hold this argument"),
         (('"decoder": "unet"', '"decoder": 7'), r"_zoo\.spec\.decoder"),
         (('"ignore_index"', '"run_this"'), r"_zoo\.spec\.run_this"),
     ],

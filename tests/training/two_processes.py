@@ -128,4 +128,3 @@ def main(folder: Path, model: Path, data: Path) -> None:
 
 if __name__ == "__main__":
     main(*map(Path, sys.argv[1:]))
-    torch.distributed.destroy_process_group()  # gloo's threads may abort the interpreter's end

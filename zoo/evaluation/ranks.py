@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 from collections.abc import Iterator
@@ -159,7 +160,16 @@ def start_ranks() -> Ranks:
             f"The launcher started {wanted} processes, but {state.num_processes} found each other. "
             "Start them with torchrun or `accelerate launch`."
         )
+    if state.num_processes > 1:
+        atexit.unregister(_leave)
+        atexit.register(_leave)
     return Ranks(state.process_index, state.num_processes, state.device)
+
+
+def _leave() -> None:
+    """Close the process group; gloo's threads may otherwise abort the end of the interpreter."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 SPLITTING = {
