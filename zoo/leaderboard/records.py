@@ -66,7 +66,8 @@ class Record(_Strict):
     pixel counts, rows are the truth and columns the prediction, in the order of `classes`;
     `chosen_on` is the split that chose the epoch or anything else, None where nothing was chosen;
     `chosen_miou` is the mIoU on it, where known, by which settings may be compared and chosen.
-    Raises pydantic's ValidationError, also where the metrics do not follow from the matrix.
+    `image_counts` is the hash of the counts per image in a file beside the record, where there is
+    one. Raises pydantic's ValidationError, also where the metrics do not follow from the matrix.
     """
 
     schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
@@ -100,6 +101,7 @@ class Record(_Strict):
     env: Annotated[dict[str, Text], Field(min_length=1)]
     commit: str
     date: Text
+    image_counts: Hash | None = None
     record_hash: Hash | None = None
 
     @model_validator(mode="after")
@@ -256,9 +258,8 @@ def _problem(place: tuple[int | str, ...], message: str) -> str:
 
 
 def _content(record: Record) -> dict[str, Any]:
-    unset = (
-        {"chosen_miou"} if record.chosen_miou is None else set()
-    )  # younger than the oldest files
+    younger = ("chosen_miou", "image_counts")  # than the oldest files
+    unset = {name for name in younger if getattr(record, name) is None}
     return record.model_dump(mode="json", by_alias=True, exclude={"record_hash", *unset})
 
 
