@@ -197,7 +197,7 @@ def test_a_record_that_was_changed_is_refused(tmp_path: Path) -> None:
 def test_a_record_without_a_hash_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps(fields()))
-    with pytest.raises(InputError, match="record_hash: missing; write records with write_record"):
+    with pytest.raises(InputError, match="record_hash: missing; records are written by zoo alone"):
         read_record(path)
 
 
