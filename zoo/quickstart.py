@@ -28,7 +28,7 @@ def quickstart(out: Path) -> str:
     from zoo.data.scenes import write_scenes
     from zoo.evaluation.record import evaluate, write_result
     from zoo.files import write_text
-    from zoo.leaderboard import render
+    from zoo.leaderboard import build
     from zoo.leaderboard.records import record_text
     from zoo.reports import report
     from zoo.training.finetune import finetune
@@ -44,7 +44,7 @@ def quickstart(out: Path) -> str:
     write_text(run / "eval.json", record_text(record))
     write_pictures(run, data)
     page = report(run, out / "report.html")
-    render.write(out / "results", out)
+    build.write(out / "results", out)
     return _summary(record, out, page, time.monotonic() - began)
 
 

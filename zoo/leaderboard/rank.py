@@ -79,6 +79,11 @@ class Row:
         """The record to read what all of the row share from."""
         return next(iter(self.records.values()))
 
+    @property
+    def setting(self) -> str:
+        """What the row's records share, as text that also orders rows of equal mIoU by name."""
+        return _setting(self.first)
+
     def mean(self, value: Callable[[Record], float]) -> float:
         """The mean of `value` over seeds; the runs of one seed are averaged first."""
         return statistics.fmean(_by_seed(self.records.values(), value))
@@ -217,7 +222,6 @@ def _row(rank: int, records: dict[Path, Record], miou: Estimate, samples: Sample
 
 
 def _setting(record: Record) -> str:
-    """What the runs of one row share, as text that also orders rows of equal mIoU by name."""
     overrides = json.dumps(record.overrides, sort_keys=True)
     weights = record.encoder_weights
     return json.dumps([record.model, weights, record.recipe, record.recipe_hash, overrides])

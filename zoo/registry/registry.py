@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zoo.errors import InputError, join_problems, unknown
+from zoo.leaderboard.lookup import measured_rows
 from zoo.registry import coverage, timm_table
 from zoo.registry.load import Registry, load_registry, name_problems, registry_file, split_name
 from zoo.registry.options import defaults
@@ -20,6 +21,7 @@ from zoo.registry.timm_table import Encoder
 TABLE = "timm table"
 COVERAGE = "coverage table"
 DEFAULTS = "the decoder's default"
+LEADERBOARD = "leaderboard"
 
 
 class Name(NamedTuple):
@@ -134,7 +136,8 @@ def show(name: str, overlay: Path | None = None) -> list[tuple[str, Any, str]]:
     values["encoder_path"] = f"adapter: {model.adapted}" if model.adapted else "SMP's own"
     values["supported"] = "yes" if model.supported else f"no: {model.reason}"
     values["smp_loadable"] = "yes" if model.smp_loadable else "no"
-    return [(key, value, origins[key]) for key, value in values.items() if key in origins]
+    rows = [(key, value, origins[key]) for key, value in values.items() if key in origins]
+    return rows + [(key, value, LEADERBOARD) for key, value in measured_rows(model.name)]
 
 
 def adapted(name: str, decoder: Decoder, encoder: Encoder) -> str | None:
