@@ -128,9 +128,9 @@ def test_the_spread_is_that_of_drawing_images() -> None:
     samples = miou_samples(counts)
     values, times = np.unique(samples, return_counts=True)
     assert values.tolist() == [0, 0.5, 1]
-    assert times.sum() == 1000
-    assert np.abs(times - [250, 500, 250]).max() < 50
-    assert half_width(samples) == pytest.approx(1.959964 * np.sqrt(1 / 8), rel=0.05)
+    assert times.sum() == 200
+    assert np.abs(times - [50, 100, 50]).max() < 20
+    assert half_width(samples) == pytest.approx(1.959964 * np.sqrt(1 / 8), rel=0.1)
 
 
 def test_the_bootstrap_agrees_with_scipy() -> None:
@@ -146,7 +146,7 @@ def test_the_bootstrap_agrees_with_scipy() -> None:
         n_resamples=4000, rng=1, method="basic",
     )  # fmt: skip
     assert half_width(miou_samples(counts)) / 1.959964 == pytest.approx(
-        found.standard_error, rel=0.08
+        found.standard_error, rel=0.12
     )
 
 

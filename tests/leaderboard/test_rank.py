@@ -173,21 +173,21 @@ def test_two_models_are_compared_on_the_same_drawn_images() -> None:
         record(model="unet-a", confusion=confusion_with(75)),
         record(model="unet-b", confusion=confusion_with(73)),
     ]
-    (table,) = rank(_named(*runs), lambda path, found: draws[found.model])
+    (table,) = rank(_named(*runs), lambda _, found: draws[found.model])
     assert table.rows[0].images == pytest.approx(1.959964 * 0.1)
     assert [row.tied for row in table.rows] == [False, False]
     draws["unet-b"] = np.array([0.68, 0.48, 0.58])  # difference -0.18, 0.22, 0.02: std 0.2
-    (table,) = rank(_named(*runs), lambda path, found: draws[found.model])
+    (table,) = rank(_named(*runs), lambda _, found: draws[found.model])
     assert [row.tied for row in table.rows] == [False, True]
 
 
 def test_draws_are_averaged_over_seeds_and_lack_where_one_record_lacks_them() -> None:
     draws = {0: np.array([0.4, 0.6]), 1: np.array([0.6, 0.6]), 2: None}
     runs = [record(seed=seed) for seed in range(3)]
-    (table,) = rank(_named(*runs[:2]), lambda path, found: draws[found.seed])
+    (table,) = rank(_named(*runs[:2]), lambda _, found: draws[found.seed])
     assert table.rows[0].samples is not None
     assert table.rows[0].samples.tolist() == pytest.approx([0.5, 0.6])
-    (table,) = rank(_named(*runs), lambda path, found: draws[found.seed])
+    (table,) = rank(_named(*runs), lambda _, found: draws[found.seed])
     assert table.rows[0].samples is None
     assert table.rows[0].images is None
 

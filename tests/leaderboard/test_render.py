@@ -79,8 +79,8 @@ def test_a_row_holds_the_numbers_worked_out_by_hand(tmp_path: Path) -> None:
     ) in markdown
     # mIoU (8/11 + 9/12) / 2, accuracy 17/20, Dice (16/19 + 18/21) / 2.
     assert (
-        "| 1 | unet-resnet18 (a1_in1k) | 73.86 | \u2013 | 1 | 85.00 | 84.96 | 14.33 | 540 | 10.0 | bf16 "
-        "| cnn | one CPU |"
+        "| 1 | unet-resnet18 (a1_in1k) | 73.86 | \u2013 | 1 | 85.00 | 84.96 | 14.33 | 540 | 10.0 "
+        "| bf16 | cnn | one CPU |"
     ) in markdown
     assert "| 1 | unet-resnet18 (a1_in1k) | 72.7 | 75.0 | \u2013 |" in markdown
     (row,) = _rows(table)

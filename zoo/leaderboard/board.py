@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -178,9 +178,8 @@ class Board:
 
 
 def board_text(board: Board) -> str:
-    """The board as JSON, one line for each row, run time and environment."""
-    values = dataclasses.asdict(board)
-    return _lines(values, 3) + "\n"
+    """The board as JSON, one line for each row, timing and environment."""
+    return _lines(vars(board), 4) + "\n"
 
 
 def read_board(path: Path) -> Board:
@@ -249,15 +248,16 @@ def _change(now: Place, before: Place | None) -> str:
 
 
 def _lines(value: Any, depth: int, indent: str = "") -> str:
-    """JSON with a line for each item down to `depth` levels, and one line for what is deeper."""
-    if depth == 0 or not isinstance(value, (dict, list)) or not value:
-        return json.dumps(value, allow_nan=False)
-    inner = indent + " "
-    items: Sequence[str]
+    """JSON with a line for each item down to `depth` levels; plain values share a line."""
+    value = vars(value) if dataclasses.is_dataclass(value) else value
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    plain = not any(isinstance(v, (dict, list)) or dataclasses.is_dataclass(v) for v in inner)
+    if depth == 0 or plain:
+        return json.dumps(value, allow_nan=False, default=vars)
+    deeper = [_lines(item, depth - 1, indent + " ") for item in inner]
     if isinstance(value, dict):
-        items = [f"{json.dumps(k)}: {_lines(v, depth - 1, inner)}" for k, v in value.items()]
-        opening, closing = "{", "}"
-    else:
-        items = [_lines(item, depth, inner) for item in value]
-        opening, closing = "[", "]"
-    return opening + "\n" + ",\n".join(inner + item for item in items) + f"\n{indent}{closing}"
+        deeper = [f"{json.dumps(key)}: {text}" for key, text in zip(value, deeper, strict=True)]
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    return (
+        f"{opening}\n" + ",\n".join(f"{indent} {text}" for text in deeper) + f"\n{indent}{closing}"
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -97,10 +98,10 @@ def _packed(counts: ImageCounts) -> bytes:
 def _unpacked(file: Path, shape: tuple[int, int, int]) -> ImageCounts:
     """The counts in int64; a file that would unpack to more than they can need is refused."""
     with zipfile.ZipFile(file) as archive:
-        if archive.getinfo(f"{ARRAY}.npy").file_size > 8 * int(np.prod(shape)) + _HEADER:
+        if archive.getinfo(f"{ARRAY}.npy").file_size > 8 * math.prod(shape) + _HEADER:
             raise ValueError("it holds more than that")
-    with np.load(file, allow_pickle=False) as content:
-        counts: NDArray[np.generic] = content[ARRAY]
+        content = io.BytesIO(archive.read(f"{ARRAY}.npy"))
+    counts: NDArray[np.generic] = np.lib.format.read_array(content, allow_pickle=False)
     if counts.shape != shape or counts.dtype.kind not in "iu":
         raise ValueError(f"it holds {counts.dtype} of the shape {counts.shape}")
     return counts.astype(np.int64)

@@ -11,8 +11,8 @@ from zoo.leaderboard.board import front
 
 WIDTH, HEIGHT = 420, 270
 LEFT, RIGHT, TOP, BOTTOM = 42, 14, 28, 38
-LABELLED = 6
-"""As many points of the front carry their name; the others say it when pointed at."""
+LETTER, LINE = 6, 13
+"""About the width of a letter and the height of a line, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def plot(points: Sequence[Point], label: str) -> str:
         *(_dot(point, x, y) for point in behind),
         f'<path class="front" d="{_steps(ahead, x, y)}"/>',
         *(f'<a href="#r-{p.id}">{_dot(p, x, y, "ahead")}</a>' for p in ahead),
-        *(_name(point, x, y) for point in (ahead if len(ahead) <= LABELLED else ())),
+        *_names(ahead, x, y),
         "</svg>",
     ]
     return "".join(parts)
@@ -119,11 +119,22 @@ def _steps(ahead: Sequence[Point], x: _Axis, y: _Axis) -> str:
     return "".join(parts)
 
 
-def _name(point: Point, x: _Axis, y: _Axis) -> str:
-    place = x.at(point.cost)
-    end = place > WIDTH / 2
-    anchor, shift = ("y", -8) if end else ("z", 8)
-    return (
-        f'<text class="{anchor}" x="{place + shift:.1f}" y="{y.at(point.score) - 6:.1f}">'
-        f"{escape(point.name)}</text>"
-    )
+def _names(ahead: Sequence[Point], x: _Axis, y: _Axis) -> list[str]:
+    """The names of the best points of the front, as far as none is written over another."""
+    taken: list[tuple[float, float, float]] = []
+    texts = []
+    for point in sorted(ahead, key=lambda point: -point.score):
+        place, line = x.at(point.cost), y.at(point.score) - 6
+        width = LETTER * len(point.name)
+        anchor, start = ("y", place - 8 - width) if place > WIDTH / 2 else ("z", place + 8)
+        if any(
+            start < right and left < start + width and abs(line - other) < LINE
+            for left, right, other in taken
+        ):
+            continue
+        taken.append((start, start + width, line))
+        edge = start + width if anchor == "y" else start
+        texts.append(
+            f'<text class="{anchor}" x="{edge:.1f}" y="{line:.1f}">{escape(point.name)}</text>'
+        )
+    return texts

@@ -231,15 +231,17 @@ def _matrix_problems(confusion: Sequence[Sequence[int]], classes: Sequence[str])
     count = len(classes)
     if len(confusion) != count or any(len(row) != count for row in confusion):
         return [f"confusion: must be {count} x {count}, one row and one column per class"]
-    if any(cell < 0 for row in confusion for cell in row):
+    if min(map(min, confusion)) < 0:
         return ["confusion: counts must not be negative"]
-    if not any(cell for row in confusion for cell in row):
+    if not any(map(any, confusion)):
         return ["confusion: holds no pixel, so there is nothing to report"]
     return []
 
 
 def _metric_problems(given: Metrics, expected: Metrics) -> Iterator[str]:
     """The stated metrics that do not follow from the matrix."""
+    if given == expected:
+        return
     for name, value in expected.model_dump().items():
         stated = getattr(given, name)
         if not isinstance(value, dict):

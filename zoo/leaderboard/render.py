@@ -56,14 +56,18 @@ def csv_text(tables: Sequence[Table], results: Path) -> str:
 
 def escape(text: str) -> str:
     """`text` as it should appear in a Markdown table: no markup, no HTML, no link, one line."""
-    plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    plain = " ".join(_printable(text).split())
     return _ESCAPED.sub(lambda match: f"&#{ord(match.group())};", plain) or _NONE
 
 
 def neutral(text: str) -> str:
     """`text` as a CSV cell: one line, and never a formula to a spreadsheet."""
-    plain = "".join(c if c.isprintable() else " " for c in text)
+    plain = _printable(text)
     return f"'{plain}" if plain.lstrip().startswith(_FORMULA) else plain
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
 def table_lines(

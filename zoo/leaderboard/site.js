@@ -6,6 +6,9 @@ const collator = new Intl.Collator("en", { numeric: true });
 const speeds = JSON.parse(field("speeds").textContent);
 const tables = all("table.board");
 const columns = new Map(tables.map((table) => [table, names(table)]));
+const STEP = 100;  // rows shown at a time: a long table is sorted as fast as a short one
+const limits = new Map(tables.map((table) => [table, STEP]));
+let fitting = null;  // the ids of the rows that meet the filters, null for all
 
 function names(table) {
   const heads = [...table.tHead.rows[0].cells];
@@ -28,6 +31,24 @@ function sort(head) {
   });
   keyed.sort(([a], [b]) => (numbers ? byNumber(a, b, sign) : sign * collator.compare(a, b)));
   body.append(...keyed.map(([, row]) => row));
+  show(table);
+}
+
+function show(table) {
+  const limit = limits.get(table);
+  let count = 0;
+  for (const row of table.tBodies[0].rows) {
+    const fits = fitting === null || fitting.has(row.dataset.id);
+    row.hidden = !fits || count >= limit;
+    count += fits;
+  }
+  const more = moreOf(table);
+  more.hidden = count <= limit;
+  more.textContent = `show all ${count} rows`;
+}
+
+function moreOf(table) {
+  return table.parentElement.nextElementSibling;
 }
 
 function byNumber(a, b, sign) {  // what has no number stands last, whichever the order
@@ -54,7 +75,7 @@ function filter() {
   const same = ["decoder", "family", "licence"].map((name) => [name, field(name).value]);
   const most = ["params", "latency"].map((name) => [name, parseFloat(field(name)?.value)]);
   let total = 0;
-  const shown = new Set();
+  fitting = new Set();
   const inAll = (row, places) => {
     const cell = (name) => row.cells[places.get(name)].textContent;
     return row.cells[1].textContent.toLowerCase().includes(text)
@@ -62,14 +83,14 @@ function filter() {
       && most.every(([name, limit]) => Number.isNaN(limit) || parseFloat(cell(name)) <= limit);
   };
   for (const [table, places] of columns) {
-    const main = places.has("miou");
+    if (!places.has("miou")) continue;
     for (const row of table.tBodies[0].rows) {
-      if (main && inAll(row, places)) shown.add(row.dataset.id);
-      row.hidden = !shown.has(row.dataset.id);
-      total += main;
+      if (inAll(row, places)) fitting.add(row.dataset.id);
+      total += 1;
     }
   }
-  field("count").textContent = `${shown.size} of ${total} rows`;
+  tables.forEach(show);
+  field("count").textContent = `${fitting.size} of ${total} rows`;
 }
 
 function openTarget() {
@@ -82,6 +103,9 @@ function openTarget() {
 
 for (const head of all("table.board thead th")) {
   head.firstChild.addEventListener("click", () => sort(head));
+}
+for (const table of tables) {
+  moreOf(table).addEventListener("click", () => { limits.set(table, Infinity); show(table); });
 }
 const form = document.querySelector("form");
 form.addEventListener("submit", (event) => event.preventDefault());

@@ -37,9 +37,10 @@ def _asset(name: str) -> str:
 
 def _about(board: Board) -> str:
     rows = sum(len(table.rows) for table in board.tables)
+    tables = f"{len(board.tables)} table{'' if len(board.tables) == 1 else 's'}"
     newest = f", the newest of {escape(board.newest[:10])}" if board.newest else ""
     return (
-        f"<p>{rows} rows in {len(board.tables)} tables{newest}; version {escape(board.version)}. "
+        f"<p>{rows} rows in {tables}{newest}; version {escape(board.version)}. "
         "Every number follows from a record. Rows compare within one table alone. A model's name "
         "leads to where its numbers come from; the heads of the columns sort.</p>"
     )
@@ -55,7 +56,7 @@ def _changes(board: Board) -> str:
     before = f"{escape(board.previous.version)} of {escape(board.previous.newest[:10])}"
     listed = f"<ul>{''.join(items)}</ul>" if items else "<p>No row differs.</p>"
     return (
-        f'<details id="changes"><summary>{len(lines)} changes since version {before}</summary>'
+        f'<details id="changes"><summary>Changes since version {before}: {len(lines)}</summary>'
         f"{listed}</details>"
     )
 
@@ -68,8 +69,8 @@ def _controls(board: Board) -> str:
         _choice("decoder", "decoder", _named(entries, lambda entry: entry.decoder)),
         _choice("family", "encoder family", _named(entries, lambda entry: entry.family)),
         _choice("licence", "licence", _named(entries, lambda e: e.licence or "not stated")),
-        _field("params", _number("params"), "at most M parameters"),
-        _field("latency", _number("latency"), "at most ms") if setups else "",
+        _field("params", _number("params"), "parameters up to, M"),
+        _field("latency", _number("latency"), "latency up to, ms") if setups else "",
         _choice("setup", "timed on", setups, every=False) if setups else "",
     ]
     return (

@@ -82,6 +82,7 @@ def sortable(
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
         f'<table class="{kind}"><caption>{label}</caption><thead><tr>{heads}</tr></thead>'
         f"<tbody>\n{chr(10).join(rows)}\n</tbody></table></div>"
+        '<button type="button" class="more" hidden></button>'
     )
 
 
