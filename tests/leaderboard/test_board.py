@@ -12,6 +12,7 @@ from leaderboard.examples import confusion_with, record, speed_record
 from zoo import environment
 from zoo.cli import run
 from zoo.errors import InputError, RunError
+from zoo.hub.card import card
 from zoo.leaderboard import board as board_module
 from zoo.leaderboard import build as build_module
 from zoo.leaderboard import lookup
@@ -21,6 +22,7 @@ from zoo.leaderboard.build import build, check, write
 from zoo.leaderboard.lookup import Wanted, choose_setup, find, measured_rows
 from zoo.leaderboard.records import write_record
 from zoo.leaderboard.speed_records import write_speed_record
+from zoo.models.spec import ModelSpec, palette_for
 
 HERE = "AMD EPYC 9R14, 2 threads"
 SETUP = f"{HERE}, 360 x 480, batch 1, fp32, channels_last"
@@ -312,3 +314,23 @@ def test_the_command_lists_what_was_measured(
     assert run(["show", "unet-resnet50", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {"key": "latency.2", "value": f"3.0 ms on {GPU}", "origin": "leaderboard"} in rows
+
+
+def test_a_card_says_what_was_measured_of_the_architecture(
+    three: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookup, "shipped", lambda: three)
+
+    def text(name: str) -> str:
+        names = ["a", "b"]
+        spec = ModelSpec(
+            name=name, decoder="unet", encoder="resnet50", classes=names,
+            palette=palette_for(names, None), mean=[0.0] * 3, std=[1.0] * 3,
+        )  # fmt: skip
+        return card(spec, None, None)
+
+    assert (
+        "## On the leaderboard\n\nMeasured of this architecture, not of these weights:\n\n"
+        "- mIoU 66.67 % on camvid, test, pretrained encoder: rank 1 of 3, 1 seed, recipe cnn\n"
+    ) in text("unet-resnet50")
+    assert "leaderboard" not in text("unet-resnet34")

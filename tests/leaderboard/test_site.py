@@ -226,7 +226,7 @@ def test_plots_of_one_point_of_none_and_of_many() -> None:
     assert 42 < place[0] < 406
     assert 28 < place[1] < 232
     many = [Point(str(n), f"model-{n}", 2.0, 10.0 + n / 100) for n in range(10)]
-    many += [Point("x", "model-x", 1.0, 9.0), Point("y", "model-y", 3.0, 10.1)]
+    many += [Point("x", "model-x", 1.0, 9.0), Point("y", "model-y", 2.2, 10.1)]
     svg = plot(many, "x")
     # the front is x (9 %), 9 (10.09 %) and y (10.1 %), whose name would lie on that of 9
     assert [name for name in ("x", "8", "9", "y") if f">model-{name}</text>" in svg] == ["x", "y"]
