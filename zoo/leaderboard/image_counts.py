@@ -25,8 +25,7 @@ ImageCounts: TypeAlias = NDArray[np.int64]
 The images stand in the order of their names, as in the hash of the data.
 """
 
-ARRAY = "counts"
-_HEADER = 1000
+_MEMBER, _HEADER = "counts.npy", 1000
 
 
 def counts_file(record: Path) -> Path:
@@ -91,16 +90,16 @@ def read_counts(path: Path, record: Record) -> ImageCounts | None:
 def _packed(counts: ImageCounts) -> bytes:
     stream = io.BytesIO()
     smallest = np.min_scalar_type(int(counts.max(initial=0)))
-    np.savez_compressed(stream, **{ARRAY: counts.astype(smallest)})
+    np.savez_compressed(stream, counts=counts.astype(smallest))
     return stream.getvalue()
 
 
 def _unpacked(file: Path, shape: tuple[int, int, int]) -> ImageCounts:
     """The counts in int64; a file that would unpack to more than they can need is refused."""
     with zipfile.ZipFile(file) as archive:
-        if archive.getinfo(f"{ARRAY}.npy").file_size > 8 * math.prod(shape) + _HEADER:
+        if archive.getinfo(_MEMBER).file_size > 8 * math.prod(shape) + _HEADER:
             raise ValueError("it holds more than that")
-        content = io.BytesIO(archive.read(f"{ARRAY}.npy"))
+        content = io.BytesIO(archive.read(_MEMBER))
     counts: NDArray[np.generic] = np.lib.format.read_array(content, allow_pickle=False)
     if counts.shape != shape or counts.dtype.kind not in "iu":
         raise ValueError(f"it holds {counts.dtype} of the shape {counts.shape}")

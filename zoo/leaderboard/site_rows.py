@@ -136,7 +136,7 @@ def number(value: float | None, digits: int) -> str:
 
 def _row(row: Entry, speeds: dict[str, Speed]) -> str:
     speed = speeds.get(row.model)
-    timed = [number(speed and speed.p50, 1), number(speed and speed.peak_mb, 0)]
+    timed = [NONE, NONE] if speed is None else [number(speed.p50, 1), number(speed.peak_mb, 0)]
     interval = "" if row.interval is None else f" \u00b1 {100 * row.interval:.2f}"
     recipe = f"{row.recipe} with changes" if row.overrides else row.recipe
     cells = [
