@@ -96,7 +96,7 @@ def _packed(counts: ImageCounts) -> bytes:
 
 def _unpacked(file: Path, shape: tuple[int, int, int]) -> ImageCounts:
     """The counts in int64; a file that would unpack to more than they can need is refused."""
-    with zipfile.ZipFile(file) as archive:
+    with zipfile.ZipFile(io.BytesIO(file.read_bytes())) as archive:
         if archive.getinfo(_MEMBER).file_size > 8 * math.prod(shape) + _HEADER:
             raise ValueError("it holds more than that")
         content = io.BytesIO(archive.read(_MEMBER))

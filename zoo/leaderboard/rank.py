@@ -158,10 +158,9 @@ def tied(better: Estimate, worse: Estimate, images: float = 0.0) -> bool:
 
 
 def _tied_rows(better: Row, worse: Row) -> bool:
-    images = 0.0
-    if better.samples is not None and worse.samples is not None:
-        images = half_width(better.samples - worse.samples)
-    return tied(better.miou, worse.miou, images)
+    if tied(better.miou, worse.miou) or better.samples is None or worse.samples is None:
+        return tied(better.miou, worse.miou)
+    return tied(better.miou, worse.miou, half_width(better.samples - worse.samples))
 
 
 def _rows(group: dict[Path, Record], sampling: Sampling | None) -> list[Row]:
