@@ -9,7 +9,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from engine_runs import SETTINGS
+from engine_runs import SETTINGS, by_adamw
 from torch.distributed.tensor import DTensor
 
 from zoo.errors import InputError
@@ -23,17 +23,10 @@ class Killed(BaseException):
     """Stands for a kill: nothing is cleaned up or saved."""
 
 
-def changed(*more: str) -> list[str]:
-    """The short run's settings; later values of a key take the place of earlier ones."""
-    keys = {override.partition("=")[0] for override in more}
-    return [o for o in SETTINGS if o.partition("=")[0] not in keys] + list(more)
-
-
 def refused(model: Path, data: Path, out: Path) -> str:
+    overrides = [*SETTINGS, "feature_views=1"]
     try:
-        finetune(
-            model, data, recipe="scratch", out=out, overrides=changed("feature_views=1")
-        )  # fmt: skip
+        finetune(model, data, recipe="scratch", out=out, overrides=overrides)
     except InputError as error:
         return str(error)
     return ""
@@ -58,7 +51,7 @@ def stopped_and_resumed(model: Path, data: Path, out: Path, overrides: list[str]
     finetune(model, data, recipe="scratch", out=out, overrides=overrides, resume=True)
 
 
-def main(folder: Path, model: Path, data: Path, asked: list[list[str]]) -> None:
+def main(folder: Path, model: Path, data: Path, overrides: list[str]) -> None:
     ranks = start_ranks()
     seen: dict[str, Any] = {"splits": ranks.splits, "shares": []}
     real = trainer.Shards.average
@@ -70,11 +63,12 @@ def main(folder: Path, model: Path, data: Path, asked: list[list[str]]) -> None:
         real(self, step)
 
     trainer.Shards.average = average  # type: ignore[method-assign]
-    for number, overrides in enumerate(asked):
-        finetune(
-            model, data, recipe="scratch", out=folder / f"run{number}", overrides=overrides
-        )  # fmt: skip
-    stopped_and_resumed(model, data, folder / "resumed", [*asked[0], "checkpoint_minutes=0.0001"])
+    finetune(model, data, recipe="scratch", out=folder / "straight", overrides=overrides)
+    trainer.Shards.average = real  # type: ignore[method-assign]
+    adamw = by_adamw(overrides)
+    finetune(model, data, recipe="scratch", out=folder / "adamw", overrides=adamw)
+    often = [*overrides, "checkpoint_minutes=0.0001"]
+    stopped_and_resumed(model, data, folder / "resumed", often)
     seen["refused"] = refused(model, data, folder / "no")
     (folder / f"seen{ranks.rank}.json").write_text(json.dumps(seen))
 

@@ -42,10 +42,9 @@ def check_sharding(model: SegmentationModel, recipe: Recipe, precision: str) -> 
 class Shards:
     """The weights of a run while each process keeps its part of every tensor.
 
-    `net` is what is trained: it gathers the weights for each pass, block by block, and leaves each
-    process its part of the summed gradients. `ema` is split alike. `whole` has all weights, on the
-    CPU; it is filled by `gather` and is what is scored and stored. Every method has to be called by
-    all processes.
+    `net` is what is trained: it gathers the weights for each pass and leaves each process its part
+    of the gradients' mean. `ema` is split alike. `whole` has all weights, on the CPU; `gather`
+    fills it, and it is what is scored and stored. Every method has to be called by all processes.
     """
 
     def __init__(self, model: SegmentationModel, ema: ModelEmaV3 | None, ranks: Ranks):

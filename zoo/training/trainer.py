@@ -121,7 +121,8 @@ class Trainer:
             checkpoint_activations(model)
         if self.ranks.world > 1 and self.device.type == "cuda":
             model.net = convert_sync_batchnorm(model.net)
-        layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+        by_channels = self.recipe.channels_last and not self.ranks.splits  # FSDP's own condition
+        layout = torch.channels_last if by_channels else torch.contiguous_format
         return model.to(self.device).to(memory_format=layout)
 
     def fit(self, resume: bool = False) -> Result:
