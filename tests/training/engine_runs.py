@@ -38,6 +38,11 @@ def without_batch_norm(data: Path, folder: Path) -> Path:
     return folder
 
 
+def by_adamw(settings: list[str]) -> list[str]:
+    """The same settings with the usual optimizer."""
+    return [o for o in settings if not o.startswith("optimizer")] + ["optimizer={lr: 0.001}"]
+
+
 def command(model: Path | str, data: Path, out: Path, *more: str) -> list[str]:
     """The arguments of a short run; later values of a recipe key take the place of earlier ones."""
     changed = {override.partition("=")[0] for override in more}
