@@ -18,7 +18,9 @@ from training_settings import MODEL, SHORT
 
 from zoo.errors import InputError, RunError
 from zoo.training.checkpoint import load_checkpoint
-from zoo.training.finetune import finetune, make_plan, stage_plans
+from zoo.training.finetune import finetune
+from zoo.training.plan import make_plan
+from zoo.training.stage_plan import stage_plans
 
 
 def run(data: Path, out: Path, *more: str, **options: Any) -> Any:
