@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.commands.launch import launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 from engine_runs import (
     SETTINGS,
     TORCHRUN,
@@ -63,6 +65,7 @@ def seen(model: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) ->
         env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": "true"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
     return folder, [json.loads((folder / f"seen{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -119,6 +122,20 @@ def test_a_killed_run_with_split_weights_goes_on_where_it_was(seen: Seen) -> Non
 
 
 @pytest.mark.slow
+def test_one_process_goes_on_where_split_weights_stopped(
+    seen: Seen, model: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    straight, out = seen[0] / "straight", seen[0] / "stopped"
+    assert len(logged(out, "step", "loss")) == 3
+    changes = [*SPLIT, "checkpoint_minutes=0.0001"]
+    finetune(model, scenes, recipe="scratch", out=out, overrides=changes, resume=True)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "The checkpoint is from 2 processes, now there are 1" in said
+    losses = logged(straight, "step", "loss")
+    assert logged(out, "step", "loss") == pytest.approx(losses, rel=1e-5)
+
+
+@pytest.mark.slow
 def test_what_split_weights_cannot_do_is_refused_in_both_processes(seen: Seen) -> None:
     folder, both = seen
     for found in both:
@@ -143,6 +160,24 @@ def test_all_that_does_not_go_with_split_weights_is_named_at_once() -> None:
     assert "fp16 scales whole gradients; use bf16 or fp32" in text
     assert "net.gain is a single number" in text
     assert "start the run with torchrun" in text
+
+
+@pytest.mark.parametrize("offload", ["false", "true"])
+def test_what_accelerates_launcher_says_is_understood(
+    offload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "--use_fsdp --fsdp_version 2 --num_processes 4 --num_machines 1 --mixed_precision no"
+    more = f"--dynamo_backend no --fsdp_offload_params {offload} -m zoo finetune"
+    given = launch_command_parser().parse_args([*line.split(), *more.split()])
+    for key, value in prepare_multi_gpu_env(given).items():
+        if "FSDP" in key:
+            monkeypatch.setenv(key, value)
+    if offload == "false":
+        start_ranks()
+        assert os.environ["ACCELERATE_USE_FSDP"] == "true"  # what `start_ranks` looks at
+    else:
+        with pytest.raises(InputError, match="fsdp_offload_params"):
+            start_ranks()
 
 
 def test_parts_on_the_cpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
