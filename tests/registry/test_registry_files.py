@@ -46,6 +46,7 @@ def test_the_real_registry_has_the_decoders_and_four_recipes() -> None:
         "dpt",
         "linear",
         "fcn",
+        "eomt",
     ]
     assert {"cnn", "transformer", "scratch", "quickstart"} <= registry.recipes.keys()
     assert registry.overlay is None

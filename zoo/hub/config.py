@@ -149,9 +149,9 @@ def _spec_problems(spec: ModelSpec) -> Iterator[str]:
 
 
 def _parameters_of(decoder: str) -> frozenset[str]:
-    from zoo.models.adapted import HEADS
+    from zoo.models.adapted import arguments
     from zoo.models.decoders import DECODERS, smp_class
 
-    head = DECODERS[decoder].smp_class is None
-    maker: Any = HEADS[decoder] if head else smp_class(decoder)
-    return frozenset(inspect.signature(maker).parameters) - SETTLED
+    if DECODERS[decoder].smp_class is None:
+        return frozenset(arguments(decoder))
+    return frozenset(inspect.signature(smp_class(decoder)).parameters) - SETTLED

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from zoo.models.decoders import DECODERS, Decoder, smp_class
 from zoo.models.encoder import Level, TimmEncoder, encoder_levels
+from zoo.models.heads.eomt import EomtNetwork, eomt
 from zoo.models.heads.fcn import fcn
 from zoo.models.heads.linear import linear
 from zoo.models.network import Network
@@ -32,14 +33,19 @@ Head = Callable[..., tuple[nn.Module, nn.Module]]
 HEADS: dict[str, Head] = {"linear": linear, "fcn": fcn}
 """Decoder and segmentation head from an encoder's levels, the number of classes and options."""
 
+NETWORKS = {"eomt": eomt}
+"""Decoders that reach into the encoder: the whole network from a description and options."""
 
-def build_network(spec: ModelSpec, **pretrained: Any) -> Network:
+
+def build_network(spec: ModelSpec, **pretrained: Any) -> Network | EomtNetwork:
     """The network of `spec` with our own encoder; `pretrained` are arguments of timm's builder.
 
     Raises ValueError or TypeError for options that the decoder does not have.
     """
     row = DECODERS[spec.decoder]
     _check_options(spec)
+    if spec.decoder in NETWORKS:
+        return NETWORKS[spec.decoder](spec, pretrained, **spec.decoder_args)
     levels, plain = encoder_levels(spec.encoder, **spec.encoder_args)
     strides = _strides(row, spec.decoder_args)
     used = sorted(
@@ -72,7 +78,7 @@ GIVEN = {"self", "kwargs", "encoder_name", "encoder_weights", "classes", "in_cha
 
 def arguments(decoder: str) -> set[str]:
     """The names of the options that a decoder takes."""
-    own = HEADS.get(decoder)
+    own = HEADS.get(decoder) or NETWORKS.get(decoder)
     called: Any = own or smp_class(decoder).__init__
     parameters = inspect.signature(called).parameters.values()
     return {p.name for p in parameters if p.kind is p.KEYWORD_ONLY or own is None} - GIVEN
