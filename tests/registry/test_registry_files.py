@@ -219,6 +219,10 @@ STATISTICS = "mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]"
             "models.unet-x: Unknown tag of resnet18 'a9_in1k'. Did you mean",
         ),
         (
+            "decoders: {unet: {title: U, paper: '1505.04597', recipe: cmn}}",
+            "decoders.unet.recipe: Unknown recipe 'cmn'. Did you mean cnn?",
+        ),
+        (
             "models: {unet-x: {encoder: resnet18, recipe: cmn}}",
             "models.unet-x.recipe: Unknown recipe 'cmn'.",
         ),

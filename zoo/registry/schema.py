@@ -110,7 +110,7 @@ class Decoder(Strict):
 
     def refuses(self, encoder: Encoder) -> str | None:
         """What an encoder that it cannot be built on lacks, or None where it can."""
-        return Needs(where=self.takes).lacking(encoder)
+        return Needs(where=self.takes).lacking(encoder) if self.takes else None
 
 
 class Rule(Strict):
