@@ -38,7 +38,7 @@ def learned_miou(name: str, loss: dict[str, float], seed: int) -> float:
     """Validation mIoU after the same steps on the same batches."""
     torch.manual_seed(seed)
     options = {"queries": 24, "blocks": 3} if name.startswith("eomt") else {}
-    model = create(name, classes=CLASSES, encoder_weights=None, img_size=64, **options)
+    model = create(name, classes=CLASSES, encoder_weights=None, **options)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=STEPS)
     objective = Objective(loss)
