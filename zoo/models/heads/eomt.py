@@ -90,7 +90,7 @@ class QueryDecoder(nn.Module):
         self.upscale = nn.Sequential(*(_Doubling(width) for _ in range(doublings)))
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Patch tokens B x C x h x w to at least twice 1/8 of the images' height and width."""
+        """Patch tokens B x C x h x w, doubled until a cell measures 4 to 7 pixels."""
         enlarged: Tensor = self.upscale(patches)
         return enlarged
 
