@@ -195,7 +195,7 @@ def test_dropout_acts_before_the_classes() -> None:
     ("name", "options", "message"),
     [
         (f"eomt-{VIT}", {"queries": 0}, "queries is 0; at least 1 is needed"),
-        (f"eomt-{VIT}", {"blocks": 6}, "blocks is 6; allowed are 1 to 5, as test_vit has 6"),
+        (f"eomt-{VIT}", {"blocks": 6}, "blocks is 6; allowed are 1 to 5, as test_vit.* has 6"),
         (f"eomt-{VIT}", {"layers": 2}, "has no option layers; it has blocks, queries"),
         (
             "eomt-test_resnet",
