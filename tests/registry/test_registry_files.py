@@ -47,6 +47,7 @@ def test_the_real_registry_has_the_decoders_and_four_recipes() -> None:
         "dpt",
         "linear",
         "fcn",
+        "eomt",
     ]
     assert {"cnn", "transformer", "scratch", "quickstart"} <= registry.recipes.keys()
     assert registry.overlay is None
@@ -217,6 +218,10 @@ STATISTICS = "mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]"
         (
             "models: {unet-x: {encoder: resnet18.a9_in1k}}",
             "models.unet-x: Unknown tag of resnet18 'a9_in1k'. Did you mean",
+        ),
+        (
+            "decoders: {unet: {title: U, paper: '1505.04597', recipe: cmn}}",
+            "decoders.unet.recipe: Unknown recipe 'cmn'. Did you mean cnn?",
         ),
         (
             "models: {unet-x: {encoder: resnet18, recipe: cmn}}",

@@ -17,6 +17,7 @@ from zoo.files import write_text
 from zoo.models.spec import ModelSpec
 from zoo.registry import timm_table
 from zoo.registry.arguments import ENCODER_ARGS, MAX_SIDE, wrong_arguments
+from zoo.registry.options import OWN
 
 SCHEMA = 1
 MAX_CONFIG_BYTES = 1_000_000
@@ -158,9 +159,8 @@ def _spec_problems(spec: ModelSpec) -> Iterator[str]:
 
 
 def _parameters_of(decoder: str) -> frozenset[str]:
-    from zoo.models.adapted import HEADS
-    from zoo.models.decoders import DECODERS, smp_class
+    from zoo.models.decoders import smp_class
 
-    head = DECODERS[decoder].smp_class is None
-    maker: Any = HEADS[decoder] if head else smp_class(decoder)
-    return frozenset(inspect.signature(maker).parameters) - SETTLED
+    if decoder in OWN:
+        return frozenset(OWN[decoder].model_fields)
+    return frozenset(inspect.signature(smp_class(decoder)).parameters) - SETTLED

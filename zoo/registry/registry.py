@@ -91,16 +91,24 @@ def parse_name(name: str, *, overlay: Path | None = None) -> Name:
 def resolve(name: str, overlay: Path | None = None) -> Resolved:
     """Everything known about a model, whether or not the pair is supported.
 
-    Later wins: the timm table, the decoder's row, the first matching encoder rule, the curated
-    row, the overlay's first matching rule. A rule with a weights file does not apply to a name
-    with a tag, which asks for timm's weights. Raises InputError for an unknown name.
+    Later wins: the timm table, the decoder's row, the first matching encoder rule, the decoder's
+    recipe, the curated row, the overlay's first matching rule. A rule with a weights file does not
+    apply to a name with a tag, which asks for timm's weights. Raises InputError for an unknown
+    name.
     """
     registry = load_registry(overlay)
     name = _current(name, registry)
     parts = _parse(name, registry)
     model = Resolved(name=name, decoder=parts.decoder, encoder=parts.encoder, tag=parts.tag)
     model.row = timm_table.encoders().get(parts.encoder)
-    for step in (_put_table, _put_decoder, _put_rules, _put_curated, _put_overlay_rules):
+    for step in (
+        _put_table,
+        _put_decoder,
+        _put_rules,
+        _put_recipe,
+        _put_curated,
+        _put_overlay_rules,
+    ):
         step(model, registry)
     _put_support(model, registry)
     model.origins |= dict.fromkeys(("name", "decoder", "encoder"), "name")
@@ -170,7 +178,9 @@ def list_models(
         for row in rows.values()
         if row.name in encoders
         for name in _spellings(f"{key}-{row.name}", row, tagged)
-        if fnmatchcase(name, pattern) and coverage.problem(row.module, key) is None
+        if fnmatchcase(name, pattern)
+        and coverage.problem(row.module, key) is None
+        and registry.decoders[key].refuses(row) is None
     ]
     names += [
         name
@@ -252,6 +262,12 @@ def _put_rules(model: Resolved, registry: Registry) -> None:
     _put_first_match(model, registry.rules, "registry.yaml", registry_file().parent)
 
 
+def _put_recipe(model: Resolved, registry: Registry) -> None:
+    """The decoder's own recipe, where it has one."""
+    if (recipe := registry.decoders[model.decoder].recipe) is not None:
+        model.put("recipe", recipe, registry.origin(f"decoders.{model.decoder}"))
+
+
 def _put_overlay_rules(model: Resolved, registry: Registry) -> None:
     if registry.overlay is not None:
         source = f"overlay {registry.overlay}"
@@ -293,6 +309,9 @@ def _put_support(model: Resolved, registry: Registry) -> None:
     if model.row is not None:
         model.adapted = adapted(model.decoder, decoder, model.row)
         model.reason = coverage.problem(model.row.module, model.decoder)
+        if (lacking := decoder.refuses(model.row)) is not None:
+            place = registry.origin(f"decoders.{model.decoder}")
+            model.reason, origin = f"{model.decoder} needs {lacking}", f"{place}.takes"
     elif decoder.needs is None:
         model.reason, origin = f"{model.decoder} takes encoders of timm alone", needs
     model.supported = model.reason is None

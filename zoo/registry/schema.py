@@ -94,7 +94,8 @@ class Decoder(Strict):
     """A decoder: `args` go to its class, `encoder_args` to timm.
 
     The arguments of the first of `cases` that matches the encoder come on top of `args`. A head of
-    zoo's own has no `needs`.
+    zoo's own has no `needs`; `takes` are the only encoders that one can be built on. `recipe` takes
+    the place of the encoder rules' recipe.
     """
 
     title: Annotated[str, Field(min_length=1)]
@@ -105,6 +106,12 @@ class Decoder(Strict):
     encoder_args: dict[str, Any] = Field(default_factory=dict)
     cases: list[Case] = Field(default_factory=list)
     needs: Needs | None = None
+    takes: Where = Field(default_factory=dict)
+    recipe: str | None = None
+
+    def refuses(self, encoder: Encoder) -> str | None:
+        """What an encoder that it cannot be built on lacks, or None where it can."""
+        return Needs(where=self.takes).lacking(encoder) if self.takes else None
 
 
 class Rule(Strict):
