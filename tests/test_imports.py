@@ -28,7 +28,16 @@ LINES = [
     ["zoo.registry"],
     ["zoo.remote"],
     ["zoo.leaderboard"],
-    ["zoo.environment", "zoo.page", "zoo.console", "zoo.files", "zoo.palette", "zoo.errors", "zoo"],
+    [
+        "zoo.environment",
+        "zoo.page",
+        "zoo.console",
+        "zoo.files",
+        "zoo.palette",
+        "zoo.class_lists",
+        "zoo.errors",
+        "zoo",
+    ],
 ]
 
 
