@@ -21,7 +21,7 @@ LINES = [
     ["zoo.reports"],
     ["zoo.training"],
     ["zoo.evaluation"],
-    ["zoo.creation", "zoo.importing"],
+    ["zoo.creation", "zoo.importing", "zoo.trained"],
     ["zoo.data"],
     ["zoo.hub"],
     ["zoo.models"],

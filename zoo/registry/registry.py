@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zoo.errors import InputError, join_problems, unknown
-from zoo.registry import coverage, timm_table
+from zoo.registry import coverage, timm_table, trained
+from zoo.registry.licences import OPEN, fits_licence, non_commercial
 from zoo.registry.load import Registry, load_registry, name_problems, registry_file, split_name
 from zoo.registry.options import defaults
 from zoo.registry.schema import CuratedModel, Decoder, Rule, TrainedWeights, matches
@@ -36,11 +38,12 @@ class Resolved:
 
     `args` go to the decoder's SMP class, `encoder_args` to timm. `weights_file` is a local file,
     `hub_id` the repository of the encoder's pretrained weights; both None means there are none.
-    `mean` and `std` apply to pixels in [0, 1]. `licence` is that of the encoder's weights, None
-    where it is not known. `adapted` says why the pair is joined by zoo's adapter and not by SMP's
-    own class, None where it is. `reason` says why a pair is not supported. `row` is the encoder's
-    row of the table, None for an `smp:` encoder. `origins` maps each value, `args.KEY` included,
-    to where it came from.
+    `mean` and `std` apply to pixels in [0, 1]. `licence` is that of the encoder's weights, or of
+    the trained weights that the name stands for (`default` is their key in `trained`); None where
+    it is not known. `adapted` says why the pair is joined by zoo's adapter and not by SMP's own
+    class, None where it is. `reason` says why a pair is not supported. `row` is the encoder's row
+    of the table, None for an `smp:` encoder. `origins` maps each value, `args.KEY` included, to
+    where it came from.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Resolved:
     licence: str | None = None
     recipe: str = ""
     trained: dict[str, TrainedWeights] = field(default_factory=dict)
+    default: str | None = None
     adapted: str | None = None
     supported: bool = True
     reason: str | None = None
@@ -134,8 +138,12 @@ def show(name: str, overlay: Path | None = None) -> list[tuple[str, Any, str]]:
         values[key] = getattr(model, key)
     values["evidence"] = registry.recipe(model.recipe).evidence
     origins = model.origins | {"evidence": registry.origin(f"recipes.{model.recipe}")}
-    for key, trained in model.trained.items():
-        values[f"trained.{key}"] = f"{trained.hub}@{trained.revision}"
+    values["default"] = model.default
+    if non_commercial(model.licence):
+        values["commercial_use"], origins["commercial_use"] = "forbidden", origins["licence"]
+    for key, value in trained.shown(model.trained):
+        values[key] = value
+        origins[key] = registry.origin(f"models.{model.name}")
     if model.row is not None:
         for key in ("kind", "reductions", "channels", "dilates", "resizes", "params_m"):
             values[key] = getattr(model.row, key)
@@ -158,12 +166,15 @@ def list_models(
     *,
     decoder: str | None = None,
     encoder: str | None = None,
+    licence: str | None = None,
     overlay: Path | None = None,
 ) -> list[str]:
     """The supported names that match the pattern (* and ?), numbers in them sorted as numbers.
 
     `decoder` and `encoder` are patterns too. A pattern with a dot is matched against the names
-    with tags. Raises InputError for a decoder or encoder that nothing matches.
+    with tags. `licence` is a pattern of the pretrained or trained weights' licence, or `open`: see
+    docs/registry.md. Raises InputError for a decoder or encoder that nothing matches, and for a
+    licence that none of the names' weights come under.
     """
     registry = load_registry(overlay)
     rows = timm_table.encoders()
@@ -187,7 +198,25 @@ def list_models(
         for name, parts in zip(registry.models, curated, strict=True)
         if parts.decoder in decoders and parts.encoder in encoders and fnmatchcase(name, pattern)
     ]
-    return sorted(set(names), key=natural)
+    chosen = sorted(set(names), key=natural)
+    return chosen if licence is None else _under(licence, chosen, overlay)
+
+
+def _under(licence: str, names: list[str], overlay: Path | None) -> list[str]:
+    """Those of `names` whose weights come under a licence, which no decoder changes."""
+    curated = load_registry(overlay).models
+    keys = {name: name if name in curated else name.partition("-")[2] for name in names}
+    one_each = {key: name for name, key in keys.items()}
+    licences = {key: resolve(name, overlay).licence for key, name in one_each.items()}
+    chosen = [name for name, key in keys.items() if fits_licence(licence, licences[key])]
+    if names and not chosen:
+        counts = Counter(terms or "not known" for terms in licences.values()).most_common()
+        raise InputError(
+            f"No weights of the {len(names)} models come under {licence!r}. Their licences: "
+            f"{', '.join(terms for terms, _ in counts)}. Patterns with * and ? are taken, and "
+            f"`open`, which means {', '.join(sorted(OPEN))}."
+        )
+    return chosen
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
@@ -299,6 +328,9 @@ def _put_curated(model: Resolved, registry: Registry) -> None:
     model.put("tag", model.tag, origin)
     model.put("args", row.args, origin)
     model.put("trained", row.weights, origin)
+    if row.default is not None:  # the encoder's own weights play no part
+        for key, value in (("default", row.default), ("tag", None), ("hub_id", None)):
+            model.put(key, value, origin)
     _put_given(model, row, origin)
 
 

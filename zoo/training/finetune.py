@@ -12,7 +12,7 @@ import torch
 from accelerate import PartialState
 
 from zoo.console import remark
-from zoo.creation import DEFAULT, create, model_folder
+from zoo.creation import DEFAULT, create
 from zoo.data.imbalance import (
     PER_IMAGE,
     RARE,
@@ -35,6 +35,7 @@ from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides, parse_overrides
 from zoo.registry.recipe import Recipe, recipe_dict, recipe_hash
 from zoo.registry.registry import resolve
+from zoo.trained import model_folder
 from zoo.training.auto import AUTO
 from zoo.training.checkpoint import NAME
 from zoo.training.features import check_encoder, check_feature_views
@@ -86,8 +87,8 @@ def make_plan(
 ) -> Plan:
     """Resolve names, recipe and data. Raises InputError for anything that does not exist."""
     check_budget(recipe, budget)
-    folder = model_folder(model)
-    name = read_folder(folder).spec.name if folder is not None else str(model)
+    folder = model_folder(model, registry, names=encoder_weights == DEFAULT)
+    name = read_folder(folder, registry).spec.name if folder is not None else str(model)
     if folder is not None and encoder_weights != DEFAULT:
         raise InputError(f"{model} is a trained model; encoder_weights is for names only.")
     resolved = resolve(name, registry)
@@ -294,14 +295,14 @@ def _fresh_or_trained(plan: Plan, new_head: bool) -> SegmentationModel:
             img_size=_crop_for_fixed_size(plan),
             registry=plan.registry,
         )
-    stored = read_folder(plan.folder).spec.classes
+    stored = read_folder(plan.folder, plan.registry).spec.classes
     if stored != classes and not new_head:
         raise InputError(
             f"{plan.folder} was trained on {len(stored)} classes ({', '.join(stored[:5])} ...), "
             f"{plan.dataset.name} has {len(classes)} ({', '.join(classes[:5])} ...). "
             "Give --new-head to start the layer that scores the classes anew."
         )
-    return create(plan.folder, classes=classes)
+    return create(plan.folder, classes=classes, registry=plan.registry)
 
 
 def _crop_for_fixed_size(plan: Plan) -> int | None:
