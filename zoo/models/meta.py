@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class _RatesOnCpu(TorchFunctionMode):
-    """SMP's mix transformers read the numbers of a linspace, of which the device `meta` has none."""
+    """SMP's mix transformers read the numbers of a linspace, which the device `meta` has not."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
