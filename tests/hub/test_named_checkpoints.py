@@ -151,6 +151,35 @@ def test_every_verb_takes_the_name(
     assert make_plan(TINY, data, encoder_weights=None).folder is None
 
 
+def test_a_published_model_is_fine_tuned_on_other_classes(
+    loopback_hub: LoopbackHub,
+    segformer: tuple[Any, dict[str, bytes]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    commit = loopback_hub.add_repo(HUB, segformer[1])
+    data = str(write_scenes(tmp_path / "scenes", train=2, val=2, test=1, size=(64, 64)))
+    stages = (
+        "stages=[{name: head, epochs: 1, unfreeze: 0.0}, {name: half, epochs: 1, unfreeze: 0.5}]"
+    )
+    arguments = [
+        "finetune", NAME, "--data", data, "--out", str(tmp_path / "run"), "crop=64", "batch_size=2",
+        "workers=0", "precision=fp32", stages,
+    ]  # fmt: skip
+    assert run(arguments) == 2
+    assert "was trained on 150 classes (wall, building" in capsys.readouterr().err
+    assert run([*arguments, "--dry-run"]) == 0
+    assert "4 of 9" in capsys.readouterr().out
+    assert run([*arguments, "--new-head"]) == 0
+    best = load_folder(tmp_path / "run" / "best")
+    assert (best.spec.name, best.spec.encoder_revision) == (NAME, commit)
+    assert best.spec.licence == "nvidia-source-code-license"
+    assert best.provenance is not None
+    assert best.provenance["encoder_init"] == "pretrained"
+    frozen, theirs = "encoder.block1.0.norm1.weight", segformer[0].state_dict()
+    assert torch.equal(best.net.state_dict()[frozen], theirs[frozen])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
