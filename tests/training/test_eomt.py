@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from engine_runs import logged
 
 from zoo.cli import run
 from zoo.creation import create
@@ -69,18 +71,43 @@ def test_it_learns_scenes_better_than_a_linear_head_in_the_same_steps(seed: int)
     assert queries > linear + 0.02
 
 
+def arguments(data: Path, out: Path) -> list[str]:
+    """Two epochs of two steps, images of a batch in two parts."""
+    return [
+        "finetune", "eomt-test_vit", "--data", str(data), "--encoder-weights", "none",
+        "--recipe", "eomt", "--out", str(out), "crop=64", "batch_size=4", "micro_batch=2",
+        "workers=0", "precision=fp32", "stages=[{name: all, epochs: 2}]",
+    ]  # fmt: skip
+
+
 def test_a_run_gives_up_masked_attention_and_keeps_a_model_that_scores_pixels(
     small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[float] = []
     monkeypatch.setattr(trainer, "set_progress", lambda _, progress: seen.append(progress))
-    arguments = [
-        "finetune", "eomt-test_vit", "--data", str(small_scenes), "--recipe", "eomt",
-        "--encoder-weights", "none", "--out", str(tmp_path / "run"), "crop=64", "batch_size=4",
-        "micro_batch=2", "workers=0", "precision=fp32", "stages=[{name: all, epochs: 2}]",
-    ]  # fmt: skip
-    assert run(arguments) == 0
+    assert run(arguments(small_scenes, tmp_path / "run")) == 0
     assert seen == [0.0, 0.25, 0.5, 0.75]
     model = load_folder(tmp_path / "run" / "best").eval()
     with torch.no_grad():
         assert model(torch.randn(1, 3, 64, 80)).shape == (1, len(CLASSES), 64, 80)
+
+
+def test_a_resumed_run_draws_and_learns_as_one_that_never_stopped(
+    small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    straight, stopped = tmp_path / "straight", tmp_path / "stopped"
+    assert run(arguments(small_scenes, straight)) == 0
+    real = trainer.Trainer._update
+
+    def update(self: trainer.Trainer, *batch: torch.Tensor) -> float:
+        if self.progress.step == 2:
+            raise KeyboardInterrupt
+        return real(self, *batch)
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(trainer.Trainer, "_update", update)
+        run(arguments(small_scenes, stopped))
+    assert len(logged(stopped, "step", "loss")) == 2
+    assert run([*arguments(small_scenes, stopped), "--resume"]) == 0
+    assert logged(stopped, "step", "loss") == logged(straight, "step", "loss")
+    assert len(logged(straight, "step", "loss")) == 4
