@@ -109,7 +109,7 @@ def test_a_timm_without_the_encoder_is_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(timm, "__version__", "0.9.2")
     message = (
         r"installed timm 0\.9\.2 has no encoder resnet18; timm 1\.0\.31 has, .*"
-        r"pip install 'timm==1\.0\.31', or take resnet34 or resnet10t\."
+        r"pip install 'timm==1\.0\.31', or take resnet10t or resnet34\."
     )
     with pytest.raises(InputError, match=message):
         build(spec("resnet18"))

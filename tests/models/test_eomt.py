@@ -225,6 +225,22 @@ def test_only_encoders_that_it_takes_are_listed_and_its_recipe_is_its_own() -> N
     assert list_models(decoder="eomt", encoder=VIT) == [f"eomt-{VIT}"]
 
 
+def test_parallel_blocks_are_left_out() -> None:
+    resolved = resolve("eomt-vit_small_patch16_18x2_224")
+    assert not resolved.supported
+    assert resolved.reason is not None
+    assert resolved.reason.startswith("eomt needs an encoder that is not left out (name *_18x2_*, ")
+    assert len(list_models(decoder="eomt")) == 237
+    assert list_models(decoder="eomt", encoder="*pwee_*") == []
+
+
+@pytest.mark.slow
+def test_every_encoder_that_is_listed_takes_queries() -> None:
+    for name in list_models(decoder="eomt"):
+        with torch.device("meta"):
+            assert TokenEncoder(name.removeprefix("eomt-"), None, 5).first >= 1
+
+
 def test_nets_without_queries_need_not_know_the_progress() -> None:
     net = torch.nn.Linear(1, 1)
     set_progress(net, 0.5)

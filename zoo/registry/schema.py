@@ -97,8 +97,8 @@ class Decoder(Strict):
     """A decoder: `args` go to its class, `encoder_args` to timm.
 
     The arguments of the first of `cases` that matches the encoder come on top of `args`. A head of
-    zoo's own has no `needs`; `takes` are the only encoders that one can be built on. `recipe` takes
-    the place of the encoder rules' recipe.
+    zoo's own has no `needs`; `takes` are the only encoders that one can be built on, except those
+    that match `leaves_out`. `recipe` takes the place of the encoder rules' recipe.
     """
 
     title: Annotated[str, Field(min_length=1)]
@@ -110,10 +110,14 @@ class Decoder(Strict):
     cases: list[Case] = Field(default_factory=list)
     needs: Needs | None = None
     takes: Where = Field(default_factory=dict)
+    leaves_out: Where = Field(default_factory=dict)
     recipe: str | None = None
 
     def refuses(self, encoder: Encoder) -> str | None:
         """What an encoder that it cannot be built on lacks, or None where it can."""
+        if self.leaves_out and matches(self.leaves_out, encoder):
+            left_out = "; ".join(f"{key} {', '.join(p)}" for key, p in self.leaves_out.items())
+            return f"an encoder that is not left out ({left_out}), has {encoder.name}"
         return Needs(where=self.takes).lacking(encoder) if self.takes else None
 
 
