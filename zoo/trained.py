@@ -73,7 +73,7 @@ def check_named(named: Named, changed: bool, licence: str | None) -> None:
             f"{named.name} is a trained model here; only classes= can be changed. Its architecture "
             "takes other arguments: give encoder_weights=None for random weights."
         )
-    if licence is not None:
+    if licence is not None and named.model.licence is not None:
         check_licence(licence, named.model.licence, named.name)
 
 

@@ -203,6 +203,14 @@ def test_a_repository_that_is_not_what_the_row_says(
         zoo.create(TINY)
 
 
+def test_an_old_name_of_a_trained_model_works_and_warns(
+    tiny: tuple[Any, str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text(f"{ROW}\nrenamed: {{unet-old-streets: {TINY}}}\n")
+    with pytest.warns(FutureWarning, match=f"unet-old-streets is called {TINY} now"):
+        assert zoo.create("unet-old-streets").spec.name == TINY
+
+
 @pytest.mark.parametrize("given", [{"in_chans": 4}, {"img_size": 64}, {"upsampling": 2}])
 def test_a_trained_name_takes_no_other_arguments(
     loopback_hub: LoopbackHub, given: dict[str, Any]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,6 +162,17 @@ def _wrong_model(name: str, row: CuratedModel, decoders: dict[str, Decoder]) -> 
         yield f"the name must start with a decoder and a hyphen: {', '.join(decoders)}"
     elif not row.encoder.startswith("smp:"):
         yield from name_problems(f"{decoder}-{row.encoder}", decoders)
+
+
+def current_name(name: str, registry: Registry) -> str:
+    """The name, or what it is called now, with a FutureWarning."""
+    if name not in registry.renamed:
+        return name
+    new = registry.renamed[name]
+    warnings.warn(
+        f"The model {name} is called {new} now. Use the new name.", FutureWarning, stacklevel=3
+    )
+    return new
 
 
 def split_name(name: str) -> tuple[str, str, str | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,7 +13,14 @@ from typing import Any, NamedTuple
 from zoo.errors import InputError, join_problems, unknown
 from zoo.registry import coverage, timm_table, trained
 from zoo.registry.licences import OPEN, fits_licence, non_commercial
-from zoo.registry.load import Registry, load_registry, name_problems, registry_file, split_name
+from zoo.registry.load import (
+    Registry,
+    current_name,
+    load_registry,
+    name_problems,
+    registry_file,
+    split_name,
+)
 from zoo.registry.options import defaults
 from zoo.registry.schema import CuratedModel, Decoder, Rule, TrainedWeights, matches
 from zoo.registry.timm_table import Encoder
@@ -89,7 +95,7 @@ def parse_name(name: str, *, overlay: Path | None = None) -> Name:
     parts and a FutureWarning. Raises InputError with the nearest names.
     """
     registry = load_registry(overlay)
-    return _parse(_current(name, registry), registry)
+    return _parse(current_name(name, registry), registry)
 
 
 def resolve(name: str, overlay: Path | None = None) -> Resolved:
@@ -101,7 +107,7 @@ def resolve(name: str, overlay: Path | None = None) -> Resolved:
     name.
     """
     registry = load_registry(overlay)
-    name = _current(name, registry)
+    name = current_name(name, registry)
     parts = _parse(name, registry)
     model = Resolved(name=name, decoder=parts.decoder, encoder=parts.encoder, tag=parts.tag)
     model.row = timm_table.encoders().get(parts.encoder)
@@ -236,17 +242,6 @@ def _chosen(what: str, pattern: str | None, names: Iterable[str]) -> list[str]:
     if not found:
         raise InputError(unknown(what, str(pattern), names))
     return found
-
-
-def _current(name: str, registry: Registry) -> str:
-    """The name, or what it is called now."""
-    if name not in registry.renamed:
-        return name
-    new = registry.renamed[name]
-    warnings.warn(
-        f"The model {name} is called {new} now. Use the new name.", FutureWarning, stacklevel=3
-    )
-    return new
 
 
 def _parse(name: str, registry: Registry) -> Name:

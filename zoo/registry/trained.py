@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from zoo.errors import InputError, shortened
 from zoo.registry.licences import fits_licence, non_commercial
-from zoo.registry.load import load_registry
+from zoo.registry.load import current_name, load_registry
 from zoo.registry.schema import CuratedModel, TrainedWeights
 
 UNPINNED = "no commit is pinned; that of main is looked up and recorded at each load"
@@ -26,10 +26,10 @@ class Named(NamedTuple):
 def default_weights(name: str, overlay: Path | None = None) -> Named | None:
     """The trained weights that a name alone stands for; None for an architecture's name."""
     registry = load_registry(overlay)
-    name = registry.renamed.get(name, name)
-    model = registry.models.get(name)
+    model = registry.models.get(registry.renamed.get(name, name))
     if model is None or model.default is None:
         return None
+    name = current_name(name, registry)
     return Named(name, model, model.weights[model.default])
 
 
