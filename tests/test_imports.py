@@ -21,14 +21,23 @@ LINES = [
     ["zoo.reports"],
     ["zoo.training"],
     ["zoo.evaluation"],
-    ["zoo.creation", "zoo.importing"],
+    ["zoo.creation", "zoo.importing", "zoo.trained"],
     ["zoo.data"],
     ["zoo.hub"],
     ["zoo.models"],
     ["zoo.registry"],
     ["zoo.remote"],
     ["zoo.leaderboard"],
-    ["zoo.environment", "zoo.page", "zoo.console", "zoo.files", "zoo.palette", "zoo.errors", "zoo"],
+    [
+        "zoo.environment",
+        "zoo.page",
+        "zoo.console",
+        "zoo.files",
+        "zoo.palette",
+        "zoo.class_lists",
+        "zoo.errors",
+        "zoo",
+    ],
 ]
 
 

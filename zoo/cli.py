@@ -58,6 +58,9 @@ def list_command(
     pattern: Annotated[str, typer.Argument(help="A shell pattern such as 'unet-*'.")] = "*",
     decoder: Annotated[str | None, typer.Option(help="Only this decoder.")] = None,
     encoder: Annotated[str | None, typer.Option(help="Only encoders of this pattern.")] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Only weights under this licence (a pattern), or open.")
+    ] = None,
     registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -65,7 +68,9 @@ def list_command(
     from zoo.console import remark
     from zoo.registry.registry import list_models
 
-    names = list_models(pattern, decoder=decoder, encoder=encoder, overlay=registry)
+    names = list_models(
+        pattern, decoder=decoder, encoder=encoder, licence=licence, overlay=registry
+    )
     _print(json.dumps(names, indent=2) if as_json else "\n".join(names))
     remark(f"{len(names)} models")
 

@@ -72,7 +72,7 @@ def push_command(
 
 
 def pull_command(
-    model: Annotated[str, typer.Argument(help="hf-hub:ORG/REPO[@REVISION].")],
+    model: Annotated[str, typer.Argument(help="hf-hub:ORG/REPO[@REVISION], or a trained name.")],
     out: Annotated[
         Path | None, typer.Option(help="Copy the model's files to this new folder.")
     ] = None,

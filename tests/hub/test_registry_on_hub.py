@@ -61,6 +61,8 @@ def test_a_registry_that_is_not_pinned(
                                 "args": {"encoder_weights": "imagenet"}}}}, "hold this argument"),
         ({"models": {NAME: {"encoder": "test_resnet", "args": {"pretrained_cfg": {}}}}},
          "hold this argument"),
+        ({"models": {NAME: {"encoder": "test_resnet", "weights": {"a": {"hub": REPO}}}}},
+         "weights.a.revision: is missing; a commit has to be pinned"),
         ({"run": "me"}, "there is no key 'run'"),
     ],
 )  # fmt: skip

@@ -22,7 +22,7 @@ SMP_DECODERS = sorted(name for name, row in DECODERS.items() if row.smp_class)
 
 
 def name_with(decoder: str) -> str:
-    return f"{decoder}-test_vit" if decoder == "dpt" else f"{decoder}-test_resnet"
+    return f"{decoder}-test_vit" if decoder in ("dpt", "eomt") else f"{decoder}-test_resnet"
 
 
 @pytest.mark.parametrize("decoder", sorted(DECODERS))

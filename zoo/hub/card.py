@@ -11,7 +11,8 @@ import yaml
 
 from zoo.errors import InputError
 from zoo.files import parse_yaml
-from zoo.hub.licences import licence_fields, non_commercial
+from zoo.hub.licences import licence_fields
+from zoo.registry.licences import non_commercial
 
 if TYPE_CHECKING:
     from zoo.leaderboard.records import Record

@@ -17,6 +17,9 @@ from zoo.files import write_text
 from zoo.models.spec import ModelSpec
 from zoo.registry import timm_table
 from zoo.registry.arguments import ENCODER_ARGS, MAX_SIDE, wrong_arguments
+from zoo.registry.options import OWN
+from zoo.registry.trained import Named, weights_in
+from zoo.remote.address import PREFIX, snapshot_origin
 
 SCHEMA = 1
 MAX_CONFIG_BYTES = 1_000_000
@@ -64,9 +67,20 @@ def write_json_schema(path: Path) -> None:
     write_text(path, json.dumps(json_schema(), indent=2) + "\n")
 
 
-def read_config(path: Path) -> Described:
-    """Read config.json. Raises InputError with every problem of the file."""
-    return parse_config(read_json_object(path), str(path))
+def read_config(path: Path, registry: Path | None = None) -> Described:
+    """Read config.json. Raises InputError with every problem of the file.
+
+    Where SMP wrote it alone, a row of the registry (or of the overlay `registry`) for the
+    repository in the Hub's cache that it lies in tells the classes.
+    """
+    config, origin = read_json_object(path), snapshot_origin(path.parent)
+    named = weights_in(origin.partition("@")[0], registry) if origin else None
+    described = parse_config(config, str(path), named)
+    if named is None or origin is None or not described.foreign:
+        return described
+    came_from = {"encoder_weights": f"{PREFIX}{named.weights.hub}"}
+    came_from["encoder_revision"] = origin.partition("@")[2]
+    return replace(described, spec=described.spec.model_copy(update=came_from))
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -82,13 +96,16 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def parse_config(config: dict[str, Any], source: str) -> Described:
-    """The description in `config`; `source` names it in messages. Raises InputError."""
+def parse_config(config: dict[str, Any], source: str, named: Named | None = None) -> Described:
+    """The description in `config`; `source` names it in messages. Raises InputError.
+
+    `named` is the registry's row of it, which tells what SMP does not store.
+    """
     ours = config.get("_zoo")
     if ours is None and "_model_class" in config:
         from zoo.hub.smp import spec_from_smp
 
-        described = Described(spec_from_smp(config, source), foreign=True)
+        described = Described(spec_from_smp(config, source, named), foreign=True)
     else:
         described = _parse_ours(ours, source)
         described = replace(described, spec=_as_smp_built(described.spec, config))
@@ -158,9 +175,8 @@ def _spec_problems(spec: ModelSpec) -> Iterator[str]:
 
 
 def _parameters_of(decoder: str) -> frozenset[str]:
-    from zoo.models.adapted import HEADS
-    from zoo.models.decoders import DECODERS, smp_class
+    from zoo.models.decoders import smp_class
 
-    head = DECODERS[decoder].smp_class is None
-    maker: Any = HEADS[decoder] if head else smp_class(decoder)
-    return frozenset(inspect.signature(maker).parameters) - SETTLED
+    if decoder in OWN:
+        return frozenset(OWN[decoder].model_fields)
+    return frozenset(inspect.signature(smp_class(decoder)).parameters) - SETTLED

@@ -23,13 +23,14 @@ WAYS = (
 MAX_CARD_BYTES = 1_000_000
 
 
-def pull(address: Address) -> Path:
+def pull(address: Address, registry: Path | None = None) -> Path:
     """Bring a model into the cache and return its folder there, named by the commit.
 
     The revision is resolved to a commit once. The description is checked, and names and shapes of
     the weights are compared with it, before the weights are downloaded; their SHA-256 after. A full
     commit that is cached needs no request; where the Hub cannot be asked, what is cached is used
-    with a remark. Raises InputError for a model that cannot be used, RunError where the Hub fails.
+    with a remark. `registry` is an overlay that may name the classes of a repository of SMP's.
+    Raises InputError for a model that cannot be used, RunError where the Hub fails.
     """
     task = Task(f"pull {address.repo}", address, WAYS)
     timeout = hub_timeout()
@@ -44,7 +45,7 @@ def pull(address: Address) -> Path:
         reason = str(error).partition(" Ways on:")[0]
         remark(f"{reason} The cached model of revision {cached.name[:12]} is used.")
         return cached
-    folder = _fetch(task, listing, timeout)
+    folder = _fetch(task, listing, timeout, registry)
     note_revision(task, listing.commit)
     return folder
 
@@ -56,9 +57,9 @@ def _cached(task: Task) -> Path | None:
     return snapshot(task, commit)
 
 
-def _fetch(task: Task, listing: Listing, timeout: float) -> Path:
+def _fetch(task: Task, listing: Listing, timeout: float, registry: Path | None) -> Path:
     _check_listing(task, listing)
-    described = read_config(store(task, listing, CONFIG, timeout))
+    described = read_config(store(task, listing, CONFIG, timeout), registry)
     try:
         check_shapes(described, read_shapes(task, listing, WEIGHTS, timeout))
     except InputError as error:

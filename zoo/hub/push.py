@@ -13,10 +13,11 @@ from zoo.console import remark
 from zoo.errors import InputError, RunError, join_problems
 from zoo.hub.card import BEGIN, END, fields_of, merged, with_fields
 from zoo.hub.folder import CARD, is_model_folder, save_folder
-from zoo.hub.licences import licence_fields, non_commercial
+from zoo.hub.licences import licence_fields
 from zoo.hub.prepare import Parcel, prepare
 from zoo.hub.pull import MAX_CARD_BYTES
 from zoo.hub.row import Row, register
+from zoo.registry.licences import non_commercial
 from zoo.remote import upload
 from zoo.remote.address import Address, hub_timeout, problems
 from zoo.remote.download import store

@@ -20,8 +20,9 @@ ENCODER_ARGS = frozenset(
 DECODER_PREFIXES = ("decoder_", "psp_")
 DECODER_ARGS = frozenset(
     {
-        "auxiliary", "bins", "channels", "dropout", "encoder_depth", "encoder_output_stride",
-        "kernels", "norm", "pooling", "rates", "separable", "stride", "upsampling",
+        "auxiliary", "bins", "blocks", "channels", "dropout", "encoder_depth",
+        "encoder_output_stride", "kernels", "norm", "pooling", "queries", "rates", "separable",
+        "stride", "upsampling",
     }
 )  # fmt: skip
 """Arguments of decoders beside those that start with one of the prefixes."""

@@ -61,6 +61,9 @@ def unsafe_parts(file: RegistryFile) -> Iterator[str]:
             yield from wrong_arguments(case.encoder_args, ENCODER_ARGS, f"{here}.encoder_args")
     for name, model in file.models.items():
         yield from _decoder(model.args, f"models.{name}.args")
+        for key, weights in model.weights.items():
+            if weights.revision is None:
+                yield f"models.{name}.weights.{key}.revision: is missing; a commit has to be pinned"
 
 
 def _decoder(arguments: dict[str, Any], place: str) -> Iterator[str]:

@@ -126,14 +126,14 @@ def _fresh_or_trained(plan: Plan, new_head: bool) -> SegmentationModel:
             img_size=plan.img_size,
             registry=plan.registry,
         )
-    stored = read_folder(plan.folder).spec.classes
+    stored = read_folder(plan.folder, plan.registry).spec.classes
     if stored != classes and not new_head:
         raise InputError(
             f"{plan.folder} was trained on {len(stored)} classes ({', '.join(stored[:5])} ...), "
             f"{plan.dataset.name} has {len(classes)} ({', '.join(classes[:5])} ...). "
             "Give --new-head to start the layer that scores the classes anew."
         )
-    return create(plan.folder, classes=classes)
+    return create(plan.folder, classes=classes, registry=plan.registry)
 
 
 def _train_loader(plan: Plan, draws: list[float] | None, ranks: Ranks) -> TrainLoader:
