@@ -61,6 +61,11 @@ def test_a_registry_that_is_not_pinned(
                                 "args": {"encoder_weights": "imagenet"}}}}, "hold this argument"),
         ({"models": {NAME: {"encoder": "test_resnet", "args": {"pretrained_cfg": {}}}}},
          "hold this argument"),
+        ({"models": {NAME: {"encoder": "test_resnet", "args": {"activation": "sigmoid"}}}},
+         "hold this argument"),
+        ({"models": {"dpt-test_vit": {"encoder": "test_vit",
+                                      "args": {"encoder_output_indices": [0]}}}},
+         "hold this argument"),
         ({"run": "me"}, "there is no key 'run'"),
     ],
 )  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -16,13 +15,10 @@ from zoo.errors import InputError, join_problems, unknown
 from zoo.files import write_text
 from zoo.models.spec import ModelSpec
 from zoo.registry import timm_table
-from zoo.registry.arguments import ENCODER_ARGS, MAX_SIDE, wrong_arguments
+from zoo.registry.arguments import ENCODER_ARGS, MAX_SIDE, decoder_args, wrong_arguments
 
 SCHEMA = 1
 MAX_CONFIG_BYTES = 1_000_000
-SETTLED = frozenset({"encoder_name", "encoder_weights", "in_channels", "classes", "activation",
-                     "aux_params", "kwargs", "self"})  # fmt: skip
-"""Arguments of decoders that follow from the rest of the description."""
 
 
 class ZooSection(BaseModel):
@@ -149,18 +145,9 @@ def _spec_problems(spec: ModelSpec) -> Iterator[str]:
     if spec.decoder not in DECODERS:
         yield f"spec.decoder: {unknown('decoder', spec.decoder, DECODERS)}"
         return
-    allowed = _parameters_of(spec.decoder) | ENCODER_ARGS
+    allowed = decoder_args(spec.decoder) | ENCODER_ARGS
     yield from wrong_arguments(spec.decoder_args, allowed, "spec.decoder_args")
     yield from wrong_arguments(spec.encoder_args, ENCODER_ARGS, "spec.encoder_args")
     for key in ("size_multiple", "size_minimum", "img_size", "in_chans"):
         if (getattr(spec, key) or 0) > MAX_SIDE:
             yield f"spec.{key}: {getattr(spec, key)} is beyond {MAX_SIDE}"
-
-
-def _parameters_of(decoder: str) -> frozenset[str]:
-    from zoo.models.adapted import HEADS
-    from zoo.models.decoders import DECODERS, smp_class
-
-    head = DECODERS[decoder].smp_class is None
-    maker: Any = HEADS[decoder] if head else smp_class(decoder)
-    return frozenset(inspect.signature(maker).parameters) - SETTLED
