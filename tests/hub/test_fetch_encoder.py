@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ WEIGHTS = save({"conv1.weight": np.arange(10_000, dtype=np.float32)})
 DIGEST = hashlib.sha256(WEIGHTS).hexdigest()
 CDN = f"/cdn/{REPO}/{DIGEST}"
 SILENCE_S = 0.4
+pytestmark = pytest.mark.usefixtures("silences")
 WAYS = ("encoder_weights=None", 'encoder_weights="FILE.safetensors"', "HF_HOME", "ZOO_REGISTRY")
 
 
@@ -278,11 +278,12 @@ def test_a_token_that_no_header_can_carry(
 
 
 @pytest.mark.parametrize("pattern", ["/api/*", f"/{REPO}/resolve/*", "/cdn/*"])
-def test_a_silent_server_is_given_up_in_time(hub: LoopbackHub, pattern: str) -> None:
+def test_a_silent_server_is_given_up_in_time(
+    hub: LoopbackHub, silences: list[float], pattern: str
+) -> None:
     hub.fault(pattern, silent=True)
-    began = time.monotonic()
     message = failure(RunError)
-    assert time.monotonic() - began < SILENCE_S + 1
+    assert silences == [SILENCE_S]
     assert f"the Hub at 127.0.0.1:{hub.port} did not answer (ReadTimeout)" in message
     assert all(way in message for way in WAYS)
 
@@ -290,9 +291,7 @@ def test_a_silent_server_is_given_up_in_time(hub: LoopbackHub, pattern: str) -> 
 def test_a_download_that_stalls_is_resumed_once_and_given_up(hub: LoopbackHub) -> None:
     hub.fault("/cdn/*", silent=True)
     hub.fault("/cdn/*", silent=True, cut=10_240, times=1)
-    began = time.monotonic()
     assert "ReadTimeout" in failure(RunError)
-    assert time.monotonic() - began < 2 * SILENCE_S + 1
     assert [request.path for request in hub.requests].count(CDN) == 2
 
 
@@ -448,12 +447,11 @@ def test_broken_endpoints(
     assert "HF_ENDPOINT has to look like" in failure(InputError)
 
 
-def test_hub_answers(hub: LoopbackHub) -> None:
+def test_hub_answers(hub: LoopbackHub, silences: list[float]) -> None:
     assert hub_answers(REPO) is True
     assert hub.lines == [f"GET {INFO}"]
     assert hub_answers("timm/missing") is False
     assert hub_answers("") is False
     hub.fault("/api/*", silent=True)
-    began = time.monotonic()
     assert hub_answers(REPO, timeout=0.2) is False
-    assert time.monotonic() - began < 1
+    assert silences == [0.2]

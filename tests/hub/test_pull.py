@@ -87,10 +87,9 @@ def test_without_the_hub_the_cached_model_is_used(
     loopback_hub: LoopbackHub,
     commit: str,
     fault: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
+    silences: list[float],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("ZOO_HUB_TIMEOUT", "0.2")
     model = zoo.create(ADDRESS)
     loopback_hub.fault("*", **fault)
     assert same_output(zoo.create(ADDRESS), model)

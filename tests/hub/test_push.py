@@ -234,9 +234,8 @@ def test_two_pushes_at_once(loopback_hub: LoopbackHub, folder: Path) -> None:
 
 @pytest.mark.parametrize("fault", [{"drop": True}, {"status": 500}, {"silent": True}])
 def test_a_commit_whose_answer_was_lost_is_found(
-    loopback_hub: LoopbackHub, folder: Path, fault: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    loopback_hub: LoopbackHub, folder: Path, fault: dict[str, Any], silences: list[float]
 ) -> None:
-    monkeypatch.setenv("ZOO_HUB_TIMEOUT", "0.2")
     loopback_hub.add_repo(REPO, {"README.md": b"# Mine\n"})
     loopback_hub.fault(f"{BRANCHES}/commit/*", after=True, times=1, **fault)
     done = zoo.push(folder, REPO)

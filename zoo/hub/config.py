@@ -106,11 +106,14 @@ def _parse_ours(ours: Any, source: str) -> Described:
             'zoo.create(NAME, encoder_weights="hf-hub:ORG/REPO").'
         )
     version = ours.get("schema")
-    if version != SCHEMA:
-        raise InputError(
-            f"{source} has schema {version!r}, this version reads {SCHEMA}. "
-            "Upgrade segmentation-zoo to read newer models."
+    if type(version) is not int or version != SCHEMA:
+        newer = type(version) is int and version > SCHEMA
+        step = (
+            "Upgrade segmentation-zoo to read newer models"
+            if newer
+            else "No version of zoo wrote that: save or fetch the model again"
         )
+        raise InputError(f"{source} has schema {version!r}, this version reads {SCHEMA}. {step}.")
     try:
         section = ZooSection.model_validate_json(json.dumps(ours))
     except (ValidationError, ValueError) as error:

@@ -19,6 +19,9 @@ from zoo.remote.task import Task, host
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+MAX_CONFIG_BYTES = 10_000_000
+"""timm writes the names of up to 22,000 classes into config.json."""
+
 OFFLINE_WAYS = (
     "without any download: encoder_weights=None, on the command line --encoder-weights none "
     "(random weights: expect far lower accuracy)",
@@ -93,7 +96,10 @@ def _fetch(task: Task, name: str, files: list[str], timeout: float) -> dict[str,
         remark(f"{reason} The cached file of revision {commit[:12]} is used.")
         return cached
     _check_listing(task, listing, name, files)
-    found = {file: store(task, listing, file, timeout) for file in files}
+    found = {
+        file: store(task, listing, file, timeout, MAX_CONFIG_BYTES if file == CONFIG_FILE else None)
+        for file in files
+    }
     note_revision(task, listing.commit)
     return found
 

@@ -11,7 +11,7 @@ import yaml
 
 from zoo.errors import InputError, join_problems, shortened
 from zoo.files import read_json
-from zoo.hub.card import Extras, card
+from zoo.hub.card import Extras, card, read_card
 from zoo.hub.folder import CARD, CONFIG, WEIGHTS, ModelFolder, check_shapes, read_folder
 from zoo.hub.licences import model_licence
 from zoo.hub.row import Row, numbers, weights_key
@@ -109,7 +109,7 @@ def prepare(
         described,
         files,
         card(described.spec, described.training, described.metrics, extras),
-        own.read_text(encoding="utf-8") if own.is_file() else None,
+        read_card(own, str(folder)) if own.is_file() else None,
         extras,
         licence,
     )

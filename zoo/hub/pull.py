@@ -58,7 +58,7 @@ def _cached(task: Task) -> Path | None:
 
 def _fetch(task: Task, listing: Listing, timeout: float) -> Path:
     _check_listing(task, listing)
-    described = read_config(store(task, listing, CONFIG, timeout))
+    described = read_config(store(task, listing, CONFIG, timeout, MAX_CONFIG_BYTES))
     try:
         check_shapes(described, read_shapes(task, listing, WEIGHTS, timeout))
     except InputError as error:
@@ -82,8 +82,6 @@ def _check_listing(task: Task, listing: Listing) -> None:
             "(.bin, .pth) can run code and are never loaded; `zoo import` converts a checkpoint "
             "on your disk."
         )
-    if listing.files[CONFIG].size > MAX_CONFIG_BYTES:
-        raise InputError(f"{task.repo}: {CONFIG} is larger than {MAX_CONFIG_BYTES} bytes; refused.")
     if len(listing.files[WEIGHTS].digest) != 64:
         reason = f"{host()} lists no SHA-256 of {WEIGHTS}, so that no download can be verified"
         raise RunError(task.failure(reason))
