@@ -80,6 +80,9 @@ def test_other_classes_leave_the_head_out_and_say_so(
     before, now = tiny().net.state_dict(), model.net.state_dict()
     changed = [name for name in now if not torch.equal(now[name], before.get(name, torch.ones(0)))]
     assert changed == ["segmentation_head.0.weight", "segmentation_head.0.bias"]
+    assert model.provenance == {"pulled_from": f"{REPO}@{commit}", "class_scores": "random"}
+    card = zoo.push(model, "org/new", dry_run=True).card
+    assert "It was not trained: the scores of its classes are random." in card
 
 
 @pytest.mark.parametrize("fault", [{"status": 503}, {"drop": True}, {"silent": True}])

@@ -17,7 +17,7 @@ from zoo.remote.address import PREFIX, Address, hub_timeout, parse_address
 from zoo.remote.download import store
 from zoo.remote.listing import ask
 from zoo.remote.session import bounded
-from zoo.remote.task import Task, explained
+from zoo.remote.task import Task, explained, reason
 
 LIBRARY = "segmentation-zoo"
 MAX_REPOS = 200
@@ -37,7 +37,7 @@ def proposed_rows(repos: Iterable[str], organisation: str | None = None) -> list
         try:
             found += _rows(parse_address(f"{PREFIX}{name.removeprefix(PREFIX)}"))
         except InputError as error:
-            remark(f"{name} is left out: {str(error).splitlines()[0]}")
+            remark(f"{name} is left out: {reason(error)}")
     if not found:
         raise InputError("None of the repositories holds a model with results on its card.")
     return distinct(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -165,6 +166,8 @@ def _eval_results(dataset: str, records: Sequence[Record]) -> bytes:
     """The result in the Hub's own form, for the benchmark data set that the user names."""
     if not records:
         raise InputError("Results for a benchmark need a record of them; give it by --record.")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", dataset):
+        raise InputError(f"{dataset!r} is not a data set on the Hub; write ORG/NAME.")
     value = round(records[0].metrics.miou, 6)
     entry = {"dataset": {"id": dataset, "task_id": "mean_iou"}, "value": value}
     return yaml.safe_dump([entry], sort_keys=False).encode()

@@ -13,7 +13,7 @@ from zoo.remote.address import Address, hub_timeout
 from zoo.remote.cache import cached_commit, cached_file, note_revision, snapshot
 from zoo.remote.download import read_shapes, store
 from zoo.remote.listing import Listing, ask
-from zoo.remote.task import Task, host
+from zoo.remote.task import Task, host, reason
 
 WAYS = (
     "from a folder at hand: give its path in place of hf-hub:ORG/REPO",
@@ -41,8 +41,7 @@ def pull(address: Address) -> Path:
         cached = _cached(task)
         if cached is None:
             raise
-        reason = str(error).partition(" Ways on:")[0]
-        remark(f"{reason} The cached model of revision {cached.name[:12]} is used.")
+        remark(f"{reason(error)} The cached model of revision {cached.name[:12]} is used.")
         return cached
     folder = _fetch(task, listing, timeout)
     note_revision(task, listing.commit)
@@ -83,5 +82,5 @@ def _check_listing(task: Task, listing: Listing) -> None:
             "on your disk."
         )
     if len(listing.files[WEIGHTS].digest) != 64:
-        reason = f"{host()} lists no SHA-256 of {WEIGHTS}, so that no download can be verified"
-        raise RunError(task.failure(reason))
+        text = f"{host()} lists no SHA-256 of {WEIGHTS}, so that no download can be verified"
+        raise RunError(task.failure(text))
