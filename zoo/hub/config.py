@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -16,16 +15,12 @@ from zoo.errors import InputError, join_problems, unknown
 from zoo.files import write_text
 from zoo.models.spec import ModelSpec
 from zoo.registry import timm_table
-from zoo.registry.arguments import ENCODER_ARGS, MAX_SIDE, wrong_arguments
-from zoo.registry.options import OWN
+from zoo.registry.arguments import ENCODER_ARGS, MAX_SIDE, decoder_args, wrong_arguments
 from zoo.registry.trained import Named, weights_in
 from zoo.remote.address import PREFIX, snapshot_origin
 
 SCHEMA = 1
 MAX_CONFIG_BYTES = 1_000_000
-SETTLED = frozenset({"encoder_name", "encoder_weights", "in_channels", "classes", "activation",
-                     "aux_params", "kwargs", "self"})  # fmt: skip
-"""Arguments of decoders that follow from the rest of the description."""
 
 
 class ZooSection(BaseModel):
@@ -127,11 +122,14 @@ def _parse_ours(ours: Any, source: str) -> Described:
             'zoo.create(NAME, encoder_weights="hf-hub:ORG/REPO").'
         )
     version = ours.get("schema")
-    if version != SCHEMA:
-        raise InputError(
-            f"{source} has schema {version!r}, this version reads {SCHEMA}. "
-            "Upgrade segmentation-zoo to read newer models."
+    if type(version) is not int or version != SCHEMA:
+        newer = type(version) is int and version > SCHEMA
+        step = (
+            "Upgrade segmentation-zoo to read newer models"
+            if newer
+            else "No version of zoo wrote that: save or fetch the model again"
         )
+        raise InputError(f"{source} has schema {version!r}, this version reads {SCHEMA}. {step}.")
     try:
         section = ZooSection.model_validate_json(json.dumps(ours))
     except (ValidationError, ValueError) as error:
@@ -166,17 +164,9 @@ def _spec_problems(spec: ModelSpec) -> Iterator[str]:
     if spec.decoder not in DECODERS:
         yield f"spec.decoder: {unknown('decoder', spec.decoder, DECODERS)}"
         return
-    allowed = _parameters_of(spec.decoder) | ENCODER_ARGS
+    allowed = decoder_args(spec.decoder) | ENCODER_ARGS
     yield from wrong_arguments(spec.decoder_args, allowed, "spec.decoder_args")
     yield from wrong_arguments(spec.encoder_args, ENCODER_ARGS, "spec.encoder_args")
     for key in ("size_multiple", "size_minimum", "img_size", "in_chans"):
         if (getattr(spec, key) or 0) > MAX_SIDE:
             yield f"spec.{key}: {getattr(spec, key)} is beyond {MAX_SIDE}"
-
-
-def _parameters_of(decoder: str) -> frozenset[str]:
-    from zoo.models.decoders import smp_class
-
-    if decoder in OWN:
-        return frozenset(OWN[decoder].model_fields)
-    return frozenset(inspect.signature(smp_class(decoder)).parameters) - SETTLED

@@ -122,9 +122,7 @@ def load_folder(
     if classes is None or classes == spec.classes:
         model = build(spec)
         load_state(model, state, described)
-        model.provenance = described.training
-        if (commit := snapshot_origin(path)) is not None:
-            model.provenance = (described.training or {}) | {"pulled_from": commit}
+        model.provenance = (described.training or {}) | _origin(path) or None
         return model
     model = build(with_classes(spec, classes))
     fresh = model.net.state_dict()
@@ -135,7 +133,15 @@ def load_folder(
     merged = state | {name: fresh[name] for name in class_layers(spec)}
     check_keys(model.net, merged)
     model.net.load_state_dict(merged)
+    if origin := _origin(path):
+        model.provenance = origin | {"class_scores": "random"}
     return model
+
+
+def _origin(path: Path) -> dict[str, Any]:
+    """The repository and the commit that a folder in the Hub's cache was pulled from."""
+    commit = snapshot_origin(path)
+    return {} if commit is None else {"pulled_from": commit}
 
 
 def load_state(

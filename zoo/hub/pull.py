@@ -13,7 +13,7 @@ from zoo.remote.address import Address, hub_timeout
 from zoo.remote.cache import cached_commit, cached_file, note_revision, snapshot
 from zoo.remote.download import read_shapes, store
 from zoo.remote.listing import Listing, ask
-from zoo.remote.task import Task, host
+from zoo.remote.task import Task, host, reason
 
 WAYS = (
     "from a folder at hand: give its path in place of hf-hub:ORG/REPO",
@@ -42,8 +42,7 @@ def pull(address: Address, registry: Path | None = None) -> Path:
         cached = _cached(task)
         if cached is None:
             raise
-        reason = str(error).partition(" Ways on:")[0]
-        remark(f"{reason} The cached model of revision {cached.name[:12]} is used.")
+        remark(f"{reason(error)} The cached model of revision {cached.name[:12]} is used.")
         return cached
     folder = _fetch(task, listing, timeout, registry)
     note_revision(task, listing.commit)
@@ -59,7 +58,7 @@ def _cached(task: Task) -> Path | None:
 
 def _fetch(task: Task, listing: Listing, timeout: float, registry: Path | None) -> Path:
     _check_listing(task, listing)
-    described = read_config(store(task, listing, CONFIG, timeout), registry)
+    described = read_config(store(task, listing, CONFIG, timeout, MAX_CONFIG_BYTES), registry)
     try:
         check_shapes(described, read_shapes(task, listing, WEIGHTS, timeout))
     except InputError as error:
@@ -83,8 +82,6 @@ def _check_listing(task: Task, listing: Listing) -> None:
             "(.bin, .pth) can run code and are never loaded; `zoo import` converts a checkpoint "
             "on your disk."
         )
-    if listing.files[CONFIG].size > MAX_CONFIG_BYTES:
-        raise InputError(f"{task.repo}: {CONFIG} is larger than {MAX_CONFIG_BYTES} bytes; refused.")
     if len(listing.files[WEIGHTS].digest) != 64:
-        reason = f"{host()} lists no SHA-256 of {WEIGHTS}, so that no download can be verified"
-        raise RunError(task.failure(reason))
+        text = f"{host()} lists no SHA-256 of {WEIGHTS}, so that no download can be verified"
+        raise RunError(task.failure(text))
