@@ -233,7 +233,7 @@ class _Doubling(nn.Sequential):
 
 def _check_blocks(name: str, model: Any) -> None:
     """Refuse nets without a list of blocks that each take tokens and an attention mask."""
-    blocks = getattr(model, "blocks", None)
+    blocks: Any = getattr(model, "blocks", None)
     taken = inspect.signature(blocks[-1].forward).parameters if blocks else {}
     if "attn_mask" not in taken or not hasattr(blocks[-1], "attn") or not hasattr(model, "norm"):
         raise ValueError(
