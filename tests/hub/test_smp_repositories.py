@@ -49,7 +49,9 @@ def check_smp(model: Any, folder: Path, loadable: bool) -> None:
         assert torch.equal(model.net(images), theirs(images))
 
 
-@pytest.mark.parametrize("encoder", ["test_resnet", "test_convnext", "test_vit"])
+@pytest.mark.parametrize(
+    "encoder", ["test_resnet", "test_vit", pytest.param("test_convnext", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("decoder", sorted(DECODERS))
 def test_smp_reads_what_show_says_and_refuses_the_rest(
     decoder: str, encoder: str, tmp_path: Path
