@@ -49,8 +49,9 @@ def check_smp(model: Any, folder: Path, loadable: bool) -> None:
         assert torch.equal(model.net(images), theirs(images))
 
 
+SLOW = {"test_convnext": [pytest.mark.slow]}
 PAIRS = [
-    (decoder, encoder)
+    pytest.param(decoder, encoder, marks=SLOW.get(encoder, []))
     for decoder in sorted(DECODERS)
     for encoder in ("test_resnet", "test_convnext", "test_vit")
     if decoder != "eomt" or encoder == "test_vit"  # which takes plain transformers only
