@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -100,10 +101,14 @@ def test_eval_writes_a_record_that_the_leaderboard_shows(
 ) -> None:
     results = tmp_path / "results"
     prints(capsys, "eval", trained, "--data", scenes, "--out", results)
-    assert len(list(results.glob("*.json"))) == 1
+    assert len(list(results.glob("*.json"))) == len(list(results.glob("*.images.npz"))) == 1
     build = ["leaderboard", "build", "--results", results, "--out", tmp_path]
     written = prints(capsys, *build).splitlines()
-    assert [Path(line).name for line in written] == ["leaderboard.md", "leaderboard.csv"]
+    suffixes = [Path(line).name.removeprefix("leaderboard") for line in written]
+    assert suffixes == [".md", ".csv", ".json", ".html"]
+    table = (tmp_path / "leaderboard.csv").read_text().splitlines()
+    (row,) = csv.DictReader(table[1:])
+    assert float(row["miou_images95"]) > 0  # the counts per image were read
     assert MODEL in (tmp_path / "leaderboard.md").read_text()
     prints(capsys, *build, "--check")
     (tmp_path / "leaderboard.md").write_text("edited")

@@ -15,7 +15,7 @@ from zoo.data.scenes import write_scenes
 from zoo.data.spec import load_dataset
 from zoo.errors import InputError
 from zoo.evaluation import evaluate
-from zoo.evaluation.evaluate import predict_ids, resolve_precision
+from zoo.evaluation.evaluate import predict_ids, resolve_precision, score
 from zoo.evaluation.record import evaluate as evaluate_model
 from zoo.models.segmentation import SegmentationModel
 from zoo.models.spec import ModelSpec, class_names, palette_for
@@ -41,6 +41,30 @@ def test_windows_give_what_the_whole_image_gives(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(evaluate, "WINDOW", 32)
     monkeypatch.setattr(evaluate, "MARGIN", 8)
     assert torch.equal(predict_ids(model_with(net), images), whole)
+
+
+def test_counts_of_each_image_stand_at_its_place() -> None:
+    net = nn.Conv2d(3, 3, 1)
+    with torch.no_grad():
+        net.weight.copy_(torch.eye(3)[..., None, None])
+        net.bias.zero_()
+    model = model_with(net)  # the class is the brightest channel
+    pictures = torch.zeros(2, 3, 1, 4, dtype=torch.uint8)
+    pictures[0, 0], pictures[1, 1] = 255, 255  # all of class 0, all of class 1
+    masks = torch.tensor([[[0, 0, 1, 255]], [[1, 1, 1, 2]]], dtype=torch.uint8)
+    found = np.zeros((2, 3, 3), np.int64)
+
+    class Loader(list):
+        images = 2
+
+    loader = Loader([([1, 0], pictures, masks)])
+    confusion = score(model, loader, per_image=found)
+    # class 0, 1, 2: hits, false, missed.
+    assert found[1].tolist() == [[2, 1, 0], [0, 0, 1], [0, 0, 0]]
+    assert found[0].tolist() == [[0, 0, 0], [3, 1, 0], [0, 0, 1]]
+    assert found.sum(axis=0).tolist() == confusion.counts.tolist()
+    alone = score(model, loader)
+    assert alone.matrix.tolist() == confusion.matrix.tolist() == [[2, 0, 0], [1, 3, 0], [0, 1, 0]]
 
 
 def test_precision() -> None:

@@ -58,6 +58,7 @@ def card(
     sections = [
         _what(spec, extras),
         *_results(training, metrics, extras),
+        _leaderboard(spec.name),
         _training(training),
         _use(extras),
         _limits(spec, training),
@@ -242,6 +243,17 @@ def _results(
                 *lines,
             ]
         )
+
+
+def _leaderboard(name: str) -> str:
+    """What the leaderboard that ships says of the architecture, not of these weights."""
+    from zoo.leaderboard.lookup import measured_rows
+
+    lines = [f"- {escape(text)}" for _, text in measured_rows(name)]
+    if not lines:
+        return ""
+    head = "## On the leaderboard\n\nMeasured of this architecture, not of these weights:\n\n"
+    return head + "\n".join(lines)
 
 
 def _training(training: Mapping[str, Any] | None) -> str:

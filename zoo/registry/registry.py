@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zoo.errors import InputError, join_problems, unknown
+from zoo.leaderboard.lookup import measured_rows
 from zoo.registry import coverage, timm_table, trained
 from zoo.registry.licences import OPEN, fits_licence, non_commercial
 from zoo.registry.load import (
@@ -28,6 +29,7 @@ from zoo.registry.timm_table import Encoder
 TABLE = "timm table"
 COVERAGE = "coverage table"
 DEFAULTS = "the decoder's default"
+LEADERBOARD = "leaderboard"
 
 
 class Name(NamedTuple):
@@ -156,7 +158,8 @@ def show(name: str, overlay: Path | None = None) -> list[tuple[str, Any, str]]:
     values["encoder_path"] = f"adapter: {model.adapted}" if model.adapted else "SMP's own"
     values["supported"] = "yes" if model.supported else f"no: {model.reason}"
     values["smp_loadable"] = "yes" if model.smp_loadable else "no"
-    return [(key, value, origins[key]) for key, value in values.items() if key in origins]
+    rows = [(key, value, origins[key]) for key, value in values.items() if key in origins]
+    return rows + [(key, value, LEADERBOARD) for key, value in measured_rows(model.name)]
 
 
 def adapted(name: str, decoder: Decoder, encoder: Encoder) -> str | None:
@@ -205,11 +208,14 @@ def list_models(
         if parts.decoder in decoders and parts.encoder in encoders and fnmatchcase(name, pattern)
     ]
     chosen = sorted(set(names), key=natural)
-    return chosen if licence is None else _under(licence, chosen, overlay)
+    return chosen if licence is None else under_licence(licence, chosen, overlay)
 
 
-def _under(licence: str, names: list[str], overlay: Path | None) -> list[str]:
-    """Those of `names` whose weights come under a licence, which no decoder changes."""
+def under_licence(licence: str, names: list[str], overlay: Path | None) -> list[str]:
+    """Those of `names` whose weights come under a licence, which no decoder changes.
+
+    Raises InputError, with the licences that there are, where none does.
+    """
     curated = load_registry(overlay).models
     keys = {name: name if name in curated else name.partition("-")[2] for name in names}
     one_each = {key: name for name, key in keys.items()}
