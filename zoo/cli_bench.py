@@ -1,4 +1,4 @@
-"""The verbs about suites: `zoo bench run`, `status` and `table`."""
+"""The verbs that measure: `zoo bench run`, `status`, `table` and `speed`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-bench_app = typer.Typer(help="Run suites of measurements.", no_args_is_help=True)
+bench_app = typer.Typer(help="Run suites of measurements; time models.", no_args_is_help=True)
 
 Suite = Annotated[Path, typer.Argument(help="A suite file, as in benchmarks/suites.")]
 Results = Annotated[Path, typer.Option(help="The folder of records.")]
@@ -33,6 +33,9 @@ def run_command(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each job.")] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Repeat jobs that have failed.")] = False,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: a cluster, by RAY_ADDRESS.")
+    ] = "local",
     registry: Registry = None,
 ) -> None:
     """Run what is missing of SUITE; stop it any time and go on with the same command."""
@@ -41,8 +44,9 @@ def run_command(
     from zoo.errors import RunError
 
     outcome = run_suite(
-        suite, data or [], out, results, jobs=jobs, threads=threads, retry=retry, registry=registry
-    )
+        suite, data or [], out, results, jobs=jobs, threads=threads, retry=retry, registry=registry,
+        engine=engine,
+    )  # fmt: skip
     if outcome.failed:
         raise RunError(
             f"{outcome.failed} of {outcome.failed + outcome.done} jobs failed. `zoo bench status "
@@ -107,3 +111,56 @@ def table_command(
     else:
         table.write(out, suite.stem, text)
         sys.stdout.write(f"{out}\n")
+
+
+@bench_app.command("speed")
+def speed_command(
+    names: Annotated[list[str], typer.Argument(help="Model names.", metavar="NAME...")],
+    size: Annotated[str, typer.Option(help="Pixels: 512, or HEIGHTxWIDTH.")] = "512",
+    batches: Annotated[
+        str, typer.Option(help="Batch sizes; the latency is that of the smallest.")
+    ] = "1,4,16",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")] = "auto",
+    memory_format: Annotated[
+        str, typer.Option(help="channels_last or contiguous.")
+    ] = "channels_last",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: torch's.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    rounds: Annotated[int, typer.Option(help="Turns of each model with the reference.")] = 10,
+    reference: Annotated[
+        str, typer.Option(help="The model that takes turns with each.")
+    ] = "unet-resnet18",
+    out: Annotated[Path | None, typer.Option(help="Folder to write the records into.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False,
+) -> None:
+    """Time models on this machine: latency, throughput, memory, building, against a reference."""
+    from zoo.bench.speed import measure, table
+    from zoo.bench.speed.setting import Setting, checked, parse_batches, parse_size
+    from zoo.console import print_table, remark
+    from zoo.errors import RunError, join_problems
+    from zoo.leaderboard.speed_records import write_speed_record
+
+    setting = Setting(
+        size=parse_size(size), batches=parse_batches(batches), precision=precision,
+        memory_format=memory_format, threads=threads, device=device, rounds=rounds,
+        reference=reference,
+    )  # fmt: skip
+    setting = checked(names, setting)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    records, failed = [], []
+    for outcome in measure.measure(list(dict.fromkeys(names)), setting):
+        if outcome.record is None:
+            failed.append(f"{outcome.model}: {outcome.reason}")
+            continue
+        records.append(outcome.record)
+        if out is not None:
+            remark(f"{outcome.model}: {write_speed_record(outcome.record, out)}")
+    if as_json:
+        sys.stdout.write(json.dumps([r.model_dump(by_alias=True) for r in records], indent=2))
+        sys.stdout.write("\n")
+    elif records:
+        print_table(table.COLUMNS, map(table.row, records))
+        remark(table.heading(records))
+    if failed:
+        raise RunError(join_problems("These models were not measured:", failed))

@@ -55,8 +55,8 @@ class SpeedRecord(Strict):
     """How fast one model infers on one machine in one setting, weights random.
 
     `latency_ms` and `reference` are of `batch` images of `size`; `throughput` holds images a second
-    by batch size (as text, since JSON knows no other keys). `peak_mb` is the memory that inference
-    of the largest of these batches takes above that of the libraries, None where it was not
+    by batch size (as text, since JSON knows no other keys). `peak_mb` is the memory in MiB that the
+    model and inference of `batch` images take above that of the libraries, None where it was not
     measured; `build_s` the seconds of building the model with random weights. `machine` is the
     processor's name with the number of threads, or the GPU's; `threads` are the CPU threads.
     Raises pydantic's ValidationError.
