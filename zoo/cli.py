@@ -21,7 +21,7 @@ from zoo.errors import InputError, ZooError, join_problems
 
 if TYPE_CHECKING:
     from zoo.evaluation.record import Evaluation
-    from zoo.training.finetune import Plan
+    from zoo.training.plan import Plan
     from zoo.training.stage_plan import StagePlan
 
 app = typer.Typer(
@@ -129,7 +129,9 @@ def finetune_command(
     registry: RegistryOption = None,
 ) -> None:
     """Fine-tune MODEL on the train split of DATA; the best model by val mIoU is kept."""
-    from zoo.training.finetune import finetune, make_plan, settled
+    from zoo.training.finetune import finetune
+    from zoo.training.plan import make_plan
+    from zoo.training.settle import settled
 
     weights = None if encoder_weights == "none" else encoder_weights
     chosen: dict[str, Any] = {
@@ -283,8 +285,8 @@ def check_encoders_command(
 
 
 def _print_plan(plan: Plan) -> None:
-    from zoo.training.finetune import stage_plans
     from zoo.training.settle import explained
+    from zoo.training.stage_plan import stage_plans
 
     sizes = ", ".join(f"{s} {len(plan.dataset.samples(s))}" for s in plan.dataset.splits)
     _print(f"{plan.model} on {plan.dataset.name} ({sizes}), recipe {plan.recipe_name}\n")

@@ -299,13 +299,12 @@ def test_a_batch_that_processes_cannot_share() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "name"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")]
+    ("key", "name"),
+    [("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")],
 )
-def test_models_split_over_processes_are_refused(
-    key: str, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_engines_are_refused(key: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(key, "true")
-    with pytest.raises(InputError, match=f"{name} would split the model"):
+    with pytest.raises(InputError, match=f"{name} would train with an engine of its own"):
         start_ranks()
 
 
