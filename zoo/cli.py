@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.cli_bench import bench_app
+from zoo.cli_bench import bench_app, pick_command
 from zoo.cli_data import data_app, doctor_command
 from zoo.cli_hub import import_command, pull_command, push_command, registry_app
 from zoo.console import first_process, print_table, show
@@ -39,6 +39,7 @@ app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(registry_app, name="registry")
 app.command("doctor")(doctor_command)
+app.command("pick")(pick_command)
 app.command("push")(push_command)
 app.command("pull")(pull_command)
 app.command("import")(import_command)

@@ -1,4 +1,4 @@
-"""The verbs that measure: `zoo bench run`, `status`, `table` and `speed`."""
+"""The verbs that measure: `zoo bench run`, `status`, `table` and `speed`, and `zoo pick`."""
 
 from __future__ import annotations
 
@@ -164,3 +164,51 @@ def speed_command(
         remark(table.heading(records))
     if failed:
         raise RunError(join_problems("These models were not measured:", failed))
+
+
+def pick_command(
+    data: Annotated[
+        str, typer.Option("--data", help="A folder, a dataset.yaml, or FORMAT:PATH (camvid:PATH).")
+    ],
+    budget: Annotated[str, typer.Option(help="The time to take, such as 30m or 1h.")],
+    out: Annotated[Path, typer.Option(help="The folder of the search; give it again to go on.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Recipe values: key=value.", metavar="[KEY=VALUE]...")
+    ] = None,
+    models: Annotated[
+        list[str] | None, typer.Option("--models", help="A name or a pattern; repeatable.")
+    ] = None,
+    max_latency_ms: Annotated[
+        float | None, typer.Option(help="The latency of one image on this machine, at most.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Pixels for the latency; default: those of most images.")
+    ] = None,
+    encoder_weights: Annotated[
+        str, typer.Option(help="default (the tag's own) or none (random).")
+    ] = "default",
+    seed: Annotated[int, typer.Option(help="Of the suggestions and of training.")] = 0,
+    registry: Registry = None,
+) -> None:
+    """Find the model and recipe that suit DATA best in a given time, and fine-tune it."""
+    from zoo.bench.pick import report, search
+    from zoo.bench.pick.state import Asked
+    from zoo.bench.speed.setting import parse_size
+    from zoo.console import print_table, remark
+
+    asked = Asked(
+        data=data, budget=budget, max_latency_ms=max_latency_ms,
+        size=None if size is None else parse_size(size), models=tuple(models or ()),
+        overrides=tuple(overrides or ()), seed=seed,
+        encoder_weights=None if encoder_weights == "none" else encoder_weights,
+        registry=None if registry is None else str(registry),
+    )  # fmt: skip
+    picked = search.pick(asked, out)
+    rows = json.loads((out / report.JSON).read_text(encoding="utf-8"))
+    rungs = max(len(row["miou"]) for row in rows)
+    print_table(report.columns(rungs), (report.cells(row, rungs) for row in rows))
+    remark(
+        f"{picked.configuration.model} has {100 * picked.miou:.2f} % mIoU on val after "
+        f"fine-tuning. The run is {picked.run}, what was tried {out / report.MARKDOWN}; "
+        f"`zoo eval {picked.run} --data {data}` scores it on the test split."
+    )

@@ -191,8 +191,7 @@ def test_a_local_cluster_of_two_workers_gives_the_same_records(
 
     def press(seconds: float) -> None:
         sleep(seconds)
-        if list(out.glob("*/run/checkpoint.pt")):
-            assert len(list(out.glob("*/job.log"))) == 2
+        if list(out.glob("*/run/log.jsonl")):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -201,6 +200,8 @@ def test_a_local_cluster_of_two_workers_gives_the_same_records(
         with pytest.raises(KeyboardInterrupt):
             run_suite(suite_file, data, out, results, threads=1, engine="ray")
     assert not list(out.glob("*/failed.json"))
+    assert len(list(out.glob("*/job.log"))) == 2
+    assert not results.exists()
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     went_on = run_suite(suite_file, data, out, results, threads=1, engine="ray")
     assert went_on == Outcome(done=4, failed=0)

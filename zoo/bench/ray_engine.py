@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from zoo.bench.folder import JOB
 from zoo.data.extras import extra
 from zoo.errors import InputError
 
+POLL_SECONDS = 0.1
 LOST = 1
 """The exit code of a job whose Ray worker ended, or whose machine does not see its folder."""
 PASSED_ON = "ZOO_"
@@ -132,7 +134,8 @@ def run_job(folder: str, place: str, worker: str, variables: dict[str, str]) -> 
     assert process.stdin is not None
     with contextlib.closing(process.stdin):
         try:
-            code = process.wait()
+            while (code := process.poll()) is None:
+                time.sleep(POLL_SECONDS)  # Ray's interrupt does not reach a wait without an end
         except KeyboardInterrupt:
             process.send_signal(signal.SIGINT)
             process.wait()
