@@ -138,7 +138,7 @@ def speed_command(
     from zoo.bench.speed.setting import Setting, checked, parse_batches, parse_size
     from zoo.console import print_table, remark
     from zoo.errors import RunError, join_problems
-    from zoo.leaderboard.speed_records import write_speed_record
+    from zoo.leaderboard.speed_records import speed_record_text, write_speed_record
 
     setting = Setting(
         size=parse_size(size), batches=parse_batches(batches), precision=precision,
@@ -157,8 +157,8 @@ def speed_command(
         if out is not None:
             remark(f"{outcome.model}: {write_speed_record(outcome.record, out)}")
     if as_json:
-        sys.stdout.write(json.dumps([r.model_dump(by_alias=True) for r in records], indent=2))
-        sys.stdout.write("\n")
+        fields = [json.loads(speed_record_text(record)) for record in records]
+        sys.stdout.write(json.dumps(fields, indent=2) + "\n")
     elif records:
         print_table(table.COLUMNS, map(table.row, records))
         remark(table.heading(records))

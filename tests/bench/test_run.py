@@ -79,9 +79,10 @@ def test_what_is_missing_is_run_and_nothing_else(
 
 
 def test_jobs_run_side_by_side_with_their_threads_and_devices(
-    make_orders: Callable[..., list[Order]], tmp_path: Path
+    make_orders: Callable[..., list[Order]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "work"
+    monkeypatch.setenv("FAKE_TOGETHER", "2")  # no job ends before there were two
     run_queue(make_orders("base", "short"), out, threads=3, devices=("4", "7"))
     began, ended = notes(out, "began"), notes(out, "ended")
     assert began[1]["at"] < ended[0]["at"]

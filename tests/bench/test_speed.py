@@ -14,7 +14,11 @@ from zoo.bench.speed.measure import Outcome, percentile_95
 from zoo.bench.speed.setting import Setting, checked, parse_batches, parse_size, setting_from
 from zoo.cli import run
 from zoo.errors import InputError, RunError
-from zoo.leaderboard.speed_records import SpeedRecord, read_speed_records
+from zoo.leaderboard.speed_records import (
+    SpeedRecord,
+    parse_speed_record,
+    read_speed_records,
+)
 
 HERE = Path(__file__).parent
 SETTING = Setting(size=(64, 96), batches=(2, 4, 16), rounds=3, reference="fpn-test_resnet")
@@ -126,6 +130,7 @@ def test_the_verb_writes_records_and_says_what_failed(
     assert run([*words[:3], *words[5:-2], "--json"]) == 0
     [printed] = json.loads(capsys.readouterr().out)
     assert printed["latency_ms"] == {"p50": 40.0, "p95": 58.0}
+    assert parse_speed_record(printed, "what was printed").record_hash == printed["record_hash"]
 
 
 def test_all_that_is_wrong_is_said_at_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -135,8 +135,8 @@ def run_job(folder: str, place: str, worker: str, variables: dict[str, str]) -> 
     with contextlib.closing(process.stdin):
         try:
             while (code := process.poll()) is None:
-                time.sleep(POLL_SECONDS)  # Ray's interrupt does not reach a wait without an end
-        except KeyboardInterrupt:
+                time.sleep(POLL_SECONDS)  # a wait without an end could not be cancelled
+        except BaseException:  # Ray's own, where the task was cancelled
             process.send_signal(signal.SIGINT)
             process.wait()
             raise

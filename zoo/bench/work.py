@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import sys
 import threading
 import traceback
@@ -101,4 +102,5 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray's workers ignore it
     sys.exit(main(Path(sys.argv[1])))

@@ -103,7 +103,12 @@ def write_speed_record(record: SpeedRecord, folder: Path) -> Path:
 
     Writing the same content again changes nothing; nothing is ever overwritten (InputError).
     """
-    return write_once(folder / speed_record_name(record), sealed_text(_content(record)))
+    return write_once(folder / speed_record_name(record), speed_record_text(record))
+
+
+def speed_record_text(record: SpeedRecord) -> str:
+    """The record with its hash as the text of its file: JSON with one line per field."""
+    return sealed_text(_content(record))
 
 
 def parse_speed_record(value: object, source: str) -> SpeedRecord:

@@ -54,12 +54,16 @@ class State:
             {
                 "schema": 1,
                 "asked": self.asked.as_json(),
-                "candidates": self.candidates and [asdict(one) for one in self.candidates],
-                "schedule": self.schedule and asdict(self.schedule),
+                "candidates": _listed(self.candidates),
+                "schedule": None if self.schedule is None else asdict(self.schedule),
                 "spent_s": self.spent_s,
                 "final": self.final,
             },
         )
+
+
+def _listed(candidates: list[Candidate] | None) -> list[dict[str, Any]] | None:
+    return None if candidates is None else [asdict(one) for one in candidates]
 
 
 def open_state(out: Path, asked: Asked) -> State:

@@ -53,7 +53,7 @@ class Bench:
         began = time.perf_counter()
         net = create(model, classes=CLASSES, encoder_weights=None, **options)
         self._build_s = time.perf_counter() - began
-        self._net = net.eval().to(self._device, memory_format=self._format)
+        self._net = net.eval().to(self._device).to(memory_format=self._format)
         self._images = torch.empty(0)
 
     def facts(self) -> dict[str, Any]:
