@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from zoo.bench.speed.setting import Setting
+    from zoo.leaderboard.speed_records import SpeedRecord
 
 bench_app = typer.Typer(help="Run suites of measurements; time models.", no_args_is_help=True)
 
@@ -134,18 +138,36 @@ def speed_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False,
 ) -> None:
     """Time models on this machine: latency, throughput, memory, building, against a reference."""
-    from zoo.bench.speed import measure, table
+    from zoo.bench.speed import table
     from zoo.bench.speed.setting import Setting, checked, parse_batches, parse_size
     from zoo.console import print_table, remark
     from zoo.errors import RunError, join_problems
-    from zoo.leaderboard.speed_records import speed_record_text, write_speed_record
+    from zoo.leaderboard.speed_records import speed_record_text
 
     setting = Setting(
         size=parse_size(size), batches=parse_batches(batches), precision=precision,
         memory_format=memory_format, threads=threads, device=device, rounds=rounds,
         reference=reference,
     )  # fmt: skip
-    setting = checked(names, setting)
+    records, failed = _measured(names, checked(names, setting), out)
+    if as_json:
+        fields = [json.loads(speed_record_text(record)) for record in records]
+        sys.stdout.write(json.dumps(fields, indent=2) + "\n")
+    elif records:
+        print_table(table.COLUMNS, map(table.row, records))
+        remark(table.heading(records))
+    if failed:
+        raise RunError(join_problems("These models were not measured:", failed))
+
+
+def _measured(
+    names: list[str], setting: Setting, out: Path | None
+) -> tuple[list[SpeedRecord], list[str]]:
+    """The records, written into `out` one by one, and what failed and why."""
+    from zoo.bench.speed import measure
+    from zoo.console import remark
+    from zoo.leaderboard.speed_records import write_speed_record
+
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
     records, failed = [], []
@@ -156,14 +178,7 @@ def speed_command(
         records.append(outcome.record)
         if out is not None:
             remark(f"{outcome.model}: {write_speed_record(outcome.record, out)}")
-    if as_json:
-        fields = [json.loads(speed_record_text(record)) for record in records]
-        sys.stdout.write(json.dumps(fields, indent=2) + "\n")
-    elif records:
-        print_table(table.COLUMNS, map(table.row, records))
-        remark(table.heading(records))
-    if failed:
-        raise RunError(join_problems("These models were not measured:", failed))
+    return records, failed
 
 
 def pick_command(

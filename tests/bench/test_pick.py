@@ -120,9 +120,15 @@ def test_another_search_in_the_folder_is_named(
     with pytest.raises(InputError) as caught:
         search.pick(asked(scenes, budget="1h", seed=1), out, worker="fake_trial")
     assert f"{out} holds another search. Ask for the same again" in str(caught.value)
-    assert "- budget: it has '30s', asked is '1h'" in str(caught.value)
+    assert "budget" not in str(caught.value)  # no trial has used it yet
     assert "- seed: it has 0, asked is 1" in str(caught.value)
     assert (out / "pick.json").read_bytes() == before
+    with pytest.raises(KeyboardInterrupt):
+        search.pick(asked(scenes, budget="150s"), out, worker="fake_trial")
+    lines = (out / "started").read_text().splitlines()
+    assert sum(line.endswith(" None") for line in lines) == 4 + 1  # only what had failed, again
+    with pytest.raises(InputError, match=r"- budget: it has '150s', asked is '1h'"):
+        search.pick(asked(scenes, budget="1h"), out, worker="fake_trial")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     with pytest.raises(InputError, match=r"full is not an empty folder\. Give another --out"):
@@ -136,6 +142,9 @@ def test_another_search_in_the_folder_is_named(
         (["--max-latency-ms", "0"], "--max-latency-ms is 0.0; it must be above 0."),
         (["--models", "unet-nothing"], "Unknown encoder 'nothing'."),
         (["--size", "tall"], "The size 'tall' is none."),
+        (["--size", "64"], "--size is that of --max-latency-ms; give both or neither."),
+        (["--size", "8", "--max-latency-ms", "9"], "the size is 8x8; allowed are 32 to 16384"),
+        (["--encoder-weights", "x.safetensors"], "for several models it is default or none."),
         (["stages.all.epochs=3"], "A budget sets the epochs and validate_every"),
         (["crop=33"], "crop"),
         (["--data", "no/such"], "no/such does not exist."),

@@ -183,11 +183,7 @@ def test_a_local_cluster_of_two_workers_gives_the_same_records(
 ) -> None:
     """The suite is stopped once on the way; two jobs run at a time."""
     ray = pytest.importorskip("ray")
-    text = (
-        suite_file.read_text()
-        .replace("epochs: 2", "epochs: 12")
-        .replace("epochs: 1}", "epochs: 8}")
-    )
+    text = suite_file.read_text().replace("epochs: 2}", "epochs: 12}")
     suite_file.write_text(text.replace("epochs: 1}", "epochs: 8}"))
     data = [f"scenes={scenes}"]
     local = run_suite(suite_file, data, tmp_path / "a", tmp_path / "local", threads=1, jobs=2)

@@ -21,6 +21,7 @@ from zoo.bench.pick.work import ORDER, RESULT, Order
 from zoo.bench.speed.measure import measure
 from zoo.bench.speed.setting import Setting, checked
 from zoo.console import progress_bar, remark
+from zoo.creation import DEFAULT
 from zoo.data.spec import load_dataset
 from zoo.errors import InputError, RunError, join_problems
 from zoo.files import read_json, write_json
@@ -72,15 +73,37 @@ def _checked(asked: Asked) -> dict[str, str]:
     """The models to try with their reasons, once the input is known to be usable."""
     parse_budget(asked.budget)
     refuse_epochs_given(parse_overrides(asked.overrides))
-    if asked.max_latency_ms is not None and asked.max_latency_ms <= 0:
-        raise InputError(f"--max-latency-ms is {asked.max_latency_ms}; it must be above 0.")
+    _check_options(asked)
     models = named(asked.models, _path(asked.registry))
     for model in models:
         apply_overrides(_recipe(asked, model), asked.overrides)
     dataset = load_dataset(asked.data)
     for split in ("train", "val"):
         dataset.samples(split)
+    if asked.max_latency_ms is not None:
+        _latency_setting(asked, models)
     return models
+
+
+def _check_options(asked: Asked) -> None:
+    if asked.encoder_weights not in (None, DEFAULT):
+        raise InputError(
+            f"--encoder-weights is {asked.encoder_weights!r}; for several models it is default or "
+            "none. An overlay file (--registry) names the file of an encoder."
+        )
+    if asked.max_latency_ms is None:
+        if asked.size is not None:
+            raise InputError("--size is that of --max-latency-ms; give both or neither.")
+    elif asked.max_latency_ms <= 0:
+        raise InputError(f"--max-latency-ms is {asked.max_latency_ms}; it must be above 0.")
+
+
+def _latency_setting(asked: Asked, models: dict[str, str]) -> Setting:
+    """How the latency is measured: the first model is the reference of the others."""
+    size = asked.size or common_size(load_dataset(asked.data))
+    first = next(iter(models))
+    setting = Setting(size=size, batches=(1,), rounds=LATENCY_ROUNDS, reference=first)
+    return checked(list(models), setting)
 
 
 class Search:
@@ -100,11 +123,7 @@ class Search:
             if limit is None:
                 state.candidates = [Candidate(model, True, why) for model, why in models.items()]
             else:
-                size = self._asked.size or common_size(load_dataset(self._asked.data))
-                setting = Setting(
-                    size=size, batches=(1,), rounds=LATENCY_ROUNDS, reference=next(iter(models))
-                )
-                setting = checked(list(models), setting)
+                setting = _latency_setting(self._asked, models)
                 state.candidates = within_latency(models, limit, setting, measure)
             state.spent_s["latency"] = time.monotonic() - began
             state.write(self._out)

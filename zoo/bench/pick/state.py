@@ -69,8 +69,8 @@ def _listed(candidates: list[Candidate] | None) -> list[dict[str, Any]] | None:
 def open_state(out: Path, asked: Asked) -> State:
     """The state of the search in `out`, a new one where there is none.
 
-    Raises InputError where `out` holds anything else, or a search for which something else was
-    asked.
+    Before the first trial the budget may change. Raises InputError where `out` holds anything else,
+    or a search for which something else was asked.
     """
     if not (out / FILE).is_file():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -79,10 +79,11 @@ def open_state(out: Path, asked: Asked) -> State:
         state.write(out)
         return state
     before, now = read_json(out / FILE), asked.as_json()
+    free = {"budget"} if before["schedule"] is None else set()  # no trial has used it yet
     differences = [
         f"{key.replace('_', '-')}: it has {before['asked'].get(key)!r}, asked is {now[key]!r}"
         for key in now
-        if before["asked"].get(key) != now[key]
+        if before["asked"].get(key) != now[key] and key not in free
     ]
     if differences:
         header = f"{out} holds another search. Ask for the same again, or give another --out:"
