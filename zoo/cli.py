@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.cli_bench import bench_app
+from zoo.cli_bench import bench_app, pick_command
 from zoo.cli_board import leaderboard_app, list_command
 from zoo.cli_data import data_app, doctor_command
 from zoo.cli_hub import import_command, pull_command, push_command, registry_app
-from zoo.console import first_process
+from zoo.console import first_process, print_table, show
 from zoo.errors import InputError, ZooError, join_problems
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(registry_app, name="registry")
 app.command("list")(list_command)
 app.command("doctor")(doctor_command)
+app.command("pick")(pick_command)
 app.command("push")(push_command)
 app.command("pull")(pull_command)
 app.command("import")(import_command)
@@ -61,9 +62,9 @@ def show_command(
     as_json: JsonOption = False,
 ) -> None:
     """Show every value of a model and where it comes from."""
-    from zoo.registry.registry import show
+    from zoo.registry import registry as names
 
-    rows = show(name, registry)
+    rows = names.show(name, registry)
     if as_json:
         _print(
             json.dumps(
@@ -71,7 +72,7 @@ def show_command(
             )
         )
     else:
-        _table(["key", "value", "from"], [[k, _plain(v), o] for k, v, o in rows])
+        print_table(["key", "value", "from"], [[k, _plain(v), o] for k, v, o in rows])
 
 
 @app.command("finetune")
@@ -268,11 +269,11 @@ def _print_plan(plan: Plan) -> None:
         for stage in stage_plans(plan)
     ]
     columns = ["stage", "epochs", "encoder layers", "learning M", "decoder lr"]
-    _table([*columns, "encoder lr, top", "bottom", "schedule"], rows)
+    print_table([*columns, "encoder lr, top", "bottom", "schedule"], rows)
     if choices := explained(plan):
         _print("")
         chosen = [[c.key, _plain(c.value), c.reason, c.evidence] for c in choices]
-        _table(["chosen", "value", "reason", "evidence"], chosen)
+        print_table(["chosen", "value", "reason", "evidence"], chosen)
 
 
 def _layers(stage: StagePlan) -> str:
@@ -282,7 +283,7 @@ def _layers(stage: StagePlan) -> str:
 
 
 def _print_metrics(found: Evaluation) -> None:
-    _show(found.confusion.table())
+    show(found.confusion.table())
     _print(
         f"mIoU {100 * found.confusion.miou:.2f} %, pixel accuracy "
         f"{100 * found.confusion.pixel_accuracy:.2f} % on "
@@ -295,24 +296,6 @@ def _plain(value: object) -> str:
     if value is None:
         return "-"
     return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    _show(table)
-
-
-def _show(table: object) -> None:
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else 160
-    console = Console(width=width, quiet=not first_process())
-    console.print(table)
 
 
 def _print(text: str) -> None:

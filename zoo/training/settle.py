@@ -102,10 +102,14 @@ def _facts(plan: Plan, scan: ScanResult) -> Facts:
 
 def _measure(plan: Plan, scan: ScanResult, began: float, recipe: Recipe) -> Cost:
     remark("Measuring a few steps and a validation for the budget.")
+    return replace(cost_of(plan, scan, recipe), spent_s=time.monotonic() - began)
+
+
+def cost_of(plan: Plan, scan: ScanResult, recipe: Recipe) -> Cost:
+    """What a run of `plan` by `recipe` costs here, from a few steps with random weights."""
 
     def train(short: Recipe, loader: TrainLoader, val: EvalLoader, out: Path) -> None:
         trial, alone = replace(plan, recipe=short, out=out), Ranks(device=PartialState().device)
         make_trainer(trial, prepare_trial(trial, scan, loader, val, alone), alone).fit()
 
-    cost = measure_cost(plan.dataset, recipe, train)
-    return replace(cost, spent_s=time.monotonic() - began)
+    return measure_cost(plan.dataset, recipe, train)
