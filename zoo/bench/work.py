@@ -93,6 +93,12 @@ def score(run: Path, order: Order) -> Record:
     return write_result(evaluate(create(run), order.data, split=order.job.split), order.results)
 
 
+def heed_interrupts() -> None:
+    """Let SIGINT interrupt this process, even where its parent blocks it as Ray's workers do."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def _die_with_parent() -> None:
     while os.read(sys.stdin.fileno(), 1):  # unbuffered, so that this process can end
         pass
@@ -100,5 +106,5 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray's workers ignore it
+    heed_interrupts()
     sys.exit(main(Path(sys.argv[1])))
