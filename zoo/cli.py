@@ -57,14 +57,16 @@ PrecisionOption = Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")]
 
 @app.command("show")
 def show_command(
-    name: Annotated[str, typer.Argument(help="A model name such as unet-resnet18.")],
+    name: Annotated[str, typer.Argument(help="A name, a run or model folder, or hf-hub:ORG/REPO.")],
     registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show every value of a model and where it comes from."""
     from zoo.registry import registry as names
+    from zoo.trained import described, model_folder
 
-    rows = names.show(name, registry)
+    folder = model_folder(name, registry, names=False)
+    rows = names.show(name, registry) if folder is None else described(folder, registry)
     if as_json:
         _print(
             json.dumps(

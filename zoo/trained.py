@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from zoo.console import remark
 from zoo.errors import InputError, unknown
@@ -88,3 +89,18 @@ def pulled(named: Named, registry: Path | None = None) -> Path:
     if non_commercial(named.model.licence):
         remark(f"The weights of {named.name} are {named.model.licence}: no commercial use.")
     return folder
+
+
+def described(folder: Path, registry: Path | None = None) -> list[tuple[str, Any, str]]:
+    """(key, value, file) of everything that a model folder says about itself; no torch.
+
+    The keys of how the weights came about begin with `training.`, those of what was measured with
+    `metrics.`. Raises InputError for a folder that is none of a model.
+    """
+    from zoo.hub.folder import CONFIG, read_folder
+
+    found = read_folder(folder, registry)
+    values = found.spec.model_dump(mode="json")
+    for section, given in (("training", found.training), ("metrics", found.metrics)):
+        values |= {f"{section}.{key}": value for key, value in (given or {}).items()}
+    return [(key, value, CONFIG) for key, value in values.items()]
