@@ -75,6 +75,19 @@ def test_show_says_where_values_come_from(capsys: pytest.CaptureFixture[str]) ->
     assert "resnet18" in prints(capsys, "show", "unet-resnet18")
 
 
+def test_show_reads_what_a_trained_model_says(
+    capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
+) -> None:
+    rows = {row["key"]: row for row in json.loads(prints(capsys, "show", trained, "--json"))}
+    config = json.loads((trained / "best" / "config.json").read_text())["_zoo"]
+    assert rows["classes"] == {
+        "key": "classes", "value": config["spec"]["classes"], "origin": "config.json",
+    }  # fmt: skip
+    assert rows["training.recipe_hash"]["value"] == config["training"]["recipe_hash"]
+    assert run(["show", str(tmp_path)]) == 2
+    assert "is not a model folder: it holds no config.json" in capsys.readouterr().err
+
+
 def test_finetune_eval_predict_report(
     capsys: pytest.CaptureFixture[str], scenes: Path, trained: Path, tmp_path: Path
 ) -> None:

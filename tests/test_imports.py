@@ -21,7 +21,7 @@ LINES = [
     ["zoo.reports"],
     ["zoo.training"],
     ["zoo.evaluation"],
-    ["zoo.creation", "zoo.importing", "zoo.figures"],
+    ["zoo.creation", "zoo.importing", "zoo.trained", "zoo.figures"],
     ["zoo.data"],
     ["zoo.hub"],
     ["zoo.models"],
@@ -29,7 +29,16 @@ LINES = [
     ["zoo.registry"],
     ["zoo.remote"],
     ["zoo.leaderboard"],
-    ["zoo.environment", "zoo.page", "zoo.console", "zoo.files", "zoo.palette", "zoo.errors", "zoo"],
+    [
+        "zoo.environment",
+        "zoo.page",
+        "zoo.console",
+        "zoo.files",
+        "zoo.palette",
+        "zoo.class_lists",
+        "zoo.errors",
+        "zoo",
+    ],
 ]
 
 

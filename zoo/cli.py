@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.cli_bench import bench_app
+from zoo.cli_bench import bench_app, pick_command
 from zoo.cli_board import leaderboard_app, list_command
 from zoo.cli_data import data_app, doctor_command
 from zoo.cli_hub import import_command, pull_command, push_command, registry_app
-from zoo.console import first_process
+from zoo.console import first_process, print_table, show
 from zoo.errors import InputError, ZooError, join_problems
 
 if TYPE_CHECKING:
     from zoo.evaluation.record import Evaluation
-    from zoo.training.finetune import Plan
+    from zoo.training.plan import Plan
     from zoo.training.stage_plan import StagePlan
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ app.add_typer(bench_app, name="bench")
 app.add_typer(registry_app, name="registry")
 app.command("list")(list_command)
 app.command("doctor")(doctor_command)
+app.command("pick")(pick_command)
 app.command("push")(push_command)
 app.command("pull")(pull_command)
 app.command("import")(import_command)
@@ -56,14 +57,16 @@ PrecisionOption = Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")]
 
 @app.command("show")
 def show_command(
-    name: Annotated[str, typer.Argument(help="A model name such as unet-resnet18.")],
+    name: Annotated[str, typer.Argument(help="A name, a run or model folder, or hf-hub:ORG/REPO.")],
     registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show every value of a model and where it comes from."""
-    from zoo.registry.registry import show
+    from zoo.registry import registry as names
+    from zoo.trained import described, model_folder
 
-    rows = show(name, registry)
+    folder = model_folder(name, registry, names=False)
+    rows = names.show(name, registry) if folder is None else described(folder, registry)
     if as_json:
         _print(
             json.dumps(
@@ -71,7 +74,7 @@ def show_command(
             )
         )
     else:
-        _table(["key", "value", "from"], [[k, _plain(v), o] for k, v, o in rows])
+        print_table(["key", "value", "from"], [[k, _plain(v), o] for k, v, o in rows])
 
 
 @app.command("finetune")
@@ -113,7 +116,9 @@ def finetune_command(
     registry: RegistryOption = None,
 ) -> None:
     """Fine-tune MODEL on the train split of DATA; the best model by val mIoU is kept."""
-    from zoo.training.finetune import finetune, make_plan, settled
+    from zoo.training.finetune import finetune
+    from zoo.training.plan import make_plan
+    from zoo.training.settle import settled
 
     weights = None if encoder_weights == "none" else encoder_weights
     chosen: dict[str, Any] = {
@@ -247,8 +252,8 @@ def check_encoders_command(
 
 
 def _print_plan(plan: Plan) -> None:
-    from zoo.training.finetune import stage_plans
     from zoo.training.settle import explained
+    from zoo.training.stage_plan import stage_plans
 
     sizes = ", ".join(f"{s} {len(plan.dataset.samples(s))}" for s in plan.dataset.splits)
     _print(f"{plan.model} on {plan.dataset.name} ({sizes}), recipe {plan.recipe_name}\n")
@@ -266,11 +271,11 @@ def _print_plan(plan: Plan) -> None:
         for stage in stage_plans(plan)
     ]
     columns = ["stage", "epochs", "encoder layers", "learning M", "decoder lr"]
-    _table([*columns, "encoder lr, top", "bottom", "schedule"], rows)
+    print_table([*columns, "encoder lr, top", "bottom", "schedule"], rows)
     if choices := explained(plan):
         _print("")
         chosen = [[c.key, _plain(c.value), c.reason, c.evidence] for c in choices]
-        _table(["chosen", "value", "reason", "evidence"], chosen)
+        print_table(["chosen", "value", "reason", "evidence"], chosen)
 
 
 def _layers(stage: StagePlan) -> str:
@@ -280,7 +285,7 @@ def _layers(stage: StagePlan) -> str:
 
 
 def _print_metrics(found: Evaluation) -> None:
-    _show(found.confusion.table())
+    show(found.confusion.table())
     _print(
         f"mIoU {100 * found.confusion.miou:.2f} %, pixel accuracy "
         f"{100 * found.confusion.pixel_accuracy:.2f} % on "
@@ -293,24 +298,6 @@ def _plain(value: object) -> str:
     if value is None:
         return "-"
     return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    _show(table)
-
-
-def _show(table: object) -> None:
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else 160
-    console = Console(width=width, quiet=not first_process())
-    console.print(table)
 
 
 def _print(text: str) -> None:

@@ -19,6 +19,9 @@ def list_command(
     pattern: Annotated[str, typer.Argument(help="A shell pattern such as 'unet-*'.")] = "*",
     decoder: Annotated[str | None, typer.Option(help="Only this decoder.")] = None,
     encoder: Annotated[str | None, typer.Option(help="Only encoders of this pattern.")] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Only weights under this licence (a pattern), or open.")
+    ] = None,
     data: Annotated[str | None, typer.Option(help="Only models measured on this data set.")] = None,
     min_miou: Annotated[
         float | None, typer.Option(help="With --data: at least this mIoU, from 0 to 1.")
@@ -40,12 +43,17 @@ def list_command(
     """List model names that match PATTERN, one a line; or what was measured of them."""
     from zoo.console import remark
     from zoo.leaderboard.lookup import Wanted, find
-    from zoo.registry.registry import list_models
+    from zoo.registry.registry import list_models, under_licence
 
-    names = list_models(pattern, decoder=decoder, encoder=encoder, overlay=registry)
+    names = list_models(
+        pattern, decoder=decoder, encoder=encoder, licence=licence, overlay=registry
+    )
     wanted = Wanted(pattern, decoder, encoder, data, min_miou, max_latency_ms, machine, sort)
     if wanted.measured:
         found = find(wanted)
+        if licence is not None:
+            kept = under_licence(licence, [row.model for row in found], registry)
+            found = [row for row in found if row.model in kept]
         rows = json.dumps([row.as_json() for row in found], indent=2) if as_json else _lines(found)
         sys.stdout.write(rows + "\n" if rows else "")
         remark(f"{len(found)} rows")

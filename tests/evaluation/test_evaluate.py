@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from zoo.creation import create
+from zoo.data.scenes import write_scenes
+from zoo.data.spec import load_dataset
 from zoo.errors import InputError
 from zoo.evaluation import evaluate
 from zoo.evaluation.evaluate import predict_ids, resolve_precision, score
+from zoo.evaluation.record import evaluate as evaluate_model
 from zoo.models.segmentation import SegmentationModel
 from zoo.models.spec import ModelSpec, class_names, palette_for
 
@@ -65,3 +72,16 @@ def test_precision() -> None:
     assert resolve_precision("auto", "cpu") in {"bf16", "fp32"}
     with pytest.raises(InputError, match="fp16 needs a GPU"):
         resolve_precision("fp16", "cpu")
+
+
+def test_a_split_without_a_labelled_pixel_has_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    data = write_scenes(tmp_path / "scenes", train=1, val=1, test=2, size=(64, 80))
+    for path in (data / "test" / "masks").iterdir():
+        Image.fromarray(np.full((64, 80), 255, dtype=np.uint8)).save(path)
+    net = create("fpn-test_resnet", classes=load_dataset(data).classes, encoder_weights=None)
+    with pytest.raises(InputError, match="scenes, split test: every pixel is ignored, nothing to"):
+        evaluate_model(net, data, out=tmp_path / "records")
+    assert not (tmp_path / "records").exists()

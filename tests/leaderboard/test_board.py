@@ -311,6 +311,10 @@ def test_the_command_lists_what_was_measured(
     ]  # fmt: skip
     assert run(["list", "--data", "camvid", "--min-miou", "0.99"]) == 0
     assert capsys.readouterr().out == ""
+    assert run(["list", "--data", "camvid", "--licence", "cc-*"]) == 2
+    assert "come under 'cc-*'. Their licences: apache-2.0." in capsys.readouterr().err
+    assert run(["list", "--data", "camvid", "--licence", "apache*", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 3
     assert run(["show", "unet-resnet50", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert {"key": "latency.2", "value": f"3.0 ms on {GPU}", "origin": "leaderboard"} in rows

@@ -140,7 +140,8 @@ def test_texts_of_records_cannot_become_markup(tmp_path: Path) -> None:
     markdown, table = _build(tmp_path, run)
     page = _rendered(markdown)
     assert page.tags.isdisjoint({"script", "a", "b", "i", "em", "strong", "img"})
-    assert {*NASTY, run["device"], '@sum <b>="x|y"'} <= set(page.cells)
+    assert {*NASTY, run["device"], "@sum, changed: fedcba98"} <= set(page.cells)
+    assert f"- {escape('@sum, changed: fedcba98')}: {escape('<b>=')}" in markdown
     assert f"{run['model']} (a1_in1k)" in page.cells
     (row,) = _rows(table)
     assert row["device"] == "'=cmd|'calc'!A0"

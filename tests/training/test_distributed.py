@@ -20,6 +20,7 @@ from engine_runs import (
     largest_difference,
     launch,
     logged,
+    wait_for_steps,
     without_batch_norm,
 )
 
@@ -163,16 +164,6 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-
-
-def wait_for_steps(out: Path, count: int, process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 300
-    while time.monotonic() < until and process.poll() is None:
-        path = out / "log.jsonl"
-        if path.exists() and path.read_text().count('"step"') >= count:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"no {count} log entries: {process.communicate()[1]}")
 
 
 @pytest.mark.slow

@@ -5,9 +5,11 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from zoo.bench.folder import RUN, Order, drop_weights, read_order, write_failure
@@ -19,16 +21,21 @@ INTERRUPTED = 130
 
 
 def main(folder: Path) -> int:
-    """Do the job in `folder`; returns the exit code and leaves a note where it failed.
+    """Do the job in `folder`; see `guarded`."""
+    return guarded(folder, lambda: work(folder, read_order(folder)))
+
+
+def guarded(folder: Path, action: Callable[[], None]) -> int:
+    """Call `action` for `folder`; returns the exit code and leaves a note where it failed.
 
     The end of stdin is the end of the process that started this one, and ends it too, as a kill
-    would. A second process in the same folder waits for the first and then finds the record.
+    would. A second process in the same folder waits for the first and then finds its result.
     """
     threading.Thread(target=_die_with_parent, daemon=True).start()
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            work(folder, read_order(folder))
+            action()
         except KeyboardInterrupt:
             return INTERRUPTED
         except ZooError as error:
@@ -86,6 +93,12 @@ def score(run: Path, order: Order) -> Record:
     return write_result(evaluate(create(run), order.data, split=order.job.split), order.results)
 
 
+def heed_interrupts() -> None:
+    """Let SIGINT interrupt this process, even where its parent blocks it as Ray's workers do."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
 def _die_with_parent() -> None:
     while os.read(sys.stdin.fileno(), 1):  # unbuffered, so that this process can end
         pass
@@ -93,4 +106,5 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
+    heed_interrupts()
     sys.exit(main(Path(sys.argv[1])))

@@ -6,8 +6,9 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from zoo.leaderboard.rank import NOISE, Estimate, Row, Table, TableKey
 from zoo.leaderboard.records import Record
@@ -108,6 +109,7 @@ def _section(table: Table) -> list[str]:
         "",
         *_notes(table),
         *_classes(table),
+        *_changes(table),
     ]
 
 
@@ -181,6 +183,11 @@ def _classes(table: Table) -> list[str]:
     ]
 
 
+def recipe_label(recipe: str, recipe_hash: str, overrides: Mapping[str, Any]) -> str:
+    """A recipe in a table: its name, and the first digits of its hash where values were changed."""
+    return f"{recipe}, changed: {recipe_hash[:8]}" if overrides else recipe
+
+
 def _places(row: Row) -> str:
     return str(row.rank) if row.best == row.worst else f"{row.best}{_NONE}{row.worst}"
 
@@ -194,8 +201,21 @@ def _model(record: Record) -> str:
 
 
 def _recipe(record: Record) -> str:
-    parts = [f"{key}={json.dumps(value)}" for key, value in sorted(record.overrides.items())]
-    return escape(" ".join([record.recipe, *parts]))
+    return escape(recipe_label(record.recipe, record.recipe_hash, record.overrides))
+
+
+def _changes(table: Table) -> list[str]:
+    """What the recipes that were changed have in place of their own values."""
+    changed = {_recipe(row.first): row.first.overrides for row in table.rows}
+    lines = [
+        f"- {label}: {escape(' '.join(f'{k}={json.dumps(v)}' for k, v in sorted(values.items())))}"
+        for label, values in sorted(changed.items())
+        if values
+    ]
+    if not lines:
+        return []
+    summary = ["<details>", "<summary>Changed values of recipes</summary>", ""]
+    return [*summary, *lines, "", "</details>", ""]
 
 
 def _percent(estimate: Estimate) -> str:

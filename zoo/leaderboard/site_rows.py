@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 
 from zoo.leaderboard.board import BoardTable, Entry, Run, Speed
+from zoo.leaderboard.render import recipe_label
 
 NONE = "\u2013"
 
@@ -138,7 +139,7 @@ def _row(row: Entry, speeds: dict[str, Speed]) -> str:
     speed = speeds.get(row.model)
     timed = [NONE, NONE] if speed is None else [number(speed.p50, 1), number(speed.peak_mb, 0)]
     interval = "" if row.interval is None else f" \u00b1 {100 * row.interval:.2f}"
-    recipe = f"{row.recipe} with changes" if row.overrides else row.recipe
+    recipe = recipe_label(row.recipe, row.recipe_hash, row.overrides)
     cells = [
         f"{percent(row.miou, 2)}{interval}",
         percent(row.images_interval, 2),

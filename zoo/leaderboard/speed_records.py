@@ -55,8 +55,8 @@ class SpeedRecord(Strict):
     """How fast one model infers on one machine in one setting, weights random.
 
     `latency_ms` and `reference` are of `batch` images of `size`; `throughput` holds images a second
-    by batch size (as text, since JSON knows no other keys). `peak_mb` is the memory that inference
-    of the largest of these batches takes above that of the libraries, None where it was not
+    by batch size (as text, since JSON knows no other keys). `peak_mb` is the memory in MiB that the
+    model and inference of `batch` images take above that of the libraries, None where it was not
     measured; `build_s` the seconds of building the model with random weights. `machine` is the
     processor's name with the number of threads, or the GPU's; `threads` are the CPU threads.
     Raises pydantic's ValidationError.
@@ -103,7 +103,12 @@ def write_speed_record(record: SpeedRecord, folder: Path) -> Path:
 
     Writing the same content again changes nothing; nothing is ever overwritten (InputError).
     """
-    return write_once(folder / speed_record_name(record), sealed_text(_content(record)))
+    return write_once(folder / speed_record_name(record), speed_record_text(record))
+
+
+def speed_record_text(record: SpeedRecord) -> str:
+    """The record with its hash as the text of its file: JSON with one line per field."""
+    return sealed_text(_content(record))
 
 
 def parse_speed_record(value: object, source: str) -> SpeedRecord:
