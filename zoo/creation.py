@@ -144,6 +144,8 @@ def _describe(
 
     row, in_smp = resolved.row, resolved.smp_loadable
     resizes = row is not None and row.resizes == "img_size"
+    way = resolved.adapter_dilation(options)
+    encoder_args = (way.encoder_args if way else {}) | resolved.encoder_args
     return ModelSpec(
         name=resolved.name,
         decoder=resolved.decoder,
@@ -156,8 +158,9 @@ def _describe(
         encoder_weights=encoder.identity,
         encoder_revision=encoder.revision,
         licence=encoder.licence or resolved.licence if encoder.identity else None,
-        encoder_args=resolved.encoder_args | ({"img_size": side} if resizes else {}),
+        encoder_args=encoder_args | ({"img_size": side} if resizes else {}),
         decoder_args=resolved.args | options,
+        dilated=way.dilated if way else None,
         size_multiple=input_multiple(resolved.decoder, row, in_smp),
         size_minimum=input_minimum(resolved.decoder, row),
         img_size=side,

@@ -122,8 +122,8 @@ def test_a_plain_transformer_has_no_stage_before_its_last() -> None:
         model_of("test_vit", auxiliary=0.4)
 
 
-def test_where_timm_cannot_dilate_deep_levels_are_merged() -> None:
-    model = model_of("densenet121").eval()
+def test_where_nothing_dilates_deep_levels_are_merged() -> None:
+    model = model_of("hrnet_w18_small").eval()
     assert model.spec.encoder_args == {}
     strides = [level.stride for level in model.net.encoder.levels]
     assert strides == [8, 16, 32]

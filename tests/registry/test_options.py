@@ -11,7 +11,7 @@ from zoo.errors import InputError
 from zoo.models.adapted import HEADS, NETWORKS
 from zoo.models.decoders import DECODERS, smp_class
 from zoo.registry import show
-from zoo.registry.options import OWN, SMP, check_options, defaults
+from zoo.registry.options import OWN, SMP, check_options, defaults, output_stride
 
 NOT_OPTIONS = {"self", "kwargs", "encoder_name", "encoder_weights", "classes", "in_channels",
                "aux_params"}  # fmt: skip
@@ -76,11 +76,22 @@ def test_options_of_smps_classes() -> None:
     assert "encoder_depth" not in defaults("unet", adapted=True)
 
 
+def test_output_strides() -> None:
+    assert output_stride("deeplabv3", {}) == 8
+    assert output_stride("deeplabv3plus", {}) == 16
+    assert output_stride("deeplabv3plus", {"encoder_output_stride": 8}) == 8
+    assert output_stride("pspnet", {}) == 8
+    assert output_stride("unet", {}) is None
+    assert output_stride("pan", {"encoder_output_stride": "x"}) is None
+    assert refusal("pan", encoder_output_stride=7) == [
+        "encoder_output_stride: should be 8, 16 or 32, got 7"
+    ]
+
+
 def test_show_lists_the_options() -> None:
     rows = {key: (value, origin) for key, value, origin in show("pspnet-resnet50")}
     assert rows["options.bins"] == ((1, 2, 3, 6), "the decoder's default")
-    assert rows["encoder_args.output_stride"] == (8, "registry.yaml: decoders.pspnet.cases[0]")
-    assert "encoder_args.output_stride" not in {k for k, _, _ in show("pspnet-densenet121")}
+    assert "dilation" in rows
     dpt = {key for key, _, _ in show("dpt-samvit_base_patch16")}
     assert "args.decoder_readout" in dpt
     assert "options.decoder_readout" not in dpt

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from torch import Tensor, nn
 
 from zoo.models import timm_table as generator
 from zoo.models.decoders import smp_class
-from zoo.registry import list_models, load_registry, resolve
+from zoo.registry import list_models, load_registry, resolve, show
 from zoo.registry import timm_table as table
 from zoo.registry.load import registry_file
 from zoo.registry.schema import matches
@@ -83,7 +84,12 @@ def test_every_net_measures_as_the_table_says() -> None:
                 "input_size": "3/224/224",
             },
         ),
-        ("vgg11", {"kind": "cnn", "reductions": "1/2/4/8/16/32", "dilates": ""}),
+        (
+            "vgg11",
+            {"kind": "cnn", "reductions": "1/2/4/8/16/32", "dilates": "", "dilatable": "8/16"},
+        ),
+        ("deepseek_vit_412m", {"reductions": "14/14/14", "resizes": "any"}),
+        ("gemma4_vit_167m", {"inexact_sizes": "", "resizes": "any"}),
         ("inception_v3", {"inexact_sizes": "2/4/8/16/32"}),
         ("nasnetalarge", {"inexact_sizes": "2"}),
         ("convnext_tiny", {"kind": "cnn", "reductions": "4/8/16/32", "dilates": "8/16"}),
@@ -113,6 +119,43 @@ def test_every_net_measures_as_the_table_says() -> None:
 def test_known_nets_are_described_rightly(name: str, expected: dict[str, str]) -> None:
     row = table.encoders()[name]._asdict()
     assert {column: row[column] for column in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("resnet18", "any size"),
+        (
+            "vit_tiny_patch16_224",
+            "224 x 224, or rebuilt for another side with img_size=, position embeddings resampled; "
+            "larger images are seen through windows of that size, smaller ones are padded",
+        ),
+        (
+            "halonet26t",
+            "256 x 256 only; larger images are seen through windows of that size, smaller ones are "
+            "padded",
+        ),
+    ],
+)
+def test_show_says_which_images_a_net_takes(name: str, text: str) -> None:
+    assert table.encoders()[name].sizes() == text
+    found = {key: value for key, value, _ in show(f"unet-{name}")}
+    assert found["image_size"] == text
+
+
+class Reads(nn.Conv2d):
+    """What it does depends on the numbers that it gets."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images) if images.mean().item() > -1 else images
+
+
+def test_a_net_that_reads_numbers_is_noticed() -> None:
+    with torch.device("meta"):
+        assert generator._reads_numbers(Reads(3, 3, 1), (8, 8))
+        assert not generator._reads_numbers(nn.Conv2d(3, 3, 1), (8, 8))
+        assert not generator._reads_numbers(nn.Conv2d(5, 3, 1), (8, 8))
+    assert not generator._reads_numbers(Reads(3, 3, 1), (8, 8))
 
 
 def test_channels_are_looked_up_by_stride() -> None:
@@ -252,5 +295,5 @@ def test_writing_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert generator.main(["--write"]) == 0
     lines = (tmp_path / table.MODELS_FILE).read_text().splitlines()
     assert lines[0].endswith(f"from timm {timm.__version__}")
-    assert lines[2].startswith("resnet10t,resnet,cnn,2/4/8/16/32,64/64/128/256/512,,8/16,any,0,0")
+    assert lines[2].startswith("resnet10t,resnet,cnn,2/4/8/16/32,64/64/128/256/512,,8/16,,any,0,0")
     assert len(lines) == 3

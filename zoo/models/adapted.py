@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from unittest import mock
 
+import timm
 from torch import Tensor, nn
 
 from zoo.models.decoders import DECODERS, Decoder, smp_class
-from zoo.models.encoder import Level, TimmEncoder, encoder_levels
+from zoo.models.dilation import Dilation, plan_dilation
+from zoo.models.encoder import Level, TimmEncoder, at_most, encoder_levels
 from zoo.models.heads.eomt import EomtNetwork, eomt
 from zoo.models.heads.fcn import fcn
 from zoo.models.heads.linear import linear
@@ -48,6 +50,7 @@ def build_network(spec: ModelSpec, **pretrained: Any) -> Network | EomtNetwork:
     if spec.decoder in NETWORKS:
         return NETWORKS[spec.decoder](spec, pretrained, **spec.decoder_args)
     levels, plain = encoder_levels(spec.encoder, **spec.encoder_args)
+    levels = at_most(levels, spec.dilated)
     strides = _strides(row, spec.decoder_args)
     used = _used(levels, row, strides, spec.decoder_args)
     make = functools.partial(
@@ -56,6 +59,7 @@ def build_network(spec: ModelSpec, **pretrained: Any) -> Network | EomtNetwork:
         [levels[position].number for position in used],
         in_chans=spec.in_chans,
         norm=plain,
+        dilation=_dilation(spec),
         **spec.encoder_args,
     )
     encoder = make(**pretrained)
@@ -116,6 +120,15 @@ class _Stated:
     has_prefix_tokens: bool = False
 
 
+def _dilation(spec: ModelSpec) -> Dilation | None:
+    if spec.dilated is None:
+        return None
+    whole = functools.partial(
+        timm.create_model, spec.encoder, features_only=True, **spec.encoder_args
+    )
+    return plan_dilation(whole, spec.dilated)
+
+
 def _smp_parts(spec: ModelSpec, levels: list[Level], strides: tuple[int, ...]) -> Parts:
     """Decoder and segmentation head as SMP's class builds them for the pyramid's maps."""
     from zoo.models.build import smp_options
@@ -155,7 +168,7 @@ def _encoder_stated(cls: type[nn.Module], stated: _Stated) -> Iterator[None]:
 def _strides(row: Decoder, options: dict[str, Any]) -> tuple[int, ...]:
     """The strides of the wanted maps, with the output stride that the options ask for."""
     if (asked := options.get("encoder_output_stride")) is not None:
-        return (*row.strides[:-1], asked)
+        return tuple(min(stride, asked) for stride in (*row.strides[:-1], asked))
     if row.smp_class is None and "stride" in options:
         return tuple(stride for stride in row.strides if stride >= options["stride"])
     return row.strides

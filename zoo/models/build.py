@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from zoo.errors import InputError, join_problems, nearest, shortened
 from zoo.models.decoders import DECODERS, smp_class
+from zoo.registry.options import SMP, defaults
 from zoo.registry.timm_table import timm_version
 
 if TYPE_CHECKING:
@@ -168,11 +169,27 @@ def _smp_net(spec: ModelSpec, state: dict[str, torch.Tensor] | None) -> nn.Modul
     if state is not None:
         config |= {"encoder_weights": True, "pretrained_cfg_overlay": {"state_dict": state}}
     net = smp_class(spec.decoder)(**config)
-    if spec.decoder == "dpt":  # its encoder is the whole net, of which the last layers are not used
+    if _builds_too_much(net, spec):
         _rest_unused(net, spec)
     hub_config: Any = net.config  # what SMP would store if asked to save the net by itself
     hub_config["encoder_weights"] = None
     return net
+
+
+def _builds_too_much(net: Any, spec: ModelSpec) -> bool:
+    """Whether the encoder may have layers that the decoder does not look at.
+
+    DPT's is the whole net. Of others timm builds what is in front of the last level alone where it
+    can cut the net.
+    """
+    from timm.models._features import FeatureDictNet
+
+    if spec.decoder == "dpt":
+        return True
+    known = defaults(spec.decoder)
+    depth = spec.decoder_args.get("encoder_depth", known["encoder_depth"])
+    cut = isinstance(getattr(net.encoder, "model", None), FeatureDictNet)
+    return depth < SMP["unet"]["encoder_depth"] and not cut
 
 
 def _rest_unused(net: nn.Module, spec: ModelSpec) -> None:

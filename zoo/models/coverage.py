@@ -20,6 +20,7 @@ from zoo.models.build import build, build_with_weights
 from zoo.models.decoders import DECODERS, input_minimum, input_multiple
 from zoo.models.outputs import Outputs
 from zoo.models.segmentation import SegmentationModel
+from zoo.models.sketch import Undrawn
 from zoo.models.spec import ModelSpec, class_names, palette_for
 from zoo.registry import coverage as table
 from zoo.registry.coverage import Pair
@@ -123,6 +124,8 @@ def describe(encoder: Encoder, decoder: str) -> ModelSpec:
     """A model of the pair with random weights, at the encoder's own size where it has one."""
     model, names = resolve(f"{decoder}-{encoder.name}"), class_names(CLASSES)
     side = None if encoder.resizes == "any" else int(encoder.input_size.split("/")[1])
+    way = model.adapter_dilation({})
+    encoder_args = (way.encoder_args if way else {}) | model.encoder_args
     size = {"img_size": side} if encoder.resizes == "img_size" else {}
     return ModelSpec(
         name=model.name,
@@ -132,8 +135,9 @@ def describe(encoder: Encoder, decoder: str) -> ModelSpec:
         palette=palette_for(names, None),
         mean=model.mean,
         std=model.std,
-        encoder_args=model.encoder_args | size,
+        encoder_args=encoder_args | size,
         decoder_args=model.args,
+        dilated=way.dilated if way else None,
         size_multiple=input_multiple(decoder, encoder, model.adapted is None),
         size_minimum=input_minimum(decoder, encoder),
         img_size=side,
@@ -151,23 +155,26 @@ def _exercise(spec: ModelSpec) -> None:
     _nudge(model)
     images = torch.randn(1, spec.in_chans, *SIZE)
     _trains(model.train(), images)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        if not torch.isfinite(model.eval()(images)).all():
+    model.eval().requires_grad_(False)
+    logits = model(images)
+    if logits.shape != (1, CLASSES, *SIZE):
+        raise PairError(f"logits of shape {tuple(logits.shape)}")
+    with torch.autocast("cpu", torch.bfloat16):
+        if not torch.isfinite(model(images)).all():
             raise PairError("logits under bf16 are not finite")
-    state = {name: tensor.contiguous() for name, tensor in model.net.state_dict().items()}
-    loaded = build_with_weights(spec, load(save(_apart(state)))).eval()
+    stored = save(_apart(model.net.state_dict()))
+    with Undrawn():
+        loaded = build_with_weights(spec, load(stored)).eval()
     with torch.no_grad():
-        if not torch.equal(model(images), loaded(images)):
+        if not torch.equal(logits, loaded(images)):
             raise PairError("a loaded model gives other logits than the stored one")
 
 
 def _trains(model: SegmentationModel, images: Tensor) -> None:
-    logits = model(images)
-    if logits.shape != (1, CLASSES, *SIZE):
-        raise PairError(f"logits of shape {tuple(logits.shape)}")
     given = model.training_outputs(images)
-    sides = given.auxiliary if isinstance(given, Outputs) else ()
-    learned = [logits, *(side.logits for side in sides)]
+    learned = [given]
+    if isinstance(given, Outputs):
+        learned = [given.logits, *(side.logits for side in given.auxiliary)]
     torch.stack([tensor.float().square().mean() for tensor in learned]).sum().backward()
     without = [name for name, p in model.named_parameters() if p.grad is None]
     if without:
@@ -175,6 +182,7 @@ def _trains(model: SegmentationModel, images: Tensor) -> None:
     learning = [p.grad for n, p in model.named_parameters() if n.startswith("net.encoder.")]
     if not any(grad is not None and grad.any() for grad in learning):
         raise PairError("the gradient of the whole encoder is zero")
+    model.zero_grad()
 
 
 def _nudge(model: nn.Module) -> None:
@@ -186,7 +194,8 @@ def _nudge(model: nn.Module) -> None:
 
 def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copies, since tensors that share memory cannot be stored."""
-    return {name: tensor.detach().clone() for name, tensor in state.items()}
+    plain = torch.contiguous_format
+    return {name: tensor.detach().clone(memory_format=plain) for name, tensor in state.items()}
 
 
 def summary(rows: list[Pair]) -> list[str]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import timm
-import torch
 from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
+
+from zoo.models.dilation import Dilation, dilate
+from zoo.models.sketch import on_meta
 
 
 class Level(NamedTuple):
@@ -24,7 +25,8 @@ class TimmEncoder(nn.Module):
     """A timm net that gives the feature maps of `indices`, from fine to coarse.
 
     With `norm` the maps of a plain transformer pass its last normalisation, as its classifier would
-    see them; other nets give them as they are. `arguments` go to timm.
+    see them; other nets give them as they are. With `dilation` the net is dilated once it is built.
+    `arguments` go to timm.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class TimmEncoder(nn.Module):
         *,
         in_chans: int = 3,
         norm: bool = False,
+        dilation: Dilation | None = None,
         **arguments: Any,
     ):
         super().__init__()
@@ -44,8 +47,10 @@ class TimmEncoder(nn.Module):
             model = FeatureGetterNet(net, out_indices=list(indices), norm=True)
         else:
             model = timm.create_model(name, features_only=True, out_indices=tuple(indices), **given)
+        if dilation is not None:
+            dilate(model, dilation)
         self.model = model
-        self.levels = levels_of(model)
+        self.levels = at_most(levels_of(model), dilation.stride if dilation else None)
         self.channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -62,12 +67,18 @@ def encoder_levels(name: str, **arguments: Any) -> tuple[list[Level], bool]:
     A plain transformer has one stride from its first block to its last; the last block is then its
     only level. The net is built on the meta device, which makes no weights.
     """
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with on_meta():
         net: Any = timm.create_model(name, features_only=True, **arguments)
     levels = levels_of(net)
     plain = isinstance(net, FeatureGetterNet) and len({level.stride for level in levels}) == 1
     return (levels[-1:] if plain else levels), plain
+
+
+def at_most(levels: list[Level], stride: int | None) -> list[Level]:
+    """The levels of a net that is dilated to the output stride; None stands for one that is not."""
+    if stride is None:
+        return levels
+    return [level._replace(stride=min(level.stride, stride)) for level in levels]
 
 
 def levels_of(net: Any) -> list[Level]:

@@ -132,15 +132,17 @@ def plan(
 ) -> list[Source]:
     """Which levels make the maps of the wanted `strides`, which are given from fine to coarse.
 
+    Where a stride is wanted several times the last levels that have it are taken in their order.
     The last one is made from all levels that are not finer, or, where a net is dilated so that its
     deepest level has that stride, from this level alone. The `optional` stride is left empty where
     the encoder has no such level. Sources name levels by their position in `levels`.
     """
-    by_stride = {level.stride: position for position, level in enumerate(levels)}
     sources = []
-    for stride in strides[:-1]:
-        if stride in by_stride:
-            sources.append(Source(stride, (by_stride[stride],)))
+    for place, stride in enumerate(strides[:-1]):
+        having = [position for position, level in enumerate(levels) if level.stride == stride]
+        if having:
+            behind = strides[place + 1 :].count(stride)
+            sources.append(Source(stride, (having[max(-len(having), -1 - behind)],)))
         elif stride == optional:
             sources.append(Source(stride, ()))
         else:

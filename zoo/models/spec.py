@@ -16,7 +16,9 @@ class ModelSpec(BaseModel):
 
     `mean` and `std` are per input channel and apply to pixels scaled to [0, 1]. `ignore_index` is
     the id of pixels that are not judged. `encoder_weights` is a timm tag, `sha256:` with the hash
-    of a local file, or None for random weights. `size_multiple` and `size_minimum` are in pixels;
+    of a local file, or None for random weights. `dilated` is
+    the output stride that zoo brings the encoder to where timm cannot, None where it does not.
+    `size_multiple` and `size_minimum` are in pixels;
     `img_size` is the side of the square that a fixed-size encoder was built for, else None;
     `value_range` are the stored pixel values that became 0 and 255, None for 8-bit images. `norm`
     is "group" where every BatchNorm of the network was replaced by a GroupNorm.
@@ -38,6 +40,7 @@ class ModelSpec(BaseModel):
     licence: str | None = None
     encoder_args: dict[str, Any] = Field(default_factory=dict)
     decoder_args: dict[str, Any] = Field(default_factory=dict)
+    dilated: Literal[8, 16] | None = None
     size_multiple: Count = 32
     size_minimum: Count = 32
     img_size: Count | None = None

@@ -1,6 +1,7 @@
 """Generates and checks the table of timm's encoders: `python -m zoo.models.timm_table --check`.
 
-Every net is built and run on the meta device, so nothing is computed and nothing is downloaded.
+Every net is built and run on the meta device, so nothing is computed and nothing is downloaded; the
+few nets whose doing depends on numbers run on the CPU, with random weights.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import random
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from zoo.console import remark, track
 from zoo.errors import InputError, shortened
 from zoo.files import write_text
 from zoo.models.decoders import DECODERS
+from zoo.models.dilation import can_dilate
 from zoo.registry import timm_table as table
 from zoo.registry.load import Registry, load_registry
 from zoo.registry.options import defaults
@@ -34,8 +37,9 @@ from zoo.registry.timm_table import Encoder, Weights
 
 FOLDER = Path(table.__file__).parent
 COMMAND = "python -m zoo.models.timm_table --write"
-SIZES = ((256, 256), (320, 320))
-"""Two sizes in pixels, so that a net bound to one of them cannot pass for one that takes any."""
+SIDES = (256, 320)
+"""Two sides in pixels, so that a net bound to one of them cannot pass for one that takes any; they
+are rounded up to multiples of the net's largest stride."""
 
 CONV_SHARE = 0.2
 """A net with attention and at least this share of its parameters in convolutions is a hybrid."""
@@ -48,17 +52,21 @@ Size = tuple[int, int]
 def measure(name: str) -> Encoder:
     """Build the timm net `name` on the meta device and read what the registry matches on."""
     cfg = timm.get_pretrained_cfg(name)
-    net = _build(name)
-    reductions = net.feature_info.reduction()
     native: Size = (cfg.input_size[1], cfg.input_size[2])
+    net = _build(name)
+    if _reads_numbers(net, native):
+        net = _build(name, device="cpu")
+    reductions = net.feature_info.reduction()
     resizes = _resizes(name, net)
-    size = SIZES[0] if resizes == "any" and SIZES[0][0] % max(reductions) == 0 else native
+    size = (SIDES[0],) * 2 if resizes == "any" and SIDES[0] % max(reductions) == 0 else native
     sizes, has_attention = _run(net, size)
+    kind = _kind(net, has_attention)
+    dilates = _joined(stride for stride in (8, 16) if _dilates(name, stride, size))
     blocks, prefix_tokens = _blocks(name, native) if len(set(reductions)) == 1 else (0, 0)
     return Encoder(
         name=name,
         module=timm.models.model_entrypoint(name).__module__.rsplit(".", 1)[1],
-        kind=_kind(net, has_attention),
+        kind=kind,
         reductions=_joined(reductions),
         channels=_joined(net.feature_info.channels()),
         inexact_sizes=_joined(
@@ -66,7 +74,8 @@ def measure(name: str) -> Encoder:
             for stride, found in zip(reductions, sizes, strict=True)
             if found != _reduced(size, stride)
         ),
-        dilates=_joined(stride for stride in (8, 16) if _dilates(name, stride, size)),
+        dilates=dilates,
+        dilatable="" if dilates or kind != "cnn" else _dilatable(name, reductions),
         resizes=resizes,
         blocks=str(blocks),
         prefix_tokens=str(prefix_tokens),
@@ -103,12 +112,23 @@ def _tags(name: str) -> list[str]:
     return [key.split(".", 1)[1] for key, cfg in cfgs.items() if cfg.has_weights and "." in key]
 
 
-def _build(name: str, **arguments: Any) -> Any:
-    """A features-only timm net on the meta device, in eval mode, its parameters frozen."""
-    with torch.device("meta"), warnings.catch_warnings():
+def _build(name: str, *, device: str = "meta", **arguments: Any) -> Any:
+    """A features-only timm net, in eval mode, its parameters frozen."""
+    with torch.device(device), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         net = timm.create_model(name, features_only=True, **arguments)
     return net.eval().requires_grad_(False)
+
+
+def _reads_numbers(net: Any, size: Size) -> bool:
+    """Whether what the net does depends on numbers, which the meta device does not have."""
+    try:
+        net(_image(net, size))
+    except RuntimeError as error:
+        return "meta tensors" in str(error)
+    except (AssertionError, ValueError):
+        pass
+    return False
 
 
 def _run(net: Any, size: Size) -> tuple[list[Size], bool]:
@@ -120,15 +140,16 @@ def _run(net: Any, size: Size) -> tuple[list[Size], bool]:
     axes = slice(1, 3) if channel_last else slice(2, 4)
     with _AttentionDetector() as detector:
         try:
-            features = net(_image(size))
+            features = net(_image(net, size))
         except RuntimeError:
             return [(0, 0)] * len(net.feature_info.reduction()), detector.found
     return [tuple(feature.shape[axes]) for feature in features], detector.found
 
 
-def _image(size: Size) -> Tensor:
+def _image(net: nn.Module, size: Size) -> Tensor:
     """An input that requires a gradient, so that everything computed from it does too."""
-    return torch.empty(1, 3, *size, device="meta", requires_grad=True) * 1
+    device = next(net.parameters()).device
+    return torch.zeros(1, 3, *size, device=device, requires_grad=True) * 1
 
 
 class _AttentionDetector(TorchFunctionMode):
@@ -187,17 +208,19 @@ def _parameters(modules: Iterable[nn.Module]) -> int:
 
 def _resizes(name: str, net: Any) -> str:
     """Whether the net takes any size as built, or when built with `img_size`, or only its own."""
-    if all(_accepts(net, size) for size in SIZES):
+    stride = max(net.feature_info.reduction())
+    sizes = [(-(-side // stride) * stride,) * 2 for side in SIDES]
+    if all(_accepts(net, size) for size in sizes):
         return "any"
     with contextlib.suppress(TypeError):
-        if all(_accepts(_build(name, img_size=size), size) for size in SIZES):
+        if all(_accepts(_build(name, img_size=size), size) for size in sizes):
             return "img_size"
     return "no"
 
 
 def _accepts(net: Any, size: Size) -> bool:
     try:
-        net(_image(size))
+        net(_image(net, size))
     except (AssertionError, RuntimeError, ValueError):
         return False
     return True
@@ -213,6 +236,13 @@ def _dilates(name: str, stride: int, size: Size) -> bool:
     return sizes[-1] == _reduced(size, stride)
 
 
+def _dilatable(name: str, reductions: Sequence[int]) -> str:
+    """The output strides that zoo itself brings the net to, below the stride that it has."""
+    make = partial(timm.create_model, name, features_only=True)
+    coarser = [stride for stride in (8, 16) if stride < max(reductions)]
+    return _joined(stride for stride in coarser if can_dilate(make, stride))
+
+
 def _blocks(name: str, size: Size) -> tuple[int, int]:
     """How many blocks and prefix tokens of the whole net can be read, (0, 0) where none can."""
     with torch.device("meta"), warnings.catch_warnings():
@@ -221,7 +251,7 @@ def _blocks(name: str, size: Size) -> tuple[int, int]:
     prefix_tokens = getattr(net, "num_prefix_tokens", 0)
     options = {"return_prefix_tokens": True} if prefix_tokens else {}
     try:
-        net.forward_intermediates(_image(size), indices=4, intermediates_only=True, **options)
+        net.forward_intermediates(_image(net, size), indices=4, intermediates_only=True, **options)
     except (AssertionError, RuntimeError, TypeError):
         return 0, 0
     return len(net.feature_info), prefix_tokens

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+
+from zoo.models.sketch import PlainNorms, on_meta
 
 
 def unused_parameters(make: Callable[[], nn.Module], in_chans: int, side: int) -> set[str]:
@@ -16,18 +18,30 @@ def unused_parameters(make: Callable[[], nn.Module], in_chans: int, side: int) -
     The module is made and run on the meta device with one square image of `side` pixels, which
     computes nothing; a module that cannot run there has no unused parameters as far as is known.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            with torch.device("meta"):
-                module = make().train()
-            parameters = dict(module.named_parameters())
-            leaves = tree_leaves(module(torch.empty(1, in_chans, side, side, device="meta")))
-            sums = [leaf.sum() for leaf in leaves if isinstance(leaf, Tensor) and leaf.grad_fn]
-            grads = torch.autograd.grad(sums, list(parameters.values()), allow_unused=True)
-        except (RuntimeError, NotImplementedError):
-            return set()
-    return {name for name, grad in zip(parameters, grads, strict=True) if grad is None}
+    try:
+        with on_meta():
+            module = make().train()
+        with PlainNorms():
+            outputs = module(torch.empty(1, in_chans, side, side, device="meta"))
+    except (RuntimeError, NotImplementedError):
+        return set()
+    reached = _reached(leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor))
+    return {name for name, parameter in module.named_parameters() if id(parameter) not in reached}
+
+
+def _reached(outputs: Iterable[Tensor]) -> set[int]:
+    """The ids of the tensors whose gradient the backward pass of `outputs` would write."""
+    found, seen = set(), set()
+    todo: list[Any] = [output.grad_fn for output in outputs]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (variable := getattr(node, "variable", None)) is not None:
+            found.add(id(variable))
+        todo += [following for following, _ in node.next_functions]
+    return found
 
 
 def keep_as_buffers(module: nn.Module, names: Iterable[str]) -> None:

@@ -167,6 +167,12 @@ SMP: dict[str, dict[str, Any]] = {
 }
 """The options of SMP's classes with their defaults, as in their constructors."""
 
+STRIDES = (8, 16, 32)
+"""What `encoder_output_stride` may be; some of SMP's classes take two of these alone."""
+
+OUTPUT_STRIDES = {"pspnet": 8}
+"""The stride of the deepest map that a head of zoo's own wants of a dilated encoder."""
+
 SETTLED = frozenset({"encoder_depth", "encoder_output_indices"})
 """Options of SMP's classes that are settled where an encoder comes through the adapter."""
 
@@ -181,6 +187,16 @@ def defaults(decoder: str, *, adapted: bool = False) -> dict[str, Any]:
         return {name: field.default for name, field in OWN[decoder].model_fields.items()}
     known = SMP.get(decoder, {})
     return {name: value for name, value in known.items() if not (adapted and name in SETTLED)}
+
+
+def output_stride(decoder: str, given: Mapping[str, Any]) -> int | None:
+    """The output stride that a decoder asks of its encoder; None where it takes the net as it is.
+
+    `given` are options that differ from the defaults.
+    """
+    known = SMP.get(decoder, {}).get("encoder_output_stride", OUTPUT_STRIDES.get(decoder))
+    stride = given.get("encoder_output_stride", known)
+    return stride if stride in STRIDES else None
 
 
 def check_options(
@@ -204,6 +220,8 @@ def check_options(
     if (norm := given.get("decoder_use_norm", True)) not in NORMS and "decoder_use_norm" in known:
         allowed = ", ".join(map(str, NORMS))
         wrong.append(f"decoder_use_norm: should be one of {allowed}, got {norm!r}")
+    if (stride := given.get("encoder_output_stride", STRIDES[0])) not in STRIDES:
+        wrong.append(f"encoder_output_stride: should be 8, 16 or 32, got {stride!r}")
     if wrong:
         raise InputError(join_problems(f"These options of {decoder} cannot be used:", wrong))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from zoo.errors import InputError, join_problems, unknown
 from zoo.leaderboard.lookup import measured_rows
 from zoo.registry import coverage, timm_table, trained
+from zoo.registry.dilation import Dilation, dilation
 from zoo.registry.licences import OPEN, fits_licence, non_commercial
 from zoo.registry.load import (
     Registry,
@@ -49,7 +50,8 @@ class Resolved:
     `mean` and `std` apply to pixels in [0, 1]. `licence` is that of the encoder's weights, or of
     the trained weights that the name stands for (`default` is their key in `trained`); None where
     it is not known. `adapted` says why the pair is joined by zoo's adapter and not by SMP's own
-    class, None where it is. `reason` says why a pair is not supported. `row` is the encoder's row
+    class, None where it is. `dilation` says how the encoder comes to the output stride that the
+    decoder asks for. `reason` says why a pair is not supported. `row` is the encoder's row
     of the table, None for an `smp:` encoder. `origins` maps each value, `args.KEY` included, to
     where it came from.
     """
@@ -69,6 +71,7 @@ class Resolved:
     trained: dict[str, TrainedWeights] = field(default_factory=dict)
     default: str | None = None
     adapted: str | None = None
+    dilation: Dilation | None = None
     supported: bool = True
     reason: str | None = None
     smp_loadable: bool = True
@@ -79,6 +82,15 @@ class Resolved:
     def timm_name(self) -> str:
         """The encoder with its tag, as timm writes it."""
         return f"{self.encoder}.{self.tag}" if self.tag else self.encoder
+
+    def adapter_dilation(self, options: Mapping[str, Any]) -> Dilation | None:
+        """How the adapter brings the encoder to what the decoder with these options asks for.
+
+        None where it asks for no output stride, and where SMP's own class sees to it.
+        """
+        if self.adapted is None or self.row is None:
+            return None
+        return dilation(self.decoder, self.args | dict(options), self.row)
 
     def put(self, key: str, value: Any, origin: str) -> None:
         """Set a value and remember where it came from; a mapping is merged key by key."""
@@ -155,7 +167,9 @@ def show(name: str, overlay: Path | None = None) -> list[tuple[str, Any, str]]:
     if model.row is not None:
         for key in ("kind", "reductions", "channels", "dilates", "resizes", "params_m"):
             values[key] = getattr(model.row, key)
+        values["image_size"] = model.row.sizes()
     values["encoder_path"] = f"adapter: {model.adapted}" if model.adapted else "SMP's own"
+    values["dilation"] = model.dilation and str(model.dilation)
     values["supported"] = "yes" if model.supported else f"no: {model.reason}"
     values["smp_loadable"] = "yes" if model.smp_loadable else "no"
     rows = [(key, value, origins[key]) for key, value in values.items() if key in origins]
@@ -274,7 +288,7 @@ def _put_table(model: Resolved, _: Registry) -> None:
     ):
         model.put(key, value, TABLE)
     model.origins |= dict.fromkeys(("kind", "reductions", "channels"), TABLE)
-    model.origins |= dict.fromkeys(("dilates", "resizes", "params_m"), TABLE)
+    model.origins |= dict.fromkeys(("dilates", "resizes", "params_m", "image_size"), TABLE)
 
 
 def _put_decoder(model: Resolved, registry: Registry) -> None:
@@ -345,6 +359,8 @@ def _put_support(model: Resolved, registry: Registry) -> None:
         if (lacking := decoder.refuses(model.row)) is not None:
             place = registry.origin(f"decoders.{model.decoder}")
             model.reason, origin = f"{model.decoder} needs {lacking}", f"{place}.takes"
+        if (way := dilation(model.decoder, model.args, model.row)) is not None:
+            model.put("dilation", way, TABLE)
     elif decoder.needs is None:
         model.reason, origin = f"{model.decoder} takes encoders of timm alone", needs
     model.supported = model.reason is None

@@ -17,8 +17,9 @@ class Encoder(NamedTuple):
 
     `inexact_sizes` holds the strides whose feature maps are not input / stride, `resizes` is
     `any` (every size as built), `img_size` (when built with `img_size=`) or `no` (bound to
-    `input_size`), `blocks` is the number of equal-stride blocks whose features and prefix tokens
-    can be read (`0` elsewhere).
+    `input_size`), `dilates` holds the output strides that timm builds the net for and `dilatable`
+    those that zoo brings it to where timm does not, `blocks` is the number of equal-stride blocks
+    whose features and prefix tokens can be read (`0` elsewhere).
     """
 
     name: str
@@ -28,6 +29,7 @@ class Encoder(NamedTuple):
     channels: str
     inexact_sizes: str
     dilates: str
+    dilatable: str
     resizes: str
     blocks: str
     prefix_tokens: str
@@ -42,6 +44,17 @@ class Encoder(NamedTuple):
         """The channels of the feature map at `stride`, or None where the net has none there."""
         pairs = zip(self.reductions.split("/"), self.channels.split("/"), strict=True)
         return next((int(count) for at, count in pairs if at == str(stride)), None)
+
+    def sizes(self) -> str:
+        """The images that the net takes, in words, and what is done about others."""
+        if self.resizes == "any":
+            return "any size"
+        native = self.input_size.partition("/")[2].replace("/", " x ")
+        windows = "larger images are seen through windows of that size, smaller ones are padded"
+        if self.resizes == "no":
+            return f"{native} only; {windows}"
+        rebuilt = "rebuilt for another side with img_size=, position embeddings resampled"
+        return f"{native}, or {rebuilt}; {windows}"
 
 
 class Weights(NamedTuple):
