@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.leaderboard.image_counts import counts_hash
 from zoo.leaderboard.records import Record, metrics_from_confusion, parse_record
 from zoo.leaderboard.speed_records import SpeedRecord, parse_speed_record
 
@@ -62,6 +66,17 @@ def confusion_with(hits: int) -> list[list[int]]:
     The IoU of both classes, and so the mIoU, is hits / (200 - hits).
     """
     return [[hits, 100 - hits, 0], [100 - hits, hits, 0], [0, 0, 0]]
+
+
+def counted(*images: list[list[int]], **changes: Any) -> tuple[Record, NDArray[np.int64]]:
+    """A record over images with these confusion matrices, and the counts of each image."""
+    matrices = np.array(images)
+    hits = np.diagonal(matrices, axis1=1, axis2=2)
+    wrong = [matrices.sum(axis=1) - hits, matrices.sum(axis=2) - hits]
+    counts = np.stack([hits, *wrong], axis=2)
+    confusion = matrices.sum(axis=0).tolist()
+    bound = {"images": len(images), "confusion": confusion, "image_counts": counts_hash(counts)}
+    return record(**bound, **changes), counts
 
 
 def speed_fields(**changes: Any) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from zoo.data.loader import EvalLoader
 from zoo.data.scenes import write_scenes
 from zoo.data.spec import load_dataset
 from zoo.evaluation.evaluate import score
+from zoo.evaluation.record import evaluate
 from zoo.hub.folder import load_folder
 from zoo.models.layers import encoder_layers
 from zoo.training.checkpoint import load_checkpoint
@@ -139,6 +140,10 @@ def test_every_image_is_scored_once(
     assert both[0]["record"] == both[1]["record"]
     (record,) = (folder / "results").glob("*.json")
     assert json.loads(record.read_text())["metrics"]["miou"] == both[0]["record"]
+    evaluate(load_folder(model), scenes, split="test", out=folder / "alone")
+    (other,) = (folder / "alone").glob("*.npz")
+    (counts,) = (folder / "results").glob("*.npz")
+    assert counts.read_bytes() == other.read_bytes()
 
 
 def test_where_one_process_lacks_memory_both_take_less_at_a_time(

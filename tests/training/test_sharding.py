@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.commands.launch import launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 from engine_runs import (
     SETTINGS,
     TORCHRUN,
@@ -63,6 +65,7 @@ def seen(model: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) ->
         env=os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_FSDP": "true"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
     return folder, [json.loads((folder / f"seen{rank}.json").read_text()) for rank in (0, 1)]
 
 
@@ -92,11 +95,12 @@ def test_split_weights_learn_as_whole_ones_do(
         assert largest_difference(alone, two, part) < 1e-4
     ours, theirs = (load_checkpoint(run)[0]["optimizer"] for run in (two, alone))
     assert ours["state"].keys() == theirs["state"].keys()
-    for number, kept in theirs["state"].items():
+    for number, kept in theirs["state"].items():  # the norm that clips is rounded otherwise, and
+        wanted = kept["momentum_buffer"]  # in this net 1e-6 of it moves single gradients by 1 %
         found = ours["state"][number]["momentum_buffer"]
-        assert torch.allclose(found, kept["momentum_buffer"], atol=1e-4)
-    best, wanted = (load_folder(run / "best").state_dict() for run in (two, alone))
-    assert all(torch.allclose(best[name], value, atol=1e-4) for name, value in wanted.items())
+        assert (found - wanted).norm() < 0.03 * wanted.norm()
+    best, expected = (load_folder(run / "best").state_dict() for run in (two, alone))
+    assert all(torch.allclose(best[name], value, atol=1e-4) for name, value in expected.items())
 
 
 @pytest.mark.slow
@@ -115,6 +119,20 @@ def test_a_killed_run_with_split_weights_goes_on_where_it_was(seen: Seen) -> Non
     assert logged(resumed, "step", "loss") == logged(straight, "step", "loss")
     for part in ("model", "ema"):
         assert largest_difference(resumed, straight, part) == 0.0
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_where_split_weights_stopped(
+    seen: Seen, model: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    straight, out = seen[0] / "straight", seen[0] / "stopped"
+    assert len(logged(out, "step", "loss")) == 3
+    changes = [*SPLIT, "checkpoint_minutes=0.0001"]
+    finetune(model, scenes, recipe="scratch", out=out, overrides=changes, resume=True)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "The checkpoint is from 2 processes, now there are 1" in said
+    losses = logged(straight, "step", "loss")
+    assert logged(out, "step", "loss") == pytest.approx(losses, rel=1e-5)
 
 
 @pytest.mark.slow
@@ -142,6 +160,24 @@ def test_all_that_does_not_go_with_split_weights_is_named_at_once() -> None:
     assert "fp16 scales whole gradients; use bf16 or fp32" in text
     assert "net.gain is a single number" in text
     assert "start the run with torchrun" in text
+
+
+@pytest.mark.parametrize("offload", ["false", "true"])
+def test_what_accelerates_launcher_says_is_understood(
+    offload: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = "--use_fsdp --fsdp_version 2 --num_processes 4 --num_machines 1 --mixed_precision no"
+    more = f"--dynamo_backend no --fsdp_offload_params {offload} -m zoo finetune"
+    given = launch_command_parser().parse_args([*line.split(), *more.split()])
+    for key, value in prepare_multi_gpu_env(given).items():
+        if "FSDP" in key:
+            monkeypatch.setenv(key, value)
+    if offload == "false":
+        start_ranks()
+        assert os.environ["ACCELERATE_USE_FSDP"] == "true"  # what `start_ranks` looks at
+    else:
+        with pytest.raises(InputError, match="fsdp_offload_params"):
+            start_ranks()
 
 
 def test_parts_on_the_cpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ def refused(model: Path, data: Path, out: Path) -> str:
     return ""
 
 
-def stopped_and_resumed(model: Path, data: Path, out: Path, overrides: list[str]) -> None:
-    """Die in the fourth step, after the checkpoint of the third, and go on."""
+def stopped(model: Path, data: Path, out: Path, overrides: list[str]) -> None:
+    """Die in the fourth step, after the checkpoint of the third."""
     real = Trainer._update
 
     def update(self: Any, *batch: Any) -> float:
@@ -48,7 +49,6 @@ def stopped_and_resumed(model: Path, data: Path, out: Path, overrides: list[str]
         pass
     finally:
         Trainer._update = real  # type: ignore[method-assign]
-    finetune(model, data, recipe="scratch", out=out, overrides=overrides, resume=True)
 
 
 def main(folder: Path, model: Path, data: Path, overrides: list[str]) -> None:
@@ -68,7 +68,12 @@ def main(folder: Path, model: Path, data: Path, overrides: list[str]) -> None:
     adamw = by_adamw(overrides)
     finetune(model, data, recipe="scratch", out=folder / "adamw", overrides=adamw)
     often = [*overrides, "checkpoint_minutes=0.0001"]
-    stopped_and_resumed(model, data, folder / "resumed", often)
+    resumed = folder / "resumed"
+    stopped(model, data, resumed, often)
+    with ranks.first_then_rest():
+        if ranks.first:
+            shutil.copytree(resumed, folder / "stopped")
+    finetune(model, data, recipe="scratch", out=resumed, overrides=often, resume=True)
     seen["refused"] = refused(model, data, folder / "no")
     (folder / f"seen{ranks.rank}.json").write_text(json.dumps(seen))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from zoo.bench.folder import RUN, Order, drop_weights, read_order, write_failure
 from zoo.bench.jobs import matching
 from zoo.errors import ZooError
-from zoo.leaderboard.records import Record, read_records, write_record
+from zoo.leaderboard.records import Record, read_records
 
 INTERRUPTED = 130
 
@@ -88,11 +88,9 @@ def train(run: Path, order: Order) -> None:
 def score(run: Path, order: Order) -> Record:
     """Score the best model of `run` on the reported split and write the record."""
     from zoo.creation import create
-    from zoo.evaluation.record import evaluate, make_record
+    from zoo.evaluation.record import evaluate, write_result
 
-    record = make_record(evaluate(create(run), order.data, split=order.job.split))
-    write_record(record, order.results)
-    return record
+    return write_result(evaluate(create(run), order.data, split=order.job.split), order.results)
 
 
 def heed_interrupts() -> None:

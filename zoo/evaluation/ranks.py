@@ -16,7 +16,8 @@ from zoo.errors import InputError, RunError, ZooError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from zoo.evaluation.metrics import Confusion
+    import numpy as np
+    from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -65,12 +66,12 @@ class Ranks:
             distributed.all_reduce(value)
         return totals
 
-    def add_up(self, confusion: Confusion) -> None:
-        """Put the counts of all processes into `confusion`, as integers."""
+    def add_up(self, counts: NDArray[np.int64]) -> None:
+        """Put the sums over all processes into `counts`, as integers."""
         if self.world > 1:
-            counts = torch.from_numpy(confusion.matrix).to(self.device)
-            distributed.all_reduce(counts)
-            confusion.matrix = counts.cpu().numpy()
+            total = torch.from_numpy(counts).to(self.device)
+            distributed.all_reduce(total)
+            counts[...] = total.cpu().numpy()
 
     def average(self, tensors: Iterable[torch.Tensor]) -> None:
         """Replace each tensor by its mean over the processes."""

@@ -67,7 +67,8 @@ class Record(Strict):
     pixel counts, rows are the truth and columns the prediction, in the order of `classes`;
     `chosen_on` is the split that chose the epoch or anything else, None where nothing was chosen;
     `chosen_miou` is the mIoU on it, where known, by which settings may be compared and chosen.
-    Raises pydantic's ValidationError, also where the metrics do not follow from the matrix.
+    `image_counts` is the hash of the counts per image in a file beside the record, where there is
+    one. Raises pydantic's ValidationError, also where the metrics do not follow from the matrix.
     """
 
     schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
@@ -101,6 +102,7 @@ class Record(Strict):
     env: Versions
     commit: str
     date: Text
+    image_counts: Hash | None = None
     record_hash: Hash | None = None
 
     @model_validator(mode="after")
@@ -202,9 +204,8 @@ def read_records_by_path(folder: Path) -> dict[Path, Record]:
 
 
 def _content(record: Record) -> dict[str, Any]:
-    unset = (
-        {"chosen_miou"} if record.chosen_miou is None else set()
-    )  # younger than the oldest files
+    younger = ("chosen_miou", "image_counts")  # than the oldest files
+    unset = {name for name in younger if getattr(record, name) is None}
     return record.model_dump(mode="json", by_alias=True, exclude={"record_hash", *unset})
 
 
@@ -230,15 +231,17 @@ def _matrix_problems(confusion: Sequence[Sequence[int]], classes: Sequence[str])
     count = len(classes)
     if len(confusion) != count or any(len(row) != count for row in confusion):
         return [f"confusion: must be {count} x {count}, one row and one column per class"]
-    if any(cell < 0 for row in confusion for cell in row):
+    if min(map(min, confusion)) < 0:
         return ["confusion: counts must not be negative"]
-    if not any(cell for row in confusion for cell in row):
+    if not any(map(any, confusion)):
         return ["confusion: holds no pixel, so there is nothing to report"]
     return []
 
 
 def _metric_problems(given: Metrics, expected: Metrics) -> Iterator[str]:
     """The stated metrics that do not follow from the matrix."""
+    if given == expected:
+        return
     for name, value in expected.model_dump().items():
         stated = getattr(given, name)
         if not isinstance(value, dict):

@@ -164,7 +164,7 @@ def _texts(value: object, place: str = "") -> Iterator[tuple[str, str]]:
     """Every text inside `value` with its dotted place."""
     if isinstance(value, str):
         yield place, value
-    elif isinstance(value, Mapping):
+    elif isinstance(value, dict):
         for key, item in value.items():
             yield from _texts(item, f"{place}.{key}".lstrip("."))
     elif isinstance(value, list):

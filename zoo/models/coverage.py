@@ -23,6 +23,7 @@ from zoo.models.segmentation import SegmentationModel
 from zoo.models.spec import ModelSpec, class_names, palette_for
 from zoo.registry import coverage as table
 from zoo.registry.coverage import Pair
+from zoo.registry.load import load_registry
 from zoo.registry.registry import resolve
 from zoo.registry.timm_table import Encoder, encoders
 
@@ -36,6 +37,8 @@ CLASSES = 3
 def wanted(module: str = "*", decoder: str = "*") -> list[tuple[Encoder, str]]:
     """The smallest encoder of every module with every decoder, both chosen by patterns.
 
+    Decoders that take some encoders alone (`takes` in the registry) are left out elsewhere.
+
     Raises InputError where nothing matches.
     """
     smallest: dict[str, Encoder] = {}
@@ -43,11 +46,14 @@ def wanted(module: str = "*", decoder: str = "*") -> list[tuple[Encoder, str]]:
         known = smallest.get(row.module)
         if known is None or float(row.params_m) < float(known.params_m):
             smallest[row.module] = row
+    rows = load_registry().decoders
     pairs = [
         (smallest[name], key)
         for name in sorted(smallest)
         for key in DECODERS
-        if fnmatchcase(name, module) and fnmatchcase(key, decoder)
+        if fnmatchcase(name, module)
+        and fnmatchcase(key, decoder)
+        and rows[key].refuses(smallest[name]) is None
     ]
     if not pairs:
         raise InputError(

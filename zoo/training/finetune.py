@@ -134,7 +134,7 @@ def _training(plan: Plan, start: Start) -> dict[str, Any]:
 
 def _encoder_init(plan: Plan, start: Start) -> str:
     if plan.folder is not None:
-        before = read_folder(plan.folder).training or {}
+        before = read_folder(plan.folder, plan.registry).training or {}
         return str(before.get("encoder_init", "pretrained"))
     return "random" if start.net.spec.encoder_weights is None else "pretrained"
 

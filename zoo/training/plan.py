@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.creation import DEFAULT, model_folder
+from zoo.creation import DEFAULT
 from zoo.data.spec import Dataset, load_dataset
 from zoo.errors import InputError
 from zoo.hub.folder import read_folder
@@ -15,6 +15,7 @@ from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides, parse_overrides
 from zoo.registry.recipe import Recipe
 from zoo.registry.registry import resolve
+from zoo.trained import model_folder
 from zoo.training.auto import AUTO
 from zoo.training.budget import parse_budget
 from zoo.training.features import check_feature_views
@@ -66,8 +67,8 @@ def make_plan(
 ) -> Plan:
     """Resolve names, recipe and data. Raises InputError for anything that does not exist."""
     check_budget(recipe, budget)
-    folder = model_folder(model)
-    name = read_folder(folder).spec.name if folder is not None else str(model)
+    folder = model_folder(model, registry, names=encoder_weights == DEFAULT)
+    name = read_folder(folder, registry).spec.name if folder is not None else str(model)
     if folder is not None and encoder_weights != DEFAULT:
         raise InputError(f"{model} is a trained model; encoder_weights is for names only.")
     resolved = resolve(name, registry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,6 +57,8 @@ class Shards:
             fully_shard(net, mesh=mesh, reshard_after_forward=True)
             assert isinstance(net, FSDPModule)
             net.set_force_sum_reduction_for_comms(True)  # gloo has no mean
+        # logits may be cut out of larger ones; no loss writes into what the net gives
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
 
     @torch.no_grad()
     def average(self, step: int) -> None:

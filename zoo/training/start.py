@@ -52,6 +52,7 @@ def prepare(plan: Plan, new_head: bool, ranks: Ranks) -> Start:
     """
     precision = resolve_precision(plan.recipe.precision, ranks.device)
     scan = scan_labels(plan.dataset, ["train", "val"])
+    _check_labelled(plan.dataset.name, scan)
     weights, draws = _balance(plan, scan)
     train = _train_loader(plan, draws, ranks)
     check_schedules(plan.recipe.stages, train.steps_per_epoch)
@@ -65,6 +66,15 @@ def prepare(plan: Plan, new_head: bool, ranks: Ranks) -> Start:
     if not ranks.first:
         torch.manual_seed(mix(plan.recipe.seed, ranks.rank))  # each drops other units
     return Start(net, train, val, weights, precision, hashes)
+
+
+def _check_labelled(name: str, scan: ScanResult) -> None:
+    empty = [split for split, found in scan.splits.items() if not found.pixels.any()]
+    if empty:
+        raise InputError(
+            f"{name}: every pixel of {' and '.join(empty)} is ignored. A run learns from train and "
+            "chooses by the mIoU on val; `zoo doctor` shows which ids the masks hold."
+        )
 
 
 def prepare_trial(
@@ -116,14 +126,14 @@ def _fresh_or_trained(plan: Plan, new_head: bool) -> SegmentationModel:
             img_size=plan.img_size,
             registry=plan.registry,
         )
-    stored = read_folder(plan.folder).spec.classes
+    stored = read_folder(plan.folder, plan.registry).spec.classes
     if stored != classes and not new_head:
         raise InputError(
             f"{plan.folder} was trained on {len(stored)} classes ({', '.join(stored[:5])} ...), "
             f"{plan.dataset.name} has {len(classes)} ({', '.join(classes[:5])} ...). "
             "Give --new-head to start the layer that scores the classes anew."
         )
-    return create(plan.folder, classes=classes)
+    return create(plan.folder, classes=classes, registry=plan.registry)
 
 
 def _train_loader(plan: Plan, draws: list[float] | None, ranks: Ranks) -> TrainLoader:

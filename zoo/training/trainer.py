@@ -21,6 +21,7 @@ from zoo.evaluation.evaluate import score
 from zoo.evaluation.metrics import Confusion
 from zoo.evaluation.ranks import Interrupted, Ranks, in_all_processes
 from zoo.hub.folder import save_folder
+from zoo.models.heads.eomt import set_progress
 from zoo.models.layers import set_learning, train_mode
 from zoo.training.checkpoint import (
     Progress,
@@ -109,6 +110,7 @@ class Trainer:
                 after_batch=self._leave_encoding, speak=self.ranks.first,
             )  # fmt: skip
         self.progress = Progress(micro_batch=recipe.micro_batch)
+        self._steps = train.steps_per_epoch * sum(stage.epochs for stage in recipe.stages)
         self._schedule: Scheduler | None = None
         self._plateau: dict[str, Any] | None = None
         self._stop_asked = False
@@ -225,6 +227,7 @@ class Trainer:
 
     def _update(self, images: Inputs, masks: torch.Tensor) -> float:
         """One optimizer step on this process's images and masks, uint8; returns the loss."""
+        set_progress(self.model.net, self.progress.step / self._steps)
         value = self.step(images, masks)
         if not math.isfinite(value):
             self._fail_on_loss(value)
