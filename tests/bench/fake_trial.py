@@ -14,7 +14,7 @@ BASES = {"unet-test_resnet": 0.5, "fpn-test_resnet": 0.6, "linknet-test_resnet":
 
 
 def answer(value: dict[str, float]) -> None:
-    (FOLDER / "result.json").write_text(json.dumps(value))
+    (FOLDER / "result.json").write_text(json.dumps({"result": value, "seconds": 0.5}))
     sys.exit(0)
 
 

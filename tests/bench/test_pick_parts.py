@@ -14,6 +14,7 @@ from zoo.bench.pick.candidates import DEFAULTS, Candidate, common_size, named, w
 from zoo.bench.pick.halving import (
     Rung,
     TrialCost,
+    is_late,
     least_final_s,
     rungs_of,
     schedule,
@@ -59,18 +60,32 @@ def test_the_budget_holds_as_many_trials_as_fit() -> None:
 
 
 def test_models_that_do_not_fit_are_left_out_with_the_reason() -> None:
-    slow = TrialCost(start_s=10, step_s=1, validation_s=5, final_s=100)  # shortest trial: 45 s
+    slow = TrialCost(start_s=10, step_s=10, validation_s=5, final_s=100)  # shortest: 315 s
     long = TrialCost(start_s=10, step_s=0.5, validation_s=5, final_s=541)
     found = schedule({"a": CHEAP, "b": slow, "c": long}, 1080, 1200, variants=9, most=27)
     assert found.models == ["a"]
     assert found.left_out == {
-        "b": "its shortest trial takes 45s here, and a trial has 30s",
+        "b": "its shortest trial takes 6m here, and a trial has 30s",
         "c": "fine-tuning it takes 10m or more here, and 9m are left for that",
     }
     few = schedule(dict.fromkeys("abcd", CHEAP), 240, 300, variants=9, most=27)
     assert few.rungs == [Rung(3, 40)]
     assert few.models == ["a", "b", "c"]
     assert few.left_out == {"d": "the budget holds 3 trials, taken by those before it"}
+
+
+def test_more_models_come_before_more_trials() -> None:
+    slower = TrialCost(start_s=10, step_s=1, validation_s=5, final_s=100)  # shortest trial: 45 s
+    # six trials in two rungs have 45 s each, seven would have 39 s
+    found = schedule({"a": CHEAP, "b": slower}, 1080, 1200, variants=9, most=27)
+    assert found.rungs == [Rung(6, 45), Rung(2, 135)]
+    assert (found.models, found.left_out) == (["a", "b"], {})
+
+
+def test_a_rung_that_takes_too_long_ends_early() -> None:
+    assert not is_late(Rung(9, 10), [50, 62.5])  # 112.5 s: a quarter more than 90 s
+    assert is_late(Rung(9, 10), [50, 62.6])
+    assert not is_late(Rung(9, 10), [1000])  # at least two trials
 
 
 def test_a_budget_that_is_too_little_names_the_least() -> None:
@@ -204,12 +219,13 @@ def test_a_process_measures_and_trains(scenes: Path, tmp_path: Path) -> None:
     }  # fmt: skip
     began = time.time()
     work(tmp_path / "cost", Order(**values, steps=None, began=began))
-    cost = TrialCost(**read_json(tmp_path / "cost" / "result.json"))
+    answer = read_json(tmp_path / "cost" / "result.json")
+    cost = TrialCost(**answer["result"])
+    assert 0 < cost.start_s < answer["seconds"] < time.time() - began
     assert 0 < 30 * cost.step_s < cost.least_s
-    assert 0 < cost.start_s < time.time() - began
     assert cost.final_s > cost.step_s
     work(tmp_path / "trial", Order(**values, steps=4, began=began))
-    [miou] = read_json(tmp_path / "trial" / "result.json").values()
+    [miou] = read_json(tmp_path / "trial" / "result.json")["result"].values()
     assert 0 < miou < 1
     log = (tmp_path / "trial" / "run" / "log.jsonl").read_text()
     assert log.count('"event": "epoch"') == 1
@@ -222,13 +238,14 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "trials.sqlite3", seed=0)
 
 
-OPTIONS = {"model": ("a", "b"), **choices([], pretrained=False)}
+CHOICES = choices(["loss={ce: 1.0}"], pretrained=False)
+OPTIONS = {"model": ("a", "b"), **CHOICES}
 
 
 def test_queued_trials_come_first_and_none_comes_twice(store: Store, tmp_path: Path) -> None:
-    everything = grid(["a", "b"], choices([], pretrained=False))
+    everything = grid(["a", "b"], CHOICES)
     seen = []
-    for turn in range(18):
+    for turn in range(6):
         store.queue(0, [Configuration("b"), Configuration("a")])
         number, found = store.next(0, OPTIONS, everything)
         assert store.next(0, OPTIONS, everything) == (number, found)  # as after a kill
@@ -244,7 +261,7 @@ def test_queued_trials_come_first_and_none_comes_twice(store: Store, tmp_path: P
 
 
 def test_suggestions_follow_the_seed(store: Store, tmp_path: Path) -> None:
-    everything = grid(["a", "b"], choices([], pretrained=False))
+    everything = grid(["a", "b"], CHOICES)
     first = [store.next(0, OPTIONS, everything)]
     same = Store(tmp_path / "same.sqlite3", seed=0)
     assert [same.next(0, OPTIONS, everything)] == first

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import types
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -189,15 +188,15 @@ def test_a_local_cluster_of_two_workers_gives_the_same_records(
     local = run_suite(suite_file, data, tmp_path / "a", tmp_path / "local", threads=1, jobs=2)
     assert local == Outcome(done=4, failed=0)
     out, results = tmp_path / "b", tmp_path / "ray"
-    sleep = threading.Event().wait
+    fill = Queue._fill
 
-    def press(seconds: float) -> None:
-        sleep(seconds)
+    def press(queue: Queue) -> None:
+        fill(queue)
         if list(out.glob("*/run/log.jsonl")):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("zoo.bench.runner.time.sleep", press)
+        patch.setattr(Queue, "_fill", press)
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
         with pytest.raises(KeyboardInterrupt):
             run_suite(suite_file, data, out, results, threads=1, engine="ray")

@@ -13,6 +13,8 @@ KEPT = 3
 """One of so many trials goes on to the next rung."""
 SEARCH_SHARE = 0.5
 """The share of the budget for trials; the rest fine-tunes the best."""
+LATENESS = 0.25
+"""By this share of its time a rung may be late before it ends with the trials that it has."""
 LEAST_STEPS = 30
 """A trial of fewer optimizer steps says nothing."""
 
@@ -70,37 +72,53 @@ def rungs_of(search_s: float, trials: int) -> list[Rung]:
 def schedule(
     costs: Mapping[str, TrialCost], left_s: float, budget_s: float, variants: int, most: int
 ) -> Schedule:
-    """The most trials, at most `most`, that `left_s` of the budget holds.
+    """The rungs that `left_s` of the budget holds, with at most `most` trials in the first.
 
-    Every model has `variants` configurations, and each model has a trial before another has its
-    second. A model is left out where its shortest trial, or fine-tuning it at the end, would not
-    fit. Raises InputError with the least budget where not even two trials fit.
+    As many models as possible take part, then there are as many trials as possible. Every model has
+    `variants` configurations, and each has a trial before another has its second. A model is left
+    out where its shortest trial, or fine-tuning it at the end, would not fit. Raises InputError
+    with the least budget where not even two trials fit.
     """
     search_s, final_s = SEARCH_SHARE * left_s, (1 - SEARCH_SHARE) * left_s
+    able = [model for model, cost in costs.items() if cost.final_s <= final_s]
+    found: list[tuple[int, int]] = []
+    for trials in range(2, min(most, variants * len(able)) + 1):
+        fitting = _fitting(costs, able, search_s, trials)
+        if trials <= variants * len(fitting):
+            found.append((min(len(fitting), trials), trials))
+    if not found:
+        raise InputError(_too_little(list(costs.values()), left_s, budget_s, variants))
+    _, trials = max(found)
+    rungs, fitting = rungs_of(search_s, trials), _fitting(costs, able, search_s, trials)
     left_out = {
-        model: f"fine-tuning it takes {duration(cost.final_s)} or more here, and "
-        f"{duration(max(1.0, final_s))} are left for that"
-        for model, cost in costs.items()
-        if cost.final_s > final_s
+        model: _reason(costs[model], model in able, model in fitting, rungs[0], final_s)
+        for model in costs
+        if model not in fitting[:trials]
     }
-    able = {model: cost for model, cost in costs.items() if model not in left_out}
-    for trials in range(min(most, variants * len(able)), 1, -1):
-        rungs = rungs_of(search_s, trials)
-        fitting = [model for model, cost in able.items() if cost.least_s <= rungs[0].seconds]
-        if trials > variants * len(fitting):
-            continue
-        left_out |= {
-            model: f"its shortest trial takes {duration(cost.least_s)} here, and a trial has "
-            f"{duration(rungs[0].seconds)}"
-            for model, cost in able.items()
-            if model not in fitting
-        }
-        return Schedule(rungs, fitting[:trials], left_out | _surplus(fitting[trials:], trials))
-    raise InputError(_too_little(list(costs.values()), left_s, budget_s, variants))
+    return Schedule(rungs, fitting[:trials], left_out)
 
 
-def _surplus(models: Sequence[str], trials: int) -> dict[str, str]:
-    return dict.fromkeys(models, f"the budget holds {trials} trials, taken by those before it")
+def _fitting(
+    costs: Mapping[str, TrialCost], models: Sequence[str], search_s: float, trials: int
+) -> list[str]:
+    """The models whose shortest trial fits into the first rung of so many trials."""
+    seconds = rungs_of(search_s, trials)[0].seconds
+    return [model for model in models if costs[model].least_s <= seconds]
+
+
+def _reason(cost: TrialCost, able: bool, fits: bool, rung: Rung, final_s: float) -> str:
+    """Why a model is left out."""
+    if not able:
+        return (
+            f"fine-tuning it takes {duration(cost.final_s)} or more here, and "
+            f"{duration(max(1.0, final_s))} are left for that"
+        )
+    if not fits:
+        return (
+            f"its shortest trial takes {duration(cost.least_s)} here, and a trial has "
+            f"{duration(rung.seconds)}"
+        )
+    return f"the budget holds {rung.trials} trials, taken by those before it"
 
 
 def _too_little(costs: Sequence[TrialCost], left_s: float, budget_s: float, variants: int) -> str:
@@ -117,6 +135,14 @@ def _too_little(costs: Sequence[TrialCost], left_s: float, budget_s: float, vari
         f"{duration(1.05 * (spent + needs[place]))}, or cheaper --models, a smaller crop or "
         "batch_size."
     )
+
+
+def is_late(rung: Rung, seconds: Sequence[float]) -> bool:
+    """Whether trials that took these `seconds` have used the time of the whole rung and a quarter.
+
+    A rung has at least two trials.
+    """
+    return len(seconds) >= 2 and sum(seconds) > (1 + LATENESS) * rung.trials * rung.seconds
 
 
 def survivors(scores: Mapping[int, float | None], count: int) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Any
 from zoo.bench.engines import LocalEngine, Settings
 from zoo.bench.folder import RUN, drop_weights, forget_failure, read_failure, write_failure
 from zoo.bench.pick.candidates import Candidate, common_size, named, within_latency
-from zoo.bench.pick.halving import Schedule, TrialCost, schedule, survivors
+from zoo.bench.pick.halving import Schedule, TrialCost, is_late, schedule, survivors
 from zoo.bench.pick.report import describe_candidates, describe_schedule, write_tried
 from zoo.bench.pick.space import Configuration, choices, grid
 from zoo.bench.pick.state import Asked, State, open_state
@@ -106,6 +106,15 @@ def _latency_setting(asked: Asked, models: dict[str, str]) -> Setting:
     return checked(list(models), setting)
 
 
+@dataclass(frozen=True)
+class _Done:
+    """The end of a process: its result, or None and the reason."""
+
+    result: dict[str, Any] | None
+    seconds: float
+    reason: str = ""
+
+
 class Search:
     """One search in its folder: candidates, what their trials cost, the rungs, the run."""
 
@@ -155,20 +164,19 @@ class Search:
         kept = [one.model for one in self._state.candidates or [] if one.kept]
         with progress_bar() as bar:
             for model in bar.track(kept, description="measuring"):
-                began = time.monotonic()
-                result, reason = self._do(self._out / COSTS / model, Configuration(model), None)
-                self._state.spent_s.setdefault(model, time.monotonic() - began)
+                done = self._do(self._out / COSTS / model, Configuration(model), None)
+                self._state.spent_s[model] = done.seconds
                 self._state.write(self._out)
-                if result is None:
-                    failed[model] = f"it cannot be trained: {reason}"
+                if done.result is None:
+                    failed[model] = f"it cannot be trained: {done.reason}"
                 else:
-                    costs[model] = TrialCost(**result)
+                    costs[model] = TrialCost(**done.result)
         if not costs:
             raise RunError(join_problems("No model can be trained:", _lines(failed)))
         return costs, failed
 
     def _cost(self, model: str) -> TrialCost:
-        return TrialCost(**read_json(self._out / COSTS / model / RESULT))
+        return TrialCost(**read_json(self._out / COSTS / model / RESULT)["result"])
 
     def run(self) -> Configuration:
         """The rungs one after the other; returns the best configuration of the last."""
@@ -182,7 +190,7 @@ class Search:
                 count = min(wanted.trials, len(going)) if rung else wanted.trials
                 task = bar.add_task(f"rung {rung + 1} of {len(plan.rungs)}", total=count)
                 self._store.queue(rung, going)
-                while len(done := self._store.trials(rung)) < count:
+                while len(done := self._store.trials(rung)) < count and not self._late(rung, done):
                     bar.update(task, completed=len(done))
                     number, configuration = self._store.next(rung, options, everything)
                     self._try(rung, number, configuration, wanted.seconds)
@@ -190,13 +198,24 @@ class Search:
                 bar.update(task, completed=count)
         return going[0]
 
+    def _late(self, rung: int, done: Sequence[Trial]) -> bool:
+        """Whether the rung ends with the trials that it has, since they took too long."""
+        assert self._state.schedule is not None
+        planned = self._state.schedule.rungs[rung]
+        late = is_late(planned, [trial.seconds for trial in done])
+        if late:
+            remark(
+                f"Rung {rung + 1} ends after {len(done)} of {planned.trials} trials: they take "
+                "longer than was measured."
+            )
+        return late
+
     def _try(self, rung: int, number: int, configuration: Configuration, seconds: float) -> None:
         steps = self._cost(configuration.model).steps(seconds)
         folder = self._out / TRIALS / f"rung{rung + 1}-{number}"
-        began = time.monotonic()
-        result, reason = self._do(folder, configuration, steps)
-        miou = None if result is None else float(result["miou"])
-        self._store.tell(rung, number, miou, steps, time.monotonic() - began, reason)
+        done = self._do(folder, configuration, steps)
+        miou = None if done.result is None else float(done.result["miou"])
+        self._store.tell(rung, number, miou, steps, done.seconds, done.reason)
         drop_weights(folder)
 
     def _best(self, rung: int, done: Sequence[Trial]) -> list[Configuration]:
@@ -247,12 +266,10 @@ class Search:
         seed = [] if "seed" in parse_overrides(given) else [f"seed={self._asked.seed}"]
         return [*given, *seed, *configuration.overrides(recipe)]
 
-    def _do(
-        self, folder: Path, configuration: Configuration, steps: int | None
-    ) -> tuple[dict[str, Any] | None, str]:
-        """The result of a process in `folder`, or None and the reason; what is done stays done."""
+    def _do(self, folder: Path, configuration: Configuration, steps: int | None) -> _Done:
+        """What becomes of a process in `folder`; what is done stays done."""
         if (folder / RESULT).is_file():
-            return read_json(folder / RESULT), ""
+            return _Done(**read_json(folder / RESULT))
         asked = self._asked
         order = Order(
             configuration.model, asked.data, self._overrides(configuration),
@@ -271,10 +288,11 @@ class Search:
         finally:
             task.kill()
         if code == 0:
-            return read_json(folder / RESULT), ""
+            return _Done(**read_json(folder / RESULT))
         if read_failure(folder) is None:
             write_failure(folder, code, task.ending())
-        return None, " ".join((read_failure(folder) or {})["reason"].split())
+        reason = " ".join((read_failure(folder) or {})["reason"].split())
+        return _Done(None, time.time() - order.began, reason)
 
 
 def _recipe(asked: Asked, model: str) -> Recipe:

@@ -49,7 +49,10 @@ def main(folder: Path) -> int:
 
 
 def work(folder: Path, order: Order) -> None:
-    """Write the result of the order into `folder`: a mIoU in [0, 1], or a TrialCost."""
+    """Write the result of the order into `folder`: a mIoU in [0, 1], or a TrialCost.
+
+    With it stand the seconds since the order was given.
+    """
     plan = settled(
         make_plan(
             order.model, order.data, recipe=AUTO, out=folder / RUN, overrides=order.overrides,
@@ -61,7 +64,7 @@ def work(folder: Path, order: Order) -> None:
         result = asdict(measured(plan, order.began))
     else:
         result = {"miou": trained(plan, order.steps)}
-    write_json(folder / RESULT, result)
+    write_json(folder / RESULT, {"result": result, "seconds": time.time() - order.began})
 
 
 def trained(plan: Plan, steps: int) -> float:
