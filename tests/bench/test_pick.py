@@ -33,8 +33,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def finetune(model: str, data: str, **options: Any) -> None:
         found.append({"model": model, **options})
-        write_json(options["out"] / "run.json", {})
         if len(found) == 1:
+            raise InputError("the machine is slower by now")
+        write_json(options["out"] / "run.json", {})
+        if len(found) == 2:
             raise KeyboardInterrupt
         write_json(options["out"] / "result.json", {"best_miou": 0.875})
 
@@ -62,8 +64,9 @@ def test_a_search_halves_and_goes_on_where_it_was_stopped(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(search.Store, "tell", stop_after_the_fourth)
-    for _ in range(2):  # stopped in the first rung, then in the run at the end
-        with pytest.raises(KeyboardInterrupt):
+    ends = (KeyboardInterrupt, InputError, KeyboardInterrupt)  # in a rung, then in the last run
+    for end in ends:
+        with pytest.raises(end):
             search.pick(asked(scenes), out, worker="fake_trial")
     picked = search.pick(asked(scenes), out, worker="fake_trial")
     said = " ".join(capsys.readouterr().err.split())
@@ -89,7 +92,8 @@ def test_a_search_halves_and_goes_on_where_it_was_stopped(
         *(best[name] for name in ("model", "rate", "loss", "unfreezing"))
     )
     assert (picked.miou, picked.run) == (0.875, out / "run")
-    went, again = calls
+    refused, went, again = calls
+    assert refused == went
     assert went | {"resume": True} == again
     assert not went["resume"]
     assert went["recipe"] == "auto"
@@ -123,7 +127,7 @@ def test_another_search_in_the_folder_is_named(
     assert "budget" not in str(caught.value)  # no trial has used it yet
     assert "- seed: it has 0, asked is 1" in str(caught.value)
     assert (out / "pick.json").read_bytes() == before
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(InputError, match="the machine is slower by now"):
         search.pick(asked(scenes, budget="150s"), out, worker="fake_trial")
     lines = (out / "started").read_text().splitlines()
     assert sum(line.endswith(" None") for line in lines) == 4 + 1  # only what had failed, again
@@ -172,7 +176,7 @@ def test_no_model_within_the_latency(
     said = capsys.readouterr().err
     assert "leave unet-test_resnet: 20.0 ms at 64x80 is more than 5 ms" in said
     two = asked(scenes, models=MODELS[:2], max_latency_ms=25.0, size=(96, 64), budget="100s")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(InputError, match="the machine is slower by now"):
         search.pick(two, tmp_path / "other", worker="fake_trial")
     assert calls[0]["model"] == "unet-test_resnet"
     assert json.loads((tmp_path / "other" / "tried.json").read_text())[0]["latency_ms"] == 20.0

@@ -14,6 +14,7 @@ from zoo.bench.pick.candidates import DEFAULTS, Candidate, common_size, named, w
 from zoo.bench.pick.halving import (
     Rung,
     TrialCost,
+    final_seconds,
     is_late,
     least_final_s,
     rungs_of,
@@ -80,6 +81,12 @@ def test_more_models_come_before_more_trials() -> None:
     found = schedule({"a": CHEAP, "b": slower}, 1080, 1200, variants=9, most=27)
     assert found.rungs == [Rung(6, 45), Rung(2, 135)]
     assert (found.models, found.left_out) == (["a", "b"], {})
+
+
+def test_fine_tuning_has_what_is_left_but_never_less_than_it_needs() -> None:
+    assert final_seconds(1200, 500, CHEAP) == 700
+    assert final_seconds(1200, 1000, CHEAP) == 300  # a quarter of the budget
+    assert final_seconds(400, 390, CHEAP) == pytest.approx(110)  # 100 s and a tenth
 
 
 def test_a_rung_that_takes_too_long_ends_early() -> None:

@@ -13,6 +13,8 @@ KEPT = 3
 """One of so many trials goes on to the next rung."""
 SEARCH_SHARE = 0.5
 """The share of the budget for trials; the rest fine-tunes the best."""
+FINAL_LEAST = 0.25
+"""The share of the budget that fine-tuning has even where the trials were late."""
 LATENESS = 0.25
 """By this share of its time a rung may be late before it ends with the trials that it has."""
 LEAST_STEPS = 30
@@ -152,6 +154,14 @@ def survivors(scores: Mapping[int, float | None], count: int) -> list[int]:
     """
     ranked = sorted((-score, number) for number, score in scores.items() if score is not None)
     return [number for _, number in ranked[:count]]
+
+
+def final_seconds(budget_s: float, spent_s: float, cost: TrialCost) -> float:
+    """What is left for fine-tuning the best: never less than a quarter of the budget.
+
+    Nor less than it takes, with a tenth to spare.
+    """
+    return max(budget_s - spent_s, FINAL_LEAST * budget_s, 1.1 * cost.final_s)
 
 
 def least_final_s(cost: Cost, stages: int, measuring_s: float) -> float:

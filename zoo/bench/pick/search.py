@@ -12,7 +12,14 @@ from typing import Any
 from zoo.bench.engines import LocalEngine, Settings
 from zoo.bench.folder import RUN, drop_weights, forget_failure, read_failure, write_failure
 from zoo.bench.pick.candidates import Candidate, common_size, named, within_latency
-from zoo.bench.pick.halving import Schedule, TrialCost, is_late, schedule, survivors
+from zoo.bench.pick.halving import (
+    Schedule,
+    TrialCost,
+    final_seconds,
+    is_late,
+    schedule,
+    survivors,
+)
 from zoo.bench.pick.report import describe_candidates, describe_schedule, write_tried
 from zoo.bench.pick.space import Configuration, choices, grid
 from zoo.bench.pick.state import Asked, State, open_state
@@ -232,8 +239,6 @@ class Search:
 
     def finish(self, best: Configuration) -> Picked:
         """Fine-tune the best in what is left of the budget, and write down what was tried."""
-        from zoo.training.finetune import finetune
-
         state, run = self._state, self._out / RUN
         assert state.schedule is not None
         tried = [self._store.trials(rung) for rung in range(len(state.schedule.rungs))]
@@ -242,23 +247,32 @@ class Search:
             state.write(self._out)
         write_tried(self._out, state, tried, best)
         if not (run / RUN_RESULT).is_file():
-            resume = (run / RUN_FILE).is_file()
-            if not resume:
-                shutil.rmtree(run, ignore_errors=True)
-            finetune(
-                best.model, self._asked.data, recipe=AUTO, out=run,
-                overrides=self._overrides(best), encoder_weights=self._asked.encoder_weights,
-                registry=_path(self._asked.registry), resume=resume, budget=state.final,
-            )  # fmt: skip
+            try:
+                self._finetune(best, run)
+            except InputError:  # the machine is slower than it was: another call measures anew
+                state.final = None
+                state.write(self._out)
+                raise
         miou = float(read_json(run / RUN_RESULT)["best_miou"])
         return Picked(best, miou, run, [trial for rung in tried for trial in rung])
 
+    def _finetune(self, best: Configuration, run: Path) -> None:
+        """Fine-tune in the folder `run`, or go on there."""
+        from zoo.training.finetune import finetune
+
+        resume = (run / RUN_FILE).is_file()
+        if not resume:
+            shutil.rmtree(run, ignore_errors=True)
+        finetune(
+            best.model, self._asked.data, recipe=AUTO, out=run, overrides=self._overrides(best),
+            encoder_weights=self._asked.encoder_weights, registry=_path(self._asked.registry),
+            resume=resume, budget=self._state.final,
+        )  # fmt: skip
+
     def _left_s(self, best: Configuration, tried: Sequence[Sequence[Trial]]) -> float:
-        """The seconds that are left, and never fewer than the run needs with a tenth to spare."""
         spent = sum(self._state.spent_s.values())
         spent += sum(trial.seconds for rung in tried for trial in rung)
-        least = 1.1 * self._cost(best.model).final_s
-        return max(parse_budget(self._asked.budget) - spent, least)
+        return final_seconds(parse_budget(self._asked.budget), spent, self._cost(best.model))
 
     def _overrides(self, configuration: Configuration) -> list[str]:
         given = self._asked.overrides
