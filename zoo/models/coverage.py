@@ -18,7 +18,7 @@ from zoo.errors import InputError
 from zoo.files import write_text
 from zoo.models.build import build, build_with_weights
 from zoo.models.decoders import DECODERS, input_minimum, input_multiple
-from zoo.models.outputs import Outputs
+from zoo.models.outputs import MaskOutputs, Outputs, pixel_logits
 from zoo.models.segmentation import SegmentationModel
 from zoo.models.sketch import Undrawn
 from zoo.models.spec import ModelSpec, class_names, palette_for
@@ -172,9 +172,10 @@ def _exercise(spec: ModelSpec) -> None:
 
 def _trains(model: SegmentationModel, images: Tensor) -> None:
     given = model.training_outputs(images)
-    learned = [given]
     if isinstance(given, Outputs):
         learned = [given.logits, *(side.logits for side in given.auxiliary)]
+    else:
+        learned = [pixel_logits(given) if isinstance(given, MaskOutputs) else given]
     torch.stack([tensor.float().square().mean() for tensor in learned]).sum().backward()
     without = [name for name, p in model.named_parameters() if p.grad is None]
     if without:
