@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TextIO
+
+from zoo.bench.worker import Worker, answers
 
 
 class Candidate:
@@ -26,39 +26,23 @@ class Candidate:
     def __init__(
         self, name: str, command: list[str], *, site: Path | None = None, **variables: str
     ):
-        environment = os.environ | variables
-        if site is not None:
-            environment["PYTHONPATH"] = str(site)
         self.name = name
-        self._process = subprocess.Popen(
-            [sys.executable, *command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        self.ready = self._answer() == "ready"
+        if site is not None:
+            paths = [str(site), os.environ.get("PYTHONPATH", "")]
+            variables["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        self._worker = Worker(command, variables)
+        self.ready = self._worker.answer() == "ready"
 
     def measure(self) -> float:
         """The number of one round."""
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        answer = self._answer()
+        answer = self._worker.ask()
         if not answer:
-            code = self._process.wait(60)
-            sys.exit(f"{self.name} ended with code {code} before it had answered.")
+            sys.exit(f"{self.name} ended with code {self.close()} before it had answered.")
         return float(answer)
 
-    def close(self) -> None:
-        """End the process."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(60)
-
-    def _answer(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+    def close(self) -> int:
+        """End the process; returns its exit code."""
+        return self._worker.close()
 
 
 def in_turns(candidates: list[Candidate], rounds: int) -> dict[str, list[float]]:
@@ -75,13 +59,6 @@ def in_turns(candidates: list[Candidate], rounds: int) -> dict[str, list[float]]
     for one in candidates:
         one.close()
     return numbers
-
-
-def answers() -> TextIO:
-    """Where a candidate writes its answers; whatever a library prints goes to stderr from now."""
-    stream = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    return stream
 
 
 def compared(ours: list[float], other: list[float]) -> tuple[float, float]:

@@ -20,7 +20,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from candidates import Candidate, answers, in_turns
+from candidates import Candidate, in_turns
+
+from zoo.bench.worker import answers
 
 Epoch = Callable[[int], Iterator[int]]
 """Gives the number of images of each batch of an epoch."""

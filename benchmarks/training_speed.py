@@ -52,11 +52,12 @@ def finetune_with(
     loader: type[Any], encoder: str, camvid: Path, run: Path, settings: list[str]
 ) -> None:
     """`zoo finetune` of a U-Net on CamVid with another class of loaders, without an end."""
-    from zoo.training import finetune as home
+    from zoo.training import start
+    from zoo.training.finetune import finetune
 
-    home.TrainLoader = loader  # type: ignore[misc]
+    start.TrainLoader = loader  # type: ignore[misc]
     length = [f"stages.all.epochs={FOR_EVER}", f"validate_every={FOR_EVER}"]
-    home.finetune(
+    finetune(
         f"unet-{encoder}", f"camvid:{camvid}", recipe="scratch", encoder_weights=None, out=run,
         overrides=[*length, f"crop={CROP}", f"batch_size={BATCH}", *settings],
     )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -74,6 +75,19 @@ def test_show_says_where_values_come_from(capsys: pytest.CaptureFixture[str]) ->
     assert "resnet18" in prints(capsys, "show", "unet-resnet18")
 
 
+def test_show_reads_what_a_trained_model_says(
+    capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
+) -> None:
+    rows = {row["key"]: row for row in json.loads(prints(capsys, "show", trained, "--json"))}
+    config = json.loads((trained / "best" / "config.json").read_text())["_zoo"]
+    assert rows["classes"] == {
+        "key": "classes", "value": config["spec"]["classes"], "origin": "config.json",
+    }  # fmt: skip
+    assert rows["training.recipe_hash"]["value"] == config["training"]["recipe_hash"]
+    assert run(["show", str(tmp_path)]) == 2
+    assert "is not a model folder: it holds no config.json" in capsys.readouterr().err
+
+
 def test_finetune_eval_predict_report(
     capsys: pytest.CaptureFixture[str], scenes: Path, trained: Path, tmp_path: Path
 ) -> None:
@@ -100,10 +114,14 @@ def test_eval_writes_a_record_that_the_leaderboard_shows(
 ) -> None:
     results = tmp_path / "results"
     prints(capsys, "eval", trained, "--data", scenes, "--out", results)
-    assert len(list(results.glob("*.json"))) == 1
+    assert len(list(results.glob("*.json"))) == len(list(results.glob("*.images.npz"))) == 1
     build = ["leaderboard", "build", "--results", results, "--out", tmp_path]
     written = prints(capsys, *build).splitlines()
-    assert [Path(line).name for line in written] == ["leaderboard.md", "leaderboard.csv"]
+    suffixes = [Path(line).name.removeprefix("leaderboard") for line in written]
+    assert suffixes == [".md", ".csv", ".json", ".html"]
+    table = (tmp_path / "leaderboard.csv").read_text().splitlines()
+    (row,) = csv.DictReader(table[1:])
+    assert float(row["miou_images95"]) > 0  # the counts per image were read
     assert MODEL in (tmp_path / "leaderboard.md").read_text()
     prints(capsys, *build, "--check")
     (tmp_path / "leaderboard.md").write_text("edited")

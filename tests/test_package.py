@@ -9,7 +9,7 @@ import zipfile
 from importlib import metadata
 from pathlib import Path
 
-from zoo.leaderboard import render
+from zoo.leaderboard import build
 from zoo.leaderboard.records import read_records
 from zoo.registry.load import load_registry
 from zoo.registry.recipe import recipe_hash
@@ -24,6 +24,9 @@ def test_the_wheel_carries_registry_tables_and_type_marker(tmp_path: Path) -> No
     with zipfile.ZipFile(wheel) as content:
         names = content.namelist()
         assert content.read("zoo/registry.yaml") == (ROOT / "registry.yaml").read_bytes()
+        board = content.read("zoo/leaderboard/leaderboard.json")
+    assert board == (ROOT / "benchmarks" / "leaderboard.json").read_bytes()
+    assert {"zoo/leaderboard/site.css", "zoo/leaderboard/site.js"} <= {*names}
     for name in ("zoo/py.typed", "zoo/registry/timm_models.csv", "zoo/registry/timm_weights.csv"):
         assert name in names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "docs/"))]
@@ -35,7 +38,10 @@ def test_a_wheel_finds_its_registry_without_the_source_tree(tmp_path: Path) -> N
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as content:
         content.extractall(tmp_path / "installed")
-    code = "import zoo; print(zoo.__file__); print(zoo.list_models('unet-resnet18'))"
+    code = (
+        "import zoo; print(zoo.__file__); print(zoo.list_models('unet-resnet18')); "
+        "from zoo.leaderboard.board import shipped; print(len(shipped().tables) > 0)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path / "installed",
@@ -44,9 +50,10 @@ def test_a_wheel_finds_its_registry_without_the_source_tree(tmp_path: Path) -> N
         text=True,
         check=True,
     )
-    where, names = done.stdout.splitlines()
+    where, names, measured = done.stdout.splitlines()
     assert str(tmp_path) in where
     assert names == "['unet-resnet18']"
+    assert measured == "True"
 
 
 def test_versions_agree() -> None:
@@ -71,7 +78,11 @@ def test_the_constraints_are_what_is_installed() -> None:
 
 
 def test_the_committed_leaderboard_follows_from_its_records() -> None:
-    render.check(ROOT / "benchmarks" / "results", ROOT / "benchmarks")
+    build.check(
+        ROOT / "benchmarks" / "results",
+        ROOT / "benchmarks",
+        ROOT / "benchmarks" / "speed" / "models",
+    )
 
 
 def test_evidence_of_recipes_is_a_record_of_that_recipe() -> None:

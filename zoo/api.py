@@ -89,13 +89,17 @@ def predict(
 
 
 def pull(model: str) -> Path:
-    """Bring `hf-hub:ORG/REPO[@REVISION]` into the Hub's cache; returns its folder there.
+    """Bring a model into the Hub's cache; returns its folder there.
 
-    Raises InputError for a model that cannot be used, RunError where the Hub fails.
+    `model`: `hf-hub:ORG/REPO[@REVISION]`, or a name that stands for trained weights. Raises
+    InputError for a model that cannot be used, RunError where the Hub fails.
     """
     from zoo.hub.pull import pull as fetch
     from zoo.remote.address import parse_address
+    from zoo.trained import named_weights, pulled
 
+    if (named := named_weights(model)) is not None:
+        return pulled(named)
     return fetch(parse_address(model))
 
 
@@ -103,7 +107,8 @@ def loaded(model: str | Path | SegmentationModel) -> SegmentationModel:
     """A trained model from its folder; a model is handed on."""
     if not isinstance(model, str | Path):
         return model
-    from zoo.creation import create, model_folder
+    from zoo.creation import create
+    from zoo.trained import model_folder
 
     folder = model_folder(model)
     if folder is None:

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from zoo.cli_bench import bench_app
+from zoo.cli_bench import bench_app, pick_command
+from zoo.cli_board import leaderboard_app, list_command
 from zoo.cli_data import data_app, doctor_command
 from zoo.cli_hub import import_command, pull_command, push_command, registry_app
-from zoo.console import first_process
+from zoo.console import first_process, print_table, show
 from zoo.errors import InputError, ZooError, join_problems
 
 if TYPE_CHECKING:
     from zoo.evaluation.record import Evaluation
-    from zoo.training.finetune import Plan
+    from zoo.training.plan import Plan
     from zoo.training.stage_plan import StagePlan
 
 app = typer.Typer(
@@ -31,14 +32,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-leaderboard_app = typer.Typer(help="Tables of measured results.", no_args_is_help=True)
 check_app = typer.Typer(help="Check what ships with zoo.", no_args_is_help=True)
 app.add_typer(leaderboard_app, name="leaderboard")
 app.add_typer(check_app, name="check")
 app.add_typer(data_app, name="data")
 app.add_typer(bench_app, name="bench")
 app.add_typer(registry_app, name="registry")
+app.command("list")(list_command)
 app.command("doctor")(doctor_command)
+app.command("pick")(pick_command)
 app.command("push")(push_command)
 app.command("pull")(pull_command)
 app.command("import")(import_command)
@@ -53,33 +55,18 @@ DataOption = Annotated[
 PrecisionOption = Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")]
 
 
-@app.command("list")
-def list_command(
-    pattern: Annotated[str, typer.Argument(help="A shell pattern such as 'unet-*'.")] = "*",
-    decoder: Annotated[str | None, typer.Option(help="Only this decoder.")] = None,
-    encoder: Annotated[str | None, typer.Option(help="Only encoders of this pattern.")] = None,
-    registry: RegistryOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """List model names that match PATTERN, one a line."""
-    from zoo.console import remark
-    from zoo.registry.registry import list_models
-
-    names = list_models(pattern, decoder=decoder, encoder=encoder, overlay=registry)
-    _print(json.dumps(names, indent=2) if as_json else "\n".join(names))
-    remark(f"{len(names)} models")
-
-
 @app.command("show")
 def show_command(
-    name: Annotated[str, typer.Argument(help="A model name such as unet-resnet18.")],
+    name: Annotated[str, typer.Argument(help="A name, a run or model folder, or hf-hub:ORG/REPO.")],
     registry: RegistryOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show every value of a model and where it comes from."""
-    from zoo.registry.registry import show
+    from zoo.registry import registry as names
+    from zoo.trained import described, model_folder
 
-    rows = show(name, registry)
+    folder = model_folder(name, registry, names=False)
+    rows = names.show(name, registry) if folder is None else described(folder, registry)
     if as_json:
         _print(
             json.dumps(
@@ -87,7 +74,7 @@ def show_command(
             )
         )
     else:
-        _table(["key", "value", "from"], [[k, _plain(v), o] for k, v, o in rows])
+        print_table(["key", "value", "from"], [[k, _plain(v), o] for k, v, o in rows])
 
 
 @app.command("finetune")
@@ -129,7 +116,9 @@ def finetune_command(
     registry: RegistryOption = None,
 ) -> None:
     """Fine-tune MODEL on the train split of DATA; the best model by val mIoU is kept."""
-    from zoo.training.finetune import finetune, make_plan, settled
+    from zoo.training.finetune import finetune
+    from zoo.training.plan import make_plan
+    from zoo.training.settle import settled
 
     weights = None if encoder_weights == "none" else encoder_weights
     chosen: dict[str, Any] = {
@@ -208,41 +197,21 @@ def quickstart_command(
     _print(quickstart(out))
 
 
-@leaderboard_app.command("build")
-def leaderboard_build(
-    results: Annotated[Path, typer.Option(help="Folder with records.")] = Path(
-        "benchmarks/results"
-    ),
-    out: Annotated[Path, typer.Option(help="Folder for leaderboard.md and .csv.")] = Path(
-        "benchmarks"
-    ),
-    check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; fail where the files would change.")
-    ] = False,
-) -> None:
-    """Render the leaderboard from records."""
-    from zoo.leaderboard import render
-
-    if check:
-        render.check(results, out)
-    else:
-        for path in render.write(results, out):
-            _print(str(path))
-
-
 @check_app.command("registry")
 def check_registry_command(
     sample: Annotated[
-        int, typer.Option(help="How many encoders to build anew; 0 builds all (minutes).")
+        int, typer.Option(help="How many nets to build anew; 0 builds all (minutes).")
     ] = 20,
 ) -> None:
-    """Check registry.yaml and the table of timm's models against the installed timm."""
+    """Check registry.yaml, the table of timm's models and the leaderboard's counts."""
+    from zoo.figures import count_problems, score_problems
     from zoo.models.timm_table import check_registry
 
-    problems = check_registry(sample)
+    some = sample or None
+    problems = [*check_registry(some), *score_problems(), *count_problems(some)]
     if problems:
         raise InputError(join_problems("The registry has problems:", problems))
-    _print("registry.yaml and the table of timm's models are in order")
+    _print("registry.yaml, the table of timm's models and the leaderboard's counts are in order")
 
 
 def _find_lr(model: str, data: str, **chosen: Any) -> None:
@@ -283,8 +252,8 @@ def check_encoders_command(
 
 
 def _print_plan(plan: Plan) -> None:
-    from zoo.training.finetune import stage_plans
     from zoo.training.settle import explained
+    from zoo.training.stage_plan import stage_plans
 
     sizes = ", ".join(f"{s} {len(plan.dataset.samples(s))}" for s in plan.dataset.splits)
     _print(f"{plan.model} on {plan.dataset.name} ({sizes}), recipe {plan.recipe_name}\n")
@@ -302,11 +271,11 @@ def _print_plan(plan: Plan) -> None:
         for stage in stage_plans(plan)
     ]
     columns = ["stage", "epochs", "encoder layers", "learning M", "decoder lr"]
-    _table([*columns, "encoder lr, top", "bottom", "schedule"], rows)
+    print_table([*columns, "encoder lr, top", "bottom", "schedule"], rows)
     if choices := explained(plan):
         _print("")
         chosen = [[c.key, _plain(c.value), c.reason, c.evidence] for c in choices]
-        _table(["chosen", "value", "reason", "evidence"], chosen)
+        print_table(["chosen", "value", "reason", "evidence"], chosen)
 
 
 def _layers(stage: StagePlan) -> str:
@@ -316,7 +285,7 @@ def _layers(stage: StagePlan) -> str:
 
 
 def _print_metrics(found: Evaluation) -> None:
-    _show(found.confusion.table())
+    show(found.confusion.table())
     _print(
         f"mIoU {100 * found.confusion.miou:.2f} %, pixel accuracy "
         f"{100 * found.confusion.pixel_accuracy:.2f} % on "
@@ -329,24 +298,6 @@ def _plain(value: object) -> str:
     if value is None:
         return "-"
     return value if isinstance(value, str) else json.dumps(value, default=str)
-
-
-def _table(columns: list[str], rows: list[list[str]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*columns, box=None, pad_edge=False)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    _show(table)
-
-
-def _show(table: object) -> None:
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() else 160
-    console = Console(width=width, quiet=not first_process())
-    console.print(table)
 
 
 def _print(text: str) -> None:

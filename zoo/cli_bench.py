@@ -1,15 +1,19 @@
-"""The verbs about suites: `zoo bench run`, `status` and `table`."""
+"""The verbs that measure: `zoo bench run`, `status`, `table` and `speed`, and `zoo pick`."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-bench_app = typer.Typer(help="Run suites of measurements.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from zoo.bench.speed.setting import Setting
+    from zoo.leaderboard.speed_records import SpeedRecord
+
+bench_app = typer.Typer(help="Run suites of measurements; time models.", no_args_is_help=True)
 
 Suite = Annotated[Path, typer.Argument(help="A suite file, as in benchmarks/suites.")]
 Results = Annotated[Path, typer.Option(help="The folder of records.")]
@@ -33,6 +37,9 @@ def run_command(
     ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each job.")] = None,
     retry: Annotated[bool, typer.Option("--retry", help="Repeat jobs that have failed.")] = False,
+    engine: Annotated[
+        str, typer.Option(help="local, or ray: a cluster, by RAY_ADDRESS.")
+    ] = "local",
     registry: Registry = None,
 ) -> None:
     """Run what is missing of SUITE; stop it any time and go on with the same command."""
@@ -41,8 +48,9 @@ def run_command(
     from zoo.errors import RunError
 
     outcome = run_suite(
-        suite, data or [], out, results, jobs=jobs, threads=threads, retry=retry, registry=registry
-    )
+        suite, data or [], out, results, jobs=jobs, threads=threads, retry=retry, registry=registry,
+        engine=engine,
+    )  # fmt: skip
     if outcome.failed:
         raise RunError(
             f"{outcome.failed} of {outcome.failed + outcome.done} jobs failed. `zoo bench status "
@@ -107,3 +115,115 @@ def table_command(
     else:
         table.write(out, suite.stem, text)
         sys.stdout.write(f"{out}\n")
+
+
+@bench_app.command("speed")
+def speed_command(
+    names: Annotated[list[str], typer.Argument(help="Model names.", metavar="NAME...")],
+    size: Annotated[str, typer.Option(help="Pixels: 512, or HEIGHTxWIDTH.")] = "512",
+    batches: Annotated[
+        str, typer.Option(help="Batch sizes; the latency is that of the smallest.")
+    ] = "1,4,16",
+    precision: Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")] = "auto",
+    memory_format: Annotated[
+        str, typer.Option(help="channels_last or contiguous.")
+    ] = "channels_last",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; default: torch's.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    rounds: Annotated[int, typer.Option(help="Turns of each model with the reference.")] = 10,
+    reference: Annotated[
+        str, typer.Option(help="The model that takes turns with each.")
+    ] = "unet-resnet18",
+    out: Annotated[Path | None, typer.Option(help="Folder to write the records into.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False,
+) -> None:
+    """Time models on this machine: latency, throughput, memory, building, against a reference."""
+    from zoo.bench.speed import table
+    from zoo.bench.speed.setting import Setting, checked, parse_batches, parse_size
+    from zoo.console import print_table, remark
+    from zoo.errors import RunError, join_problems
+    from zoo.leaderboard.speed_records import speed_record_text
+
+    setting = Setting(
+        size=parse_size(size), batches=parse_batches(batches), precision=precision,
+        memory_format=memory_format, threads=threads, device=device, rounds=rounds,
+        reference=reference,
+    )  # fmt: skip
+    records, failed = _measured(names, checked(names, setting), out)
+    if as_json:
+        fields = [json.loads(speed_record_text(record)) for record in records]
+        sys.stdout.write(json.dumps(fields, indent=2) + "\n")
+    elif records:
+        print_table(table.COLUMNS, map(table.row, records))
+        remark(table.heading(records))
+    if failed:
+        raise RunError(join_problems("These models were not measured:", failed))
+
+
+def _measured(
+    names: list[str], setting: Setting, out: Path | None
+) -> tuple[list[SpeedRecord], list[str]]:
+    """The records, written into `out` one by one, and what failed and why."""
+    from zoo.bench.speed import measure
+    from zoo.console import remark
+    from zoo.leaderboard.speed_records import write_speed_record
+
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    records, failed = [], []
+    for outcome in measure.measure(list(dict.fromkeys(names)), setting):
+        if outcome.record is None:
+            failed.append(f"{outcome.model}: {outcome.reason}")
+            continue
+        records.append(outcome.record)
+        if out is not None:
+            remark(f"{outcome.model}: {write_speed_record(outcome.record, out)}")
+    return records, failed
+
+
+def pick_command(
+    data: Annotated[
+        str, typer.Option("--data", help="A folder, a dataset.yaml, or FORMAT:PATH (camvid:PATH).")
+    ],
+    budget: Annotated[str, typer.Option(help="The time to take, such as 30m or 1h.")],
+    out: Annotated[Path, typer.Option(help="The folder of the search; give it again to go on.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Recipe values: key=value.", metavar="[KEY=VALUE]...")
+    ] = None,
+    models: Annotated[
+        list[str] | None, typer.Option("--models", help="A name or a pattern; repeatable.")
+    ] = None,
+    max_latency_ms: Annotated[
+        float | None, typer.Option(help="The latency of one image on this machine, at most.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Pixels for the latency; default: those of most images.")
+    ] = None,
+    encoder_weights: Annotated[
+        str, typer.Option(help="default (the tag's own) or none (random).")
+    ] = "default",
+    seed: Annotated[int, typer.Option(help="Of the suggestions and of training.")] = 0,
+    registry: Registry = None,
+) -> None:
+    """Find the model and recipe that suit DATA best in a given time, and fine-tune it."""
+    from zoo.bench.pick import report, search
+    from zoo.bench.pick.state import Asked
+    from zoo.bench.speed.setting import parse_size
+    from zoo.console import print_table, remark
+
+    asked = Asked(
+        data=data, budget=budget, max_latency_ms=max_latency_ms,
+        size=None if size is None else parse_size(size), models=tuple(models or ()),
+        overrides=tuple(overrides or ()), seed=seed,
+        encoder_weights=None if encoder_weights == "none" else encoder_weights,
+        registry=None if registry is None else str(registry),
+    )  # fmt: skip
+    picked = search.pick(asked, out)
+    rows = json.loads((out / report.JSON).read_text(encoding="utf-8"))
+    rungs = max(len(row["miou"]) for row in rows)
+    print_table(report.columns(rungs), (report.cells(row, rungs) for row in rows))
+    remark(
+        f"{picked.configuration.model} has {100 * picked.miou:.2f} % mIoU on val after "
+        f"fine-tuning. The run is {picked.run}, what was tried {out / report.MARKDOWN}; "
+        f"`zoo eval {picked.run} --data {data}` scores it on the test split."
+    )

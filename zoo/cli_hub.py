@@ -72,15 +72,20 @@ def push_command(
 
 
 def pull_command(
-    model: Annotated[str, typer.Argument(help="hf-hub:ORG/REPO[@REVISION].")],
+    model: Annotated[str, typer.Argument(help="hf-hub:ORG/REPO[@REVISION], or a trained name.")],
     out: Annotated[
         Path | None, typer.Option(help="Copy the model's files to this new folder.")
     ] = None,
 ) -> None:
     """Bring a model from the Hub into the cache; prints its folder."""
     from zoo.api import pull
+    from zoo.console import remark
+    from zoo.remote.address import snapshot_origin
 
+    if out is not None and out.exists():
+        raise InputError(f"{out} exists already; give another --out.")
     folder = pull(model)
+    remark(f"Pulled {snapshot_origin(folder)}")
     _print(str(folder if out is None else _copied(folder, out)))
 
 
@@ -165,8 +170,6 @@ def _copied(folder: Path, out: Path) -> Path:
 
     from zoo.files import new_folder
 
-    if out.exists():
-        raise InputError(f"{out} exists already; give another --out.")
     with new_folder(out) as made:
         for path in folder.iterdir():
             if path.is_file():

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -30,6 +31,25 @@ def stderr() -> Console:
 def remark(text: str) -> None:
     """Print one remark to stderr; markup characters in `text` are shown as they are."""
     stderr().print(text, markup=False, soft_wrap=True)
+
+
+def show(renderable: object) -> None:
+    """Print something of rich's to stdout, 160 columns wide where that is not a terminal."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else 160
+    Console(width=width, quiet=not first_process()).print(renderable)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Print a table to stdout; markup characters in the cells are shown as they are."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    show(table)
 
 
 def progress_bar(transient: bool = True) -> Progress:

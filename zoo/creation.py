@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.console import remark
-from zoo.errors import InputError, unknown
+from zoo.errors import InputError
 from zoo.files import sha256
 from zoo.models.spec import ModelSpec, class_names, palette_for, per_channel
+from zoo.registry.options import check_options
+from zoo.registry.registry import resolve
+from zoo.registry.trained import Named, check_licence
 from zoo.remote.address import is_address, parse_address
+from zoo.trained import check_named, model_folder, named_weights, pulled, weights_by_key
 
 if TYPE_CHECKING:
     from zoo.models.segmentation import SegmentationModel
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "default"
 RENAMED = {
+    "license": "licence",
     "num_classes": "classes",
     "in_channels": "in_chans",
     "pretrained": "encoder_weights (None for random weights)",
@@ -36,39 +41,72 @@ def create(
     weights: str | Path | None = None,
     img_size: int | None = None,
     palette: list[Colour] | None = None,
+    licence: str | None = None,
     registry: Path | None = None,
     **options: Any,
 ) -> SegmentationModel:
     """Create a model from a name such as `unet-resnet18`, or load a trained one.
 
     `model`: a registry name, a model folder, a run folder (its best model), or a repository on the
-    Hub as `hf-hub:ORG/REPO[@REVISION]`. `weights` (names only): trained weights, by the name that
-    the registry gives them, as a folder or as a repository.
-    `classes`: a number or a list of names; needed for a name, and for a folder only to replace the
-    layer that scores the classes. `encoder_weights` (names only): "default" for the tag's own from
-    the Hub, a .safetensors file, a timm repository as `hf-hub:ORG/REPO[@REVISION]`, or None for
-    random weights. `img_size`: side in pixels that a
-    fixed-size encoder is built for. `registry`: an overlay file. Other `options` are arguments of
-    the decoder's constructor, such as `decoder_channels`.
+    Hub as `hf-hub:ORG/REPO[@REVISION]`. Some names stand for trained weights, such as
+    `segformer-b0-ade20k`; with `encoder_weights` given they are architectures like the others.
+    `weights` (names only): trained weights, by the name that the registry gives them, as a folder
+    or as a repository. `classes`: a number or a list of names; needed for an architecture, and for
+    a trained model only to replace the layer that scores the classes. `encoder_weights` (names
+    only): "default" for the tag's own from the Hub, a .safetensors file, a timm repository as
+    `hf-hub:ORG/REPO[@REVISION]`, or None for random weights. `img_size`: side in pixels that a
+    fixed-size encoder is built for. `licence`: the terms that pretrained or trained weights have to
+    come under, a pattern such as `mit`, or `open`. `registry`: an overlay file. Other `options` are
+    arguments of the decoder's constructor, such as `decoder_channels`.
 
     Raises InputError for what cannot be built, RunError where the Hub does not answer.
     """
     _check_options(options, encoder_weights, in_chans)
-    trained = model if weights is None else _trained(str(model), weights, registry)
-    folder = model_folder(trained)
-    if folder is not None:
-        if in_chans is not None or img_size is not None or options or encoder_weights != DEFAULT:
-            raise InputError(f"{trained} is a trained model; only classes= can be changed.")
-        if weights is not None:
-            _check_architecture(str(model), folder, registry)
-        return _from_folder(folder, classes)
+    by_name = encoder_weights == DEFAULT
+    changed = in_chans is not None or img_size is not None or bool(options) or not by_name
+    if (named := _asked_for(model, weights, by_name, registry)) is not None:
+        check_named(named, changed, licence)
+        folder: Path | None = pulled(named, registry)
+    else:
+        folder = model_folder(model if weights is None else weights, registry, names=False)
+    if folder is None:
+        return _new(
+            resolve(str(model), registry), classes, in_chans, encoder_weights, img_size, palette,
+            licence, options,
+        )  # fmt: skip
+    if changed:
+        raise InputError(f"{weights or model} is a trained model; only classes= can be changed.")
+    if weights is not None:
+        _check_architecture(str(model), folder, registry)
+    return _from_folder(folder, classes, licence, registry)
+
+
+def _asked_for(
+    model: str | Path, weights: str | Path | None, by_name: bool, registry: Path | None
+) -> Named | None:
+    """The registry's trained weights that are asked for, by their key or by the name alone."""
+    if weights is None:
+        return named_weights(model, registry) if by_name else None
+    if is_address(weights) or Path(weights).is_dir():
+        return None
+    return weights_by_key(str(model), str(weights), registry)
+
+
+def _new(
+    resolved: Resolved,
+    classes: int | list[str] | None,
+    in_chans: int | None,
+    encoder_weights: str | Path | None,
+    img_size: int | None,
+    palette: list[Colour] | None,
+    licence: str | None,
+    options: dict[str, Any],
+) -> SegmentationModel:
+    """A model of an architecture, its encoder pretrained or not."""
     from zoo.hub.config import check_spec
     from zoo.models.build import build
     from zoo.registry.arguments import ENCODER_ARGS
-    from zoo.registry.options import check_options
-    from zoo.registry.registry import resolve
 
-    resolved = resolve(str(model), registry)
     if not resolved.supported:
         raise InputError(
             f"{resolved.name} is not supported: {resolved.reason}. "
@@ -80,10 +118,14 @@ def create(
         adapted=resolved.adapted is not None,
         beside=ENCODER_ARGS if resolved.smp_loadable else (),
     )
-    names = class_names(_needed(classes, str(model)))
+    names = class_names(_needed(classes, resolved.name))
     side = _fixed_side(resolved, img_size)
+    if licence is not None and encoder_weights == DEFAULT:
+        check_licence(licence, resolved.licence, resolved.timm_name)
     encoder = _encoder_source(resolved, encoder_weights)
     spec = _describe(resolved, encoder, names, palette, in_chans or 3, side, options)
+    if licence is not None and encoder.identity is not None:
+        check_licence(licence, spec.licence, resolved.timm_name)
     made = build(spec, encoder.file)
     check_spec(spec, resolved.name)  # what could not be loaded again is not made
     return made
@@ -126,55 +168,11 @@ def _describe(
     )
 
 
-def model_folder(model: str | Path) -> Path | None:
-    """The model folder that MODEL names; None for a registry name.
-
-    A folder is itself, a run its best/, a repository on the Hub what was pulled into the cache.
-    """
-    from zoo.hub.folder import is_model_folder
-
-    if is_address(model):
-        from zoo.hub.pull import pull
-
-        return pull(parse_address(str(model)))
-    path = Path(model)
-    if path.is_dir():
-        best = path / "best"
-        if is_model_folder(best):
-            return best
-        return path
-    if isinstance(model, Path) or "/" in str(model) or str(model).startswith("."):
-        raise InputError(
-            f"There is no folder {model}. Give a name, a model folder, a run folder or "
-            "hf-hub:ORG/REPO."
-        )
-    return None
-
-
-def _trained(name: str, weights: str | Path, registry: Path | None) -> str | Path:
-    """Where the trained weights of a named model lie. Raises InputError for unknown ones."""
-    from zoo.registry.registry import resolve
-
-    if is_address(weights) or Path(weights).is_dir():
-        return weights
-    known = resolve(name, registry).trained
-    if str(weights) not in known:
-        text = (
-            unknown(f"weights of {name}", str(weights), known)
-            if known
-            else (f"The registry names no trained weights of {name}.")
-        )
-        raise InputError(f"{text} A folder or hf-hub:ORG/REPO is taken too.")
-    row = known[str(weights)]
-    return f"hf-hub:{row.hub}@{row.revision}"
-
-
 def _check_architecture(name: str, folder: Path, registry: Path | None) -> None:
     """Raise InputError where the trained model in `folder` is another net than `name`."""
     from zoo.hub.folder import read_folder
-    from zoo.registry.registry import resolve
 
-    wanted, spec = resolve(name, registry), read_folder(folder).spec
+    wanted, spec = resolve(name, registry), read_folder(folder, registry).spec
     encoder = spec.encoder.partition(".")[0]
     if (spec.decoder, encoder) != (wanted.decoder, wanted.encoder):
         raise InputError(
@@ -275,17 +273,22 @@ def _check_options(options: dict[str, Any], encoder_weights: object, in_chans: i
         )
 
 
-def _from_folder(folder: Path, classes: int | list[str] | None) -> SegmentationModel:
+def _from_folder(
+    folder: Path, classes: int | list[str] | None, licence: str | None, registry: Path | None
+) -> SegmentationModel:
     from zoo.hub.folder import load_folder, read_folder
 
+    spec = read_folder(folder, registry).spec
+    if licence is not None and spec.encoder_weights is not None:
+        check_licence(licence, spec.licence, str(folder))
     if classes is None:
-        return load_folder(folder)
-    names, stored = class_names(classes), read_folder(folder).spec.classes
-    if isinstance(classes, int) and classes == len(stored):
-        names = stored
-    if names != stored:
+        return load_folder(folder, registry=registry)
+    names = class_names(classes)
+    if isinstance(classes, int) and classes == len(spec.classes):
+        names = spec.classes
+    if names != spec.classes:
         remark(
-            f"{folder}: the layer that scores the classes is replaced ({len(stored)} -> "
+            f"{folder}: the layer that scores the classes is replaced ({len(spec.classes)} -> "
             f"{len(names)} classes) and starts from random weights."
         )
-    return load_folder(folder, names)
+    return load_folder(folder, names, registry)

@@ -26,10 +26,10 @@ def quickstart(out: Path) -> str:
     seconds, else from random ones. Raises InputError where `out` already holds something.
     """
     from zoo.data.scenes import write_scenes
-    from zoo.evaluation.record import evaluate, make_record
+    from zoo.evaluation.record import evaluate, write_result
     from zoo.files import write_text
-    from zoo.leaderboard import render
-    from zoo.leaderboard.records import record_text, write_record
+    from zoo.leaderboard import build
+    from zoo.leaderboard.records import record_text
     from zoo.reports import report
     from zoo.training.finetune import finetune
 
@@ -40,12 +40,11 @@ def quickstart(out: Path) -> str:
     remark(f"Generated street scenes are in {data}.")
     run = out / "run"
     finetune(MODEL, data, recipe=RECIPE, out=run, encoder_weights=_encoder_weights())
-    record = make_record(evaluate(_best(run), data, split="test"))
-    write_record(record, out / "results")
+    record = write_result(evaluate(_best(run), data, split="test"), out / "results")
     write_text(run / "eval.json", record_text(record))
     write_pictures(run, data)
     page = report(run, out / "report.html")
-    render.write(out / "results", out)
+    build.write(out / "results", out)
     return _summary(record, out, page, time.monotonic() - began)
 
 

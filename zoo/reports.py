@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoo.errors import InputError, join_problems
 from zoo.files import read_json, write_text
-from zoo.leaderboard.records import Record, describe, read_record
+from zoo.leaderboard.records import Record, read_record
+from zoo.leaderboard.sealed import describe
 from zoo.page import page
 from zoo.palette import default_palette
 from zoo.training.curves import Event, curves, latest, read_log, svg

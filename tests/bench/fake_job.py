@@ -44,6 +44,13 @@ def note(what: str) -> None:
         stream.write(line + "\n")
 
 
+if ORDER.job.variant == "waits":
+    try:
+        note("began")
+        time.sleep(60)
+    except KeyboardInterrupt:
+        note("interrupted")
+        sys.exit(130)
 note("began")
 if ORDER.job.variant == "refused":
     write_failure(FOLDER, 2, "There is no such thing:\n  - here")
@@ -51,12 +58,9 @@ if ORDER.job.variant == "refused":
 if ORDER.job.variant == "dies":
     print("last words", flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
-if ORDER.job.variant == "waits":
-    try:
-        time.sleep(60)
-    except KeyboardInterrupt:
-        note("interrupted")
-        sys.exit(130)
+together = int(os.environ.get("FAKE_TOGETHER", "0"))
+while len(list(FOLDER.parent.glob("*/notes"))) < together:
+    time.sleep(0.05)
 time.sleep(0.2)
 write_result()
 note("ended")

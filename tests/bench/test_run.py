@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from zoo.bench.engines import LocalEngine, Settings
 from zoo.bench.folder import RUN, Order, read_failure
 from zoo.bench.prepare import orders
-from zoo.bench.runner import Outcome, Queue, Settings, run_suite
+from zoo.bench.runner import Outcome, Queue, run_suite
 from zoo.bench.status import suite_states, summary
 from zoo.bench.suite import read_suite
 from zoo.errors import InputError, RunError
@@ -48,7 +50,8 @@ def make_orders(
 
 
 def run_queue(wanted: list[Order], out: Path, retry: bool = False, **settings: Any) -> Outcome:
-    queue = Queue(wanted, out, Settings(**({"slots": 2} | settings), worker="fake_job"))
+    engine = LocalEngine(Settings(**({"slots": 2} | settings), worker="fake_job"))
+    queue = Queue(wanted, out, engine)
     queue.sort_out(retry)
     queue.run()
     return queue.outcome()
@@ -67,16 +70,19 @@ def test_what_is_missing_is_run_and_nothing_else(
     assert run_queue(wanted[:3], out) == Outcome(done=3, failed=0)
     said = " ".join(capsys.readouterr().err.split())
     assert "3 jobs: 0 done, 0 failed before, 3 to do, 2 at a time." in said
-    assert "[3/3] unet-test_resnet on scenes, base, seed 1: done in 0.0 min." in said
+    assert re.search(
+        r"\[3/3\] unet-test_resnet on scenes, base, seed 1: done in \d\.\d min\.", said
+    )
     assert "about 0 min for the 2 left." in said
     assert run_queue(wanted, out) == Outcome(done=4, failed=0)
     assert len(notes(out, "ended")) == len(read_records(tmp_path / "results")) == 4
 
 
 def test_jobs_run_side_by_side_with_their_threads_and_devices(
-    make_orders: Callable[..., list[Order]], tmp_path: Path
+    make_orders: Callable[..., list[Order]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "work"
+    monkeypatch.setenv("FAKE_TOGETHER", "2")  # no job ends before there were two
     run_queue(make_orders("base", "short"), out, threads=3, devices=("4", "7"))
     began, ended = notes(out, "began"), notes(out, "ended")
     assert began[1]["at"] < ended[0]["at"]
@@ -201,6 +207,11 @@ def test_counts_below_one_are_refused(suite_file: Path, tmp_path: Path, name: st
         run_suite(suite_file, [], tmp_path, tmp_path, **{name: 0})  # type: ignore[arg-type]
 
 
+def test_an_unknown_engine_is_named(suite_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"Unknown engine 'rai'. Did you mean ray\?"):
+        run_suite(suite_file, [], tmp_path, tmp_path, engine="rai")
+
+
 def test_the_verb_fails_where_a_job_did(
     suite_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -291,7 +302,8 @@ def test_a_job_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
 def test_a_failure_holds_the_last_words(
     make_orders: Callable[..., list[Order]], tmp_path: Path
 ) -> None:
-    queue = Queue(make_orders("base")[:1], tmp_path / "w", Settings(1, worker="no_such_module"))
+    engine = LocalEngine(Settings(1, worker="no_such_module"))
+    queue = Queue(make_orders("base")[:1], tmp_path / "w", engine)
     queue.sort_out(False)
     queue.run()
     [failure] = (tmp_path / "w").glob("*/failed.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import signal
 import subprocess
 import sys
 import threading
@@ -122,6 +123,20 @@ def test_an_interrupted_job_has_not_failed(
     write_order(tmp_path, order)
     assert work.main(tmp_path) == 130
     assert read_failure(tmp_path) is None
+
+
+def test_a_job_heeds_interrupts_that_its_parent_blocks() -> None:
+    code = (
+        "import os, signal\nfrom zoo.bench.work import heed_interrupts\n"
+        "try:\n    heed_interrupts()\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        "except KeyboardInterrupt:\n    print('interrupted')\n"
+    )
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert done.stdout == b"interrupted\n"
 
 
 @pytest.mark.usefixtures("no_parent")

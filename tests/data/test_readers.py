@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from data_folders import save
 
+from zoo.class_lists import ADE20K, COCO_THINGS, names
 from zoo.data.images import read_mask, read_pair, read_source_ids
 from zoo.data.masks import pack, to_source_ids
 from zoo.data.readers import READERS
-from zoo.data.readers.names import ADE20K, COCO_THINGS, names
 from zoo.data.readers.tree import Tree
 from zoo.data.scan import scan_labels
 from zoo.data.spec import IGNORE, Dataset, load_dataset

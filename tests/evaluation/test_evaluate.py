@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
+from zoo.creation import create
+from zoo.data.scenes import write_scenes
+from zoo.data.spec import load_dataset
 from zoo.errors import InputError
 from zoo.evaluation import evaluate
-from zoo.evaluation.evaluate import predict_ids, resolve_precision
+from zoo.evaluation.evaluate import predict_ids, resolve_precision, score
+from zoo.evaluation.record import evaluate as evaluate_model
 from zoo.models.segmentation import SegmentationModel
 from zoo.models.spec import ModelSpec, class_names, palette_for
 
@@ -35,8 +43,45 @@ def test_windows_give_what_the_whole_image_gives(monkeypatch: pytest.MonkeyPatch
     assert torch.equal(predict_ids(model_with(net), images), whole)
 
 
+def test_counts_of_each_image_stand_at_its_place() -> None:
+    net = nn.Conv2d(3, 3, 1)
+    with torch.no_grad():
+        net.weight.copy_(torch.eye(3)[..., None, None])
+        net.bias.zero_()
+    model = model_with(net)  # the class is the brightest channel
+    pictures = torch.zeros(2, 3, 1, 4, dtype=torch.uint8)
+    pictures[0, 0], pictures[1, 1] = 255, 255  # all of class 0, all of class 1
+    masks = torch.tensor([[[0, 0, 1, 255]], [[1, 1, 1, 2]]], dtype=torch.uint8)
+    found = np.zeros((2, 3, 3), np.int64)
+
+    class Loader(list):
+        images = 2
+
+    loader = Loader([([1, 0], pictures, masks)])
+    confusion = score(model, loader, per_image=found)
+    # class 0, 1, 2: hits, false, missed.
+    assert found[1].tolist() == [[2, 1, 0], [0, 0, 1], [0, 0, 0]]
+    assert found[0].tolist() == [[0, 0, 0], [3, 1, 0], [0, 0, 1]]
+    assert found.sum(axis=0).tolist() == confusion.counts.tolist()
+    alone = score(model, loader)
+    assert alone.matrix.tolist() == confusion.matrix.tolist() == [[2, 0, 0], [1, 3, 0], [0, 1, 0]]
+
+
 def test_precision() -> None:
     assert resolve_precision("fp32", "cpu") == "fp32"
     assert resolve_precision("auto", "cpu") in {"bf16", "fp32"}
     with pytest.raises(InputError, match="fp16 needs a GPU"):
         resolve_precision("fp16", "cpu")
+
+
+def test_a_split_without_a_labelled_pixel_has_no_score(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    data = write_scenes(tmp_path / "scenes", train=1, val=1, test=2, size=(64, 80))
+    for path in (data / "test" / "masks").iterdir():
+        Image.fromarray(np.full((64, 80), 255, dtype=np.uint8)).save(path)
+    net = create("fpn-test_resnet", classes=load_dataset(data).classes, encoder_weights=None)
+    with pytest.raises(InputError, match="scenes, split test: every pixel is ignored, nothing to"):
+        evaluate_model(net, data, out=tmp_path / "records")
+    assert not (tmp_path / "records").exists()

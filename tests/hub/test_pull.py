@@ -80,6 +80,9 @@ def test_other_classes_leave_the_head_out_and_say_so(
     before, now = tiny().net.state_dict(), model.net.state_dict()
     changed = [name for name in now if not torch.equal(now[name], before.get(name, torch.ones(0)))]
     assert changed == ["segmentation_head.0.weight", "segmentation_head.0.bias"]
+    assert model.provenance == {"pulled_from": f"{REPO}@{commit}", "class_scores": "random"}
+    card = zoo.push(model, "org/new", dry_run=True).card
+    assert "It was not trained: the scores of its classes are random." in card
 
 
 @pytest.mark.parametrize("fault", [{"status": 503}, {"drop": True}, {"silent": True}])
@@ -87,10 +90,9 @@ def test_without_the_hub_the_cached_model_is_used(
     loopback_hub: LoopbackHub,
     commit: str,
     fault: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
+    silences: list[float],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setenv("ZOO_HUB_TIMEOUT", "0.2")
     model = zoo.create(ADDRESS)
     loopback_hub.fault("*", **fault)
     assert same_output(zoo.create(ADDRESS), model)
@@ -172,6 +174,9 @@ def hostile(config: dict[str, Any], **changes: Any) -> bytes:
         ({"decoder": "os.system"}, r"spec\.decoder: Unknown decoder"),
         ({"decoder_args": {"encoder_weights": "imagenet"}}, "may hold this argument"),
         ({"decoder_args": {"encoder_name": "tu-hf-hub:evil/net"}}, "may hold this argument"),
+        ({"decoder_args": {"activation": "sigmoid"}}, "may hold this argument"),
+        ({"decoder_args": {"encoder_output_indices": [0]}}, "may hold this argument"),
+        ({"decoder": "fcn", "decoder_args": {"levels": []}}, "may hold this argument"),
         ({"encoder_args": {"checkpoint_path": "x.pth"}}, "may hold this argument"),
         ({"encoder_args": {"pretrained": True}}, "may hold this argument"),
         ({"encoder_args": {"pretrained_cfg_overlay": {"file": "x"}}}, "may hold this argument"),

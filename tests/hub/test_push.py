@@ -132,6 +132,57 @@ def test_the_words_in_the_folders_own_card_are_kept(
     assert "A word of mine." in remote(loopback_hub)["README.md"].decode()
 
 
+def test_words_that_cannot_be_read_are_not_written_over(
+    loopback_hub: LoopbackHub, folder: Path
+) -> None:
+    head = loopback_hub.add_repo(REPO, {"README.md": b"\xff\xfe# Mine"})
+    with pytest.raises(InputError, match=r"README\.md of org/tiny is not UTF-8 text.* Save it"):
+        zoo.push(folder, REPO)
+    loopback_hub.commit(REPO, {"README.md": b"x" * 1_000_001})
+    with pytest.raises(InputError, match=r"README\.md of org/tiny is larger than 1000000 bytes"):
+        zoo.push(folder, REPO)
+    (folder / "README.md").write_bytes(b"\xff")
+    with pytest.raises(InputError, match=r"README\.md of .*made is not UTF-8 text"):
+        zoo.push(folder, "org/new")
+    assert [len(repo.commits) for repo in loopback_hub.repos.values()] == [2]
+    assert head in loopback_hub.repos[REPO].commits
+
+
+def test_texts_on_the_card_do_nothing(loopback_hub: LoopbackHub) -> None:
+    name = "</td><script>alert(1)</script>|[x](javascript:1)\x1b[2J"
+    text = zoo.push(tiny(classes=[name, "![a](b)\n# Top"]), REPO, dry_run=True).card
+    body = text[text.index(BEGIN) :]
+    assert r"\</td\>\<script\>alert\(1\)\</script\>\|\[x\]\(javascript:1\)?\[2J" in body
+    assert r"\!\[a\]\(b\) \# Top" in body
+    assert "\x1b" not in text
+
+
+def test_large_files_never_go_through_xet(
+    loopback_hub: LoopbackHub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    done = zoo.push(folder, REPO)
+    assert remote(loopback_hub)["model.safetensors"] == (folder / "model.safetensors").read_bytes()
+    assert not any("xet" in line for line in loopback_hub.lines)
+    assert constants.HF_HUB_DISABLE_XET is False
+    loopback_hub.requests.clear()
+    assert same_output(zoo.create(f"hf-hub:{REPO}@{done.revision}"), tiny())
+    assert not any("xet" in line for line in loopback_hub.lines)
+
+
+def test_offline_nothing_is_sent(
+    loopback_hub: LoopbackHub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(RunError, match="HF_HUB_OFFLINE is set"):
+        zoo.push(folder, REPO)
+    assert loopback_hub.lines == []
+
+
 def test_no_licence_unless_given(loopback_hub: LoopbackHub, folder: Path) -> None:
     assert "license" not in fields_of(zoo.push(folder, REPO, dry_run=True).card)
     given = zoo.push(folder, REPO, dry_run=True, licence="apache-2.0").card
@@ -184,6 +235,7 @@ def test_weights_that_are_not_finite(loopback_hub: LoopbackHub, value: float) ->
         ({"model": "nowhere"}, "There is no folder nowhere"),
         ({"picture": "none.png"}, "Cannot read the picture"),
         ({"eval_results": "org/bench"}, "need a record"),
+        ({"eval_results": "bench", "records": ["result.json"]}, "Cannot read result.json"),
     ],
 )
 def test_wrong_arguments(
@@ -232,11 +284,30 @@ def test_two_pushes_at_once(loopback_hub: LoopbackHub, folder: Path) -> None:
     assert {"theirs.txt", "model.safetensors"} <= set(remote(loopback_hub))
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_somebody_else_writes_to_the_branch(
+    loopback_hub: LoopbackHub, folder: Path, there: bool
+) -> None:
+    loopback_hub.add_repo(REPO, {"README.md": b"# Mine\n"})
+    if there:
+        loopback_hub.commit(REPO, {"README.md": b"# On the branch\n"}, branch="next")
+    loopback_hub.fault(
+        f"{BRANCHES}/branch/next", times=1,
+        call=lambda: loopback_hub.commit(
+            REPO, {"README.md": b"# Their words\n"}, branch="next" if there else "main"
+        ),
+    )  # fmt: skip
+    with pytest.raises(RunError, match="somebody else changed the repository"):
+        zoo.push(folder, REPO, branch="next")
+    assert remote(loopback_hub, "next")["README.md"] == b"# Their words\n"
+    zoo.push(folder, REPO, branch="next")
+    assert b"# Their words" in remote(loopback_hub, "next")["README.md"]
+
+
 @pytest.mark.parametrize("fault", [{"drop": True}, {"status": 500}, {"silent": True}])
 def test_a_commit_whose_answer_was_lost_is_found(
-    loopback_hub: LoopbackHub, folder: Path, fault: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    loopback_hub: LoopbackHub, folder: Path, fault: dict[str, Any], silences: list[float]
 ) -> None:
-    monkeypatch.setenv("ZOO_HUB_TIMEOUT", "0.2")
     loopback_hub.add_repo(REPO, {"README.md": b"# Mine\n"})
     loopback_hub.fault(f"{BRANCHES}/commit/*", after=True, times=1, **fault)
     done = zoo.push(folder, REPO)
@@ -324,6 +395,8 @@ def test_a_record_on_the_card(loopback_hub: LoopbackHub, folder: Path, tmp_path:
     assert (done.row.key, done.row.split) == ("streets", "test")
     results = remote(loopback_hub)[".eval_results/mean_iou.yaml"].decode()
     assert yaml.safe_load(results)[0]["dataset"]["id"] == "org/benchmark"
+    with pytest.raises(InputError, match="'benchmark' is not a data set on the Hub; write ORG/NA"):
+        zoo.push(folder, REPO, records=[path], eval_results="benchmark")
     path.write_text(json.dumps(fields(**stated | {"steps": 8})))
     with pytest.raises(InputError, match="steps is 8 there, 7 here"):
         zoo.push(folder, REPO, records=[path])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hub_models import REPO, tiny, write_tiny
+from hub_models import REPO, files_of, tiny, write_tiny
 from hub_server import LoopbackHub
 
 import zoo
@@ -61,6 +61,13 @@ def test_a_registry_that_is_not_pinned(
                                 "args": {"encoder_weights": "imagenet"}}}}, "hold this argument"),
         ({"models": {NAME: {"encoder": "test_resnet", "args": {"pretrained_cfg": {}}}}},
          "hold this argument"),
+        ({"models": {NAME: {"encoder": "test_resnet", "weights": {"a": {"hub": REPO}}}}},
+         "weights.a.revision: is missing; a commit has to be pinned"),
+        ({"models": {NAME: {"encoder": "test_resnet", "args": {"activation": "sigmoid"}}}},
+         "hold this argument"),
+        ({"models": {"dpt-test_vit": {"encoder": "test_vit",
+                                      "args": {"encoder_output_indices": [0]}}}},
+         "hold this argument"),
         ({"run": "me"}, "there is no key 'run'"),
     ],
 )  # fmt: skip
@@ -95,12 +102,19 @@ def test_rows_from_cards_and_an_organisation(
     assert rows[0].metrics == {"miou": 0.5, "pixel_accuracy": 0.75}
     assert (rows[0].data, rows[0].split, rows[0].protocol) == ("scenes", "val", 1)
     assert "org/empty is left out" in capsys.readouterr().err
+    loopback_hub.add_repo("org/large", files_of(tmp_path / "a") | {"config.json": b" " * 1_000_001})
+    with pytest.raises(InputError, match="None of the repositories"):
+        proposed_rows(["org/large"])
+    assert "config.json of org/large is larger than 1000000 bytes" in capsys.readouterr().err
     overlay = tmp_path / "overlay.yaml"
     assert run(["registry", "update", REPO, "--register", str(overlay)]) == 0
     assert yaml.safe_load(capsys.readouterr().out)["models"][NAME]["weights"]["scenes"]
     assert resolve(NAME, overlay).trained["scenes"].revision == first
     assert run(["registry", "update"]) == 2
     assert run(["registry", "update", "org/empty"]) == 2
+    capsys.readouterr()
+    assert run(["registry", "update", "org/none"]) == 2
+    assert "shows no such repository (status 404).\nzoo: None of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,14 @@ from hub_server import LoopbackHub
 import zoo
 from zoo.errors import InputError
 from zoo.hub.folder import save_folder
-from zoo.models.build import in_smp
 from zoo.models.decoders import DECODERS
+from zoo.registry.registry import resolve
 
 SMP_DECODERS = sorted(name for name, row in DECODERS.items() if row.smp_class)
 
 
 def name_with(decoder: str) -> str:
-    return f"{decoder}-test_vit" if decoder == "dpt" else f"{decoder}-test_resnet"
+    return f"{decoder}-test_vit" if decoder in ("dpt", "eomt") else f"{decoder}-test_resnet"
 
 
 @pytest.mark.parametrize("decoder", sorted(DECODERS))
@@ -34,18 +34,71 @@ def test_round_trip_is_bit_identical(decoder: str, loopback_hub: LoopbackHub) ->
     assert same_output(again, model, side=128)
 
 
-@pytest.mark.parametrize("decoder", sorted(DECODERS))
-def test_smp_reads_what_it_can_and_refuses_the_rest(decoder: str, tmp_path: Path) -> None:
-    model = tiny(name_with(decoder))
-    save_folder(model, tmp_path / "model")
-    if not in_smp(model.spec):
+def check_smp(model: Any, folder: Path, loadable: bool) -> None:
+    """SMP reads the folder of `model` with identical output, or refuses it loudly."""
+    save_folder(model, folder)
+    assert same_output(zoo.create(folder), model, side=128)
+    if not loadable:
         with pytest.raises(AttributeError):
-            smp.from_pretrained(str(tmp_path / "model"))
+            smp.from_pretrained(str(folder))
         return
-    theirs = smp.from_pretrained(str(tmp_path / "model")).eval()
-    images = torch.rand(1, 3, model.spec.img_size or 128, model.spec.img_size or 128)
+    theirs = smp.from_pretrained(str(folder)).eval()
+    side = model.spec.img_size or 128
+    images = torch.rand(1, model.spec.in_chans, side, side)
     with torch.no_grad():
         assert torch.equal(model.net(images), theirs(images))
+
+
+SLOW = {"test_convnext": [pytest.mark.slow]}
+PAIRS = [
+    pytest.param(decoder, encoder, marks=SLOW.get(encoder, []))
+    for decoder in sorted(DECODERS)
+    for encoder in ("test_resnet", "test_convnext", "test_vit")
+    if decoder != "eomt" or encoder == "test_vit"  # which takes plain transformers only
+]
+
+
+@pytest.mark.parametrize(("decoder", "encoder"), PAIRS)
+def test_smp_reads_what_show_says_and_refuses_the_rest(
+    decoder: str, encoder: str, tmp_path: Path
+) -> None:
+    found = resolve(f"{decoder}-{encoder}")
+    check_smp(tiny(found.name), tmp_path / "model", found.smp_loadable)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "loadable"),
+    [
+        ("unet-test_resnet", {"decoder_attention_type": "scse"}, True),
+        ("unet-test_resnet", {"encoder_depth": 3, "decoder_channels": [32, 16, 8]}, True),
+        ("unet-test_resnet", {"decoder_use_norm": "identity", "in_chans": 1}, True),
+        ("unet-test_resnet", {"decoder_use_norm": "groupnorm"}, False),
+        ("unet-test_resnet", {"decoder_use_norm": "layernorm"}, False),
+        ("deeplabv3plus-test_resnet", {"encoder_output_stride": 8}, True),
+        ("dpt-test_vit", {"decoder_readout": "add", "encoder_output_indices": [0, 1, 2, 3]}, True),
+        ("pspnet-test_resnet", {"kernels": [3, 5], "rates": [1, 2]}, False),
+    ],
+)
+def test_options_within_and_outside_smps(
+    name: str, options: dict[str, Any], loadable: bool, tmp_path: Path
+) -> None:
+    check_smp(tiny(name, **options), tmp_path / "model", loadable)
+
+
+@pytest.mark.parametrize("decoder", SMP_DECODERS)
+def test_a_repository_of_every_class_of_smp(
+    decoder: str, loopback_hub: LoopbackHub, tmp_path: Path
+) -> None:
+    torch.manual_seed(3)
+    row = DECODERS[decoder]
+    encoder = "tu-test_vit" if decoder == "dpt" else "tu-test_resnet"
+    size = {"dynamic_img_size": True} if decoder == "dpt" else {}
+    net = getattr(smp, str(row.smp_class))(encoder, encoder_weights=None, classes=3, **size).eval()
+    push_smp(loopback_hub, net, tmp_path / "smp")
+    model = zoo.create(f"hf-hub:{REPO}").eval()
+    images = torch.rand(1, 3, 128, 128)
+    with torch.no_grad():
+        assert torch.equal(model(images), net(images))
 
 
 def push_smp(hub: LoopbackHub, net: Any, folder: Path) -> None:

@@ -8,7 +8,6 @@ client sees a foreign origin. Every request is logged; faults are injected per p
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import hashlib
 import re
 import socket
@@ -101,8 +100,7 @@ class LoopbackHub:
         """The fault that this request meets, counted down."""
         with self._lock:
             for fault in self.faults:
-                fits = fault.method in ("*", request.method)
-                if fits and fault.times != 0 and fnmatch.fnmatchcase(request.path, fault.pattern):
+                if fault.fits(request.method, request.path):
                     if fault.skip:
                         fault.skip -= 1
                         continue
@@ -110,6 +108,12 @@ class LoopbackHub:
                         fault.times -= 1
                     return fault
         return None
+
+    def will_be_silent(self, method: str, path: str) -> bool:
+        """Whether the next such request gets no answer."""
+        with self._lock:
+            fitting = (f for f in self.faults if f.fits(method, path) and not f.skip)
+            return any(fault.silent for fault in fitting)
 
     def reset(self) -> None:
         """Forget repositories, faults and the log, and let go of silent connections."""
@@ -192,7 +196,7 @@ class _Handler(BaseHTTPRequestHandler):
         if lost and not fault.after:
             self._hang_up(fault.silent)
             return
-        if fault.wrong and body:
+        if fault.wrong and self.command == "PUT":
             request = Request(self.command, path, query, headers, body.translate(INVERTED))
         replaced = fault.status is not None or fault.body is not None
         response = Response() if replaced and not fault.after else _answer(hub, request)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import re
@@ -73,11 +74,11 @@ class Fault:
     """What goes wrong for requests that match `method` and `pattern` (fnmatch on the path).
 
     `delay` waits that many seconds first. `status` replaces the answer; nothing is done then.
-    `wrong` inverts every byte of the body, of an upload's as it arrives. `cut` sends that many
-    bytes of the body and then closes the connection, or with `silent` keeps it open without a word.
-    `silent` alone never answers. `drop` closes the connection without an answer. With `after` the
-    request is carried out before the answer goes wrong. `call` runs when the fault strikes. The
-    fault lets `skip` requests pass and ends after `times` more.
+    `wrong` inverts every byte of the answer, and of a file that is put, as it arrives. `cut` sends
+    that many bytes of the body and then closes the connection, or with `silent` keeps it open
+    without a word. `silent` alone never answers. `drop` closes the connection without an answer.
+    With `after` the request is carried out before the answer goes wrong. `call` runs when the fault
+    strikes. The fault lets `skip` requests pass and ends after `times` more.
     """
 
     pattern: str
@@ -94,6 +95,11 @@ class Fault:
     call: Callable[[], object] | None = None
     skip: int = 0
     times: int | None = None
+
+    def fits(self, method: str, path: str) -> bool:
+        """Whether the fault is about such a request, and not used up."""
+        known = self.method in ("*", method) and fnmatch.fnmatchcase(path, self.pattern)
+        return known and self.times != 0
 
 
 Route = Callable[..., Response]

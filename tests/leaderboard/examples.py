@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from zoo.leaderboard.image_counts import counts_hash
 from zoo.leaderboard.records import Record, metrics_from_confusion, parse_record
+from zoo.leaderboard.speed_records import SpeedRecord, parse_speed_record
 
 CLASSES = ["road", "car", "sky"]
 CONFUSION = [[8, 2, 0], [1, 9, 0], [0, 0, 0]]
@@ -61,3 +66,46 @@ def confusion_with(hits: int) -> list[list[int]]:
     The IoU of both classes, and so the mIoU, is hits / (200 - hits).
     """
     return [[hits, 100 - hits, 0], [100 - hits, hits, 0], [0, 0, 0]]
+
+
+def counted(*images: list[list[int]], **changes: Any) -> tuple[Record, NDArray[np.int64]]:
+    """A record over images with these confusion matrices, and the counts of each image."""
+    matrices = np.array(images)
+    hits = np.diagonal(matrices, axis1=1, axis2=2)
+    wrong = [matrices.sum(axis=1) - hits, matrices.sum(axis=2) - hits]
+    counts = np.stack([hits, *wrong], axis=2)
+    confusion = matrices.sum(axis=0).tolist()
+    bound = {"images": len(images), "confusion": confusion, "image_counts": counts_hash(counts)}
+    return record(**bound, **changes), counts
+
+
+def speed_fields(**changes: Any) -> dict[str, Any]:
+    """The fields of a valid speed record."""
+    return {
+        "schema": 1,
+        "kind": "speed",
+        "model": "unet-resnet18",
+        "params_m": 14.33,
+        "gmacs": 21.5,
+        "size": [360, 480],
+        "batch": 1,
+        "latency_ms": {"p50": 40.0, "p95": 44.5},
+        "throughput": {"1": 25.0, "4": 30.5},
+        "peak_mb": 310.2,
+        "build_s": 0.4,
+        "precision": "fp32",
+        "memory_format": "channels_last",
+        "threads": 2,
+        "device": "cpu",
+        "machine": "AMD EPYC 9R14, 2 threads",
+        "reference": {"model": "unet-mobilenetv2_100", "ratio": 1.25},
+        "env": {"zoo": "0.1.0", "torch": "2.15.0"},
+        "commit": "",
+        "date": "2025-03-31T12:00:00Z",
+        **changes,
+    }
+
+
+def speed_record(**changes: Any) -> SpeedRecord:
+    """A valid speed record with some fields changed."""
+    return parse_speed_record(speed_fields(**changes), "the example")

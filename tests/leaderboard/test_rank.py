@@ -7,6 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from leaderboard.examples import confusion_with, record
 
@@ -99,6 +100,7 @@ def test_rows_are_ordered_by_mean_then_by_name() -> None:
     assert [row.first.model for row in table.rows] == ["unet-c", "unet-a", "unet-b"]
     assert [row.rank for row in table.rows] == [1, 2, 3]
     assert [row.tied for row in table.rows] == [False, False, True]
+    assert [(row.best, row.worst) for row in table.rows] == [(1, 1), (2, 3), (2, 3)]
 
 
 def test_estimate_of_one_and_of_two_values() -> None:
@@ -136,6 +138,58 @@ def test_many_seeds_use_the_last_quantile() -> None:
 )
 def test_ties(better: Estimate, worse: Estimate, expected: bool) -> None:
     assert tied(better, worse) is expected
+
+
+def test_the_choice_of_images_adds_to_the_interval_of_a_difference() -> None:
+    better, worse = Estimate(0.71, 0.03, 3), Estimate(0.65, 0.04, 3)
+    assert not tied(better, worse, images=0.03)  # hypot(0.03, 0.04, 0.03) = 0.0583
+    assert tied(better, worse, images=0.04)  # hypot(0.03, 0.04, 0.04) = 0.0640
+    single = Estimate(0.65, None, 1)
+    assert not tied(better, single, images=0.05)
+    assert tied(better, single, images=0.07)
+
+
+def test_ranks_span_the_neighbours_that_are_too_close() -> None:
+    # single runs at 0.600, 0.595, 0.588, 0.500: the first ties with the second, the second with
+    # the third, the first with the third not.
+    hits = [75.0, 74.608, 74.055, 66.667]  # hits / (200 - hits)
+    runs = [
+        record(
+            model=f"unet-{name}",
+            confusion=[[round(1000 * h), round(1000 * (100 - h)), 0],
+                       [round(1000 * (100 - h)), round(1000 * h), 0], [0, 0, 0]],
+        )
+        for name, h in zip("abcd", hits, strict=True)
+    ]  # fmt: skip
+    (table,) = rank(_named(*runs))
+    assert [round(row.miou.mean, 3) for row in table.rows] == [0.6, 0.595, 0.588, 0.5]
+    assert [(row.best, row.worst) for row in table.rows] == [(1, 2), (1, 3), (2, 3), (4, 4)]
+
+
+def test_two_models_are_compared_on_the_same_drawn_images() -> None:
+    # Each alone is uncertain by far more than they differ; on every image the first is better.
+    draws = {"unet-a": np.array([0.5, 0.7, 0.6]), "unet-b": np.array([0.48, 0.68, 0.58])}
+    runs = [
+        record(model="unet-a", confusion=confusion_with(75)),
+        record(model="unet-b", confusion=confusion_with(73)),
+    ]
+    (table,) = rank(_named(*runs), lambda _, found: draws[found.model])
+    assert table.rows[0].images == pytest.approx(1.959964 * 0.1)
+    assert [row.tied for row in table.rows] == [False, False]
+    draws["unet-b"] = np.array([0.68, 0.48, 0.58])  # difference -0.18, 0.22, 0.02: std 0.2
+    (table,) = rank(_named(*runs), lambda _, found: draws[found.model])
+    assert [row.tied for row in table.rows] == [False, True]
+
+
+def test_draws_are_averaged_over_seeds_and_lack_where_one_record_lacks_them() -> None:
+    draws = {0: np.array([0.4, 0.6]), 1: np.array([0.6, 0.6]), 2: None}
+    runs = [record(seed=seed) for seed in range(3)]
+    (table,) = rank(_named(*runs[:2]), lambda _, found: draws[found.seed])
+    assert table.rows[0].samples is not None
+    assert table.rows[0].samples.tolist() == pytest.approx([0.5, 0.6])
+    (table,) = rank(_named(*runs), lambda _, found: draws[found.seed])
+    assert table.rows[0].samples is None
+    assert table.rows[0].images is None
 
 
 def test_no_records_no_tables() -> None:

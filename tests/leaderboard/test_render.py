@@ -16,8 +16,9 @@ from leaderboard.examples import confusion_with, fields, record
 from markdown_it import MarkdownIt
 
 from zoo.errors import InputError
+from zoo.leaderboard.build import build, check, write
 from zoo.leaderboard.records import metrics_from_confusion, write_record
-from zoo.leaderboard.render import build, check, escape, neutral, write
+from zoo.leaderboard.render import escape, neutral
 
 NASTY = ["<script>alert(1)</script>", "a|b", "=SUM(A1)"]
 
@@ -55,7 +56,7 @@ def _rendered(markdown: str) -> _Page:
 def _build(folder: Path, *runs: dict[str, Any]) -> tuple[str, str]:
     for run in runs:
         write_record(record(**run), folder)
-    markdown, table = build(folder, folder / "out").values()
+    markdown, table, _, _ = build(folder, folder / "out").values()
     return markdown, table
 
 
@@ -78,8 +79,8 @@ def test_a_row_holds_the_numbers_worked_out_by_hand(tmp_path: Path) -> None:
     ) in markdown
     # mIoU (8/11 + 9/12) / 2, accuracy 17/20, Dice (16/19 + 18/21) / 2.
     assert (
-        "| 1 | unet-resnet18 (a1_in1k) | 73.86 | 1 | 85.00 | 84.96 | 14.33 | 540 | 10.0 | bf16 "
-        "| cnn | one CPU |"
+        "| 1 | unet-resnet18 (a1_in1k) | 73.86 | \u2013 | 1 | 85.00 | 84.96 | 14.33 | 540 | 10.0 "
+        "| bf16 | cnn | one CPU |"
     ) in markdown
     assert "| 1 | unet-resnet18 (a1_in1k) | 72.7 | 75.0 | \u2013 |" in markdown
     (row,) = _rows(table)
@@ -96,7 +97,7 @@ def test_an_interval_and_the_notes(tmp_path: Path) -> None:
     single = {"model": "unet-other", "confusion": confusion_with(69)}
     markdown, table = _build(tmp_path, *seeds, single)
     # mean of 3/7 and 2/3 is 54.76 %; s = (2/3 - 3/7)/sqrt(2); half-width 12.7062 * s / sqrt(2).
-    assert "| 54.76 \u00b1 151.26 | 2 |" in markdown
+    assert "| 54.76 \u00b1 151.26 | \u2013 | 2 |" in markdown
     assert "differences under about 1 mIoU between single runs are noise" in markdown
     assert "| 2 | unet-other" in markdown
     assert [row["tied_with_row_above"] for row in _rows(table)] == ["no", "no"]
@@ -105,9 +106,12 @@ def test_an_interval_and_the_notes(tmp_path: Path) -> None:
 def test_a_tie_is_marked(tmp_path: Path) -> None:
     runs = [{"model": "unet-a"}, {"model": "unet-b"}]
     markdown, table = _build(tmp_path, *runs)
-    assert "| \u22482 | unet-b" in markdown
-    assert "\u2248: too close to the row above to call." in markdown
-    assert [row["tied_with_row_above"] for row in _rows(table)] == ["no", "yes"]
+    assert "| 1\u20132 | unet-a" in markdown
+    assert "| 1\u20132 | unet-b" in markdown
+    assert "A range of ranks: the rows from the first to the last are too close" in markdown
+    rows = _rows(table)
+    assert [row["tied_with_row_above"] for row in rows] == ["no", "yes"]
+    assert [(row["rank_best"], row["rank_worst"]) for row in rows] == [("1", "2"), ("1", "2")]
 
 
 def test_each_protocol_has_its_own_section(tmp_path: Path) -> None:
@@ -136,7 +140,8 @@ def test_texts_of_records_cannot_become_markup(tmp_path: Path) -> None:
     markdown, table = _build(tmp_path, run)
     page = _rendered(markdown)
     assert page.tags.isdisjoint({"script", "a", "b", "i", "em", "strong", "img"})
-    assert {*NASTY, run["device"], '@sum <b>="x|y"'} <= set(page.cells)
+    assert {*NASTY, run["device"], "@sum, changed: fedcba98"} <= set(page.cells)
+    assert f"- {escape('@sum, changed: fedcba98')}: {escape('<b>=')}" in markdown
     assert f"{run['model']} (a1_in1k)" in page.cells
     (row,) = _rows(table)
     assert row["device"] == "'=cmd|'calc'!A0"
@@ -176,16 +181,17 @@ def test_harmless_text_stays_as_it_is() -> None:
 
 def test_a_rebuild_is_identical_whatever_the_order_of_writing(tmp_path: Path) -> None:
     runs = [{"seed": seed, "confusion": confusion_with(60 + seed)} for seed in range(4)]
-    first = _build(tmp_path / "a", *runs)
-    second = _build(tmp_path / "b", *reversed(runs))
-    assert first == second
-    assert first == tuple(build(tmp_path / "a", tmp_path / "out").values())
+    _build(tmp_path / "a", *runs)
+    _build(tmp_path / "b", *reversed(runs))
+    first = build(tmp_path / "a", tmp_path / "out")
+    assert first == build(tmp_path / "b", tmp_path / "out")
+    assert [path.suffix for path in first] == [".md", ".csv", ".json", ".html"]
 
 
 def test_check_passes_after_a_build_and_names_what_differs(tmp_path: Path) -> None:
     results, out = tmp_path / "results", tmp_path / "out"
     write_record(record(), results)
-    assert write(results, out) == [out / "leaderboard.md", out / "leaderboard.csv"]
+    assert write(results, out) == [out / f"leaderboard.{e}" for e in ("md", "csv", "json", "html")]
     check(results, out)
     page = out / "leaderboard.md"
     page.write_bytes(page.read_bytes().replace(b"73.86", b"93.86"))
@@ -200,12 +206,12 @@ def test_check_passes_after_a_build_and_names_what_differs(tmp_path: Path) -> No
 
 
 def test_check_sees_a_missing_final_newline(tmp_path: Path) -> None:
-    write_record(record(), tmp_path)
-    write(tmp_path, tmp_path)
+    write_record(record(), tmp_path / "results")
+    write(tmp_path / "results", tmp_path)
     table = tmp_path / "leaderboard.csv"
     table.write_bytes(table.read_bytes()[:-1])
     with pytest.raises(InputError, match=r"leaderboard\.csv differs from the records, first in"):
-        check(tmp_path, tmp_path)
+        check(tmp_path / "results", tmp_path)
 
 
 def test_no_records_make_a_page_that_says_so(tmp_path: Path) -> None:

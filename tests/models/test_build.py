@@ -101,3 +101,16 @@ def test_weights_must_fit_by_name_and_shape() -> None:
         build_with_weights(spec("test_resnet"), {**state, "surprise": torch.zeros(1)})
     with pytest.raises(InputError, match=rf"{head} has shape \(3, 16, 3, 3\), the model needs"):
         build_with_weights(spec("test_resnet"), {**state, head: torch.zeros(3, 16, 3, 3)})
+
+
+def test_a_timm_without_the_encoder_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm, "is_model", lambda name: name != "resnet18")
+    monkeypatch.setattr(timm, "list_models", lambda: ["resnet10t", "resnet34", "vgg11"])
+    monkeypatch.setattr(timm, "__version__", "0.9.2")
+    message = (
+        r"installed timm 0\.9\.2 has no encoder resnet18; timm 1\.0\.31 has, .*"
+        r"pip install 'timm==1\.0\.31', or take resnet10t or resnet34\."
+    )
+    with pytest.raises(InputError, match=message):
+        build(spec("resnet18"))
+    assert build(spec("test_resnet")).spec.encoder == "test_resnet"

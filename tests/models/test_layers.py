@@ -368,3 +368,27 @@ def test_partition_of_some_architectures(encoder: str) -> None:
 @pytest.mark.parametrize("encoder", smallest_of_each_module())
 def test_partition_of_every_module_of_timm(encoder: str) -> None:
     check_partition(encoder)
+
+
+def test_an_encoder_of_smps_own_is_ordered_as_an_image_meets_it() -> None:
+    model = make("smp:mit_b0", "segformer")
+    layers = [
+        [name.removeprefix("net.encoder.") for name in layer] for layer in encoder_layers(model)
+    ]
+    assert sorted(name for layer in layers for name in layer) == sorted(
+        name.removeprefix("net.encoder.")
+        for name, _ in model.named_parameters()
+        if name.startswith("net.encoder.")
+    )
+    assert len(layers) == 9  # the stem and two blocks in each of four stages
+    assert {name.partition(".")[0] for name in layers[0]} == {"patch_embed1"}
+    assert {name.partition(".")[0] for name in layers[2]} == {"block1", "norm1", "patch_embed2"}
+    assert {name.partition(".")[0] for name in layers[8]} == {"block4", "norm4"}
+    unfreeze(model, 2 / 9)
+    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert "net.encoder.block4.0.norm1.weight" in learning
+    assert "net.encoder.patch_embed4.proj.weight" not in learning
+    assert "net.segmentation_head.0.weight" in learning
+    assert spared_from_decay(model) <= {name for name, _ in model.named_parameters()}
+    stage = Stage(name="all", epochs=1, unfreeze=1.0, unfreeze_names=["block3"])
+    assert "net.encoder.block3.1.norm2.bias" in learning_names(model, stage)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from zoo.errors import InputError
-from zoo.models.adapted import HEADS
+from zoo.models.adapted import HEADS, NETWORKS
 from zoo.models.decoders import DECODERS, smp_class
 from zoo.registry import show
 from zoo.registry.options import OWN, SMP, check_options, defaults, output_stride
@@ -19,9 +19,10 @@ NOT_OPTIONS = {"self", "kwargs", "encoder_name", "encoder_weights", "classes", "
 
 @pytest.mark.parametrize("decoder", sorted(DECODERS))
 def test_the_options_are_those_of_the_code(decoder: str) -> None:
-    own = decoder in HEADS
+    makers: dict[str, Any] = HEADS | NETWORKS
+    own = decoder in makers
     assert own == (decoder in OWN) == (decoder not in SMP)
-    called: Any = HEADS[decoder] if own else smp_class(decoder).__init__
+    called: Any = makers[decoder] if own else smp_class(decoder).__init__
     found = {
         name: p.default
         for name, p in inspect.signature(called).parameters.items()

@@ -44,6 +44,7 @@ def test_defaults_are_filled_in() -> None:
             "ohem_min_kept": 0.0625,
             "boundary_width": 3,
             "boundary_factor": 4.0,
+            "no_object_weight": 0.1,
         },
         "activation": "softmax",
         "class_weights": "none",

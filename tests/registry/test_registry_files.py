@@ -47,6 +47,7 @@ def test_the_real_registry_has_the_decoders_and_four_recipes() -> None:
         "dpt",
         "linear",
         "fcn",
+        "eomt",
     ]
     assert {"cnn", "transformer", "scratch", "quickstart"} <= registry.recipes.keys()
     assert registry.overlay is None
@@ -219,6 +220,10 @@ STATISTICS = "mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]"
             "models.unet-x: Unknown tag of resnet18 'a9_in1k'. Did you mean",
         ),
         (
+            "decoders: {unet: {title: U, paper: '1505.04597', recipe: cmn}}",
+            "decoders.unet.recipe: Unknown recipe 'cmn'. Did you mean cnn?",
+        ),
+        (
             "models: {unet-x: {encoder: resnet18, recipe: cmn}}",
             "models.unet-x.recipe: Unknown recipe 'cmn'.",
         ),
@@ -234,6 +239,26 @@ STATISTICS = "mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]"
         (
             "models: {unet-x: {encoder: resnet18, weights: {camvid: {hub: o/r, revision: main}}}}",
             "models.unet-x.weights.camvid.revision: should be a commit of 40 hexadecimal digits",
+        ),
+        (
+            "models: {unet-x: {encoder: resnet18, default: b, weights: {a: {hub: o/r}}}}",
+            "models.unet-x: Unknown default weights 'b'. Available: a.",
+        ),
+        (
+            "models: {unet-x: {encoder: resnet18, weights: {a: {hub: o/r, classes: ade}}}}",
+            "models.unet-x.weights.a.classes: Unknown list of classes 'ade'. Did you mean ade20k?",
+        ),
+        (
+            "models: {unet-x: {encoder: resnet18, weights: {a: {hub: o/r, classes: [b, b]}}}}",
+            "models.unet-x.weights.a.classes: class names must differ from each other",
+        ),
+        (
+            "models: {unet-x: {encoder: resnet18, weights: {a: {hub: o/r, classes: 7}}}}",
+            "models.unet-x.weights.a.classes: should be a mapping of keys to values, got 7",
+        ),
+        (
+            "models: {unet-x: {encoder: resnet18, weights: {a: {hub: o/r, classes: {b: [0, 0]}}}}}",
+            "models.unet-x.weights.a.classes.b[2]: is missing",
         ),
         ("renamed: {unet-old: unet-resnet81}", "renamed.unet-old: Unknown encoder 'resnet81'."),
         ("renamed: {unet-old: resnet18}", "renamed.unet-old: 'resnet18' is not a model name."),

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,11 @@ def without_batch_norm(data: Path, folder: Path) -> Path:
     return folder
 
 
+def by_adamw(settings: list[str]) -> list[str]:
+    """The same settings with the usual optimizer."""
+    return [o for o in settings if not o.startswith("optimizer")] + ["optimizer={lr: 0.001}"]
+
+
 def command(model: Path | str, data: Path, out: Path, *more: str) -> list[str]:
     """The arguments of a short run; later values of a recipe key take the place of earlier ones."""
     changed = {override.partition("=")[0] for override in more}
@@ -56,6 +62,17 @@ def launch(
         capture_output=True, text=True, timeout=timeout, check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
+
+
+def wait_for_steps(out: Path, count: int, process: subprocess.Popen[str]) -> None:
+    """Until the log of the run in `out`, which `process` writes, tells of `count` steps."""
+    until = time.monotonic() + 300
+    while time.monotonic() < until and process.poll() is None:
+        path = out / "log.jsonl"
+        if path.exists() and path.read_text().count('"step"') >= count:
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no {count} log entries: {process.communicate()[1]}")
 
 
 def logged(out: Path, event: str, key: str) -> list[Any]:

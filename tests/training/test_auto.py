@@ -22,7 +22,9 @@ from zoo.registry.recipe import Recipe
 from zoo.training import measure, settle
 from zoo.training.auto import Facts, choose, facts_of, stored
 from zoo.training.budget import Cost, duration, epochs_within, parse_budget, spread
-from zoo.training.finetune import finetune, make_plan, settled
+from zoo.training.finetune import finetune
+from zoo.training.plan import make_plan
+from zoo.training.settle import settled
 from zoo.training.trainer import Trainer
 
 CAMVID = Facts(

@@ -20,6 +20,7 @@ from engine_runs import (
     largest_difference,
     launch,
     logged,
+    wait_for_steps,
     without_batch_norm,
 )
 
@@ -27,6 +28,7 @@ from zoo.data.loader import EvalLoader
 from zoo.data.scenes import write_scenes
 from zoo.data.spec import load_dataset
 from zoo.evaluation.evaluate import score
+from zoo.evaluation.record import evaluate
 from zoo.hub.folder import load_folder
 from zoo.models.layers import encoder_layers
 from zoo.training.checkpoint import load_checkpoint
@@ -138,6 +140,10 @@ def test_every_image_is_scored_once(
     assert both[0]["record"] == both[1]["record"]
     (record,) = (folder / "results").glob("*.json")
     assert json.loads(record.read_text())["metrics"]["miou"] == both[0]["record"]
+    evaluate(load_folder(model), scenes, split="test", out=folder / "alone")
+    (other,) = (folder / "alone").glob("*.npz")
+    (counts,) = (folder / "results").glob("*.npz")
+    assert counts.read_bytes() == other.read_bytes()
 
 
 def test_where_one_process_lacks_memory_both_take_less_at_a_time(
@@ -158,16 +164,6 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-
-
-def wait_for_steps(out: Path, count: int, process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 300
-    while time.monotonic() < until and process.poll() is None:
-        path = out / "log.jsonl"
-        if path.exists() and path.read_text().count('"step"') >= count:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"no {count} log entries: {process.communicate()[1]}")
 
 
 @pytest.mark.slow

@@ -16,14 +16,16 @@ from torch import Tensor, nn
 from zoo.creation import create
 from zoo.errors import InputError, RunError
 from zoo.evaluation.ranks import Ranks, start_ranks
+from zoo.models.layers import train_mode
 from zoo.models.preprocess import normalise
+from zoo.models.regularise import apply_recipe
 from zoo.models.segmentation import SegmentationModel
 from zoo.registry.recipe import Recipe
 from zoo.training.checkpoint import load_checkpoint
 from zoo.training.finetune import check_share, finetune
 from zoo.training.losses import Objective
 from zoo.training.precision import checkpoint_activations, keep_float32, make_accelerator
-from zoo.training.step import Step, TrainingNet
+from zoo.training.step import Step, TrainingNet, out_of_memory
 
 CLASSES = 3
 LACK = "[enforce fail at alloc_cpu.cpp:115] DefaultCPUAllocator: can't allocate memory"
@@ -99,6 +101,40 @@ def test_parts_of_a_batch_give_the_gradient_of_the_whole(
     assert value == pytest.approx(whole, rel=1e-5)
     worst = max(float((parts[name] - gradient[name]).abs().max()) for name in parts)
     assert worst < 1e-5 * max(1.0, scale)
+
+
+@pytest.mark.parametrize("norm", ["frozen", "group"])
+def test_parts_give_the_whole_where_batch_norm_does_not_learn(norm: str) -> None:
+    """And not where it does, since each part then has statistics of its own."""
+
+    def model(batch_norm: str) -> SegmentationModel:
+        made = net("unet-test_resnet")
+        apply_recipe(made, recipe(batch_norm=batch_norm))
+        train_mode(made, frozen_statistics=batch_norm == "frozen")
+        return made
+
+    def worst(batch_norm: str) -> float:
+        whole, parts = (
+            updates(model(batch_norm), loss={"ce": 1.0, "dice": 1.0}, micro_batch=size)[1]
+            for size in (None, 3)
+        )
+        scale = max(float(change.abs().max()) for change in whole.values())
+        return max(float((parts[name] - whole[name]).abs().max()) for name in whole) / scale
+
+    assert worst(norm) < 1e-4
+    assert worst("train") > 1e-2
+
+
+@pytest.mark.parametrize("micro_batch", [None, 2])
+def test_clipping_bounds_the_norm_of_the_whole_update(micro_batch: int | None) -> None:
+    free = updates(net(), micro_batch=micro_batch)[1]
+    clipped = updates(net(), micro_batch=micro_batch, clip_norm=0.01)[1]
+    loose = updates(net(), micro_batch=micro_batch, clip_norm=1e6)[1]
+    norm = math.sqrt(sum(float(change.square().sum()) for change in free.values()))
+    assert norm > 0.02
+    for name, change in free.items():
+        assert torch.allclose(clipped[name], change * 0.01 / norm, atol=1e-7), name
+        assert torch.allclose(loose[name], change, atol=1e-7), name
 
 
 def test_the_mean_of_the_parts_would_be_wrong() -> None:
@@ -212,6 +248,11 @@ def test_an_image_that_does_not_fit_says_what_to_lower(monkeypatch: pytest.Monke
     assert tried == [5, 2, 1]
 
 
+def test_a_gpu_without_room_is_a_lack_of_memory_too() -> None:
+    assert out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
+    assert not out_of_memory(RuntimeError("CUDA error: device-side assert triggered"))
+
+
 def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     def forward(self: TrainingNet, images: Tensor) -> Any:
         raise RuntimeError("The size of tensor a (3) must match the size of tensor b (4)")
@@ -299,13 +340,12 @@ def test_a_batch_that_processes_cannot_share() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "name"), [("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")]
+    ("key", "name"),
+    [("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed")],
 )
-def test_models_split_over_processes_are_refused(
-    key: str, name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_engines_are_refused(key: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(key, "true")
-    with pytest.raises(InputError, match=f"{name} would split the model"):
+    with pytest.raises(InputError, match=f"{name} would train with an engine of its own"):
         start_ranks()
 
 

@@ -310,7 +310,9 @@ def test_features_of_any_kind_come_back_as_they_were() -> None:
     assert torch.equal(part.leaves[2], tokens[[0]])
 
 
-@pytest.mark.parametrize("name", ["unet-test_resnet", "dpt-test_vit", "linear-test_vit"])
+@pytest.mark.parametrize(
+    "name", ["unet-test_resnet", "dpt-test_vit", "linear-test_vit", "eomt-test_vit"]
+)
 def test_features_take_the_encoders_place_for_one_call_alone(name: str) -> None:
     model = model_of(name).eval()
     images = torch.rand(2, 3, 70, 96)

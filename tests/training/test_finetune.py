@@ -7,18 +7,20 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from engine_runs import wait_for_steps
 from safetensors.torch import load_file
 from training_settings import MODEL, SHORT
 
 from zoo.errors import InputError, RunError
 from zoo.training.checkpoint import load_checkpoint
-from zoo.training.finetune import finetune, make_plan, stage_plans
+from zoo.training.finetune import finetune
+from zoo.training.plan import make_plan
+from zoo.training.stage_plan import stage_plans
 
 
 def run(data: Path, out: Path, *more: str, **options: Any) -> Any:
@@ -95,16 +97,6 @@ def start(data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*command, *more, *SHORT], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-
-
-def wait_for_steps(out: Path, count: int, process: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 120
-    while time.monotonic() < until and process.poll() is None:
-        path = out / "log.jsonl"
-        if path.exists() and path.read_text().count('"step"') >= count:
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"no {count} log entries: {process.communicate()[1]}")
 
 
 @pytest.mark.parametrize(("stop", "entries"), [(signal.SIGKILL, 5), (signal.SIGINT, 2)])

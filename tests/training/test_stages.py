@@ -12,7 +12,9 @@ from training_settings import MODEL
 
 from zoo.errors import InputError
 from zoo.training.checkpoint import load_checkpoint
-from zoo.training.finetune import finetune, make_plan, stage_plans
+from zoo.training.finetune import finetune
+from zoo.training.plan import make_plan
+from zoo.training.stage_plan import stage_plans
 from zoo.training.trainer import Interrupted, Trainer
 
 FROZEN = "stages=[{name: head, epochs: 1, unfreeze: 0.0}"
@@ -91,7 +93,7 @@ def test_gradual_unfreezing_moves_one_more_layer_in_each_epoch(
             seen.append(len([name for name in learning if name.startswith("net.encoder")]))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zoo.training.finetune.Trainer", Watching)
+        patch.setattr("zoo.training.start.Trainer", Watching)
         run(scenes, tmp_path / "run", growing)
     assert seen[0] == 0 < seen[1] < seen[2]
     plan = make_plan(MODEL, scenes, encoder_weights=None, overrides=[growing])

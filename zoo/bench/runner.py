@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoo.bench.engines import ENGINES, Engine, LocalEngine, Settings, Task
 from zoo.bench.folder import (
-    LOG,
     Order,
     drop_weights,
     forget_failure,
@@ -25,7 +23,7 @@ from zoo.bench.jobs import matching
 from zoo.bench.prepare import orders
 from zoo.bench.suite import read_suite
 from zoo.console import progress_bar, remark
-from zoo.errors import InputError
+from zoo.errors import InputError, unknown
 from zoo.leaderboard.records import read_records
 
 POLL_SECONDS = 0.1
@@ -39,29 +37,6 @@ class Outcome:
     failed: int
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How jobs are run: so many at a time, with so many threads each (None: the library's own).
-
-    `devices` are the GPUs as CUDA_VISIBLE_DEVICES calls them, `worker` the module of a job's
-    process.
-    """
-
-    slots: int
-    threads: int | None = None
-    devices: tuple[str, ...] = ()
-    worker: str = "zoo.bench.work"
-
-    def environment(self, slot: int) -> dict[str, str]:
-        """The environment of a job's process; GPUs are dealt out to the slots in turn."""
-        values = dict(os.environ)
-        if self.threads is not None:
-            values |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(self.threads))
-        if self.devices:
-            values["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
-        return values
-
-
 def run_suite(
     path: Path,
     data: Sequence[str],
@@ -72,23 +47,36 @@ def run_suite(
     threads: int | None = None,
     retry: bool = False,
     registry: Path | None = None,
+    engine: str = "local",
 ) -> Outcome:
     """Run what is missing of the suite in `path`, with the runs below `out`, records in `results`.
 
     `data` are texts NAME=DATA; `jobs` run at a time (default: one for each GPU, one without),
-    with `threads` CPU threads each. A job is done where its record is there; one that was stopped
-    goes on, one that failed is left alone unless `retry` is set. Raises InputError with everything
-    that is wrong before anything runs, KeyboardInterrupt after Ctrl-C, once every job has stopped.
+    with `threads` CPU threads each. `engine` "ray" gives them to a Ray cluster, by default as many
+    at a time as it holds. A job is done where its record is there; one that was stopped goes on,
+    one that failed is left alone unless `retry` is set. Raises InputError with everything that is
+    wrong before anything runs, KeyboardInterrupt after Ctrl-C, once every job has stopped.
     """
     for name, value in (("--jobs", jobs), ("--threads", threads)):
         if value is not None and value < 1:
             raise InputError(f"{name} is {value}; it must be at least 1.")
+    if engine not in ENGINES:
+        raise InputError(unknown("engine", engine, ENGINES))
     wanted = orders(read_suite(path), data, results, registry)
-    devices = _devices()
-    queue = Queue(wanted, out, Settings(jobs or max(1, len(devices)), threads, devices))
-    queue.sort_out(retry)
-    queue.run()
+    with contextlib.closing(_engine(engine, jobs, threads)) as started:
+        queue = Queue(wanted, out, started)
+        queue.sort_out(retry)
+        queue.run()
     return queue.outcome()
+
+
+def _engine(name: str, jobs: int | None, threads: int | None) -> Engine:
+    if name == "ray":
+        from zoo.bench.ray_engine import RayEngine
+
+        return RayEngine(Settings(jobs or 0, threads))
+    devices = _devices()
+    return LocalEngine(Settings(jobs or max(1, len(devices)), threads, devices))
 
 
 def _devices() -> tuple[str, ...]:
@@ -103,7 +91,7 @@ def _devices() -> tuple[str, ...]:
 @dataclass(frozen=True)
 class _Running:
     order: Order
-    process: subprocess.Popen[bytes]
+    task: Task
     slot: int
     began: float
 
@@ -111,8 +99,8 @@ class _Running:
 class Queue:
     """The jobs of a suite: done, failed, waiting and running."""
 
-    def __init__(self, wanted: list[Order], out: Path, settings: Settings):
-        self._wanted, self._out, self._settings = wanted, out, settings
+    def __init__(self, wanted: list[Order], out: Path, engine: Engine):
+        self._wanted, self._out, self._engine = wanted, out, engine
         self._waiting: deque[Order] = deque()
         self._running: list[_Running] = []
         self._done = self._failed = 0
@@ -133,7 +121,7 @@ class Queue:
                 self._waiting.append(order)
         remark(
             f"{len(self._wanted)} jobs: {self._done} done, {self._failed} failed before, "
-            f"{len(self._waiting)} to do, {self._settings.slots} at a time."
+            f"{len(self._waiting)} to do, {self._engine.settings.slots} at a time."
         )
         if self._failed:
             remark("Failed jobs are left alone; repeat them by --retry.")
@@ -157,7 +145,7 @@ class Queue:
 
     def _fill(self) -> None:
         taken = {running.slot for running in self._running}
-        for slot in range(self._settings.slots):
+        for slot in range(self._engine.settings.slots):
             if slot not in taken and self._waiting:
                 self._running.append(self._start(self._waiting.popleft(), slot))
 
@@ -165,32 +153,24 @@ class Queue:
         folder = self._folder(order)
         forget_failure(folder)
         write_order(folder, order)
-        with (folder / LOG).open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", self._settings.worker, str(folder)],
-                stdin=subprocess.PIPE,  # its end tells the job that this process is gone
-                stdout=log,
-                stderr=log,
-                env=self._settings.environment(slot),
-                start_new_session=True,  # Ctrl-C reaches the jobs through this process alone
-            )
-        return _Running(order, process, slot, time.monotonic())
+        return _Running(order, self._engine.start(folder, slot), slot, time.monotonic())
 
     def _collect(self) -> None:
-        for running in [r for r in self._running if r.process.poll() is not None]:
-            self._running.remove(running)
-            _close(running.process)
-            self._count(running)
+        for running in list(self._running):
+            code = running.task.poll()
+            if code is not None:
+                self._running.remove(running)
+                self._count(running, code)
 
-    def _count(self, running: _Running) -> None:
-        folder, code = self._folder(running.order), running.process.returncode
+    def _count(self, running: _Running, code: int) -> None:
+        folder = self._folder(running.order)
         if code == 0:
             self._done += 1
             self._seconds.append(time.monotonic() - running.began)
         else:
             self._failed += 1
             if read_failure(folder) is None:
-                write_failure(folder, code, _ending(code))
+                write_failure(folder, code, running.task.ending())
         self._report(running, folder)
 
     def _report(self, running: _Running, folder: Path) -> None:
@@ -207,7 +187,7 @@ class Queue:
         if not left:
             return "."
         mean = sum(self._seconds) / len(self._seconds)
-        minutes = mean * left / self._settings.slots / 60
+        minutes = mean * left / self._engine.settings.slots / 60
         shown = f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.0f} min"
         return f"; about {shown} for the {left} left."
 
@@ -218,25 +198,12 @@ class Queue:
         remark("Stopping the jobs that run; the same command goes on from there.")
         try:
             for running in self._running:
-                running.process.send_signal(signal.SIGINT)
+                running.task.interrupt()
             for running in self._running:
-                running.process.wait()
+                running.task.wait()
         finally:
             for running in self._running:
-                running.process.kill()
-                _close(running.process)
+                running.task.kill()
 
     def _folder(self, order: Order) -> Path:
         return self._out / order.job.folder
-
-
-def _close(process: subprocess.Popen[bytes]) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
-    process.wait()
-
-
-def _ending(code: int) -> str:
-    if code < 0:
-        return f"The process was ended by {signal.Signals(-code).name}."
-    return f"The process ended with exit code {code}."

@@ -5,30 +5,37 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 from zoo.bench.folder import RUN, Order, drop_weights, read_order, write_failure
 from zoo.bench.jobs import matching
 from zoo.errors import ZooError
-from zoo.leaderboard.records import Record, read_records, write_record
+from zoo.leaderboard.records import Record, read_records
 
 INTERRUPTED = 130
 
 
 def main(folder: Path) -> int:
-    """Do the job in `folder`; returns the exit code and leaves a note where it failed.
+    """Do the job in `folder`; see `guarded`."""
+    return guarded(folder, lambda: work(folder, read_order(folder)))
+
+
+def guarded(folder: Path, action: Callable[[], None]) -> int:
+    """Call `action` for `folder`; returns the exit code and leaves a note where it failed.
 
     The end of stdin is the end of the process that started this one, and ends it too, as a kill
-    would. A second process in the same folder waits for the first and then finds the record.
+    would. A second process in the same folder waits for the first and then finds its result.
     """
     threading.Thread(target=_die_with_parent, daemon=True).start()
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
-            work(folder, read_order(folder))
+            action()
         except KeyboardInterrupt:
             return INTERRUPTED
         except ZooError as error:
@@ -81,11 +88,15 @@ def train(run: Path, order: Order) -> None:
 def score(run: Path, order: Order) -> Record:
     """Score the best model of `run` on the reported split and write the record."""
     from zoo.creation import create
-    from zoo.evaluation.record import evaluate, make_record
+    from zoo.evaluation.record import evaluate, write_result
 
-    record = make_record(evaluate(create(run), order.data, split=order.job.split))
-    write_record(record, order.results)
-    return record
+    return write_result(evaluate(create(run), order.data, split=order.job.split), order.results)
+
+
+def heed_interrupts() -> None:
+    """Let SIGINT interrupt this process, even where its parent blocks it as Ray's workers do."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _die_with_parent() -> None:
@@ -95,4 +106,5 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
+    heed_interrupts()
     sys.exit(main(Path(sys.argv[1])))

@@ -17,6 +17,7 @@ from zoo.models.preprocess import normalise
 if TYPE_CHECKING:
     from zoo.data.loader import EvalLoader
     from zoo.data.spec import Dataset
+    from zoo.leaderboard.image_counts import ImageCounts
     from zoo.models.segmentation import SegmentationModel
 
 
@@ -54,12 +55,14 @@ def score(
     description: str = "evaluate",
     after_batch: Callable[[], None] | None = None,
     ranks: Ranks | None = None,
+    per_image: ImageCounts | None = None,
 ) -> Confusion:
     """The confusion matrix of `model` over all images of `loader`.
 
     The model's mode is restored afterwards. `after_batch` is called after each batch and may raise
     to stop. `precision`: fp32, bf16 or fp16 (autocast). With several `ranks`, each has its own part
-    of the images in `loader`, and all get the counts of the whole.
+    of the images in `loader`, and all get the counts of the whole. `per_image`, zeros of images of
+    the split x classes x 3, is filled with each image's own counts.
     """
     ranks = ranks or Ranks()
     confusion = Confusion(model.spec.classes)
@@ -70,15 +73,34 @@ def score(
             task = bar.add_task(description, total=loader.images)
             for indices, images, masks in loader:
                 predicted = predict_ids(model, images, precision=precision, device=device)
-                confusion.add(masks, predicted.cpu())
+                _count(confusion, indices, masks, predicted.cpu(), per_image)
                 bar.advance(task, len(indices))
                 if after_batch is not None:
                     after_batch()
     finally:
         for module, mode in was_training:
             module.training = mode
-    ranks.add_up(confusion)
+    ranks.add_up(confusion.matrix)
+    if per_image is not None:
+        ranks.add_up(per_image)
     return confusion
+
+
+def _count(
+    confusion: Confusion,
+    indices: list[int],
+    masks: torch.Tensor,
+    predicted: torch.Tensor,
+    per_image: ImageCounts | None,
+) -> None:
+    if per_image is None:
+        confusion.add(masks, predicted)
+        return
+    for index, mask, ids in zip(indices, masks, predicted, strict=True):
+        one = Confusion(confusion.classes)
+        one.add(mask, ids)
+        confusion.add_matrix(one.matrix)
+        per_image[index] = one.counts
 
 
 MOST_PIXELS = 2**22

@@ -102,6 +102,12 @@ class Confusion:
         return total
 
     @property
+    def counts(self) -> Counts:
+        """K x 3: the pixels of each class that are true positives, false positives, negatives."""
+        wrong = [self._predicted - self._tp, self._truth - self._tp]
+        return np.stack([self._tp, *wrong], axis=1)
+
+    @property
     def pixels(self) -> int:
         """The number of pixels counted."""
         return int(self.matrix.sum())

@@ -16,7 +16,8 @@ from zoo.errors import InputError, RunError, ZooError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from zoo.evaluation.metrics import Confusion
+    import numpy as np
+    from numpy.typing import NDArray
 
 T = TypeVar("T")
 
@@ -28,12 +29,20 @@ class Interrupted(KeyboardInterrupt):
 class Ranks:
     """This process (`rank`) among the `world` processes of a run, and its `device`.
 
+    `splits` says that the launcher asked for weights that are split over the processes (FSDP).
     Every method but `first` has to be called by all processes in the same order. With one process
     none of them does anything.
     """
 
-    def __init__(self, rank: int = 0, world: int = 1, device: torch.device | str = "cpu"):
+    def __init__(
+        self,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | str = "cpu",
+        splits: bool = False,
+    ):
         self.rank, self.world, self.device = rank, world, torch.device(device)
+        self.splits = splits and world > 1
 
     @property
     def first(self) -> bool:
@@ -57,12 +66,12 @@ class Ranks:
             distributed.all_reduce(value)
         return totals
 
-    def add_up(self, confusion: Confusion) -> None:
-        """Put the counts of all processes into `confusion`, as integers."""
+    def add_up(self, counts: NDArray[np.int64]) -> None:
+        """Put the sums over all processes into `counts`, as integers."""
         if self.world > 1:
-            counts = torch.from_numpy(confusion.matrix).to(self.device)
-            distributed.all_reduce(counts)
-            confusion.matrix = counts.cpu().numpy()
+            total = torch.from_numpy(counts).to(self.device)
+            distributed.all_reduce(total)
+            counts[...] = total.cpu().numpy()
 
     def average(self, tensors: Iterable[torch.Tensor]) -> None:
         """Replace each tensor by its mean over the processes."""
@@ -147,13 +156,14 @@ def in_all_processes(message: str) -> RunError:
 def start_ranks() -> Ranks:
     """Join the processes that torchrun or `accelerate launch` started; alone without a launcher.
 
-    Raises InputError for FSDP, DeepSpeed and other ways of splitting a model over processes.
+    FSDP is noted in `Ranks.splits`. Raises InputError for DeepSpeed, Megatron-LM and for weights
+    that FSDP is to keep on the CPU.
     """
     from accelerate import PartialState
 
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     on_cpu = wanted > 1 and not torch.accelerator.is_available()
-    _refuse_split_models()
+    _refuse_other_engines()
     state = PartialState(cpu=True) if on_cpu else PartialState()
     if state.num_processes != wanted:
         raise InputError(
@@ -163,7 +173,8 @@ def start_ranks() -> Ranks:
     if state.num_processes > 1:
         atexit.unregister(_leave)
         atexit.register(_leave)
-    return Ranks(state.process_index, state.num_processes, state.device)
+    splits = _chosen("ACCELERATE_USE_FSDP")
+    return Ranks(state.process_index, state.num_processes, state.device, splits)
 
 
 def _leave() -> None:
@@ -172,19 +183,26 @@ def _leave() -> None:
         distributed.destroy_process_group()
 
 
-SPLITTING = {
-    "ACCELERATE_USE_FSDP": "FSDP",
+OTHER_ENGINES = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
 
 
-def _refuse_split_models() -> None:
-    chosen = [name for key, name in SPLITTING.items() if os.environ.get(key) == "true"]
+def _chosen(key: str) -> bool:
+    return os.environ.get(key, "false").lower() == "true"
+
+
+def _refuse_other_engines() -> None:
+    chosen = [name for key, name in OTHER_ENGINES.items() if _chosen(key)]
     if chosen:
         raise InputError(
-            f"{' and '.join(chosen)} would split the model over the processes; here each process "
-            "holds it whole, since weights, their average and checkpoints are kept whole. Take it "
-            "out of the launcher's configuration; for less memory use micro_batch, "
-            "activation_checkpointing=true or precision=bf16."
+            f"{' and '.join(chosen)} would train with an engine of its own. Take it out of the "
+            "launcher's configuration; to split the weights over the processes use --use_fsdp, for "
+            "less memory also micro_batch, activation_checkpointing=true or precision=bf16."
+        )
+    if _chosen("ACCELERATE_USE_FSDP") and _chosen("FSDP_OFFLOAD_PARAMS"):
+        raise InputError(
+            "FSDP keeps its parts of the weights on the GPU here. Set fsdp_offload_params to false "
+            "in the launcher's configuration."
         )

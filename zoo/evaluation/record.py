@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from zoo.data.loader import EvalLoader
 from zoo.data.scan import data_hash, scan_labels
 from zoo.data.spec import Dataset, load_dataset
@@ -15,7 +17,8 @@ from zoo.errors import InputError
 from zoo.evaluation.evaluate import check_classes, check_pixels, resolve_precision, score
 from zoo.evaluation.ranks import Ranks, start_ranks
 from zoo.files import hash_of
-from zoo.leaderboard.records import PROTOCOL, SCHEMA, Record, parse_record, write_record
+from zoo.leaderboard.image_counts import ImageCounts, counts_hash, write_with_counts
+from zoo.leaderboard.records import PROTOCOL, SCHEMA, Record, parse_record
 from zoo.models.count import gmacs, params_m
 
 if TYPE_CHECKING:
@@ -25,12 +28,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation found. `seconds` is the time of reading, predicting and counting."""
+    """What one evaluation found. `seconds` is the time of reading, predicting and counting.
+
+    `per_image` has the counts of each image, in the order of the names as in the hash of the data.
+    """
 
     model: SegmentationModel
     dataset: Dataset
     split: str
     confusion: Confusion
+    per_image: ImageCounts
     precision: str
     device: str
     seconds: float
@@ -60,19 +67,35 @@ def evaluate(
         dataset, chosen = _checked(model, data, split, precision, out, ranks)
         loader = EvalLoader(dataset, split, rank=ranks.rank, world=ranks.world)
     began = time.monotonic()
+    counts = np.zeros((len(dataset.samples(split)), len(dataset.classes), 3), np.int64)
+    device = ranks.device
     confusion = score(
-        model.to(ranks.device), loader, precision=chosen, device=ranks.device, ranks=ranks
+        model.to(device), loader, precision=chosen, device=device, ranks=ranks, per_image=counts
     )
     seconds = round(time.monotonic() - began, 2)
-    found = Evaluation(model, dataset, split, confusion, chosen, ranks.device.type, seconds)
+    counts = counts[_by_name(dataset, split)]
+    found = Evaluation(model, dataset, split, confusion, counts, chosen, device.type, seconds)
     with ranks.together():
         if confusion.pixels == 0:
             raise InputError(
                 f"{dataset.name}, split {split}: every pixel is ignored, nothing to score."
             )
         if out is not None and ranks.first:
-            write_record(make_record(found), Path(out))
+            write_result(found, Path(out))
     return found
+
+
+def write_result(found: Evaluation, folder: Path) -> Record:
+    """Write the record of an evaluation and its counts per image into `folder`."""
+    record = make_record(found)
+    write_with_counts(record, folder, found.per_image)
+    return record
+
+
+def _by_name(dataset: Dataset, split: str) -> list[int]:
+    """The places of the split's images in the order of their names."""
+    names = [sample.name for sample in dataset.samples(split)]
+    return sorted(range(len(names)), key=names.__getitem__)
 
 
 def _checked(
@@ -136,6 +159,7 @@ def make_record(found: Evaluation) -> Record:
         "eval_seconds": found.seconds,
         "metrics": found.metrics,
         "confusion": found.confusion.matrix.tolist(),
+        "image_counts": counts_hash(found.per_image),
         "params_m": params_m(found.model),
         "gmacs": None if size is None else gmacs(spec, *size),
         "precision": found.precision,

@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from zoo.errors import InputError
+from zoo.errors import InputError, printable
 from zoo.files import parse_yaml
-from zoo.hub.licences import licence_fields, non_commercial
+from zoo.hub.licences import licence_fields
+from zoo.registry.licences import non_commercial
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from zoo.leaderboard.records import Record
     from zoo.models.spec import ModelSpec
 
@@ -40,7 +43,7 @@ class Extras:
 
 def escape(text: object) -> str:
     """`text` on one line with every character that Markdown or HTML would act on neutralised."""
-    line = " ".join(str(text).split())
+    line = printable(" ".join(str(text).split()))
     return "".join(f"\\{c}" if c in SPECIAL else c for c in line).replace("&", "&amp;")
 
 
@@ -55,6 +58,7 @@ def card(
     sections = [
         _what(spec, extras),
         *_results(training, metrics, extras),
+        _leaderboard(spec.name),
         _training(training),
         _use(extras),
         _limits(spec, training),
@@ -88,6 +92,17 @@ def merged(ours: str, existing: str | None) -> str:
     else:
         text = body
     return _document(joined, text)
+
+
+def read_card(path: Path, place: str) -> str:
+    """The text of README.md. Raises InputError, naming `place`, where it is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"README.md of {place} is not UTF-8 text, so the words in it cannot be kept. Save it "
+            "as UTF-8 or delete it."
+        ) from error
 
 
 def fields_of(text: str) -> dict[str, Any]:
@@ -230,6 +245,17 @@ def _results(
         )
 
 
+def _leaderboard(name: str) -> str:
+    """What the leaderboard that ships says of the architecture, not of these weights."""
+    from zoo.leaderboard.lookup import measured_rows
+
+    lines = [f"- {escape(text)}" for _, text in measured_rows(name)]
+    if not lines:
+        return ""
+    head = "## On the leaderboard\n\nMeasured of this architecture, not of these weights:\n\n"
+    return head + "\n".join(lines)
+
+
 def _training(training: Mapping[str, Any] | None) -> str:
     if not training:
         return ""
@@ -250,7 +276,7 @@ def _use(extras: Extras) -> str:
 
 def _limits(spec: ModelSpec, training: Mapping[str, Any] | None) -> str:
     lines = [f"It tells {len(spec.classes)} classes apart and gives each pixel one of them."]
-    if training:
+    if training and training.get("class_scores") != "random":
         data = escape(training.get("dataset", "its data"))
         lines.append(f"Images unlike those of {data} were not measured.")
     else:

@@ -8,15 +8,16 @@ from typing import Any
 
 from zoo.console import remark
 from zoo.errors import InputError
-from zoo.hub.card import fields_of
-from zoo.hub.config import read_config
+from zoo.hub.card import fields_of, read_card
+from zoo.hub.config import MAX_CONFIG_BYTES, read_config
 from zoo.hub.folder import CARD, CONFIG, WEIGHTS
+from zoo.hub.pull import MAX_CARD_BYTES
 from zoo.hub.row import Row, distinct, weights_key
 from zoo.remote.address import PREFIX, Address, hub_timeout, parse_address
 from zoo.remote.download import store
 from zoo.remote.listing import ask
 from zoo.remote.session import bounded
-from zoo.remote.task import Task, explained
+from zoo.remote.task import Task, explained, reason
 
 LIBRARY = "segmentation-zoo"
 MAX_REPOS = 200
@@ -36,7 +37,7 @@ def proposed_rows(repos: Iterable[str], organisation: str | None = None) -> list
         try:
             found += _rows(parse_address(f"{PREFIX}{name.removeprefix(PREFIX)}"))
         except InputError as error:
-            remark(f"{name} is left out: {str(error).splitlines()[0]}")
+            remark(f"{name} is left out: {reason(error)}")
     if not found:
         raise InputError("None of the repositories holds a model with results on its card.")
     return distinct(found)
@@ -59,12 +60,12 @@ def _rows(address: Address) -> list[Row]:
     missing = [name for name in (CONFIG, WEIGHTS, CARD) if name not in listing.files]
     if missing:
         raise InputError(f"{address.repo} holds no {' and no '.join(missing)}.")
-    described = read_config(store(task, listing, CONFIG, timeout))
+    described = read_config(store(task, listing, CONFIG, timeout, MAX_CONFIG_BYTES))
     if described.foreign:
         raise InputError(f"{address.repo} was not pushed by zoo, so its classes have no names.")
     spec = described.spec
     row = Row(spec.name, spec.encoder, address.repo, listing.commit, "")
-    card = store(task, listing, CARD, timeout).read_text(encoding="utf-8", errors="replace")
+    card = read_card(store(task, listing, CARD, timeout, MAX_CARD_BYTES), address.repo)
     rows: dict[str, Row] = {}
     for result in _results(fields_of(card)):
         made = replace(row, **result, key=weights_key(result["data"]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from collections.abc import Iterator
@@ -16,13 +15,12 @@ from zoo.errors import InputError, join_problems, unknown
 from zoo.files import write_text
 from zoo.models.spec import ModelSpec
 from zoo.registry import timm_table
-from zoo.registry.arguments import ENCODER_ARGS, MAX_SIDE, wrong_arguments
+from zoo.registry.arguments import ENCODER_ARGS, MAX_SIDE, decoder_args, wrong_arguments
+from zoo.registry.trained import Named, weights_in
+from zoo.remote.address import PREFIX, snapshot_origin
 
 SCHEMA = 1
 MAX_CONFIG_BYTES = 1_000_000
-SETTLED = frozenset({"encoder_name", "encoder_weights", "in_channels", "classes", "activation",
-                     "aux_params", "kwargs", "self"})  # fmt: skip
-"""Arguments of decoders that follow from the rest of the description."""
 
 
 class ZooSection(BaseModel):
@@ -64,9 +62,20 @@ def write_json_schema(path: Path) -> None:
     write_text(path, json.dumps(json_schema(), indent=2) + "\n")
 
 
-def read_config(path: Path) -> Described:
-    """Read config.json. Raises InputError with every problem of the file."""
-    return parse_config(read_json_object(path), str(path))
+def read_config(path: Path, registry: Path | None = None) -> Described:
+    """Read config.json. Raises InputError with every problem of the file.
+
+    Where SMP wrote it alone, a row of the registry (or of the overlay `registry`) for the
+    repository in the Hub's cache that it lies in tells the classes.
+    """
+    config, origin = read_json_object(path), snapshot_origin(path.parent)
+    named = weights_in(origin.partition("@")[0], registry) if origin else None
+    described = parse_config(config, str(path), named)
+    if named is None or origin is None or not described.foreign:
+        return described
+    came_from = {"encoder_weights": f"{PREFIX}{named.weights.hub}"}
+    came_from["encoder_revision"] = origin.partition("@")[2]
+    return replace(described, spec=described.spec.model_copy(update=came_from))
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -82,13 +91,16 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def parse_config(config: dict[str, Any], source: str) -> Described:
-    """The description in `config`; `source` names it in messages. Raises InputError."""
+def parse_config(config: dict[str, Any], source: str, named: Named | None = None) -> Described:
+    """The description in `config`; `source` names it in messages. Raises InputError.
+
+    `named` is the registry's row of it, which tells what SMP does not store.
+    """
     ours = config.get("_zoo")
     if ours is None and "_model_class" in config:
         from zoo.hub.smp import spec_from_smp
 
-        described = Described(spec_from_smp(config, source), foreign=True)
+        described = Described(spec_from_smp(config, source, named), foreign=True)
     else:
         described = _parse_ours(ours, source)
         described = replace(described, spec=_as_smp_built(described.spec, config))
@@ -110,11 +122,14 @@ def _parse_ours(ours: Any, source: str) -> Described:
             'zoo.create(NAME, encoder_weights="hf-hub:ORG/REPO").'
         )
     version = ours.get("schema")
-    if version != SCHEMA:
-        raise InputError(
-            f"{source} has schema {version!r}, this version reads {SCHEMA}. "
-            "Upgrade segmentation-zoo to read newer models."
+    if type(version) is not int or version != SCHEMA:
+        newer = type(version) is int and version > SCHEMA
+        step = (
+            "Upgrade segmentation-zoo to read newer models"
+            if newer
+            else "No version of zoo wrote that: save or fetch the model again"
         )
+        raise InputError(f"{source} has schema {version!r}, this version reads {SCHEMA}. {step}.")
     try:
         section = ZooSection.model_validate_json(json.dumps(ours))
     except (ValidationError, ValueError) as error:
@@ -149,18 +164,9 @@ def _spec_problems(spec: ModelSpec) -> Iterator[str]:
     if spec.decoder not in DECODERS:
         yield f"spec.decoder: {unknown('decoder', spec.decoder, DECODERS)}"
         return
-    allowed = _parameters_of(spec.decoder) | ENCODER_ARGS
+    allowed = decoder_args(spec.decoder) | ENCODER_ARGS
     yield from wrong_arguments(spec.decoder_args, allowed, "spec.decoder_args")
     yield from wrong_arguments(spec.encoder_args, ENCODER_ARGS, "spec.encoder_args")
     for key in ("size_multiple", "size_minimum", "img_size", "in_chans"):
         if (getattr(spec, key) or 0) > MAX_SIDE:
             yield f"spec.{key}: {getattr(spec, key)} is beyond {MAX_SIDE}"
-
-
-def _parameters_of(decoder: str) -> frozenset[str]:
-    from zoo.models.adapted import HEADS
-    from zoo.models.decoders import DECODERS, smp_class
-
-    head = DECODERS[decoder].smp_class is None
-    maker: Any = HEADS[decoder] if head else smp_class(decoder)
-    return frozenset(inspect.signature(maker).parameters) - SETTLED

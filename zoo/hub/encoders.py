@@ -15,10 +15,13 @@ from zoo.remote.address import Address, hub_timeout, problems
 from zoo.remote.cache import cached_commit, cached_file, note_revision
 from zoo.remote.download import store
 from zoo.remote.listing import Listing, ask
-from zoo.remote.task import Task, host
+from zoo.remote.task import Task, host, reason
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+MAX_CONFIG_BYTES = 10_000_000
+"""timm writes the names of up to 22,000 classes into config.json."""
+
 OFFLINE_WAYS = (
     "without any download: encoder_weights=None, on the command line --encoder-weights none "
     "(random weights: expect far lower accuracy)",
@@ -89,11 +92,13 @@ def _fetch(task: Task, name: str, files: list[str], timeout: float) -> dict[str,
         if cached is None:
             raise
         commit = cached[files[-1]].parent.name
-        reason = str(error).partition(" Ways on:")[0]
-        remark(f"{reason} The cached file of revision {commit[:12]} is used.")
+        remark(f"{reason(error)} The cached file of revision {commit[:12]} is used.")
         return cached
     _check_listing(task, listing, name, files)
-    found = {file: store(task, listing, file, timeout) for file in files}
+    found = {
+        file: store(task, listing, file, timeout, MAX_CONFIG_BYTES if file == CONFIG_FILE else None)
+        for file in files
+    }
     note_revision(task, listing.commit)
     return found
 
@@ -119,8 +124,8 @@ def _check_listing(task: Task, listing: Listing, name: str, files: list[str]) ->
             'encoder_weights="FILE.safetensors".'
         )
     if len(listing.files[files[-1]].digest) != 64:
-        reason = f"{host()} lists no SHA-256 of {files[-1]}, so that no download can be verified"
-        raise RunError(task.failure(reason))
+        text = f"{host()} lists no SHA-256 of {files[-1]}, so that no download can be verified"
+        raise RunError(task.failure(text))
 
 
 def _config(path: Path) -> dict[str, Any] | None:

@@ -92,34 +92,37 @@ def is_model_folder(path: Path) -> bool:
     return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
 
 
-def read_folder(path: Path) -> ModelFolder:
-    """Read the description of the model in `path`. Raises InputError with every problem."""
+def read_folder(path: Path, registry: Path | None = None) -> ModelFolder:
+    """Read the description of the model in `path`. Raises InputError with every problem.
+
+    `registry` is an overlay that may name the classes of a repository of SMP's.
+    """
     for name in (CONFIG, WEIGHTS):
         if not (path / name).is_file():
             raise InputError(
                 f"{path} is not a model folder: it holds no {name}. "
                 "Give the folder that fine-tuning left as best/, or its run folder."
             )
-    described = read_config(path / CONFIG)
+    described = read_config(path / CONFIG, registry)
     return ModelFolder(**vars(described), path=path)
 
 
-def load_folder(path: Path, classes: list[str] | None = None) -> SegmentationModel:
-    """Load the model in `path`.
+def load_folder(
+    path: Path, classes: list[str] | None = None, registry: Path | None = None
+) -> SegmentationModel:
+    """Load the model in `path`; `registry` as in `read_folder`.
 
     `classes`: names of other classes; the layers that score the classes then start at random and
     everything else is loaded. Raises InputError where the weights do not fit the description.
     """
     from zoo.models.build import build, check_keys, read_weights
 
-    described = read_folder(path)
+    described = read_folder(path, registry)
     spec, state = described.spec, read_weights(path / WEIGHTS)
     if classes is None or classes == spec.classes:
         model = build(spec)
         load_state(model, state, described)
-        model.provenance = described.training
-        if (commit := snapshot_origin(path)) is not None:
-            model.provenance = (described.training or {}) | {"pulled_from": commit}
+        model.provenance = (described.training or {}) | _origin(path) or None
         return model
     model = build(with_classes(spec, classes))
     fresh = model.net.state_dict()
@@ -130,7 +133,15 @@ def load_folder(path: Path, classes: list[str] | None = None) -> SegmentationMod
     merged = state | {name: fresh[name] for name in class_layers(spec)}
     check_keys(model.net, merged)
     model.net.load_state_dict(merged)
+    if origin := _origin(path):
+        model.provenance = origin | {"class_scores": "random"}
     return model
+
+
+def _origin(path: Path) -> dict[str, Any]:
+    """The repository and the commit that a folder in the Hub's cache was pulled from."""
+    commit = snapshot_origin(path)
+    return {} if commit is None else {"pulled_from": commit}
 
 
 def load_state(
@@ -164,11 +175,10 @@ def check_shapes(described: Described, shapes: dict[str, tuple[int, ...]]) -> No
 
 def build_on_meta(spec: ModelSpec) -> SegmentationModel:
     """The model of `spec` without memory for its weights."""
-    import torch
-
     from zoo.models.build import build
+    from zoo.models.meta import without_memory
 
-    with torch.device("meta"):
+    with without_memory():
         model = build(spec)
     return model.to("meta")  # SMP makes some layers anew without asking for the device
 

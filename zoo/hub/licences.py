@@ -6,14 +6,7 @@ import re
 
 from zoo.console import remark
 from zoo.errors import InputError
-
-OPEN = frozenset({"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0"})
-"""Terms that leave the choice of a licence to whoever trained the model on."""
-
-NON_COMMERCIAL = frozenset(
-    {"cc-by-nc-4.0", "fair-noncommercial-research-license", "seer-license", "apple-amlr"}
-)
-"""Terms under which nothing that is made of the weights may be used commercially."""
+from zoo.registry.licences import OPEN, non_commercial
 
 ON_THE_HUB = OPEN | {
     "afl-3.0", "agpl-3.0", "bsd", "bsd-2-clause", "cc", "cc-by-2.0", "cc-by-nc-2.0",
@@ -22,11 +15,6 @@ ON_THE_HUB = OPEN | {
     "openrail", "unlicense",
 }  # fmt: skip
 """Licences that the Hub knows by name; a card calls every other one `other`, with its name."""
-
-
-def non_commercial(licence: str | None) -> bool:
-    """Whether a licence forbids commercial use."""
-    return licence is not None and (licence in NON_COMMERCIAL or "-nc" in licence)
 
 
 def model_licence(given: str | None, encoder: str | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import yaml
 
 from zoo.errors import InputError, join_problems, shortened
 from zoo.files import read_json
-from zoo.hub.card import Extras, card
+from zoo.hub.card import Extras, card, read_card
 from zoo.hub.folder import CARD, CONFIG, WEIGHTS, ModelFolder, check_shapes, read_folder
 from zoo.hub.licences import model_licence
 from zoo.hub.row import Row, numbers, weights_key
@@ -109,7 +110,7 @@ def prepare(
         described,
         files,
         card(described.spec, described.training, described.metrics, extras),
-        own.read_text(encoding="utf-8") if own.is_file() else None,
+        read_card(own, str(folder)) if own.is_file() else None,
         extras,
         licence,
     )
@@ -165,6 +166,8 @@ def _eval_results(dataset: str, records: Sequence[Record]) -> bytes:
     """The result in the Hub's own form, for the benchmark data set that the user names."""
     if not records:
         raise InputError("Results for a benchmark need a record of them; give it by --record.")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", dataset):
+        raise InputError(f"{dataset!r} is not a data set on the Hub; write ORG/NAME.")
     value = round(records[0].metrics.miou, 6)
     entry = {"dataset": {"id": dataset, "task_id": "mean_iou"}, "value": value}
     return yaml.safe_dump([entry], sort_keys=False).encode()

@@ -13,7 +13,7 @@ from zoo.remote.address import Address, hub_timeout
 from zoo.remote.cache import cached_commit, cached_file, note_revision, snapshot
 from zoo.remote.download import read_shapes, store
 from zoo.remote.listing import Listing, ask
-from zoo.remote.task import Task, host
+from zoo.remote.task import Task, host, reason
 
 WAYS = (
     "from a folder at hand: give its path in place of hf-hub:ORG/REPO",
@@ -23,13 +23,14 @@ WAYS = (
 MAX_CARD_BYTES = 1_000_000
 
 
-def pull(address: Address) -> Path:
+def pull(address: Address, registry: Path | None = None) -> Path:
     """Bring a model into the cache and return its folder there, named by the commit.
 
     The revision is resolved to a commit once. The description is checked, and names and shapes of
     the weights are compared with it, before the weights are downloaded; their SHA-256 after. A full
     commit that is cached needs no request; where the Hub cannot be asked, what is cached is used
-    with a remark. Raises InputError for a model that cannot be used, RunError where the Hub fails.
+    with a remark. `registry` is an overlay that may name the classes of a repository of SMP's.
+    Raises InputError for a model that cannot be used, RunError where the Hub fails.
     """
     task = Task(f"pull {address.repo}", address, WAYS)
     timeout = hub_timeout()
@@ -41,10 +42,9 @@ def pull(address: Address) -> Path:
         cached = _cached(task)
         if cached is None:
             raise
-        reason = str(error).partition(" Ways on:")[0]
-        remark(f"{reason} The cached model of revision {cached.name[:12]} is used.")
+        remark(f"{reason(error)} The cached model of revision {cached.name[:12]} is used.")
         return cached
-    folder = _fetch(task, listing, timeout)
+    folder = _fetch(task, listing, timeout, registry)
     note_revision(task, listing.commit)
     return folder
 
@@ -56,9 +56,9 @@ def _cached(task: Task) -> Path | None:
     return snapshot(task, commit)
 
 
-def _fetch(task: Task, listing: Listing, timeout: float) -> Path:
+def _fetch(task: Task, listing: Listing, timeout: float, registry: Path | None) -> Path:
     _check_listing(task, listing)
-    described = read_config(store(task, listing, CONFIG, timeout))
+    described = read_config(store(task, listing, CONFIG, timeout, MAX_CONFIG_BYTES), registry)
     try:
         check_shapes(described, read_shapes(task, listing, WEIGHTS, timeout))
     except InputError as error:
@@ -82,8 +82,6 @@ def _check_listing(task: Task, listing: Listing) -> None:
             "(.bin, .pth) can run code and are never loaded; `zoo import` converts a checkpoint "
             "on your disk."
         )
-    if listing.files[CONFIG].size > MAX_CONFIG_BYTES:
-        raise InputError(f"{task.repo}: {CONFIG} is larger than {MAX_CONFIG_BYTES} bytes; refused.")
     if len(listing.files[WEIGHTS].digest) != 64:
-        reason = f"{host()} lists no SHA-256 of {WEIGHTS}, so that no download can be verified"
-        raise RunError(task.failure(reason))
+        text = f"{host()} lists no SHA-256 of {WEIGHTS}, so that no download can be verified"
+        raise RunError(task.failure(text))

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 from zoo.console import remark
 from zoo.errors import InputError, RunError, join_problems
-from zoo.hub.card import BEGIN, END, fields_of, merged, with_fields
+from zoo.hub.card import BEGIN, END, fields_of, merged, read_card, with_fields
 from zoo.hub.folder import CARD, is_model_folder, save_folder
-from zoo.hub.licences import licence_fields, non_commercial
+from zoo.hub.licences import licence_fields
 from zoo.hub.prepare import Parcel, prepare
 from zoo.hub.pull import MAX_CARD_BYTES
 from zoo.hub.row import Row, register
+from zoo.registry.licences import non_commercial
 from zoo.remote import upload
 from zoo.remote.address import Address, hub_timeout, problems
 from zoo.remote.download import store
@@ -178,17 +179,19 @@ def _ask(task: Task, timeout: float) -> Listing | None:
 def _write(
     task: Task, aim: Aim, files: dict[str, upload.Content], listing: Listing | None, timeout: float
 ) -> upload.Commit:
-    if listing is not None and not files and aim.branch == "main":
-        remark(f"{task.repo} holds this model already; no commit was made.")
-        return upload.Commit(listing.commit)
+    """One commit of `files` on top of `listing`, which the card in them was merged with."""
     if listing is None:
         upload.create_repository(task, aim.private, timeout)
         listing = ask(replace(task, address=Address(task.repo)), timeout)
+        if files.keys() & listing.files.keys():
+            raise upload.overtaken(task)
     if aim.branch != "main":
         upload.create_branch(task, aim.branch, timeout)
-        listing = ask(task, timeout)
-        if not upload.changed(files, listing):
-            return upload.Commit(listing.commit)
+        if ask(task, timeout).commit != listing.commit:
+            raise upload.overtaken(task)
+    if not files:
+        remark(f"{task.repo} holds this model already; no commit was made.")
+        return upload.Commit(listing.commit)
     message = aim.message or "Push a model with zoo"
     change = upload.Change(files, listing.commit, aim.branch, message, aim.pull_request)
     return upload.commit(task, change, timeout)
@@ -198,9 +201,7 @@ def _card(task: Task, parcel: Parcel, listing: Listing | None, timeout: float) -
     """README.md with what people wrote: there if anything, else in the folder."""
     existing = None
     if listing is not None and CARD in listing.files:
-        if listing.files[CARD].size > MAX_CARD_BYTES:
-            raise InputError(f"{CARD} of {task.repo} is larger than {MAX_CARD_BYTES} bytes.")
-        existing = store(task, listing, CARD, timeout).read_text(encoding="utf-8")
+        existing = read_card(store(task, listing, CARD, timeout, MAX_CARD_BYTES), task.repo)
     if existing is None and parcel.person is not None and _has_own_words(parcel.person):
         existing = parcel.person
     text = merged(parcel.card, existing)

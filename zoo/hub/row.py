@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from zoo.console import remark
 from zoo.errors import InputError
 from zoo.files import write_text
 from zoo.registry.schema import parse_registry
@@ -94,6 +95,7 @@ def register(path: Path, rows: Sequence[Row]) -> None:
     for row in rows:
         text = _with_row(text, row, path)
     write_text(path, text)
+    remark(f"Written into {path}: {', '.join(f'{row.key} of {row.model}' for row in rows)}")
 
 
 def _with_row(text: str, row: Row, path: Path) -> str:

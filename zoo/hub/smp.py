@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from zoo.registry.trained import Named
+
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 OURS = ("encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params")
 
@@ -24,19 +26,20 @@ def native_encoders() -> list[str]:
     return sorted(get_encoder_names())
 
 
-def spec_from_smp(config: dict[str, Any], source: str) -> ModelSpec:
+def spec_from_smp(config: dict[str, Any], source: str, named: Named | None = None) -> ModelSpec:
     """The description of an SMP model. SMP stores no class names and no normalisation.
 
-    Classes are numbered; mean and std are those of the encoder's own weights, with a remark.
-    Raises InputError for what is no segmentation model that zoo has.
+    The registry's row `named` tells them. Without one, classes are numbered; mean and std are those
+    of the encoder's own weights, with a remark. Raises InputError for what is no segmentation model
+    that zoo has, or not the one of the row.
     """
     from zoo.models.decoders import DECODERS
 
-    named = {row.smp_class: name for name, row in DECODERS.items() if row.smp_class}
+    decoders = {row.smp_class: name for name, row in DECODERS.items() if row.smp_class}
     kind, count, channels = (config.get(k) for k in ("_model_class", "classes", "in_channels"))
     problems = []
-    if kind not in named:
-        problems.append(f"_model_class: {unknown('class', str(kind), [*named])}")
+    if kind not in decoders:
+        problems.append(f"_model_class: {unknown('class', str(kind), [*decoders])}")
     if type(count) is not int or not 1 <= count <= 255:
         problems.append(f"classes: should be 1 to 255, got {count!r}")
     if type(channels) is not int or not 1 <= channels <= 4096:
@@ -47,20 +50,46 @@ def spec_from_smp(config: dict[str, Any], source: str) -> ModelSpec:
         problems.append("aux_params: models with a second, classifying output are not read")
     if problems:
         raise InputError(join_problems(f"{source} has problems:", problems))
-    return _spec(config, named[str(kind)], int(count or 0), int(channels or 0), source)
+    if config.get("activation") is not None:
+        remark(f"{source} ends in {config['activation']}; the model here gives logits.")
+    spec = _spec(config, decoders[str(kind)], int(count or 0), int(channels or 0))
+    if named is None:
+        known = "the encoder's" if _statistics(spec.encoder)[2] else "ImageNet's"
+        remark(f"{source} names neither classes nor normalisation; {known} mean and std are taken.")
+        return spec
+    return _as_named(spec, named, source)
 
 
-def _spec(
-    config: dict[str, Any], decoder: str, count: int, channels: int, source: str
-) -> ModelSpec:
+def _as_named(spec: ModelSpec, named: Named, source: str) -> ModelSpec:
+    """`spec` with what the registry's row says. Raises InputError where it is of another model."""
+    model, colours = named.model, named.weights.classes or {}
+    said: dict[str, Any] = {"decoder": named.name.partition("-")[0], "classes": len(colours)}
+    said |= {"encoder": model.encoder.partition(".")[0]} | model.args
+    held: dict[str, Any] = {"decoder": spec.decoder, "classes": len(spec.classes)}
+    held |= {"encoder": spec.encoder.partition(".")[0]} | spec.decoder_args
+    wrong = [
+        f"{key} is {held.get(key)!r}, the row of {named.name} says {value!r}"
+        for key, value in said.items()
+        if held.get(key) != value
+    ]
+    if wrong:
+        raise InputError(join_problems(f"{source} is not what the registry says:", wrong))
+    told = {
+        "name": named.name,
+        "classes": list(colours),
+        "palette": list(colours.values()),
+        "licence": model.licence,
+        "mean": per_channel(model.mean or spec.mean, spec.in_chans),
+        "std": per_channel(model.std or spec.std, spec.in_chans),
+    }
+    return spec.model_copy(update=told)
+
+
+def _spec(config: dict[str, Any], decoder: str, count: int, channels: int) -> ModelSpec:
     from zoo.models.decoders import DECODERS
 
     encoder = _encoder(config["encoder_name"])
-    mean, std, known = _statistics(encoder)
-    origin = "the encoder's" if known else "ImageNet's"
-    remark(f"{source} names neither classes nor normalisation; {origin} mean and std are taken.")
-    if config.get("activation") is not None:
-        remark(f"{source} ends in {config['activation']}; the model here gives logits.")
+    mean, std, _ = _statistics(encoder)
     row, classes = DECODERS[decoder], class_names(count)
     extra = {key: value for key, value in config.items() if key[0] != "_" and key not in OURS}
     timm = {"img_size"} & extra.keys()

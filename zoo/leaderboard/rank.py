@@ -6,10 +6,11 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from zoo.errors import InputError, join_problems
+from zoo.leaderboard.bootstrap import Samples, half_width
 from zoo.leaderboard.records import Record
 
 NOISE = 0.01
@@ -50,20 +51,38 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Row:
-    """One model with one recipe, over its seeds; `records` are ordered by path."""
+    """One model with one recipe, over its seeds; `records` are ordered by path.
+
+    `best` to `worst` are the places of the rows that are too close to this one to call. `samples`
+    are the mIoU on test sets drawn from the images and `images` the half-width of the 95 % interval
+    that they give; both None where a record has no counts per image.
+    """
 
     rank: int
     records: Mapping[Path, Record]
     miou: Estimate
+    images: float | None
     pixel_accuracy: float
     mean_dice: float
     iou_per_class: Mapping[str, float | None]
-    tied: bool
+    samples: Samples | None = field(default=None, compare=False, repr=False)
+    best: int = 0
+    worst: int = 0
+
+    @property
+    def tied(self) -> bool:
+        """Whether the row above is too close to call."""
+        return self.best < self.rank
 
     @property
     def first(self) -> Record:
         """The record to read what all of the row share from."""
         return next(iter(self.records.values()))
+
+    @property
+    def setting(self) -> str:
+        """What the row's records share, as text that also orders rows of equal mIoU by name."""
+        return _setting(self.first)
 
     def mean(self, value: Callable[[Record], float]) -> float:
         """The mean of `value` over seeds; the runs of one seed are averaged first."""
@@ -82,8 +101,12 @@ class Table:
     rows: list[Row]
 
 
-def rank(records: Mapping[Path, Record]) -> list[Table]:
-    """The tables of all records, in the order of their keys.
+Sampling = Callable[[Path, Record], Samples | None]
+"""The mIoU of a record on drawn test sets, None where it has no counts per image."""
+
+
+def rank(records: Mapping[Path, Record], sampling: Sampling | None = None) -> list[Table]:
+    """The tables of all records, in the order of their keys; without `sampling`, by seeds alone.
 
     Raises InputError where records of one data hash count different numbers of true pixels: they
     cannot come from the same masks.
@@ -94,7 +117,7 @@ def rank(records: Mapping[Path, Record]) -> list[Table]:
     problems = [problem for group in groups.values() for problem in _truth_problems(group)]
     if problems:
         raise InputError(join_problems("These records do not belong in one table:", problems))
-    return [Table(key, _rows(groups[key])) for key in sorted(groups)]
+    return [Table(key, _rows(groups[key], sampling)) for key in sorted(groups)]
 
 
 def table_key(record: Record) -> TableKey:
@@ -122,18 +145,25 @@ def estimate(values: list[float]) -> Estimate:
     return Estimate(statistics.fmean(values), interval, count)
 
 
-def tied(better: Estimate, worse: Estimate) -> bool:
+def tied(better: Estimate, worse: Estimate, images: float = 0.0) -> bool:
     """Whether two means are too close to call.
 
-    Closer than the combined 95 % interval of both, or, where one is a single run, than `NOISE`.
+    Closer than the 95 % interval that the seeds of both and the choice of the images (`images`, the
+    half-width of the difference on the same images) give together. A single run is worth `NOISE`.
     """
     difference = better.mean - worse.mean
     if better.interval is None or worse.interval is None:
-        return difference < NOISE
-    return difference <= math.hypot(better.interval, worse.interval)
+        return difference < max(NOISE, images)
+    return difference <= math.hypot(better.interval, worse.interval, images)
 
 
-def _rows(group: dict[Path, Record]) -> list[Row]:
+def _tied_rows(better: Row, worse: Row) -> bool:
+    if tied(better.miou, worse.miou) or better.samples is None or worse.samples is None:
+        return tied(better.miou, worse.miou)
+    return tied(better.miou, worse.miou, half_width(better.samples - worse.samples))
+
+
+def _rows(group: dict[Path, Record], sampling: Sampling | None) -> list[Row]:
     settings: dict[str, dict[Path, Record]] = {}
     for path, record in group.items():
         settings.setdefault(_setting(record), {})[path] = record
@@ -142,27 +172,55 @@ def _rows(group: dict[Path, Record]) -> list[Row]:
         for setting, records in settings.items()
     ]
     measured.sort(key=lambda item: (-item[0].mean, item[1]))
-    rows: list[Row] = []
-    for miou, _, records in measured:
-        rows.append(_row(len(rows) + 1, records, miou, rows[-1].miou if rows else None))
-    return rows
+    return _with_ties(
+        [
+            _row(place, records, miou, _samples(records, sampling))
+            for place, (miou, _, records) in enumerate(measured, 1)
+        ]
+    )
 
 
-def _row(rank: int, records: dict[Path, Record], miou: Estimate, above: Estimate | None) -> Row:
+def _with_ties(rows: list[Row]) -> list[Row]:
+    """The rows, each with the places up to which its neighbours are too close to call."""
+    best = [row.rank for row in rows]
+    worst = [row.rank for row in rows]
+    for index, row in enumerate(rows):
+        for above in range(index - 1, -1, -1):
+            if not _tied_rows(rows[above], row):
+                break
+            best[index], worst[above] = above + 1, row.rank
+    return [replace(r, best=b, worst=w) for r, b, w in zip(rows, best, worst, strict=True)]
+
+
+def _samples(records: Mapping[Path, Record], sampling: Sampling | None) -> Samples | None:
+    """The mean over seeds of what `sampling` gives; None where a record has none."""
+    if sampling is None:
+        return None
+    seeds: dict[int, list[Samples]] = {}
+    for path, record in records.items():
+        found = sampling(path, record)
+        if found is None:
+            return None
+        seeds.setdefault(record.seed, []).append(found)
+    means = [sum(runs[1:], runs[0]) / len(runs) for _, runs in sorted(seeds.items())]
+    return sum(means[1:], means[0]) / len(means)
+
+
+def _row(rank: int, records: dict[Path, Record], miou: Estimate, samples: Samples | None) -> Row:
     runs = records.values()
     return Row(
         rank=rank,
         records=records,
         miou=miou,
+        images=None if samples is None else half_width(samples),
         pixel_accuracy=statistics.fmean(_by_seed(runs, lambda r: r.metrics.pixel_accuracy)),
         mean_dice=statistics.fmean(_by_seed(runs, lambda r: r.metrics.mean_dice)),
         iou_per_class={name: _class_mean(runs, name) for name in next(iter(runs)).classes},
-        tied=above is not None and tied(above, miou),
+        samples=samples,
     )
 
 
 def _setting(record: Record) -> str:
-    """What the runs of one row share, as text that also orders rows of equal mIoU by name."""
     overrides = json.dumps(record.overrides, sort_keys=True)
     weights = record.encoder_weights
     return json.dumps([record.model, weights, record.recipe, record.recipe_hash, overrides])

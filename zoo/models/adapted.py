@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from zoo.models.decoders import DECODERS, Decoder, smp_class
 from zoo.models.dilation import Dilation, plan_dilation
 from zoo.models.encoder import Level, TimmEncoder, at_most, encoder_levels
+from zoo.models.heads.eomt import EomtNetwork, eomt
 from zoo.models.heads.fcn import fcn
 from zoo.models.heads.linear import linear
 from zoo.models.heads.pspnet import pspnet
@@ -35,14 +36,19 @@ Head = Callable[..., Parts]
 HEADS: dict[str, Head] = {"linear": linear, "fcn": fcn, "pspnet": pspnet}
 """What stands behind the encoder, from an encoder's levels, the number of classes and options."""
 
+NETWORKS = {"eomt": eomt}
+"""Decoders that reach into the encoder: the whole network from a description and options."""
 
-def build_network(spec: ModelSpec, **pretrained: Any) -> Network:
+
+def build_network(spec: ModelSpec, **pretrained: Any) -> Network | EomtNetwork:
     """The network of `spec` with our own encoder; `pretrained` are arguments of timm's builder.
 
     Raises InputError for options that the decoder does not have.
     """
     row = DECODERS[spec.decoder]
     check_options(spec.decoder, spec.decoder_args, adapted=True)
+    if spec.decoder in NETWORKS:
+        return NETWORKS[spec.decoder](spec, pretrained, **spec.decoder_args)
     levels, plain = encoder_levels(spec.encoder, **spec.encoder_args)
     levels = at_most(levels, spec.dilated)
     strides = _strides(row, spec.decoder_args)

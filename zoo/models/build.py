@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from zoo.errors import InputError, join_problems, shortened
+from zoo.errors import InputError, join_problems, nearest, shortened
 from zoo.models.decoders import DECODERS, smp_class
 from zoo.registry.options import SMP, defaults
+from zoo.registry.timm_table import timm_version
 
 if TYPE_CHECKING:
     import torch
@@ -59,11 +60,13 @@ def smp_encoder_name(encoder: str) -> str:
 def build(spec: ModelSpec, encoder_file: Path | None = None) -> SegmentationModel:
     """Build the model of `spec`, its encoder from `encoder_file` (safetensors) or at random.
 
-    Raises InputError where the file does not hold this encoder's weights, or where the decoder
-    cannot be built on the encoder.
+    Raises InputError where the file does not hold this encoder's weights, where the decoder cannot
+    be built on the encoder, and where the installed timm does not have it.
     """
     from zoo.models.segmentation import SegmentationModel
 
+    if not spec.encoder.startswith("smp:"):
+        _check_installed(spec.encoder.partition(".")[0])
     if encoder_file is None:
         return SegmentationModel(_construct(spec), spec)
     state = read_weights(encoder_file)
@@ -71,6 +74,21 @@ def build(spec: ModelSpec, encoder_file: Path | None = None) -> SegmentationMode
         net = _construct(spec, state)
     _check_report(report, spec, encoder_file)
     return SegmentationModel(net, spec)
+
+
+def _check_installed(encoder: str) -> None:
+    """Raise InputError where the installed timm does not have an encoder of the table."""
+    import timm
+
+    if timm.is_model(encoder):
+        return
+    version = timm_version()
+    close = nearest(encoder, timm.list_models())
+    instead = f", or take {' or '.join(close)}" if close else ""
+    raise InputError(
+        f"The installed timm {timm.__version__} has no encoder {encoder}; timm {version} has, from "
+        f"which zoo's table was made. Run pip install 'timm=={version}'{instead}."
+    )
 
 
 def build_with_weights(spec: ModelSpec, state: dict[str, torch.Tensor]) -> SegmentationModel:

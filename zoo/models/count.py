@@ -23,9 +23,10 @@ def gmacs(spec: ModelSpec, height: int, width: int) -> float | None:
     from torch.utils.flop_counter import FlopCounterMode
 
     from zoo.models.build import build
+    from zoo.models.meta import without_memory
 
     try:
-        with torch.device("meta"):
+        with without_memory():
             model = build(spec).eval()
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             model(torch.empty(1, spec.in_chans, height, width, device="meta"))

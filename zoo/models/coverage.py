@@ -18,12 +18,13 @@ from zoo.errors import InputError
 from zoo.files import write_text
 from zoo.models.build import build, build_with_weights
 from zoo.models.decoders import DECODERS, input_minimum, input_multiple
-from zoo.models.outputs import Outputs
+from zoo.models.outputs import MaskOutputs, Outputs, pixel_logits
 from zoo.models.segmentation import SegmentationModel
 from zoo.models.sketch import Undrawn
 from zoo.models.spec import ModelSpec, class_names, palette_for
 from zoo.registry import coverage as table
 from zoo.registry.coverage import Pair
+from zoo.registry.load import load_registry
 from zoo.registry.registry import resolve
 from zoo.registry.timm_table import Encoder, encoders
 
@@ -37,6 +38,8 @@ CLASSES = 3
 def wanted(module: str = "*", decoder: str = "*") -> list[tuple[Encoder, str]]:
     """The smallest encoder of every module with every decoder, both chosen by patterns.
 
+    Decoders that take some encoders alone (`takes` in the registry) are left out elsewhere.
+
     Raises InputError where nothing matches.
     """
     smallest: dict[str, Encoder] = {}
@@ -44,11 +47,14 @@ def wanted(module: str = "*", decoder: str = "*") -> list[tuple[Encoder, str]]:
         known = smallest.get(row.module)
         if known is None or float(row.params_m) < float(known.params_m):
             smallest[row.module] = row
+    rows = load_registry().decoders
     pairs = [
         (smallest[name], key)
         for name in sorted(smallest)
         for key in DECODERS
-        if fnmatchcase(name, module) and fnmatchcase(key, decoder)
+        if fnmatchcase(name, module)
+        and fnmatchcase(key, decoder)
+        and rows[key].refuses(smallest[name]) is None
     ]
     if not pairs:
         raise InputError(
@@ -166,9 +172,10 @@ def _exercise(spec: ModelSpec) -> None:
 
 def _trains(model: SegmentationModel, images: Tensor) -> None:
     given = model.training_outputs(images)
-    learned = [given]
     if isinstance(given, Outputs):
         learned = [given.logits, *(side.logits for side in given.auxiliary)]
+    else:
+        learned = [pixel_logits(given) if isinstance(given, MaskOutputs) else given]
     torch.stack([tensor.float().square().mean() for tensor in learned]).sum().backward()
     without = [name for name, p in model.named_parameters() if p.grad is None]
     if without:

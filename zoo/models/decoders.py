@@ -51,6 +51,7 @@ DECODERS = {
     "dpt": Decoder("DPT", (4, 8, 16, 32)),
     "linear": Decoder(None, ()),
     "fcn": Decoder(None, (8, 16, 32)),
+    "eomt": Decoder(None, ()),
 }
 
 

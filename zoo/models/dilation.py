@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -187,7 +187,7 @@ def _spread(module: Any, rate: int, kept: int, plain: bool) -> nn.Module:
     """The module with the stride `kept`, over values that lie `rate` pixels apart."""
     kernel, stride = _pair(module.kernel_size), _pair(module.stride)
     if stride == (kept, kept) and (rate == 1 or kernel == (1, 1)):
-        return module
+        return cast(nn.Module, module)
     _refuse_what_cannot_be_spread(module, plain)
     if stride[0] % kept:
         raise DilationError(f"a stride of {stride[0]} that is no multiple of {kept}")
@@ -202,7 +202,7 @@ def _spread(module: Any, rate: int, kept: int, plain: bool) -> nn.Module:
     module.dilation = tuple(step * rate for step in _pair(module.dilation))
     if not isinstance(module.padding, str):
         module.padding = tuple(size * rate for size in _pair(module.padding))
-    return module
+    return cast(nn.Module, module)
 
 
 def _spread_maximum(pool: nn.MaxPool2d, rate: int, missing: Pair) -> nn.Module:

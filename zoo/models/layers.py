@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 ENCODER = "net.encoder.model."
 """What the names of timm's own parameters begin with in a `SegmentationModel`."""
 
+NATIVE = "net.encoder."
+"""The same for an encoder that is SMP's own (`smp:NAME`)."""
+
+SIDE = 256
+"""Pixels of the square that an encoder of SMP's own is run on to learn the order of its layers."""
+
 NUMBERED = r"(?:[a-z]\w*\.)*?\d+\.(?:(?:[a-z]\w*\.)*?\d+\.)?"
 """The beginning of a parameter's name up to its second number, or to its only one."""
 
@@ -30,10 +36,12 @@ def encoder_layers(model: SegmentationModel) -> list[list[str]]:
     The first list is the stem, the last one the layer nearest to the decoder; together they hold
     every parameter of the encoder exactly once. The order is timm's own (`group_matcher`), asked of
     the whole network on the meta device, since feature extractors do not keep it; where timm
-    numbers nothing, the numbers in the names say what a layer is.
+    numbers nothing, the numbers in the names say what a layer is. An encoder of SMP's own is
+    numbered so too, in the order in which an image meets its parameters.
     """
-    names = [name for name, _ in model.named_parameters() if name.startswith(ENCODER)]
-    short = [name.removeprefix(ENCODER) for name in names]
+    prefix = _prefix(model)
+    names = [name for name, _ in model.named_parameters() if name.startswith(prefix)]
+    short = [name.removeprefix(prefix) for name in names]
     depth = _depths(model.spec.encoder)
     if any(_plain(name) not in depth for name in short):
         depth = _depths_by_number(short)
@@ -46,8 +54,9 @@ def encoder_layers(model: SegmentationModel) -> list[list[str]]:
 def spared_from_decay(model: SegmentationModel) -> set[str]:
     """The encoder's parameters that timm's `no_weight_decay()` names, by their names in `model`."""
     spared = _spared(model.spec.encoder)
-    names = (name for name, _ in model.named_parameters() if name.startswith(ENCODER))
-    return {name for name in names if _plain(name.removeprefix(ENCODER)) in spared}
+    prefix = _prefix(model)
+    names = (name for name, _ in model.named_parameters() if name.startswith(prefix))
+    return {name for name in names if _plain(name.removeprefix(prefix)) in spared}
 
 
 def unfreeze(model: SegmentationModel, share: float) -> None:
@@ -146,8 +155,9 @@ def _set(model: SegmentationModel, learning: set[str]) -> bool:
 
 
 def _decoder_names(model: SegmentationModel) -> set[str]:
-    """Everything that is not timm's own encoder; what adapts it counts as decoder."""
-    return {name for name, _ in model.named_parameters() if not name.startswith(ENCODER)}
+    """Everything that is not the encoder itself; what adapts it counts as decoder."""
+    prefix = _prefix(model)
+    return {name for name, _ in model.named_parameters() if not name.startswith(prefix)}
 
 
 def _head_names(model: SegmentationModel) -> set[str]:
@@ -209,7 +219,8 @@ def _timm_names(model: SegmentationModel) -> dict[str, str]:
     """Each parameter of the encoder, by its name in `model`, with its name in timm's whole net."""
     own = _whole_names(model.spec.encoder)
     names = [name for layer in encoder_layers(model) for name in layer]
-    extracted = {name: name.removeprefix(ENCODER) for name in names}
+    prefix = _prefix(model)
+    extracted = {name: name.removeprefix(prefix) for name in names}
     return {name: own.get(_plain(short), short) for name, short in extracted.items()}
 
 
@@ -223,6 +234,10 @@ def _outermost(module: nn.Module) -> Iterator[nn.Module]:
             yield child
 
 
+def _prefix(model: SegmentationModel) -> str:
+    return NATIVE if model.spec.encoder.startswith("smp:") else ENCODER
+
+
 def _plain(name: str) -> str:
     """Feature extractors rename `stages.0` to `stages_0` and may wrap the net once more."""
     return name.replace(".", "_").removeprefix("model_").removeprefix("body_")
@@ -234,6 +249,8 @@ def _depths(encoder: str) -> dict[str, int]:
     from timm.models import group_parameters
 
     net = _whole(encoder)
+    if encoder.startswith("smp:"):
+        return _depths_by_number(_in_order_of_use(net))
     if not hasattr(net, "group_matcher"):
         return _depths_by_number([name for name, _ in net.named_parameters()])
     numbered = group_parameters(net, net.group_matcher(coarse=False), reverse=True)
@@ -253,12 +270,30 @@ def _spared(encoder: str) -> set[str]:
 
 
 def _whole(encoder: str) -> Any:
-    """The whole timm network on the meta device, which makes no weights."""
-    import timm
+    """The whole timm network, or SMP's encoder, on the meta device, which makes no weights."""
+    from zoo.models.meta import without_memory
+
+    with without_memory():
+        if encoder.startswith("smp:"):
+            from segmentation_models_pytorch.encoders import get_encoder
+
+            return get_encoder(encoder.removeprefix("smp:"), weights=None).to("meta")
+        import timm
+
+        return timm.create_model(encoder)
+
+
+def _in_order_of_use(net: nn.Module) -> list[str]:
+    """The names of the parameters as an image meets them; those that it does not meet come last."""
     import torch
 
-    with torch.device("meta"):
-        return timm.create_model(encoder)
+    met: dict[nn.Module, None] = {}
+    for module in net.modules():
+        module.register_forward_pre_hook(lambda module, _: met.setdefault(module))
+    net(torch.empty(1, 3, SIDE, SIDE, device="meta"))
+    own = {id(parameter): name for name, parameter in net.named_parameters()}
+    used = [own[id(p)] for module in met for p in module.parameters(recurse=False)]
+    return list(dict.fromkeys([*used, *own.values()]))
 
 
 def _depths_by_number(names: list[str]) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import NamedTuple
 
 import torch
@@ -44,3 +45,46 @@ def resized(logits: torch.Tensor, size: tuple[int, int], align_corners: bool) ->
     if logits.shape[-2:] == size:
         return logits
     return functional.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
+
+
+class Queries(NamedTuple):
+    """What mask queries say: `classes` B x N x (K + 1), the last one "no object", as logits.
+
+    `masks` B x N x h x w are logits of where each of the N queries is, on a grid of cells.
+    """
+
+    classes: torch.Tensor
+    masks: torch.Tensor
+
+
+class MaskOutputs(NamedTuple):
+    """Predictions of mask queries, from the first that learns along to the last, which counts.
+
+    The cells of their masks lie evenly over `size` (height, width in pixels), of which the part
+    `crop` from the top left belongs to the images.
+    """
+
+    predictions: tuple[Queries, ...]
+    size: tuple[int, int]
+    crop: tuple[int, int]
+
+
+LEAST_SCORE = 1e-6
+"""Added to the scores of pixels, so that their logarithms are finite."""
+
+
+def pixel_logits(outputs: MaskOutputs) -> torch.Tensor:
+    """Logits of every class for every pixel from the last prediction: B x K x crop, float32.
+
+    The score of a class is the sum over queries of its probability (softmax, "no object" left out)
+    times that of the mask (sigmoid) at the pixel, as in arXiv 2107.06278; its logarithm is the
+    logit, so that a softmax over classes gives their shares of the score.
+    """
+    last, (height, width) = outputs.predictions[-1], outputs.crop
+    device = last.masks.device.type
+    known = torch.amp.is_autocast_available(device)  # not where nothing is computed
+    with torch.autocast(device, enabled=False) if known else contextlib.nullcontext():
+        masks = resized(last.masks.float(), outputs.size, align_corners=False).sigmoid()
+        classes = last.classes.float().softmax(dim=-1)[..., :-1]
+        scores = torch.einsum("bnhw,bnk->bkhw", masks[..., :height, :width], classes)
+        return (scores + LEAST_SCORE).log()

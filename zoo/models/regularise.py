@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from zoo.errors import InputError
 from zoo.models.build import build
+from zoo.models.heads.eomt import MaskHead
 from zoo.models.layers import learning_names
 from zoo.models.norms import to_group_norm
 
@@ -94,6 +95,8 @@ def _scoring_layers(model: SegmentationModel) -> list[nn.Module]:
     head = getattr(model.net, "segmentation_head", None)
     if not isinstance(head, nn.Module):
         return []
+    if isinstance(head, MaskHead):
+        return [head.classes]
     count = len(model.spec.classes)
     return [
         layer

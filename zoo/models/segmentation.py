@@ -9,8 +9,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from zoo.errors import InputError
+
 if TYPE_CHECKING:
-    from zoo.models.outputs import Outputs
+    from zoo.models.outputs import MaskOutputs, Outputs
     from zoo.models.spec import ModelSpec
 
 
@@ -44,17 +46,27 @@ class SegmentationModel(nn.Module):
         logits: torch.Tensor = self.net(images)
         return logits[..., :height, :width]
 
-    def training_outputs(self, images: torch.Tensor) -> Outputs | torch.Tensor:
+    def training_outputs(self, images: torch.Tensor) -> Outputs | MaskOutputs | torch.Tensor:
         """What the losses take: logits as they are before the network's last enlargement.
 
         `full_size` of the outputs is what `forward` returns for `images`. A plain tensor is that
-        itself; it comes from networks that do not end in an enlargement, and from windows.
+        itself; it comes from networks that do not end in an enlargement, and from windows. Networks
+        of mask queries give these, and raise InputError for images that need windows.
         """
+        from zoo.models.heads.eomt import EomtNetwork
         from zoo.models.small_logits import net_outputs
 
         height, width = images.shape[-2:]
         fixed = self.spec.img_size
         padded = self.padded(images)
+        if isinstance(self.net, EomtNetwork):
+            if fixed and padded.shape[-2:] != (fixed, fixed):
+                raise InputError(
+                    f"{self.spec.name} learns from images of {fixed} x {fixed} pixels at most, got "
+                    f"{height} x {width}. Set crop to {fixed} or less, or build it with "
+                    "img_size= as large as the crop."
+                )
+            return self.net.training_outputs(padded)._replace(crop=(height, width))
         if fixed and padded.shape[-2:] != (fixed, fixed):
             return self._outputs_of_windows(padded, fixed, (height, width))
         outputs = net_outputs(self.net, padded)

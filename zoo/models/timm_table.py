@@ -313,8 +313,11 @@ def _row_differences(listed: Encoder, measured: Encoder) -> list[str]:
     ]
 
 
-def check_registry(sample: int = 25) -> list[str]:
-    """Everything that is wrong with the registry that comes with zoo and with its tables."""
+def check_registry(sample: int | None = 25) -> list[str]:
+    """Everything that is wrong with the registry that comes with zoo and with its tables.
+
+    `sample` nets are measured again, all where it is None.
+    """
     try:
         registry = load_registry()
     except InputError as error:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from zoo.registry.options import defaults
+
 ENCODER_ARGS = frozenset(
     {
         "act_layer", "attn_drop_rate", "bn_eps", "bn_momentum", "class_token", "drop_path_rate",
@@ -17,30 +19,23 @@ ENCODER_ARGS = frozenset(
 )  # fmt: skip
 """Arguments of timm's builder that neither load a file nor reach the network."""
 
-DECODER_PREFIXES = ("decoder_", "psp_")
-DECODER_ARGS = frozenset(
-    {
-        "auxiliary", "bins", "channels", "dropout", "encoder_depth", "encoder_output_stride",
-        "kernels", "norm", "pooling", "rates", "separable", "stride", "upsampling",
-    }
-)  # fmt: skip
-"""Arguments of decoders beside those that start with one of the prefixes."""
-
 MAX_NUMBER = 65_536
 MAX_SIDE = 4_096
 MAX_ENTRIES = 32
 MAX_TEXT = 200
 
 
+def decoder_args(decoder: str) -> frozenset[str]:
+    """The options of a decoder that may come from elsewhere: those that leave logits logits."""
+    return frozenset(defaults(decoder)) - {"activation"}
+
+
 def wrong_arguments(
-    arguments: Mapping[str, Any],
-    allowed: frozenset[str],
-    place: str,
-    prefixes: tuple[str, ...] = (),
+    arguments: Mapping[str, Any], allowed: frozenset[str], place: str
 ) -> Iterator[str]:
     """What is wrong with arguments from elsewhere: names that are not allowed, absurd values."""
     for name, value in arguments.items():
-        if name not in allowed and not name.startswith(prefixes):
+        if name not in allowed:
             yield f"{place}.{name}: no model folder may hold this argument"
         elif problem := _wrong_value(value, MAX_SIDE if name == "img_size" else MAX_NUMBER):
             yield f"{place}.{name}: {problem}"

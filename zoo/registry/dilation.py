@@ -28,9 +28,11 @@ class Dilation(NamedTuple):
         return {"output_stride": self.stride} if self.by == "timm" else {}
 
     @property
-    def dilated(self) -> int | None:
+    def dilated(self) -> Literal[8, 16] | None:
         """The output stride that zoo brings the built net to."""
-        return self.stride if self.by == "zoo" else None
+        if self.by != "zoo":
+            return None
+        return 8 if self.stride == 8 else 16
 
     def __str__(self) -> str:
         return {

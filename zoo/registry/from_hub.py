@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import InputError
-from zoo.registry.arguments import DECODER_ARGS, DECODER_PREFIXES, ENCODER_ARGS, wrong_arguments
+from zoo.registry.arguments import ENCODER_ARGS, decoder_args, wrong_arguments
 from zoo.remote.address import hub_timeout, parse_address
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 FILE = "registry.yaml"
 MAX_BYTES = 1_000_000
+CHOSEN = frozenset({"encoder_output_indices"})
+"""Options that a person chooses for one encoder, and no row for all of them."""
 WAYS = ("from a file at hand: point ZOO_REGISTRY at it",)
 
 
@@ -54,14 +56,17 @@ def unsafe_parts(file: RegistryFile) -> Iterator[str]:
     for name, decoder in file.decoders.items():
         place = f"decoders.{name}"
         yield from wrong_arguments(decoder.encoder_args, ENCODER_ARGS, f"{place}.encoder_args")
-        yield from _decoder(decoder.args, f"{place}.args")
+        yield from _decoder(name, decoder.args, f"{place}.args")
         for index, case in enumerate(decoder.cases):
             here = f"{place}.cases[{index}]"
-            yield from _decoder(case.args, f"{here}.args")
+            yield from _decoder(name, case.args, f"{here}.args")
             yield from wrong_arguments(case.encoder_args, ENCODER_ARGS, f"{here}.encoder_args")
     for name, model in file.models.items():
-        yield from _decoder(model.args, f"models.{name}.args")
+        yield from _decoder(name.partition("-")[0], model.args, f"models.{name}.args")
+        for key, weights in model.weights.items():
+            if weights.revision is None:
+                yield f"models.{name}.weights.{key}.revision: is missing; a commit has to be pinned"
 
 
-def _decoder(arguments: dict[str, Any], place: str) -> Iterator[str]:
-    return wrong_arguments(arguments, DECODER_ARGS, place, DECODER_PREFIXES)
+def _decoder(decoder: str, arguments: dict[str, Any], place: str) -> Iterator[str]:
+    return wrong_arguments(arguments, decoder_args(decoder) - CHOSEN, place)

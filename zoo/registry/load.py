@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,24 +128,32 @@ def _missing_parts(file: RegistryFile) -> Iterator[str]:
 def _wrong_references(file: RegistryFile, base: RegistryFile, folder: Path) -> Iterator[str]:
     """What names something that neither this file nor the registry below it has."""
     decoders, recipes = base.decoders, base.recipes | file.recipes
-    for name in file.decoders:
-        if name not in decoders:
-            yield f"decoders.{name}: {unknown('decoder', name, decoders)}"
+    for name, row in file.decoders.items():
+        yield from (f"decoders.{name}{text}" for text in _wrong_decoder(name, row, base, recipes))
     for index, rule in enumerate(file.encoders):
         if rule.recipe is not None and rule.recipe not in recipes:
             yield f"encoders[{index}].recipe: {unknown('recipe', rule.recipe, recipes)}"
         if rule.weights is not None and not (folder / rule.weights).is_file():
             yield f"encoders[{index}].weights: there is no file {folder / rule.weights}"
     models = base.models | file.models
-    for name, row in file.models.items():
-        if row.recipe is not None and row.recipe not in recipes:
-            yield f"models.{name}.recipe: {unknown('recipe', row.recipe, recipes)}"
-        yield from (f"models.{name}: {text}" for text in _wrong_model(name, row, decoders))
+    for name, model in file.models.items():
+        if model.recipe is not None and model.recipe not in recipes:
+            yield f"models.{name}.recipe: {unknown('recipe', model.recipe, recipes)}"
+        yield from (f"models.{name}: {text}" for text in _wrong_model(name, model, decoders))
     for old, new in file.renamed.items():
         if new not in models and (wrong := name_problems(new, decoders)):
             yield f"renamed.{old}: {' '.join(wrong)}"
         if old in models or not name_problems(old, decoders):
             yield f"renamed.{old}: this name is still in use"
+
+
+def _wrong_decoder(
+    name: str, row: Decoder, base: RegistryFile, recipes: dict[str, Recipe]
+) -> Iterator[str]:
+    if name not in base.decoders:
+        yield f": {unknown('decoder', name, base.decoders)}"
+    if row.recipe is not None and row.recipe not in recipes:
+        yield f".recipe: {unknown('recipe', row.recipe, recipes)}"
 
 
 def _wrong_model(name: str, row: CuratedModel, decoders: dict[str, Decoder]) -> Iterator[str]:
@@ -153,6 +162,17 @@ def _wrong_model(name: str, row: CuratedModel, decoders: dict[str, Decoder]) -> 
         yield f"the name must start with a decoder and a hyphen: {', '.join(decoders)}"
     elif not row.encoder.startswith("smp:"):
         yield from name_problems(f"{decoder}-{row.encoder}", decoders)
+
+
+def current_name(name: str, registry: Registry) -> str:
+    """The name, or what it is called now, with a FutureWarning."""
+    if name not in registry.renamed:
+        return name
+    new = registry.renamed[name]
+    warnings.warn(
+        f"The model {name} is called {new} now. Use the new name.", FutureWarning, stacklevel=3
+    )
+    return new
 
 
 def split_name(name: str) -> tuple[str, str, str | None]:

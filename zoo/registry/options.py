@@ -68,10 +68,21 @@ class PspnetOptions(Strict):
         return self
 
 
+class EomtOptions(Strict):
+    """Options of `eomt`: its queries, and how many of the encoder's last blocks they go through.
+
+    `blocks` of None is 3, and 4 in encoders of more than 12 blocks.
+    """
+
+    queries: Annotated[int, Field(ge=1, le=4096)] = 100
+    blocks: Annotated[int, Field(ge=1, le=256)] | None = None
+
+
 OWN: dict[str, type[Strict]] = {
     "linear": LinearOptions,
     "fcn": FcnOptions,
     "pspnet": PspnetOptions,
+    "eomt": EomtOptions,
 }
 """The heads of zoo's own and their options."""
 

@@ -140,7 +140,10 @@ class Stage(Strict):
         return []
 
 
-LossName = Literal["ce", "dice", "focal", "jaccard", "tversky", "lovasz", "ohem", "boundary"]
+LossName = Literal[
+    "ce", "dice", "focal", "jaccard", "tversky", "lovasz", "ohem", "boundary",
+    "query_class", "query_mask", "query_dice",
+]  # fmt: skip
 
 
 class LossOptions(Strict):
@@ -150,7 +153,8 @@ class LossOptions(Strict):
     false positives, `tversky_beta` false negatives; ohem keeps pixels whose true class has a
     probability below `ohem_threshold`, and of every image at least the share `ohem_min_kept`;
     boundary multiplies the cross-entropy by `boundary_factor` within `boundary_width` pixels of a
-    border between classes.
+    border between classes; `no_object_weight` is what a query without a class weighs in
+    query_class.
     """
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -162,6 +166,7 @@ class LossOptions(Strict):
     ohem_min_kept: PositiveShare = 0.0625
     boundary_width: Count = 3
     boundary_factor: Positive = 4.0
+    no_object_weight: PositiveShare = 0.1
 
 
 def _cross_entropy() -> dict[LossName, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -11,9 +11,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zoo.errors import InputError, join_problems, unknown
-from zoo.registry import coverage, timm_table
+from zoo.leaderboard.lookup import measured_rows
+from zoo.registry import coverage, timm_table, trained
 from zoo.registry.dilation import Dilation, dilation
-from zoo.registry.load import Registry, load_registry, name_problems, registry_file, split_name
+from zoo.registry.licences import OPEN, fits_licence, non_commercial
+from zoo.registry.load import (
+    Registry,
+    current_name,
+    load_registry,
+    name_problems,
+    registry_file,
+    split_name,
+)
 from zoo.registry.options import defaults
 from zoo.registry.schema import CuratedModel, Decoder, Rule, TrainedWeights, matches
 from zoo.registry.timm_table import Encoder
@@ -21,6 +30,7 @@ from zoo.registry.timm_table import Encoder
 TABLE = "timm table"
 COVERAGE = "coverage table"
 DEFAULTS = "the decoder's default"
+LEADERBOARD = "leaderboard"
 
 
 class Name(NamedTuple):
@@ -37,12 +47,13 @@ class Resolved:
 
     `args` go to the decoder's SMP class, `encoder_args` to timm. `weights_file` is a local file,
     `hub_id` the repository of the encoder's pretrained weights; both None means there are none.
-    `mean` and `std` apply to pixels in [0, 1]. `licence` is that of the encoder's weights, None
-    where it is not known. `adapted` says why the pair is joined by zoo's adapter and not by SMP's
-    own class, None where it is. `dilation` says how the encoder comes to the output stride that
-    the decoder asks for. `reason` says why a pair is not supported. `row` is the encoder's
-    row of the table, None for an `smp:` encoder. `origins` maps each value, `args.KEY` included,
-    to where it came from.
+    `mean` and `std` apply to pixels in [0, 1]. `licence` is that of the encoder's weights, or of
+    the trained weights that the name stands for (`default` is their key in `trained`); None where
+    it is not known. `adapted` says why the pair is joined by zoo's adapter and not by SMP's own
+    class, None where it is. `dilation` says how the encoder comes to the output stride that the
+    decoder asks for. `reason` says why a pair is not supported. `row` is the encoder's row
+    of the table, None for an `smp:` encoder. `origins` maps each value, `args.KEY` included, to
+    where it came from.
     """
 
     name: str
@@ -58,6 +69,7 @@ class Resolved:
     licence: str | None = None
     recipe: str = ""
     trained: dict[str, TrainedWeights] = field(default_factory=dict)
+    default: str | None = None
     adapted: str | None = None
     dilation: Dilation | None = None
     supported: bool = True
@@ -97,22 +109,30 @@ def parse_name(name: str, *, overlay: Path | None = None) -> Name:
     parts and a FutureWarning. Raises InputError with the nearest names.
     """
     registry = load_registry(overlay)
-    return _parse(_current(name, registry), registry)
+    return _parse(current_name(name, registry), registry)
 
 
 def resolve(name: str, overlay: Path | None = None) -> Resolved:
     """Everything known about a model, whether or not the pair is supported.
 
-    Later wins: the timm table, the decoder's row, the first matching encoder rule, the curated
-    row, the overlay's first matching rule. A rule with a weights file does not apply to a name
-    with a tag, which asks for timm's weights. Raises InputError for an unknown name.
+    Later wins: the timm table, the decoder's row, the first matching encoder rule, the decoder's
+    recipe, the curated row, the overlay's first matching rule. A rule with a weights file does not
+    apply to a name with a tag, which asks for timm's weights. Raises InputError for an unknown
+    name.
     """
     registry = load_registry(overlay)
-    name = _current(name, registry)
+    name = current_name(name, registry)
     parts = _parse(name, registry)
     model = Resolved(name=name, decoder=parts.decoder, encoder=parts.encoder, tag=parts.tag)
     model.row = timm_table.encoders().get(parts.encoder)
-    for step in (_put_table, _put_decoder, _put_rules, _put_curated, _put_overlay_rules):
+    for step in (
+        _put_table,
+        _put_decoder,
+        _put_rules,
+        _put_recipe,
+        _put_curated,
+        _put_overlay_rules,
+    ):
         step(model, registry)
     _put_support(model, registry)
     model.origins |= dict.fromkeys(("name", "decoder", "encoder"), "name")
@@ -138,8 +158,12 @@ def show(name: str, overlay: Path | None = None) -> list[tuple[str, Any, str]]:
         values[key] = getattr(model, key)
     values["evidence"] = registry.recipe(model.recipe).evidence
     origins = model.origins | {"evidence": registry.origin(f"recipes.{model.recipe}")}
-    for key, trained in model.trained.items():
-        values[f"trained.{key}"] = f"{trained.hub}@{trained.revision}"
+    values["default"] = model.default
+    if non_commercial(model.licence):
+        values["commercial_use"], origins["commercial_use"] = "forbidden", origins["licence"]
+    for key, value in trained.shown(model.trained):
+        values[key] = value
+        origins[key] = registry.origin(f"models.{model.name}")
     if model.row is not None:
         for key in ("kind", "reductions", "channels", "dilates", "resizes", "params_m"):
             values[key] = getattr(model.row, key)
@@ -148,7 +172,8 @@ def show(name: str, overlay: Path | None = None) -> list[tuple[str, Any, str]]:
     values["dilation"] = model.dilation and str(model.dilation)
     values["supported"] = "yes" if model.supported else f"no: {model.reason}"
     values["smp_loadable"] = "yes" if model.smp_loadable else "no"
-    return [(key, value, origins[key]) for key, value in values.items() if key in origins]
+    rows = [(key, value, origins[key]) for key, value in values.items() if key in origins]
+    return rows + [(key, value, LEADERBOARD) for key, value in measured_rows(model.name)]
 
 
 def adapted(name: str, decoder: Decoder, encoder: Encoder) -> str | None:
@@ -164,12 +189,15 @@ def list_models(
     *,
     decoder: str | None = None,
     encoder: str | None = None,
+    licence: str | None = None,
     overlay: Path | None = None,
 ) -> list[str]:
     """The supported names that match the pattern (* and ?), numbers in them sorted as numbers.
 
     `decoder` and `encoder` are patterns too. A pattern with a dot is matched against the names
-    with tags. Raises InputError for a decoder or encoder that nothing matches.
+    with tags. `licence` is a pattern of the pretrained or trained weights' licence, or `open`: see
+    docs/registry.md. Raises InputError for a decoder or encoder that nothing matches, and for a
+    licence that none of the names' weights come under.
     """
     registry = load_registry(overlay)
     rows = timm_table.encoders()
@@ -184,14 +212,37 @@ def list_models(
         for row in rows.values()
         if row.name in encoders
         for name in _spellings(f"{key}-{row.name}", row, tagged)
-        if fnmatchcase(name, pattern) and coverage.problem(row.module, key) is None
+        if fnmatchcase(name, pattern)
+        and coverage.problem(row.module, key) is None
+        and registry.decoders[key].refuses(row) is None
     ]
     names += [
         name
         for name, parts in zip(registry.models, curated, strict=True)
         if parts.decoder in decoders and parts.encoder in encoders and fnmatchcase(name, pattern)
     ]
-    return sorted(set(names), key=natural)
+    chosen = sorted(set(names), key=natural)
+    return chosen if licence is None else under_licence(licence, chosen, overlay)
+
+
+def under_licence(licence: str, names: list[str], overlay: Path | None) -> list[str]:
+    """Those of `names` whose weights come under a licence, which no decoder changes.
+
+    Raises InputError, with the licences that there are, where none does.
+    """
+    curated = load_registry(overlay).models
+    keys = {name: name if name in curated else name.partition("-")[2] for name in names}
+    one_each = {key: name for name, key in keys.items()}
+    licences = {key: resolve(name, overlay).licence for key, name in one_each.items()}
+    chosen = [name for name, key in keys.items() if fits_licence(licence, licences[key])]
+    if names and not chosen:
+        counts = Counter(terms or "not known" for terms in licences.values()).most_common()
+        raise InputError(
+            f"No weights of the {len(names)} models come under {licence!r}. Their licences: "
+            f"{', '.join(terms for terms, _ in counts)}. Patterns with * and ? are taken, and "
+            f"`open`, which means {', '.join(sorted(OPEN))}."
+        )
+    return chosen
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
@@ -211,17 +262,6 @@ def _chosen(what: str, pattern: str | None, names: Iterable[str]) -> list[str]:
     if not found:
         raise InputError(unknown(what, str(pattern), names))
     return found
-
-
-def _current(name: str, registry: Registry) -> str:
-    """The name, or what it is called now."""
-    if name not in registry.renamed:
-        return name
-    new = registry.renamed[name]
-    warnings.warn(
-        f"The model {name} is called {new} now. Use the new name.", FutureWarning, stacklevel=3
-    )
-    return new
 
 
 def _parse(name: str, registry: Registry) -> Name:
@@ -266,6 +306,12 @@ def _put_rules(model: Resolved, registry: Registry) -> None:
     _put_first_match(model, registry.rules, "registry.yaml", registry_file().parent)
 
 
+def _put_recipe(model: Resolved, registry: Registry) -> None:
+    """The decoder's own recipe, where it has one."""
+    if (recipe := registry.decoders[model.decoder].recipe) is not None:
+        model.put("recipe", recipe, registry.origin(f"decoders.{model.decoder}"))
+
+
 def _put_overlay_rules(model: Resolved, registry: Registry) -> None:
     if registry.overlay is not None:
         source = f"overlay {registry.overlay}"
@@ -297,6 +343,9 @@ def _put_curated(model: Resolved, registry: Registry) -> None:
     model.put("tag", model.tag, origin)
     model.put("args", row.args, origin)
     model.put("trained", row.weights, origin)
+    if row.default is not None:  # the encoder's own weights play no part
+        for key, value in (("default", row.default), ("tag", None), ("hub_id", None)):
+            model.put(key, value, origin)
     _put_given(model, row, origin)
 
 
@@ -307,6 +356,9 @@ def _put_support(model: Resolved, registry: Registry) -> None:
     if model.row is not None:
         model.adapted = adapted(model.decoder, decoder, model.row)
         model.reason = coverage.problem(model.row.module, model.decoder)
+        if (lacking := decoder.refuses(model.row)) is not None:
+            place = registry.origin(f"decoders.{model.decoder}")
+            model.reason, origin = f"{model.decoder} needs {lacking}", f"{place}.takes"
         if (way := dilation(model.decoder, model.args, model.row)) is not None:
             model.put("dilation", way, TABLE)
     elif decoder.needs is None:

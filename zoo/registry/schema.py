@@ -8,11 +8,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from zoo.errors import InputError, join_problems
+from zoo.class_lists import CLASS_LISTS
+from zoo.errors import InputError, join_problems, unknown
 from zoo.files import parse_yaml, read_yaml
+from zoo.palette import default_palette
 from zoo.registry.recipe import Recipe
 from zoo.registry.strict import Strict, dotted, problems, unknown_key, written_as
 from zoo.registry.timm_table import Encoder
+from zoo.remote.address import PREFIX
 
 
 def _column(name: str) -> str:
@@ -94,7 +97,8 @@ class Decoder(Strict):
     """A decoder: `args` go to its class, `encoder_args` to timm.
 
     The arguments of the first of `cases` that matches the encoder come on top of `args`. A head of
-    zoo's own has no `needs`.
+    zoo's own has no `needs`; `takes` are the only encoders that one can be built on, except those
+    that match `leaves_out`. `recipe` takes the place of the encoder rules' recipe.
     """
 
     title: Annotated[str, Field(min_length=1)]
@@ -105,6 +109,16 @@ class Decoder(Strict):
     encoder_args: dict[str, Any] = Field(default_factory=dict)
     cases: list[Case] = Field(default_factory=list)
     needs: Needs | None = None
+    takes: Where = Field(default_factory=dict)
+    leaves_out: Where = Field(default_factory=dict)
+    recipe: str | None = None
+
+    def refuses(self, encoder: Encoder) -> str | None:
+        """What an encoder that it cannot be built on lacks, or None where it can."""
+        if self.leaves_out and matches(self.leaves_out, encoder):
+            left_out = "; ".join(f"{key} {', '.join(p)}" for key, p in self.leaves_out.items())
+            return f"an encoder that is not left out ({left_out}), has {encoder.name}"
+        return Needs(where=self.takes).lacking(encoder) if self.takes else None
 
 
 class Rule(Strict):
@@ -128,25 +142,60 @@ class Rule(Strict):
         return self
 
 
-class TrainedWeights(Strict):
-    """Trained weights of a curated model, pinned to a commit, with the evidence.
+def _with_colours(value: object) -> object:
+    """Names of classes, or the name of a public set's, as names with colours."""
+    if isinstance(value, str):
+        if value not in CLASS_LISTS:
+            raise ValueError(unknown("list of classes", value, CLASS_LISTS))
+        return CLASS_LISTS[value]
+    if not isinstance(value, list):
+        return value
+    if len({*map(str, value)}) < len(value):
+        raise ValueError("class names must differ from each other")
+    return dict(zip(value, default_palette(len(value)), strict=True))
 
-    `data`, `split` and `protocol` say what the metrics were measured on and how.
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+ClassColours = Annotated[
+    dict[str, Annotated[tuple[Byte, Byte, Byte], Field(strict=False)]],
+    BeforeValidator(_with_colours),
+    Field(min_length=1, max_length=255),
+]
+
+
+class TrainedWeights(Strict):
+    """Trained weights of a curated model, with the evidence.
+
+    Without a `revision` they are not pinned: the commit is looked up when they are loaded, and
+    recorded. `classes`, with their colours, are for a repository that states none: a list of names,
+    a mapping of names to [red, green, blue], or the name of a public set whose classes they are.
+    `source` says where the weights come from. `data`, `split` and `protocol` say what the metrics
+    were measured on and how.
     """
 
     hub: Annotated[str, written_as(r"[\w.-]+/[\w.-]+", "ORG/REPO")]
-    revision: Annotated[str, written_as("[0-9a-f]{40}", "a commit of 40 hexadecimal digits")]
+    revision: (
+        Annotated[str, written_as("[0-9a-f]{40}", "a commit of 40 hexadecimal digits")] | None
+    ) = None
+    classes: ClassColours | None = None
+    source: str | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     data: str | None = None
     split: str | None = None
     protocol: Annotated[int, Field(ge=1)] | None = None
     results: str | None = None
 
+    @property
+    def address(self) -> str:
+        """Where they lie, as a MODEL: `hf-hub:ORG/REPO[@REVISION]`."""
+        return f"{PREFIX}{self.hub}" + (f"@{self.revision}" if self.revision else "")
+
 
 class CuratedModel(Strict):
-    """A measured model; `encoder` is `NAME[.TAG]` of timm, or `smp:NAME` of SMP alone.
+    """A trained model; `encoder` is `NAME[.TAG]` of timm, or `smp:NAME` of SMP alone.
 
-    An `smp:` encoder is in no table, so it needs recipe, mean and std.
+    An `smp:` encoder is in no table, so it needs recipe, mean and std. `default` is the key of
+    those `weights` that the name alone stands for; without it the name is an architecture.
     """
 
     encoder: str
@@ -156,6 +205,13 @@ class CuratedModel(Strict):
     std: Std | None = None
     licence: str | None = None
     weights: dict[str, TrainedWeights] = Field(default_factory=dict)
+    default: str | None = None
+
+    @model_validator(mode="after")
+    def _default_is_there(self) -> Self:
+        if self.default is not None and self.default not in self.weights:
+            raise ValueError(unknown("default weights", self.default, self.weights))
+        return self
 
     @model_validator(mode="after")
     def _smp_encoders_are_described(self) -> Self:

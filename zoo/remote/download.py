@@ -22,7 +22,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
 )
 
 from zoo.console import progress_bar, remark
-from zoo.errors import RunError
+from zoo.errors import InputError, RunError
 from zoo.remote.cache import digest_of, holds, link, snapshot
 from zoo.remote.listing import Listed, Listing
 from zoo.remote.task import Task, explained, may_pass
@@ -34,9 +34,17 @@ MAX_HEADER_BYTES = 100_000_000
 SAID_FROM_BYTES = 100_000
 
 
-def store(task: Task, listing: Listing, name: str, timeout: float) -> Path:
-    """Bring a listed file into the cache if it is not there. Raises InputError or RunError."""
+def store(
+    task: Task, listing: Listing, name: str, timeout: float, limit: int | None = None
+) -> Path:
+    """Bring a listed file into the cache if it is not there.
+
+    Raises InputError, before any request, for a file of more than `limit` bytes, and what a failed
+    download raises.
+    """
     listed = listing.files[name]
+    if limit is not None and listed.size > limit:
+        raise InputError(f"{name} of {task.repo} is larger than {limit} bytes; refused.")
     pointer = snapshot(task, listing.commit) / name
     blob = task.folder / "blobs" / listed.digest
     with explained(task):

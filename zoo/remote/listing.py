@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError as HubTransportError  # type: ignore[attr-defined]
@@ -67,7 +68,7 @@ def _ask(task: Task, timeout: float) -> Listing:
     files, commit = {}, info.sha or ""
     for sibling in info.siblings or []:
         digest = sibling.blob_id if sibling.lfs is None else sibling.lfs.sha256
-        if sibling.size is not None and digest and DIGEST.fullmatch(digest):
+        if _is_size(sibling.size) and digest and DIGEST.fullmatch(digest):
             files[sibling.rfilename] = Listed(sibling.rfilename, sibling.size, digest)
         else:
             commit = ""
@@ -75,3 +76,7 @@ def _ask(task: Task, timeout: float) -> Listing:
         reason = f"{host()} lists no commit, size or SHA-256, so that no download can be verified"
         raise RunError(task.failure(reason))
     return Listing(commit, files)
+
+
+def _is_size(value: object) -> TypeGuard[int]:
+    return type(value) is int and value >= 0

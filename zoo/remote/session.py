@@ -22,10 +22,12 @@ def bounded(task: Task, timeout: float) -> Iterator[None]:
 
     The client repeats failed requests for minutes; here it may do so once, and not at all after
     silence or where the Hub limits the rate. A token goes to the Hub alone, whatever address an
-    answer names. Raises RunError from within the client where a bound is reached.
+    answer names. Large files go over HTTP too, since neither holds of Xet. Raises RunError from
+    within the client where a bound is reached.
     """
     session: Any = get_session()
-    before = session.timeout, session.event_hooks
+    before, xet_was_off = (session.timeout, session.event_hooks), constants.HF_HUB_DISABLE_XET
+    constants.HF_HUB_DISABLE_XET = True
     guard = _Guard(task, timeout)
     session.timeout = timeout
     session.event_hooks = {
@@ -36,6 +38,7 @@ def bounded(task: Task, timeout: float) -> Iterator[None]:
         yield
     finally:
         session.timeout, session.event_hooks = before
+        constants.HF_HUB_DISABLE_XET = xet_was_off
 
 
 class _Guard:

@@ -61,6 +61,11 @@ class Task:
         return join_problems(f"Cannot {self.goal}: {reason}. Ways on:", [*first_steps, *self.ways])
 
 
+def reason(error: ZooError) -> str:
+    """What went wrong, in one line without the ways on: for a remark where work goes on."""
+    return str(error).partition(" Ways on:")[0].partition("\n")[0]
+
+
 @contextlib.contextmanager
 def explained(task: Task) -> Iterator[None]:
     """Turn the client's errors into ours; no text of theirs that could hold a secret is kept."""

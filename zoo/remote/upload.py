@@ -24,7 +24,14 @@ RETRY_PAUSE_S = 1.0
 PATIENCE = 2.5
 """A write may take this many times the silence that a read may take."""
 
+LAST_LOOK = 0.5
+"""The same for the look at the branch after a write that ended in silence."""
+
 Content = Path | bytes
+
+
+class _UnreadableError(RunError):
+    """An answer that no Hub gives; the request may have been carried out all the same."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +79,13 @@ def commit(task: Task, change: Change, timeout: float) -> Commit:
         began = time.monotonic()
         try:
             return _commit(task, change, timeout)
-        except HubTransportError as error:
-            if change.pull_request or not may_pass(error):
+        except (HubTransportError, _UnreadableError) as error:
+            passes = isinstance(error, _UnreadableError) or may_pass(error)
+            if change.pull_request or not passes:
                 raise
             silent = time.monotonic() - began >= PATIENCE * timeout
-            now = ask(replace(task, address=Address(task.repo, change.branch)), timeout)
+            branch = replace(task, address=Address(task.repo, change.branch))
+            now = ask(branch, LAST_LOOK * timeout if silent else timeout)
             if now.commit != change.head:
                 return _lost_answer(task, change, now)
             if silent:
@@ -139,9 +148,14 @@ def _commit(task: Task, change: Change, timeout: float) -> Commit:
 
 def _lost_answer(task: Task, change: Change, now: Listing) -> Commit:
     if changed(change.files, now):
-        reason = "somebody else changed the repository at the same time"
-        raise RunError(task.failure(reason, "run the command again"))
+        raise overtaken(task)
     return Commit(now.commit)
+
+
+def overtaken(task: Task) -> RunError:
+    """The error where the repository is no longer what was looked at."""
+    reason = "somebody else changed the repository at the same time"
+    return RunError(task.failure(reason, "run the command again"))
 
 
 def _twice(task: Task, timeout: float, call: Callable[[], object]) -> None:
@@ -171,4 +185,5 @@ def _answers(task: Task) -> Iterator[None]:
         if isinstance(error.__cause__, ZooError | HubTransportError):
             raise error.__cause__ from None
         text = printable(error)[:200]
-        raise RunError(task.failure(f"{no_hub()} ({text})", "check HF_ENDPOINT")) from error
+        reason = f"{no_hub()} ({text})"
+        raise _UnreadableError(task.failure(reason, "check HF_ENDPOINT and the proxy")) from error

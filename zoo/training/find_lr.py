@@ -18,8 +18,9 @@ from zoo.errors import InputError, RunError, unknown
 from zoo.evaluation.ranks import start_ranks
 from zoo.files import write_json
 from zoo.models.layers import train_mode
-from zoo.training.finetune import Plan, make_plan, settled, trainer_for
-from zoo.training.settle import announce_choices
+from zoo.training.plan import Plan, make_plan
+from zoo.training.settle import announce_choices, settled
+from zoo.training.start import make_trainer, prepare
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +98,7 @@ def find_lr(
     plan = settled(plan)
     announce_choices(plan)
     chosen = _stage(plan.recipe, stage)
-    trainer = trainer_for(plan, new_head, ranks)
+    trainer = make_trainer(plan, prepare(plan, new_head, ranks), ranks)
     remark(f"{plan.model}, stage {chosen.name}: {steps} steps from {LOWEST:g} to {HIGHEST:g}.")
     points, ended = range_test(trainer, chosen, steps)
     finding = suggest(points, chosen.name, ended)

@@ -67,13 +67,13 @@ def _short(recipe: Recipe) -> Recipe:
 
 def _cut(dataset: Dataset, train_images: int) -> Dataset:
     """So many training images, repeated where there are fewer, and a few to validate on."""
-    train = _spaced(dataset.samples("train"), train_images)
+    train = spaced(dataset.samples("train"), train_images)
     repeated = [train[number % len(train)] for number in range(train_images)]
-    val = _spaced(dataset.samples("val"), VAL_IMAGES)
+    val = spaced(dataset.samples("val"), VAL_IMAGES)
     return replace(dataset, splits={"train": repeated, "val": val})
 
 
-def _spaced(samples: list[Sample], count: int) -> list[Sample]:
+def spaced(samples: list[Sample], count: int) -> list[Sample]:
     """At most `count` samples, evenly from the whole list."""
     count = min(count, len(samples))
     return [samples[number * len(samples) // count] for number in range(count)]

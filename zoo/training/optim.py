@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.scheduler.scheduler import Scheduler
+from torch.distributed.tensor import DTensor
 
 from zoo.models.layers import encoder_layers, spared_from_decay
 from zoo.training.schedules import make_schedule
@@ -44,8 +45,9 @@ def make_optimizer(model: SegmentationModel, settings: Optimizer) -> torch.optim
     """The recipe's optimizer over `parameter_groups`; the rates are set per stage."""
     groups = parameter_groups(model, settings.weight_decay)
     if settings.name == "sgd":
-        return torch.optim.SGD(
-            groups, lr=settings.lr, momentum=settings.momentum, nesterov=True, fused=True
+        whole = not any(isinstance(parameter, DTensor) for parameter in model.parameters())
+        return torch.optim.SGD(  # torch fuses no SGD over weights that are split
+            groups, lr=settings.lr, momentum=settings.momentum, nesterov=True, fused=whole
         )
     return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 

@@ -11,7 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    ProjectConfiguration,
+    patch_environment,
+)
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
@@ -30,12 +34,15 @@ def make_accelerator(
     """
     AcceleratorState._reset_state()  # the library keeps the first precision of a process for good
     settings = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=False)
-    return Accelerator(
-        mixed_precision="no" if precision == "fp32" else precision,
-        log_with=list(track) or None,
-        project_config=ProjectConfiguration(logging_dir=None if folder is None else str(folder)),
-        kwargs_handlers=[settings],
-    )
+    with patch_environment(ACCELERATE_USE_FSDP="false"):  # `zoo.training.sharding` splits weights
+        return Accelerator(
+            mixed_precision="no" if precision == "fp32" else precision,
+            log_with=list(track) or None,
+            project_config=ProjectConfiguration(
+                logging_dir=None if folder is None else str(folder)
+            ),
+            kwargs_handlers=[settings],
+        )
 
 
 def keep_float32(model: SegmentationModel, patterns: Sequence[str]) -> list[str]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from accelerate import PartialState
 
 from zoo.console import remark
 from zoo.data.loader import EvalLoader, TrainLoader
 from zoo.data.scan import ScanResult, scan_labels
 from zoo.errors import InputError
+from zoo.evaluation.ranks import Ranks
 from zoo.files import read_json
 from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides
@@ -21,36 +23,23 @@ from zoo.registry.registry import resolve
 from zoo.training.auto import AUTO, Choice, Chosen, Facts, choose, facts_of, stored
 from zoo.training.budget import Cost, parse_budget
 from zoo.training.measure import measure_cost
+from zoo.training.plan import Plan
 from zoo.training.run import RUN
-
-if TYPE_CHECKING:
-    from zoo.training.finetune import Plan
-
-Trial = Callable[["Plan", ScanResult, TrainLoader, EvalLoader], None]
-"""Trains by a plan on loaders, as a run would, from random weights."""
+from zoo.training.start import make_trainer, prepare_trial
 
 
-def check_budget(recipe: str | None, budget: str | None) -> None:
-    """Raise InputError for a budget that is no time, or beside another recipe than `auto`."""
-    if budget is None:
-        return
-    parse_budget(budget)
-    if recipe != AUTO:
-        raise InputError(
-            f"A budget chooses the epochs, which only the recipe {AUTO} leaves open. Give "
-            f"--recipe {AUTO} too, or set stages.NAME.epochs instead of a budget."
-        )
-
-
-def settle_recipe(plan: Plan, base: str, *, resume: bool, processes: int, trial: Trial) -> Plan:
-    """The plan with the recipe that the rules choose; `base` is the registry's for the encoder.
+def settled(plan: Plan, *, resume: bool = False, processes: int = 1) -> Plan:
+    """The plan with the recipe chosen where it says `auto`.
 
     With a budget a few steps are trained first. A resumed run takes what its run.json says. Raises
-    InputError where that run was not started with `auto`, and for a budget in several processes.
+    InputError where that run was not started with `auto`, for a budget that is too small and for
+    one in several processes.
     """
+    if plan.recipe_name != AUTO:
+        return plan
     described = _described(plan.out) if resume else None
     if described is None:
-        described = _choose(plan, base, processes, trial)
+        described = _choose(plan, processes)
     else:
         described = described | {"budget": plan.budget}
     recipe = apply_overrides(stored(described).recipe, plan.given)
@@ -81,7 +70,7 @@ def _described(out: Path) -> dict[str, Any]:
     return described
 
 
-def _choose(plan: Plan, base: str, processes: int, trial: Trial) -> dict[str, Any]:
+def _choose(plan: Plan, processes: int) -> dict[str, Any]:
     began = time.monotonic()
     seconds = None if plan.budget is None else parse_budget(plan.budget)
     if seconds is not None and processes > 1:
@@ -91,31 +80,36 @@ def _choose(plan: Plan, base: str, processes: int, trial: Trial) -> dict[str, An
         )
     scan = scan_labels(plan.dataset, ["train", "val"])
     chosen: Chosen = choose(
-        _facts(plan, base, scan),
-        load_registry(plan.registry).recipe(base),
+        _facts(plan, scan),
+        load_registry(plan.registry).recipe(plan.usual),
         plan.given,
         seconds,
-        partial(_measure, plan, scan, trial, began),
+        partial(_measure, plan, scan, began),
     )
     return chosen.described(plan.budget)
 
 
-def _facts(plan: Plan, base: str, scan: ScanResult) -> Facts:
+def _facts(plan: Plan, scan: ScanResult) -> Facts:
     row = resolve(plan.model, plan.registry).row
     return facts_of(
         scan.splits["train"],
-        base=base,
+        base=plan.usual,
         kind="" if row is None else row.kind,
         pretrained=plan.encoder_weights is not None,
         any_size=row is None or row.resizes == "any",
     )
 
 
-def _measure(plan: Plan, scan: ScanResult, trial: Trial, began: float, recipe: Recipe) -> Cost:
+def _measure(plan: Plan, scan: ScanResult, began: float, recipe: Recipe) -> Cost:
     remark("Measuring a few steps and a validation for the budget.")
+    return replace(cost_of(plan, scan, recipe), spent_s=time.monotonic() - began)
+
+
+def cost_of(plan: Plan, scan: ScanResult, recipe: Recipe) -> Cost:
+    """What a run of `plan` by `recipe` costs here, from a few steps with random weights."""
 
     def train(short: Recipe, loader: TrainLoader, val: EvalLoader, out: Path) -> None:
-        trial(replace(plan, recipe=short, out=out), scan, loader, val)
+        trial, alone = replace(plan, recipe=short, out=out), Ranks(device=PartialState().device)
+        make_trainer(trial, prepare_trial(trial, scan, loader, val, alone), alone).fit()
 
-    cost = measure_cost(plan.dataset, recipe, train)
-    return replace(cost, spent_s=time.monotonic() - began)
+    return measure_cost(plan.dataset, recipe, train)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from zoo.creation import create
 from zoo.models.layers import encoder_layers, learning_names
 from zoo.training.optim import rate_scale
 
 if TYPE_CHECKING:
     from zoo.models.segmentation import SegmentationModel
     from zoo.registry.recipe import Recipe, Stage
+    from zoo.training.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,18 @@ class StagePlan:
     encoder_lr_top: float | None
     encoder_lr_bottom: float | None
     schedule: str
+
+
+def stage_plans(plan: Plan) -> list[StagePlan]:
+    """What learns at which rate in each stage; builds the model with random weights."""
+    model = create(
+        plan.model,
+        classes=plan.dataset.classes,
+        encoder_weights=None,
+        img_size=plan.img_size,
+        registry=plan.registry,
+    )
+    return [plan_stage(model, stage, plan.recipe) for stage in plan.recipe.stages]
 
 
 def plan_stage(model: SegmentationModel, stage: Stage, recipe: Recipe) -> StagePlan:

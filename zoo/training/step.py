@@ -52,7 +52,9 @@ class Step:
     The batch of a process is cut into parts of `micro_batch` images (None: one part). Losses are
     sums over pixels that are finished once: the totals over all parts and processes are found
     first, and each part then gives its share of the gradient of the whole. A part that does not fit
-    into memory halves `micro_batch` and the step begins again from the same random state.
+    into memory halves `micro_batch` and the step begins again from the same random state. `split`
+    is the net to train where its weights are split over the processes; it exchanges gradients
+    itself in every backward pass, and a lack of memory then ends the run.
     """
 
     def __init__(
@@ -63,11 +65,13 @@ class Step:
         accelerator: Accelerator,
         ranks: Ranks,
         recipe: Recipe,
+        split: TrainingNet | None = None,
     ):
         self.model, self.objective, self.optimizer = model, objective, optimizer
         self.accelerator, self.ranks, self.device = accelerator, ranks, accelerator.device
         self.clip_norm, self.micro_batch = recipe.clip_norm, recipe.micro_batch
-        self.net: nn.Module | None = None
+        self.net: nn.Module | None = split
+        self._is_split = split is not None
         self._recomputes = recipe.activation_checkpointing
         self._proven = 0
 
@@ -75,7 +79,7 @@ class Step:
         """Get ready for the parameters that learn now; call it wherever that changes."""
         self._buffers = list(self.model.buffers())
         self._proven = 0
-        if self.net is not None and self.ranks.world == 1:
+        if self._is_split or (self.net is not None and self.ranks.world == 1):
             return
         if self.net is not None:  # lets go of the DDP of the stage before, and of its hooks
             self.net = None
@@ -186,7 +190,8 @@ class Step:
 
     def _backward(self, loss: Tensor) -> bool:
         after = self._moment() if self._recomputes else None
-        self.accelerator.backward(loss * self.ranks.world)  # DDP takes the mean of the processes
+        # DDP and FSDP take the mean of the processes
+        self.accelerator.backward(loss * self.ranks.world)
         if after is not None:
             after()  # what was computed again has also moved the statistics again
         return True
@@ -234,11 +239,11 @@ class Step:
     @property
     def _careful(self) -> bool:
         """True while a lack of memory can be repaired: the other processes are not under way."""
-        return self.ranks.world == 1 or self._proven < PROVING
+        return self.ranks.world == 1 or (not self._is_split and self._proven < PROVING)
 
     def _communicating(self, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Exchange gradients in the last backward pass alone, once the batch is known to fit."""
-        if self.ranks.world == 1 or (last and not self._careful):
+        if self._is_split or self.ranks.world == 1 or (last and not self._careful):
             return contextlib.nullcontext()
         alone: contextlib.AbstractContextManager[Any] = self.accelerator.no_sync(self.net)
         return alone

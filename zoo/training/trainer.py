@@ -21,6 +21,7 @@ from zoo.evaluation.evaluate import score
 from zoo.evaluation.metrics import Confusion
 from zoo.evaluation.ranks import Interrupted, Ranks, in_all_processes
 from zoo.hub.folder import save_folder
+from zoo.models.heads.eomt import set_progress
 from zoo.models.layers import set_learning, train_mode
 from zoo.training.checkpoint import (
     Progress,
@@ -36,6 +37,7 @@ from zoo.training.optim import make_optimizer, start_stage
 from zoo.training.precision import checkpoint_activations, keep_float32, make_accelerator
 from zoo.training.run import BEST
 from zoo.training.schedules import Plateau
+from zoo.training.sharding import Shards, check_sharding
 from zoo.training.step import Inputs, Step
 from zoo.training.trackers import TRACKERS
 
@@ -86,17 +88,21 @@ class Trainer:
         self.ranks = ranks or Ranks()
         self.accelerator = make_accelerator(precision, track, run / TRACKERS)
         self.device = self.accelerator.device
+        if self.ranks.splits:
+            check_sharding(model, recipe, precision)
         self.model = self._placed(model)
         self.ema = None
         if recipe.ema is not None:
             self.ema = ModelEmaV3(self.model, decay=recipe.ema, use_warmup=True)
+        self.shards = Shards(self.model, self.ema, self.ranks) if self.ranks.splits else None
         objective = Objective(
             {**recipe.loss}, recipe.loss_options, class_weights, recipe.activation
         ).to(self.device)
         self.optimizer = self.accelerator.prepare(make_optimizer(self.model, recipe.optimizer))
         self.step = Step(
-            self.model, objective, self.optimizer, self.accelerator, self.ranks, recipe
-        )
+            self.model, objective, self.optimizer, self.accelerator, self.ranks, recipe,
+            split=None if self.shards is None else self.shards.net,
+        )  # fmt: skip
         self.batches: TrainLoader | FeatureCache = train
         if recipe.feature_views is not None:
             self.batches = FeatureCache(
@@ -104,6 +110,7 @@ class Trainer:
                 after_batch=self._leave_encoding, speak=self.ranks.first,
             )  # fmt: skip
         self.progress = Progress(micro_batch=recipe.micro_batch)
+        self._steps = train.steps_per_epoch * sum(stage.epochs for stage in recipe.stages)
         self._schedule: Scheduler | None = None
         self._plateau: dict[str, Any] | None = None
         self._stop_asked = False
@@ -116,7 +123,8 @@ class Trainer:
             checkpoint_activations(model)
         if self.ranks.world > 1 and self.device.type == "cuda":
             model.net = convert_sync_batchnorm(model.net)
-        layout = torch.channels_last if self.recipe.channels_last else torch.contiguous_format
+        by_channels = self.recipe.channels_last and not self.ranks.splits  # FSDP's own condition
+        layout = torch.channels_last if by_channels else torch.contiguous_format
         return model.to(self.device).to(memory_format=layout)
 
     def fit(self, resume: bool = False) -> Result:
@@ -219,6 +227,7 @@ class Trainer:
 
     def _update(self, images: Inputs, masks: torch.Tensor) -> float:
         """One optimizer step on this process's images and masks, uint8; returns the loss."""
+        set_progress(self.model.net, self.progress.step / self._steps)
         value = self.step(images, masks)
         if not math.isfinite(value):
             self._fail_on_loss(value)
@@ -226,7 +235,9 @@ class Trainer:
         self.progress.step_in_epoch += 1
         self.progress.loss_sum += value
         self.progress.micro_batch = self.step.micro_batch
-        if self.ema is not None:
+        if self.shards is not None:
+            self.shards.average(self.progress.step)
+        elif self.ema is not None:
             self.ema.update(self.model, step=self.progress.step)
         return value
 
@@ -259,6 +270,8 @@ class Trainer:
         return confusion.miou
 
     def _score(self, epoch: int) -> Confusion:
+        if self.shards is not None:
+            self.shards.gather(self.device)
         try:
             return score(
                 self._judged(),
@@ -271,6 +284,9 @@ class Trainer:
             )
         except Interrupted:
             self._stop()
+        finally:
+            if self.shards is not None:
+                self.shards.release()
 
     def _leave_scoring(self) -> None:
         if self._stop_asked:
@@ -278,6 +294,8 @@ class Trainer:
 
     def _judged(self) -> SegmentationModel:
         """The weights that are scored and kept: the averaged ones where there are any."""
+        if self.shards is not None:
+            return self.shards.whole
         averaged: SegmentationModel | None = None if self.ema is None else self.ema.module
         return self.model if averaged is None else averaged
 
@@ -328,10 +346,11 @@ class Trainer:
         self.progress.seconds += now - self._started_at
         self._started_at = self._saved_at = now
         random = self.ranks.gather(random_state())
+        state = self._state() if self.shards is None else self.shards.joined(self._state())
         with self.ranks.together():
             if self.ranks.first:
                 self.progress.log_bytes = self.journal.bytes()
-                save_checkpoint(self.run, self._state() | {"random": random}, self.progress)
+                save_checkpoint(self.run, state | {"random": random}, self.progress)
 
     def _state(self) -> dict[str, Any]:
         scaler, plateau = self.accelerator.scaler, self._schedule
@@ -346,6 +365,8 @@ class Trainer:
     def _restore(self) -> None:
         with self.ranks.together():
             state, self.progress = load_checkpoint(self.run)
+        if self.shards is not None:
+            state = self.shards.parted(state, self.optimizer.param_groups)
         self.model.load_state_dict(state["model"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])

@@ -10,23 +10,16 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+from zoo import class_lists
+from zoo.class_lists import CLASS_LISTS, COCO_STUFF, COCO_THINGS, in_default_colours, names
 from zoo.data.masks import pack
-from zoo.data.readers import colours
-from zoo.data.readers.names import ADE20K, COCO_STUFF, COCO_THINGS, names
 from zoo.data.readers.tree import Part, Tree
 from zoo.data.spec import IGNORE
 from zoo.errors import InputError
-from zoo.palette import Colour, default_palette
-
-
-def _in_default_colours(classes: list[str]) -> dict[str, Colour]:
-    """Classes without well-known colours; the first colour, black, is left out."""
-    return dict(zip(classes, default_palette(len(classes) + 1)[1:], strict=True))
-
 
 CAMVID = Tree(
     name="camvid",
-    classes=colours.CAMVID,
+    classes=class_lists.CAMVID,
     id_map={**{index: index for index in range(11)}, 11: IGNORE},
     splits={split: Part(split, f"{split}annot") for split in ("train", "val", "test")},
     group="^([^_]+)_",
@@ -56,10 +49,10 @@ def _camvid32_part(split: str) -> Part:
 
 CAMVID32 = Tree(
     name="camvid32",
-    classes=colours.CAMVID32,
+    classes=class_lists.CAMVID32,
     id_map={
-        **{pack(colour): index for index, colour in enumerate(colours.CAMVID32.values())},
-        pack(colours.CAMVID32_VOID): IGNORE,
+        **{pack(colour): index for index, colour in enumerate(class_lists.CAMVID32.values())},
+        pack(class_lists.CAMVID32_VOID): IGNORE,
     },
     splits={split: _camvid32_part(split) for split in ("train", "val", "test")},
     decoder="colours",
@@ -88,10 +81,10 @@ def _cityscapes(root: Path, tree: Tree) -> Tree:
 
 CITYSCAPES = Tree(
     name="cityscapes",
-    classes=colours.CITYSCAPES,
+    classes=class_lists.CITYSCAPES,
     id_map={
         **dict.fromkeys(range(34), IGNORE),
-        **{source: index for index, source in enumerate(colours.CITYSCAPES_IDS)},
+        **{source: index for index, source in enumerate(class_lists.CITYSCAPES_IDS)},
     },
     splits=_cityscapes_splits("labelIds"),
     group="folder",
@@ -120,7 +113,7 @@ def _ade20k(root: Path, tree: Tree) -> Tree:
 
 ADE20K_TREE = Tree(
     name="ade20k",
-    classes=_in_default_colours(names(ADE20K)),
+    classes=CLASS_LISTS["ade20k"],
     id_map={0: IGNORE, **{index + 1: index for index in range(150)}},
     splits={
         "train": Part("images/training", "annotations/training"),
@@ -135,7 +128,7 @@ _COCO_IDS = [index for index, name in enumerate(_COCO) if name != "-"]
 
 COCO_STUFF_TREE = Tree(
     name="coco-stuff",
-    classes=_in_default_colours([_COCO[index] for index in _COCO_IDS]),
+    classes=in_default_colours([_COCO[index] for index in _COCO_IDS]),
     id_map={**{source: index for index, source in enumerate(_COCO_IDS)}, 255: IGNORE},
     splits={
         "train": Part("images/train2017", "stuffthingmaps/train2017"),
@@ -150,7 +143,7 @@ def _voc_part(names: str, masks: str = "SegmentationClass") -> Part:
 
 VOC2012 = Tree(
     name="voc2012",
-    classes=colours.VOC2012,
+    classes=class_lists.VOC2012,
     id_map={**{index: index for index in range(21)}, 255: IGNORE},
     splits={
         "train": _voc_part("train"),
@@ -177,7 +170,7 @@ def _pets_part(names: str, keep_tenth: bool | None = None) -> Part:
 
 OXFORD_PETS = Tree(
     name="oxford-pets",
-    classes=colours.PETS,
+    classes=class_lists.PETS,
     id_map={1: 1, 2: 0, 3: IGNORE},
     splits={
         "train": _pets_part("trainval", keep_tenth=False),

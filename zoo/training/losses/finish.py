@@ -44,6 +44,19 @@ def _mean_of_shown(part: torch.Tensor, whole: torch.Tensor, sums: Sums) -> torch
     return (loss * shown).sum() / shown.sum().clamp(min=1)
 
 
+def _per_segment(sums: Sums, name: str, options: LossOptions) -> torch.Tensor:
+    """A sum over matched pairs, divided by the number of segments."""
+    del options
+    return sums[name] / _or_one(sums["segments"])
+
+
+def _query_class(sums: Sums, name: str, options: LossOptions) -> torch.Tensor:
+    """A sum over queries, divided by their weight; all but one a segment stand for no object."""
+    queries = sums["queries"] / sums["queries.images"] * sums["segments.images"]
+    rest = (queries - sums["segments"]).clamp(min=0)
+    return sums[name] / _or_one(sums["segments.weight"] + options.no_object_weight * rest)
+
+
 def _or_one(total: torch.Tensor) -> torch.Tensor:
     """A divisor: 1 where there is nothing to divide."""
     return torch.where(total > 0, total, 1.0)
@@ -58,4 +71,7 @@ FINISH: dict[str, Finish] = {
     "lovasz": _mean,
     "ohem": _mean,
     "boundary": _mean,
+    "query_class": _query_class,
+    "query_mask": _per_segment,
+    "query_dice": _per_segment,
 }

@@ -9,10 +9,17 @@ import torch
 from torch import nn
 
 from zoo.errors import InputError, join_problems, unknown
-from zoo.models.outputs import Outputs
+from zoo.models.outputs import MaskOutputs, Outputs, pixel_logits
 from zoo.registry.recipe import LossOptions
 from zoo.training.losses.dense import Wanted
 from zoo.training.losses.finish import FINISH
+from zoo.training.losses.queries import (
+    QUERY_LOSSES,
+    Matching,
+    query_sums,
+    query_target_sums,
+    solver,
+)
 from zoo.training.losses.strips import Sums
 from zoo.training.losses.targets import IGNORE, pixel_weights
 from zoo.training.losses.terms import FROM_TARGET, output_sums, target_sums
@@ -41,25 +48,42 @@ class Objective(nn.Module):
         super().__init__()
         _check_names(factors, activation)
         self.factors: dict[str, float] = dict(factors)
+        self._of_pixels = frozenset(self.factors).difference(QUERY_LOSSES)
+        self._of_queries = frozenset(self.factors) - self._of_pixels
+        if self._of_queries:
+            solver()  # a package that is missing is said before anything is trained
         self.options = LossOptions() if options is None else options
         self.sigmoid = activation == "sigmoid"
         self.register_buffer("class_weights", class_weights)
 
-    def forward(self, output: torch.Tensor | Outputs, target: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, output: torch.Tensor | Outputs | MaskOutputs, target: torch.Tensor
+    ) -> torch.Tensor:
         """Scalar float32 loss of one batch, of what `sums` takes."""
         return self.finish(self.sums(output, target))
 
-    def sums(self, output: torch.Tensor | Outputs, target: torch.Tensor) -> Sums:
+    def sums(self, output: torch.Tensor | Outputs | MaskOutputs, target: torch.Tensor) -> Sums:
         """Named numerators and denominators, which add up over images and processes.
 
-        `output`: logits, float B x K x H x W, or a model's `Outputs`. `target`: integer
+        `output`: logits, float B x K x H x W, or a model's `Outputs` or `MaskOutputs`, whose last
+        prediction's `pixel_logits` the losses of pixels judge. `target`: integer
         B x H x W, ids in [0, K); with sigmoids also B x K x H x W of 0 and 1; 255 is ignored in
-        both. Raises InputError where they do not fit each other or the class weights.
+        both. Raises InputError where they do not fit each other or the losses.
         """
+        if isinstance(output, MaskOutputs):
+            return self._sums_of_masks(output, target)
+        if self._of_queries:
+            raise InputError(
+                f"{', '.join(sorted(self._of_queries))} judge mask queries, which this model does "
+                "not have. Take a model of the decoder eomt or another loss."
+            )
         if isinstance(output, torch.Tensor):
             height, width = output.shape[-2:]
             output = Outputs(output, size=(height, width), crop=(height, width))
         self._check_shapes(output, target)
+        return self._sums_of_pixels(output, target)
+
+    def _sums_of_pixels(self, output: Outputs, target: torch.Tensor) -> Sums:
         wanted = self._wanted()
         with torch.autocast(target.device.type, enabled=False):
             weights = pixel_weights(target, wanted.weights, self.sigmoid)
@@ -73,6 +97,21 @@ class Objective(nn.Module):
                 sums[_side_name(index, "images")] = images
                 sums[_side_name(index, "factors")] = images * side.factor
         return sums
+
+    def _sums_of_masks(self, output: MaskOutputs, target: torch.Tensor) -> Sums:
+        classes = output.predictions[-1].classes
+        no_logits = classes.new_empty(len(classes), classes.shape[-1] - 1, 0, 0)
+        self._check_shapes(Outputs(no_logits, output.size, output.crop), target)
+        sums: Sums = {}
+        if self._of_queries:
+            matching = Matching(self.factors, self.options.no_object_weight, self.class_weights)
+            with torch.autocast(target.device.type, enabled=False):
+                sums = query_sums(output, target, matching)
+                sums |= query_target_sums(target, self.class_weights)
+        if not self._of_pixels:
+            return sums
+        plain = Outputs(pixel_logits(output), output.crop, output.crop)
+        return sums | self._sums_of_pixels(plain, target)
 
     def finish(self, sums: Sums) -> torch.Tensor:
         """The scalar float32 loss that totals of `sums` amount to.
@@ -97,17 +136,18 @@ class Objective(nn.Module):
         Where they do, the gradient of `finish(own | totals of the normalisers)` of each part of a
         batch adds up to that of the whole; so no first pass over the parts is needed.
         """
-        if set(self.factors) - FROM_TARGET:
+        if self._of_pixels - FROM_TARGET:
             return None
         weights = pixel_weights(target, self.class_weights, self.sigmoid)
-        return target_sums(target, weights, self._wanted())
+        sums = target_sums(target, weights, self._wanted())
+        return sums | (query_target_sums(target, self.class_weights) if self._of_queries else {})
 
     def _value_of_one(self, sums: Sums) -> torch.Tensor:
         parts = [f * FINISH[name](sums, name, self.options) for name, f in self.factors.items()]
         return torch.stack(parts).sum()
 
     def _wanted(self) -> Wanted:
-        return Wanted(frozenset(self.factors), self.options, self.sigmoid, self.class_weights)
+        return Wanted(self._of_pixels, self.options, self.sigmoid, self.class_weights)
 
     def _check_shapes(self, output: Outputs, target: torch.Tensor) -> None:
         classes, problems = output.logits.shape[1], []
@@ -134,6 +174,10 @@ def _check_names(factors: Iterable[str], activation: str) -> None:
     problems = [unknown("loss", name, FINISH) for name in factors if name not in FINISH]
     if not list(factors):
         problems.append(f"there is no loss; available: {', '.join(FINISH)}")
+    if activation == "sigmoid" and set(factors).intersection(QUERY_LOSSES):
+        problems.append(
+            "query losses judge every mask by itself already: leave activation at softmax"
+        )
     if activation not in ACTIVATIONS:
         problems.append(unknown("activation", activation, ACTIVATIONS))
     if problems:

@@ -1,0 +1,128 @@
+"""What a run starts from: data that can be learned from, the loss and the average of the recipe."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from engine_runs import logged
+from PIL import Image
+from torch.nn import functional
+from training_settings import MODEL
+
+from zoo.errors import InputError, RunError
+from zoo.evaluation.ranks import Ranks
+from zoo.hub.folder import load_folder
+from zoo.models.layers import train_mode
+from zoo.models.preprocess import normalise
+from zoo.training.finetune import finetune
+from zoo.training.plan import make_plan
+from zoo.training.start import make_trainer, prepare
+from zoo.training.step import Step
+from zoo.training.trainer import Trainer
+
+ONE = ["crop=64", "batch_size=4", "precision=fp32", "workers=0", "stages=[{name: all, epochs: 1}]"]
+
+
+def trainer_for(data: Path, out: Path, *more: str) -> Trainer:
+    plan = make_plan(
+        MODEL, data, recipe="scratch", encoder_weights=None, out=out, overrides=[*ONE, *more]
+    )
+    out.mkdir(exist_ok=True)
+    return make_trainer(plan, prepare(plan, False, Ranks()), Ranks())
+
+
+def all_ignored(scenes: Path, folder: Path, splits: list[str]) -> Path:
+    shutil.copytree(scenes, folder)
+    for split in splits:
+        for path in (folder / split / "masks").iterdir():
+            with Image.open(path) as mask:
+                nothing = np.full((mask.height, mask.width), 255, dtype=np.uint8)
+            Image.fromarray(nothing).save(path)
+    return folder
+
+
+@pytest.mark.parametrize("splits", [["train"], ["val"], ["train", "val"]], ids=" and ".join)
+def test_a_split_without_a_labelled_pixel_is_refused(
+    splits: list[str], scenes: Path, tmp_path: Path
+) -> None:
+    data = all_ignored(scenes, tmp_path / "data", splits)
+    with pytest.raises(InputError) as caught:
+        finetune(
+            MODEL, data, recipe="scratch", encoder_weights=None, out=tmp_path / "run", overrides=ONE
+        )
+    assert str(caught.value) == (
+        f"scenes: every pixel of {' and '.join(splits)} is ignored. A run learns from train and "
+        "chooses by the mIoU on val; `zoo doctor` shows which ids the masks hold."
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_sigmoids_of_a_recipe_reach_the_loss(scenes: Path, tmp_path: Path) -> None:
+    """The first loss of a run is torch's binary cross-entropy of its first batch."""
+    plain = ["loss={ce: 1.0}", "class_weights=none", "activation=sigmoid"]
+    trainer = trainer_for(scenes, tmp_path / "run", *plain)
+    images, masks = next(iter(trainer.batches.epoch(0, 0)))
+    train_mode(trainer.model)
+    with torch.no_grad():
+        assert isinstance(images, torch.Tensor)
+        logits = trainer.model(normalise(images, trainer.model.spec, "cpu"))
+    judged = (masks != 255).unsqueeze(1).expand_as(logits)
+    truth = torch.stack([masks == number for number in range(logits.shape[1])], dim=1).float()
+    expected = functional.binary_cross_entropy_with_logits(logits[judged], truth[judged])
+    trainer.fit()
+    assert logged(tmp_path / "run", "step", "loss")[0] == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_average_of_the_weights_is_scored_and_kept(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    trainer = trainer_for(scenes, out, "ema=0.5", "stages.all.epochs=2", "validate_every=2")
+    seen: list[dict[str, torch.Tensor]] = []
+    real = trainer._update
+
+    def update(*batch: Any) -> float:
+        loss = real(*batch)
+        seen.append({name: p.detach().clone() for name, p in trainer.model.named_parameters()})
+        return loss
+
+    trainer._update = update  # type: ignore[method-assign]
+    trainer.fit()
+    assert len(seen) == 4
+    best = dict(load_folder(out / "best").named_parameters())
+    for name, average in dict(trainer.ema.module.named_parameters()).items():  # type: ignore[union-attr]
+        expected = seen[0][name]  # the first step has nothing to average with
+        for step, current in enumerate(seen[1:], 1):
+            decay = min(0.5, 1 - (1 + step) ** (-2 / 3))  # timm's warm-up: 0.37, 0.5, 0.5
+            expected = decay * expected + (1 - decay) * current[name]
+        assert torch.allclose(average, expected, atol=1e-6), name
+        assert torch.equal(average, best[name])
+        assert not torch.equal(average, seen[-1][name]) or not average.any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_ends_the_run(
+    value: float, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_for(scenes, tmp_path / "run")
+    monkeypatch.setattr(Step, "__call__", lambda *_: value)
+    with pytest.raises(RunError, match=rf"loss became {value} at step 1 \(epoch 1\)"):
+        trainer.fit()
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+def test_the_scale_of_the_gradients_goes_on(scenes: Path, tmp_path: Path) -> None:
+    """What fp16 on a GPU needs of a resume, with a scaler for the CPU."""
+    settings = "optimizer={name: sgd, lr: 1.0e-9}"
+    first = trainer_for(scenes, tmp_path / "run", settings)
+    first.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
+    first.accelerator.scaler.scale(torch.ones(1))
+    first.fit()
+    again = trainer_for(scenes, tmp_path / "run", settings)
+    again.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    again.fit(resume=True)
+    assert again.accelerator.scaler.state_dict() == first.accelerator.scaler.state_dict()
+    assert again.accelerator.scaler.state_dict()["scale"] == 8.0

@@ -1,0 +1,324 @@
+"""`zoo pick`: which model and recipe suit a data set best within a time budget."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from zoo.bench.engines import LocalEngine, Settings
+from zoo.bench.folder import RUN, drop_weights, forget_failure, read_failure, write_failure
+from zoo.bench.pick.candidates import Candidate, common_size, named, within_latency
+from zoo.bench.pick.halving import (
+    Schedule,
+    TrialCost,
+    final_seconds,
+    is_late,
+    schedule,
+    survivors,
+)
+from zoo.bench.pick.report import describe_candidates, describe_schedule, write_tried
+from zoo.bench.pick.space import Configuration, choices, grid
+from zoo.bench.pick.state import Asked, State, open_state
+from zoo.bench.pick.store import Store, Trial
+from zoo.bench.pick.work import ORDER, RESULT, Order
+from zoo.bench.speed.measure import measure
+from zoo.bench.speed.setting import Setting, checked
+from zoo.console import progress_bar, remark
+from zoo.creation import DEFAULT
+from zoo.data.spec import load_dataset
+from zoo.errors import InputError, RunError, join_problems
+from zoo.files import read_json, write_json
+from zoo.registry.load import load_registry
+from zoo.registry.overrides import apply_overrides, parse_overrides
+from zoo.registry.recipe import Recipe
+from zoo.registry.registry import resolve
+from zoo.training.auto import AUTO
+from zoo.training.budget import parse_budget, refuse_epochs_given
+from zoo.training.run import RESULT as RUN_RESULT
+from zoo.training.run import RUN as RUN_FILE
+
+MOST_TRIALS = 27
+POLL_SECONDS = 0.1
+LATENCY_ROUNDS = 3
+WORKER = "zoo.bench.pick.work"
+SCRATCH = "scratch"
+COSTS, TRIALS, DATABASE = "costs", "trials", "trials.sqlite3"
+"""Folders and a file of a search."""
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The best configuration, the mIoU in [0, 1] on val of its fine-tuned model, and its run."""
+
+    configuration: Configuration
+    miou: float
+    run: Path
+    tried: list[Trial]
+
+
+def pick(asked: Asked, out: Path, *, worker: str = WORKER) -> Picked:
+    """Search for the model and recipe values that suit the data, and fine-tune the best.
+
+    Everything is chosen on the val split. The same call with the same `out` goes on where a search
+    was stopped or killed. Raises InputError for bad input and a budget that is too small before
+    anything is trained, RunError where every trial failed.
+    """
+    models = _checked(asked)
+    state = open_state(out, asked)
+    search = Search(state, out, worker)
+    search.choose_candidates(models)
+    search.plan()
+    best = search.run()
+    return search.finish(best)
+
+
+def _checked(asked: Asked) -> dict[str, str]:
+    """The models to try with their reasons, once the input is known to be usable."""
+    parse_budget(asked.budget)
+    refuse_epochs_given(parse_overrides(asked.overrides))
+    _check_options(asked)
+    models = named(asked.models, _path(asked.registry))
+    for model in models:
+        apply_overrides(_recipe(asked, model), asked.overrides)
+    dataset = load_dataset(asked.data)
+    for split in ("train", "val"):
+        dataset.samples(split)
+    if asked.max_latency_ms is not None:
+        _latency_setting(asked, models)
+    return models
+
+
+def _check_options(asked: Asked) -> None:
+    if asked.encoder_weights not in (None, DEFAULT):
+        raise InputError(
+            f"--encoder-weights is {asked.encoder_weights!r}; for several models it is default or "
+            "none. An overlay file (--registry) names the file of an encoder."
+        )
+    if asked.max_latency_ms is None:
+        if asked.size is not None:
+            raise InputError("--size is that of --max-latency-ms; give both or neither.")
+    elif asked.max_latency_ms <= 0:
+        raise InputError(f"--max-latency-ms is {asked.max_latency_ms}; it must be above 0.")
+
+
+def _latency_setting(asked: Asked, models: dict[str, str]) -> Setting:
+    """How the latency is measured: the first model is the reference of the others."""
+    size = asked.size or common_size(load_dataset(asked.data))
+    first = next(iter(models))
+    setting = Setting(size=size, batches=(1,), rounds=LATENCY_ROUNDS, reference=first)
+    return checked(list(models), setting)
+
+
+@dataclass(frozen=True)
+class _Done:
+    """The end of a process: its result, or None and the reason."""
+
+    result: dict[str, Any] | None
+    seconds: float
+    reason: str = ""
+
+
+class Search:
+    """One search in its folder: candidates, what their trials cost, the rungs, the run."""
+
+    def __init__(self, state: State, out: Path, worker: str):
+        self._state, self._asked, self._out = state, state.asked, out
+        self._store = Store(out / DATABASE, state.asked.seed)
+        self._engine = LocalEngine(Settings(1, worker=worker))
+        self._options = choices(self._asked.overrides, self._asked.encoder_weights is not None)
+
+    def choose_candidates(self, models: dict[str, str]) -> None:
+        """Say which models are tried, by their latency on this machine where that is limited."""
+        state, limit = self._state, self._asked.max_latency_ms
+        if state.candidates is None:
+            began = time.monotonic()
+            if limit is None:
+                state.candidates = [Candidate(model, True, why) for model, why in models.items()]
+            else:
+                setting = _latency_setting(self._asked, models)
+                state.candidates = within_latency(models, limit, setting, measure)
+            state.spent_s["latency"] = time.monotonic() - began
+            state.write(self._out)
+        for line in describe_candidates(state.candidates):
+            remark(line)
+        if not any(candidate.kept for candidate in state.candidates):
+            raise InputError(
+                f"No model is within {limit:g} ms on this machine. Raise --max-latency-ms, lower "
+                "--size or name quicker --models."
+            )
+
+    def plan(self) -> None:
+        """Measure what trials cost and say how many there will be, and of which models."""
+        state = self._state
+        if state.schedule is None:
+            costs, failed = self._costs()
+            variants = len(grid([""], self._options))
+            budget = parse_budget(self._asked.budget)
+            left = budget - sum(state.spent_s.values())
+            found = schedule(costs, left, budget, variants, MOST_TRIALS)
+            state.schedule = Schedule(found.rungs, found.models, failed | found.left_out)
+            state.write(self._out)
+        for line in describe_schedule(state.schedule):
+            remark(line)
+
+    def _costs(self) -> tuple[dict[str, TrialCost], dict[str, str]]:
+        """What trials of each candidate cost, and why some cannot be tried."""
+        costs, failed = {}, {}
+        kept = [one.model for one in self._state.candidates or [] if one.kept]
+        with progress_bar() as bar:
+            for model in bar.track(kept, description="measuring"):
+                done = self._do(self._out / COSTS / model, Configuration(model), None)
+                self._state.spent_s[model] = done.seconds
+                self._state.write(self._out)
+                if done.result is None:
+                    failed[model] = f"it cannot be trained: {done.reason}"
+                else:
+                    costs[model] = TrialCost(**done.result)
+        if not costs:
+            raise RunError(join_problems("No model can be trained:", _lines(failed)))
+        return costs, failed
+
+    def _cost(self, model: str) -> TrialCost:
+        return TrialCost(**read_json(self._out / COSTS / model / RESULT)["result"])
+
+    def run(self) -> Configuration:
+        """The rungs one after the other; returns the best configuration of the last."""
+        plan = self._state.schedule
+        assert plan is not None
+        options = {"model": tuple(plan.models), **self._options}
+        everything = grid(plan.models, self._options)
+        going = [Configuration(model) for model in plan.models]
+        with progress_bar() as bar:
+            for rung, wanted in enumerate(plan.rungs):
+                count = min(wanted.trials, len(going)) if rung else wanted.trials
+                task = bar.add_task(f"rung {rung + 1} of {len(plan.rungs)}", total=count)
+                self._store.queue(rung, going)
+                while len(done := self._store.trials(rung)) < count and not self._late(rung, done):
+                    bar.update(task, completed=len(done))
+                    number, configuration = self._store.next(rung, options, everything)
+                    self._try(rung, number, configuration, wanted.seconds)
+                going = self._best(rung, done)
+                bar.update(task, completed=count)
+        return going[0]
+
+    def _late(self, rung: int, done: Sequence[Trial]) -> bool:
+        """Whether the rung ends with the trials that it has, since they took too long."""
+        assert self._state.schedule is not None
+        planned = self._state.schedule.rungs[rung]
+        late = is_late(planned, [trial.seconds for trial in done])
+        if late:
+            remark(
+                f"Rung {rung + 1} ends after {len(done)} of {planned.trials} trials: they take "
+                "longer than was measured."
+            )
+        return late
+
+    def _try(self, rung: int, number: int, configuration: Configuration, seconds: float) -> None:
+        steps = self._cost(configuration.model).steps(seconds)
+        folder = self._out / TRIALS / f"rung{rung + 1}-{number}"
+        done = self._do(folder, configuration, steps)
+        miou = None if done.result is None else float(done.result["miou"])
+        self._store.tell(rung, number, miou, steps, done.seconds, done.reason)
+        drop_weights(folder)
+
+    def _best(self, rung: int, done: Sequence[Trial]) -> list[Configuration]:
+        """What goes on to the next rung. Raises RunError where every trial failed."""
+        assert self._state.schedule is not None
+        by_number = {trial.number: trial for trial in done}
+        scores = {number: trial.miou for number, trial in by_number.items()}
+        later = self._state.schedule.rungs[rung + 1 :]
+        numbers = survivors(scores, later[0].trials if later else 1)
+        if not numbers:
+            reasons = {f"{trial.configuration.model}": trial.reason for trial in done}
+            raise RunError(join_problems("Every trial failed:", _lines(reasons)))
+        return [by_number[number].configuration for number in numbers]
+
+    def finish(self, best: Configuration) -> Picked:
+        """Fine-tune the best in what is left of the budget, and write down what was tried."""
+        state, run = self._state, self._out / RUN
+        assert state.schedule is not None
+        tried = [self._store.trials(rung) for rung in range(len(state.schedule.rungs))]
+        if state.final is None:
+            state.final = f"{self._left_s(best, tried):.0f}s"
+            state.write(self._out)
+        write_tried(self._out, state, tried, best)
+        if not (run / RUN_RESULT).is_file():
+            try:
+                self._finetune(best, run)
+            except InputError:  # the machine is slower than it was: another call measures anew
+                state.final = None
+                state.write(self._out)
+                raise
+        miou = float(read_json(run / RUN_RESULT)["best_miou"])
+        return Picked(best, miou, run, [trial for rung in tried for trial in rung])
+
+    def _finetune(self, best: Configuration, run: Path) -> None:
+        """Fine-tune in the folder `run`, or go on there."""
+        from zoo.training.finetune import finetune
+
+        resume = (run / RUN_FILE).is_file()
+        if not resume:
+            shutil.rmtree(run, ignore_errors=True)
+        finetune(
+            best.model, self._asked.data, recipe=AUTO, out=run, overrides=self._overrides(best),
+            encoder_weights=self._asked.encoder_weights, registry=_path(self._asked.registry),
+            resume=resume, budget=self._state.final,
+        )  # fmt: skip
+
+    def _left_s(self, best: Configuration, tried: Sequence[Sequence[Trial]]) -> float:
+        spent = sum(self._state.spent_s.values())
+        spent += sum(trial.seconds for rung in tried for trial in rung)
+        return final_seconds(parse_budget(self._asked.budget), spent, self._cost(best.model))
+
+    def _overrides(self, configuration: Configuration) -> list[str]:
+        given = self._asked.overrides
+        recipe = apply_overrides(_recipe(self._asked, configuration.model), given)
+        seed = [] if "seed" in parse_overrides(given) else [f"seed={self._asked.seed}"]
+        return [*given, *seed, *configuration.overrides(recipe)]
+
+    def _do(self, folder: Path, configuration: Configuration, steps: int | None) -> _Done:
+        """What becomes of a process in `folder`; what is done stays done."""
+        if (folder / RESULT).is_file():
+            return _Done(**read_json(folder / RESULT))
+        asked = self._asked
+        order = Order(
+            configuration.model, asked.data, self._overrides(configuration),
+            asked.encoder_weights, asked.registry, steps, time.time(),
+        )  # fmt: skip
+        forget_failure(folder)
+        write_json(folder / ORDER, asdict(order))
+        task = self._engine.start(folder, 0)
+        try:
+            while (code := task.poll()) is None:
+                time.sleep(POLL_SECONDS)
+        except KeyboardInterrupt:
+            task.interrupt()
+            task.wait()
+            raise
+        finally:
+            task.kill()
+        if code == 0:
+            return _Done(**read_json(folder / RESULT))
+        if read_failure(folder) is None:
+            write_failure(folder, code, task.ending())
+        reason = " ".join((read_failure(folder) or {})["reason"].split())
+        return _Done(None, time.time() - order.began, reason)
+
+
+def _recipe(asked: Asked, model: str) -> Recipe:
+    """The recipe of the registry from which `auto` starts for this model."""
+    registry = _path(asked.registry)
+    usual = SCRATCH if asked.encoder_weights is None else resolve(model, registry).recipe
+    return load_registry(registry).recipe(usual)
+
+
+def _path(text: str | None) -> Path | None:
+    return None if text is None else Path(text)
+
+
+def _lines(reasons: dict[str, str]) -> list[str]:
+    return [f"{name}: {reason}" for name, reason in reasons.items()]

@@ -1,0 +1,132 @@
+"""The process of one trial, or of measuring what trials of a model cost."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from zoo.bench.folder import RUN
+from zoo.bench.pick.halving import TrialCost, least_final_s
+from zoo.bench.work import guarded
+from zoo.data.scan import scan_labels
+from zoo.data.spec import Dataset, Sample
+from zoo.evaluation.ranks import start_ranks
+from zoo.files import read_json, write_json
+from zoo.training.auto import AUTO
+from zoo.training.budget import spread
+from zoo.training.checkpoint import NAME as CHECKPOINT
+from zoo.training.measure import spaced
+from zoo.training.plan import Plan, make_plan
+from zoo.training.settle import cost_of, settled
+from zoo.training.start import make_trainer, prepare
+
+ORDER, RESULT = "order.json", "result.json"
+VAL_IMAGES = 64
+"""A trial is scored on so many images of the val split at most."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a process has to do; `steps` None measures what trials of the model cost.
+
+    `began` is the time, in seconds since the epoch, at which the process was started.
+    """
+
+    model: str
+    data: str
+    overrides: list[str]
+    encoder_weights: str | None
+    registry: str | None
+    steps: int | None
+    began: float
+
+
+def main(folder: Path) -> int:
+    """Do what `order.json` in `folder` says and write `result.json`; returns the exit code."""
+    return guarded(folder, lambda: work(folder, Order(**read_json(folder / ORDER))))
+
+
+def work(folder: Path, order: Order) -> None:
+    """Write the result of the order into `folder`: a mIoU in [0, 1], or a TrialCost.
+
+    With it stand the seconds since the order was given.
+    """
+    plan = settled(
+        make_plan(
+            order.model, order.data, recipe=AUTO, out=folder / RUN, overrides=order.overrides,
+            encoder_weights=order.encoder_weights,
+            registry=None if order.registry is None else Path(order.registry),
+        )
+    )  # fmt: skip
+    if order.steps is None:
+        result = asdict(measured(plan, order.began))
+    else:
+        result = {"miou": trained(plan, order.steps)}
+    write_json(folder / RESULT, {"result": result, "seconds": time.time() - order.began})
+
+
+def trained(plan: Plan, steps: int) -> float:
+    """The mIoU on val after a whole short run of about `steps` steps, all stages included.
+
+    A trial that was stopped goes on from its checkpoint.
+    """
+    ranks = start_ranks()
+    short = shortened_plan(plan, steps)
+    short.out.mkdir(parents=True, exist_ok=True)
+    trainer = make_trainer(short, prepare(short, False, ranks), ranks)
+    return trainer.fit(resume=(short.out / CHECKPOINT).is_file()).best_miou
+
+
+def shortened_plan(plan: Plan, steps: int) -> Plan:
+    """The plan with so many steps: epochs over all images, or one of each stage over a part.
+
+    The schedules run to their ends, the last epoch alone is scored.
+    """
+    recipe, images = plan.recipe, len(plan.dataset.samples("train"))
+    wanted = steps * recipe.batch_size
+    stages = len(recipe.stages)
+    epochs = max(stages, wanted // images)
+    each = max(recipe.batch_size, min(images, wanted // epochs))
+    counts = spread(epochs, [stage.epochs for stage in recipe.stages])
+    changes = {
+        "stages": [
+            stage.model_copy(update={"epochs": count})
+            for stage, count in zip(recipe.stages, counts, strict=True)
+        ],
+        "validate_every": sum(counts),
+        "early_stop": None,
+    }
+    return replace(plan, recipe=recipe.model_copy(update=changes), dataset=part(plan.dataset, each))
+
+
+def part(dataset: Dataset, images: int) -> Dataset:
+    """So many training images, repeated where there are fewer, and at most 64 to score."""
+    chosen = spaced(dataset.samples("train"), images)
+    train: list[Sample] = [chosen[number % len(chosen)] for number in range(images)]
+    return replace(
+        dataset, splits={"train": train, "val": spaced(dataset.samples("val"), VAL_IMAGES)}
+    )
+
+
+def measured(plan: Plan, began: float) -> TrialCost:
+    """What trials of the plan's model cost here; `began` is when this process was started."""
+    ranks = start_ranks()
+    prepare(shortened_plan(plan, 1), False, ranks)  # weights that are missing are missed here
+    ready = time.time()
+    scan = scan_labels(plan.dataset, ["train", "val"])
+    cost = cost_of(plan, scan, plan.recipe)
+    val = len(plan.dataset.samples("val"))
+    epoch = max(1, len(plan.dataset.samples("train")) // plan.recipe.batch_size)
+    stages = len(plan.recipe.stages)
+    return TrialCost(
+        start_s=ready - began,
+        step_s=max(cost.epochs_s) / epoch,
+        validation_s=cost.validation_s * min(1.0, VAL_IMAGES / val) + stages * cost.save_s,
+        final_s=least_final_s(cost, stages, time.time() - ready),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,217 @@
+"""The process that times one model: it builds it, and infers whenever it is asked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import resource
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.bench.speed.setting import CLASSES, Setting, setting_from
+from zoo.bench.worker import answers
+from zoo.creation import create
+from zoo.environment import stamp
+from zoo.errors import InputError, ZooError
+from zoo.evaluation.evaluate import autocast, resolve_precision
+from zoo.models.count import gmacs, params_m
+from zoo.registry.registry import resolve
+
+LEAST = 3
+"""Inferences of a turn, however long they take."""
+WARM_UP_S, WARM_UP = 0.3, 2
+SHORT = re.compile(r"can't allocate memory|out of memory|could not create a|bad_alloc")
+"""How libraries say that there is no memory."""
+
+
+class Bench:
+    """One model with random weights on its device, in the setting's format and precision.
+
+    On a CPU the memory of this process is limited from now on.
+    """
+
+    def __init__(self, model: str, setting: Setting):
+        self._size, self._device = setting.size, _device(setting.device)
+        self._precision = resolve_precision(setting.precision, self._device)
+        self._format = getattr(
+            torch,
+            "channels_last" if setting.memory_format == "channels_last" else "contiguous_format",
+        )
+        if setting.threads is not None:
+            torch.set_num_threads(setting.threads)
+        options = _options(model, setting.size)
+        _load_libraries(model, options)
+        if self._device == "cpu":
+            _limit_memory(setting.memory_mb or _free_mb())
+        self._before_mb = _memory_before(self._device)
+        began = time.perf_counter()
+        net = create(model, classes=CLASSES, encoder_weights=None, **options)
+        self._build_s = time.perf_counter() - began
+        self._net = net.eval().to(self._device).to(memory_format=self._format)
+        self._images = torch.empty(0)
+
+    def facts(self) -> dict[str, Any]:
+        """What is known of the model before it infers, as fields of a speed record."""
+        origin = stamp(self._device)
+        return {
+            "model": self._net.spec.name,
+            "params_m": params_m(self._net),
+            "gmacs": gmacs(self._net.spec, *self._size),
+            "build_s": round(self._build_s, 4),
+            "precision": self._precision,
+            "threads": torch.get_num_threads(),
+            "device": self._device,
+            "machine": origin.pop("device"),
+            **origin,
+        }
+
+    def time(self, batch: int, seconds: float) -> dict[str, Any]:
+        """Seconds of each inference on so many images, for `seconds` or `LEAST` of them.
+
+        A batch size that is new is warmed up first. `peak_mb` is what model and inference took so
+        far above what was there before the model.
+        """
+        if len(self._images) != batch:
+            self._images = torch.empty(0)
+            images = torch.randn(batch, self._net.spec.in_chans, *self._size)
+            self._images = images.to(self._device).contiguous(memory_format=self._format)
+            self._repeat(WARM_UP_S, WARM_UP)
+        return {"seconds": self._repeat(seconds, LEAST), "peak_mb": self._peak_mb()}
+
+    def release(self) -> None:
+        """Forget the images, after memory was short."""
+        self._images = torch.empty(0)
+        if self._device == "cuda":
+            torch.cuda.empty_cache()
+
+    def _repeat(self, seconds: float, least: int) -> list[float]:
+        times: list[float] = []
+        while len(times) < least or sum(times) < seconds:
+            began = time.perf_counter()
+            self._infer()
+            times.append(time.perf_counter() - began)
+        return times
+
+    @torch.inference_mode()
+    def _infer(self) -> None:
+        with autocast(self._precision, self._device):
+            self._net(self._images)
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+
+    def _peak_mb(self) -> float:
+        if self._device == "cuda":
+            return torch.cuda.max_memory_allocated() / 2**20
+        return max(0.0, _peak_resident_mb() - self._before_mb)
+
+
+def main(model: str, text: str) -> None:
+    """Say what is known of the model, then answer a line {"batch", "seconds"} with its times.
+
+    An answer with `short` means that there was no memory for it, one with `error` that nothing can
+    be measured.
+    """
+    stream, setting = answers(), setting_from(text)
+
+    def say(answer: dict[str, Any]) -> None:
+        print(json.dumps(answer), file=stream, flush=True)
+
+    try:
+        bench = Bench(model, setting)
+        say(bench.facts())
+    except Exception as error:
+        say(_failure(error))
+        return
+    _serve(bench, sys.stdin, say)
+
+
+def _serve(bench: Bench, questions: Iterable[str], say: Any) -> None:
+    for line in questions:
+        try:
+            answer = bench.time(**json.loads(line))
+        except Exception as error:
+            answer = _failure(error)
+        if "short" in answer:
+            bench.release()
+        say(answer)
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    text = str(error)
+    if isinstance(error, MemoryError) or SHORT.search(text):
+        return {"short": True}
+    return {"error": text if isinstance(error, ZooError) else f"{type(error).__name__}: {text}"}
+
+
+def _device(asked: str) -> str:
+    """The device that `asked` means here. Raises InputError for a GPU that is not there."""
+    there = torch.cuda.is_available()
+    if asked == "cuda" and not there:
+        raise InputError("--device cuda: torch sees no GPU here. Leave it out, or take cpu.")
+    return "cuda" if there and asked != "cpu" else "cpu"
+
+
+def _options(model: str, size: tuple[int, int]) -> dict[str, Any]:
+    """A net that can be built for a square size is built for it."""
+    row = resolve(model).row
+    square = size[0] == size[1] and row is not None and row.resizes == "img_size"
+    return {"img_size": size[0]} if square else {}
+
+
+def _load_libraries(model: str, options: dict[str, Any]) -> None:
+    """Import all that the model needs, so that neither its time nor its memory counts."""
+    with contextlib.suppress(RuntimeError, NotImplementedError), torch.device("meta"):
+        create(model, classes=CLASSES, encoder_weights=None, **options)
+
+
+def _memory_before(device: str) -> float:
+    """Megabytes that this process takes; the peak starts anew where the system allows it."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return 0.0
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    return _peak_resident_mb()
+
+
+def _peak_resident_mb() -> float:
+    """The largest resident size of this process so far."""
+    if (peak := _kilobytes("/proc/self/status", "VmHWM")) is not None:
+        return peak / 1024
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _free_mb() -> int | None:
+    """Nine tenths of the memory that this machine or container has left; None where unknown."""
+    group = Path("/sys/fs/cgroup")
+    free = [_kilobytes("/proc/meminfo", "MemAvailable")]
+    if (group / "memory.max").is_file() and (most := (group / "memory.max").read_text()) != "max\n":
+        free.append((int(most) - int((group / "memory.current").read_text())) // 1024)
+    known = [value for value in free if value is not None]
+    return int(0.9 * min(known) / 1024) if known else None
+
+
+def _limit_memory(megabytes: int | None) -> None:
+    """Let allocations beyond so much more than now fail, before the system ends a process."""
+    taken = _kilobytes("/proc/self/status", "VmData")
+    if megabytes is not None and taken is not None:
+        limit = taken * 1024 + megabytes * 2**20
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+
+def _kilobytes(file: str, name: str) -> int | None:
+    """The number behind `name` in a file of Linux's; None on other systems."""
+    path = Path(file)
+    found = re.search(rf"^{name}:\s+(\d+) kB", path.read_text(), re.M) if path.is_file() else None
+    return None if found is None else int(found[1])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])

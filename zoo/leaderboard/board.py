@@ -1,0 +1,263 @@
+"""The leaderboard as data: what leaderboard.json holds, which ships as the index of the records."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from zoo.errors import InputError, RunError, join_problems
+from zoo.files import read_json
+
+FILE = "leaderboard.json"
+SCHEMA: Literal[1] = 1
+PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Run:
+    """One record of a row; `environment` is a key of the board's environments."""
+
+    file: str
+    record_hash: str
+    seed: int
+    miou: float
+    date: str
+    commit: str
+    environment: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of a table: a model with one recipe, over its seeds.
+
+    `id` names the setting and stays when it is measured again. Shares lie in [0, 1]; `interval` is
+    the half-width of the 95 % interval over seeds, `images_interval` the one over the choice of
+    images, None where they cannot be told. `best` to `worst` are the ranks up to which neighbours
+    are too close to call. `family` is timm's module of the encoder; `licence` that of the encoder's
+    weights. `params_m` in millions, `gmacs` in 1e9 multiply-accumulates of one image.
+    """
+
+    id: str
+    rank: int
+    best: int
+    worst: int
+    model: str
+    decoder: str
+    encoder: str
+    family: str
+    licence: str | None
+    encoder_weights: str | None
+    recipe: str
+    recipe_hash: str
+    overrides: dict[str, Any]
+    miou: float
+    interval: float | None
+    images_interval: float | None
+    seeds: int
+    pixel_accuracy: float
+    mean_dice: float
+    iou_per_class: list[float | None]
+    params_m: float
+    gmacs: float | None
+    steps: float
+    train_seconds: float
+    precision: list[str]
+    device: list[str]
+    chosen_on: list[str]
+    runs: list[Run]
+
+    @property
+    def places(self) -> str:
+        """The rank as shown: `3`, or `2-4` (with a dash) where neighbours are too close to call."""
+        return str(self.rank) if self.best == self.worst else f"{self.best}\u2013{self.worst}"
+
+
+@dataclass(frozen=True)
+class BoardTable:
+    """Rows that may be compared with each other, best first."""
+
+    dataset: str
+    split: str
+    protocol: int
+    size: list[int] | None
+    tta: str
+    encoder_init: str
+    data_hash: str
+    images: int
+    classes: list[str]
+    ignore: list[str]
+    rows: list[Entry]
+
+    @property
+    def title(self) -> str:
+        """The data, the split and the encoder's start in words."""
+        return f"{self.dataset}, {self.split}, {self.encoder_init} encoder"
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast a model infers in one setup: milliseconds of a batch, images a second, megabytes."""
+
+    model: str
+    setup: str
+    p50: float
+    p95: float
+    images_per_second: float
+    peak_mb: float | None
+    params_m: float
+    gmacs: float | None
+    file: str
+    record_hash: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row stood in an earlier version."""
+
+    title: str
+    rank: int
+    miou: float
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Version:
+    """An earlier version of the leaderboard: its rows by id."""
+
+    version: str
+    newest: str
+    rows: dict[str, Place]
+
+
+@dataclass(frozen=True)
+class Board:
+    """Everything on the leaderboard. `version` is a hash of the records, `newest` the latest date.
+
+    `previous` is the last version with other records, None where there was none.
+    """
+
+    generated: str
+    schema: Literal[1]
+    version: str
+    newest: str
+    environments: dict[str, dict[str, str]]
+    tables: list[BoardTable]
+    speeds: list[Speed]
+    previous: Version | None
+
+    @property
+    def setups(self) -> list[str]:
+        """The setups in which models were timed, the one with most models first."""
+        counts: dict[str, int] = {}
+        for speed in self.speeds:
+            counts[speed.setup] = counts.get(speed.setup, 0) + 1
+        return sorted(counts, key=lambda setup: (-counts[setup], setup))
+
+    def speed_in(self, setup: str | None) -> dict[str, Speed]:
+        """The models that were timed in a setup."""
+        return {speed.model: speed for speed in self.speeds if speed.setup == setup}
+
+    def entries(self) -> Iterator[tuple[BoardTable, Entry]]:
+        """Every row with its table, in their order."""
+        for table in self.tables:
+            for row in table.rows:
+                yield table, row
+
+    def as_version(self) -> Version:
+        """What a later version needs to know of this one."""
+        rows = {
+            row.id: Place(f"{row.model} on {table.title}", row.rank, row.miou, row.seeds)
+            for table, row in self.entries()
+        }
+        return Version(self.version, self.newest, rows)
+
+
+def board_text(board: Board) -> str:
+    """The board as JSON, one line for each row, timing and environment."""
+    return _lines(vars(board), 4) + "\n"
+
+
+def read_board(path: Path) -> Board:
+    """Read leaderboard.json. Raises InputError where it cannot be read as this version's."""
+    from pydantic import TypeAdapter, ValidationError
+
+    value = read_json(path)
+    if not isinstance(value, dict) or value.get("schema") != SCHEMA:
+        raise InputError(
+            f"{path} is no leaderboard of schema {SCHEMA}. Restore it, or remove it and run "
+            "`zoo leaderboard build`, which then forgets the version before."
+        )
+    try:
+        return TypeAdapter(Board).validate_python(value)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:20]]
+        raise InputError(join_problems(f"{path} cannot be read:", problems)) from error
+
+
+@functools.cache
+def shipped() -> Board:
+    """The leaderboard that comes with zoo: inside the installed package, else in benchmarks/."""
+    for path in (PACKAGE / FILE, PACKAGE.parent.parent / "benchmarks" / FILE):
+        if path.is_file():
+            return read_board(path)
+    raise RunError(f"{FILE} is missing from this installation of zoo. Install zoo again.")
+
+
+def front(points: Mapping[str, tuple[float, float]]) -> set[str]:
+    """The names of the Pareto front of (cost, score): nothing is as cheap and better, or cheaper
+    and as good. Equal points are all on it."""
+    found: set[str] = set()
+    best = float("-inf")
+    ordered = sorted(points.items(), key=lambda item: (item[1][0], -item[1][1]))
+    previous: tuple[float, float] | None = None
+    for name, (cost, score) in ordered:
+        if score > best or (cost, score) == previous:
+            best, previous = max(best, score), (cost, score)
+            found.add(name)
+    return found
+
+
+def change_lines(board: Board) -> list[str]:
+    """What is new, gone or different since the version before, in words, best rows first."""
+    if board.previous is None:
+        return []
+    before, now = board.previous.rows, board.as_version().rows
+    lines = [_change(now[key], before.get(key)) for key in now]
+    lines += [f"gone: {place.title}" for key, place in before.items() if key not in now]
+    return [line for line in lines if line]
+
+
+def _change(now: Place, before: Place | None) -> str:
+    if before is None:
+        return f"new: {now.title}, rank {now.rank}, mIoU {100 * now.miou:.2f} %"
+    if now.miou == before.miou and now.rank == before.rank and now.seeds == before.seeds:
+        return ""
+    parts = []
+    if now.miou != before.miou:
+        parts.append(f"mIoU {100 * before.miou:.2f} to {100 * now.miou:.2f} %")
+    if now.seeds != before.seeds:
+        parts.append(f"seeds {before.seeds} to {now.seeds}")
+    if now.rank != before.rank:
+        parts.append(f"rank {before.rank} to {now.rank}")
+    return f"changed: {now.title}, {', '.join(parts)}"
+
+
+def _lines(value: Any, depth: int, indent: str = "") -> str:
+    """JSON with a line for each item down to `depth` levels; plain values share a line."""
+    value = vars(value) if dataclasses.is_dataclass(value) else value
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    plain = not any(isinstance(v, (dict, list)) or dataclasses.is_dataclass(v) for v in inner)
+    if depth == 0 or plain:
+        return json.dumps(value, allow_nan=False, default=vars)
+    deeper = [_lines(item, depth - 1, indent + " ") for item in inner]
+    if isinstance(value, dict):
+        deeper = [f"{json.dumps(key)}: {text}" for key, text in zip(value, deeper, strict=True)]
+    opening, closing = "{}" if isinstance(value, dict) else "[]"
+    return (
+        f"{opening}\n" + ",\n".join(f"{indent} {text}" for text in deeper) + f"\n{indent}{closing}"
+    )
