@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn import functional
 
@@ -18,7 +19,12 @@ from zoo.models.decoders import DECODERS
 from zoo.models.encoder import Level, TimmEncoder, encoder_levels
 from zoo.models.heads.fcn import FCNHead
 from zoo.models.layers import encoder_layers, train_mode, unfreeze
-from zoo.models.network import BatchNormOfAny, allow_single_values
+from zoo.models.network import (
+    BatchNormActOfAny,
+    BatchNormOfAny,
+    allow_single_pooled_values,
+    allow_single_values,
+)
 from zoo.models.pyramid import Pyramid, Source, plan
 
 VIT, DINOV3, SWIN = "test_vit", "vit_tiny_patch16_dinov3_qkvb", "swin_tiny_patch4_window7_224"
@@ -205,6 +211,48 @@ def test_a_single_value_is_normalised_by_the_running_statistics() -> None:
     # (3 - 1) / 2 and (0 + 1) / 0.5
     assert out.flatten().tolist() == pytest.approx([1.0, 2.0], abs=1e-4)
     assert norm.running_mean.tolist() == [1.0, -1.0]
+
+
+def test_a_gate_on_pooled_maps_learns_from_one_image() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk = nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), nn.BatchNorm2d(4))
+            self.gate = nn.Sequential(nn.Conv2d(4, 4, 1), BatchNormAct2d(4))
+            self.plain = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            found = self.trunk(images)
+            pooled = found.mean((2, 3), keepdim=True)
+            return found * self.gate(pooled) + self.plain(pooled)
+
+    net = Gated().train()
+    allow_single_pooled_values(net, torch.zeros(1, 3, 16, 16))
+    kinds = [type(m) for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert kinds == [nn.BatchNorm2d, BatchNormActOfAny, BatchNormOfAny]
+    assert all(module.training for module in net.modules())
+    assert net.trunk[1].num_batches_tracked == 0
+    gate = net.gate[1]
+    gate.running_var.fill_(4.0)
+    out = gate(torch.tensor([3.0, -1.0, 0.0, 8.0]).view(1, 4, 1, 1))
+    assert out.flatten().tolist() == pytest.approx(
+        [1.5, 0.0, 0.0, 4.0], abs=1e-4
+    )  # x / 2, then ReLU
+    net(torch.randn(1, 3, 16, 16)).sum().backward()
+    assert all(p.grad is not None for p in net.parameters())
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        net(torch.randn(1, 3, 8, 8))  # too small an image is another matter
+    for images in (torch.randn(2, 4, 4, 4), torch.randn(2, 4, 1, 1)):
+        other = BatchNormAct2d(4)
+        other.load_state_dict(gate.state_dict())
+        assert torch.equal(other(images), gate(images))
+
+
+@pytest.mark.parametrize("name", ["deeplabv3-rexnet_100", "linear-skresnet18"])
+def test_encoders_with_such_gates_train_on_one_image(name: str) -> None:
+    model = create(name, classes=2, encoder_weights=None).train()
+    model(torch.randn(1, 3, 64, 96)).sum().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None] == []
 
 
 def test_everything_else_is_torchs_batch_norm_with_the_same_tensors() -> None:

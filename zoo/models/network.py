@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -80,26 +82,61 @@ class BatchNormOfAny(nn.BatchNorm2d):
     def forward(self, input: Tensor) -> Tensor:
         """`input`: B x C x h x w."""
         if self.training and input.numel() == input.shape[1]:
-            return functional.batch_norm(
-                input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
+            return _by_running_statistics(self, input)
         return super().forward(input)
 
 
+class BatchNormActOfAny(BatchNormAct2d):
+    """`BatchNormOfAny` with the activation of timm's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: B x C x h x w."""
+        if self.training and x.numel() == x.shape[1]:
+            activated: Tensor = self.act(self.drop(_by_running_statistics(self, x)))
+            return activated
+        normalised: Tensor = super().forward(x)
+        return normalised
+
+
+OF_ANY: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm2d: BatchNormOfAny,
+    BatchNormAct2d: BatchNormActOfAny,
+}
+
+
 def allow_single_values(module: nn.Module) -> None:
-    """Put `BatchNormOfAny` in the place of every plain BatchNorm2d, with the same tensors."""
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.BatchNorm2d:
-                setattr(parent, name, _of_any(child))
+    """Let every batch normalisation in `module` learn from a single value per channel too."""
+    for norm in module.modules():
+        norm.__class__ = OF_ANY.get(type(norm), type(norm))
 
 
-def _of_any(norm: nn.BatchNorm2d) -> BatchNormOfAny:
-    other = BatchNormOfAny(
-        norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats
+def allow_single_pooled_values(encoder: nn.Module, images: Tensor) -> None:
+    """Let those batch normalisations do so that see one value per image and channel of `images`.
+
+    They belong to gates on pooled maps. Others would see a single value only where the images are
+    too small or too few, which is for the user to know.
+    """
+    pooled: list[nn.Module] = []
+
+    def note(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if given[0].shape[-2:] == (1, 1):
+            pooled.append(norm)
+
+    norms = [norm for norm in encoder.modules() if type(norm) in OF_ANY]
+    if not norms:
+        return
+    hooks = [norm.register_forward_pre_hook(note) for norm in norms]
+    encoder.eval()
+    with torch.no_grad():
+        encoder(images)
+    encoder.train()
+    for hook in hooks:
+        hook.remove()
+    for norm in pooled:
+        allow_single_values(norm)
+
+
+def _by_running_statistics(norm: nn.BatchNorm2d, features: Tensor) -> Tensor:
+    return functional.batch_norm(
+        features, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
     )
-    for tensor, parameter in norm.named_parameters():
-        setattr(other, tensor, parameter)
-    for tensor, buffer in norm.named_buffers():
-        setattr(other, tensor, buffer)
-    return other
