@@ -22,10 +22,6 @@ if TYPE_CHECKING:
     from zoo.models.spec import ModelSpec
 
 
-MOST_PROBED = 512
-"""The largest side in pixels of an image that a net sees while it is built."""
-
-
 def smp_config(spec: ModelSpec) -> dict[str, Any]:
     """The constructor arguments of the SMP class that `spec` describes, with random weights."""
     return {
@@ -140,7 +136,7 @@ def in_smp(spec: ModelSpec) -> bool:
 
 def _construct(spec: ModelSpec, state: dict[str, torch.Tensor] | None = None) -> nn.Module:
     """The net with random weights, or its encoder with those of `state`."""
-    from zoo.models.network import allow_single_pooled_values, allow_single_values
+    from zoo.models.network import allow_single_values
 
     build_net = _smp_net if in_smp(spec) else _own_net
     try:
@@ -154,26 +150,8 @@ def _construct(spec: ModelSpec, state: dict[str, torch.Tensor] | None = None) ->
             f"`zoo list --decoder {spec.decoder}` lists the encoders that fit."
         ) from error
     allow_single_values(net.decoder)
-    if (images := _small_image(spec, net)) is not None:
-        allow_single_pooled_values(net.encoder, images)
     _replace_norms(net, spec)
     return cast("nn.Module", net)
-
-
-def _small_image(spec: ModelSpec, net: nn.Module) -> torch.Tensor | None:
-    """An image that leaves more than one value of the deepest map; None for a net without numbers.
-
-    A description from elsewhere may ask for huge images, of which there is none either.
-    """
-    import torch
-
-    from zoo.models.segmentation import padding
-
-    multiple = spec.size_multiple
-    side = spec.img_size or max(2 * multiple, padding(0, multiple, spec.size_minimum))
-    if side > MOST_PROBED or any(parameter.is_meta for parameter in net.parameters()):
-        return None
-    return torch.zeros(1, spec.in_chans, side, side)
 
 
 def _replace_norms(net: Any, spec: ModelSpec) -> None:

@@ -18,9 +18,9 @@ from zoo.errors import InputError
 from zoo.files import write_text
 from zoo.models.build import build, build_with_weights
 from zoo.models.decoders import DECODERS, input_minimum, input_multiple
+from zoo.models.meta import Undrawn
 from zoo.models.outputs import MaskOutputs, Outputs, pixel_logits
 from zoo.models.segmentation import SegmentationModel
-from zoo.models.sketch import Undrawn
 from zoo.models.spec import ModelSpec, class_names, palette_for
 from zoo.registry import coverage as table
 from zoo.registry.coverage import Pair

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zoo.models.sketch import PlainNorms, on_meta
+from zoo.models.meta import PlainNorms, sketched
 
 SIDE = 1024
 """The side in pixels of the image by which strides are found; large, since some nets lose borders,
@@ -48,13 +48,13 @@ def plan_dilation(make: Callable[[], nn.Module], stride: int) -> Dilation:
 
     Raises DilationError where the net does not run there, or runs a module at several strides.
     """
-    return Dilation(stride, _traced(_sketched(make))[0])
+    return Dilation(stride, _traced(_made(make))[0])
 
 
 def can_dilate(make: Callable[[], nn.Module], stride: int) -> bool:
     """Whether `make()`, dilated, has the output stride wherever it was exceeded."""
     try:
-        net = _sketched(make)
+        net = _made(make)
         sites, maps = _traced(net)
         dilate(net, Dilation(stride, sites))
         after, dilated = _traced(net)
@@ -139,8 +139,8 @@ def _spatial(net: nn.Module) -> list[tuple[str, Any]]:
     ]
 
 
-def _sketched(make: Callable[[], nn.Module]) -> nn.Module:
-    with on_meta():
+def _made(make: Callable[[], nn.Module]) -> nn.Module:
+    with sketched():
         return make().eval()
 
 

@@ -10,7 +10,7 @@ from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from zoo.models.dilation import Dilation, dilate
-from zoo.models.sketch import on_meta
+from zoo.models.meta import sketched
 
 
 class Level(NamedTuple):
@@ -67,7 +67,7 @@ def encoder_levels(name: str, **arguments: Any) -> tuple[list[Level], bool]:
     A plain transformer has one stride from its first block to its last; the last block is then its
     only level. The net is built on the meta device, which makes no weights.
     """
-    with on_meta():
+    with sketched():
         net: Any = timm.create_model(name, features_only=True, **arguments)
     levels = levels_of(net)
     plain = isinstance(net, FeatureGetterNet) and len({level.stride for level in levels}) == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import nn
@@ -14,6 +14,9 @@ from zoo.errors import InputError
 if TYPE_CHECKING:
     from zoo.models.outputs import MaskOutputs, Outputs
     from zoo.models.spec import ModelSpec
+
+MOST_PROBED = 512
+"""The largest side in pixels of the image by which gates on pooled maps are found."""
 
 
 class SegmentationModel(nn.Module):
@@ -28,6 +31,16 @@ class SegmentationModel(nn.Module):
         self.net = net
         self.spec = spec
         self.provenance: dict[str, Any] | None = None
+        self._gates_learn = False
+
+    def train(self, mode: bool = True) -> Self:
+        """As torch's own; before it first learns, its gates on pooled maps are made to learn from a
+        single image too."""
+        super().train(mode)
+        if mode and not self._gates_learn:
+            self._gates_learn = True
+            self._let_gates_learn()
+        return self
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits of every class for every pixel.
@@ -73,6 +86,20 @@ class SegmentationModel(nn.Module):
         if isinstance(outputs, torch.Tensor):
             return outputs[..., :height, :width]
         return outputs._replace(crop=(height, width))
+
+    def _let_gates_learn(self) -> None:
+        from zoo.models.network import allow_single_pooled_values
+
+        encoder, first = getattr(self.net, "encoder", None), next(self.net.parameters(), None)
+        if encoder is None or first is None or first.is_meta:
+            return
+        spec = self.spec
+        multiple = spec.size_multiple
+        side = spec.img_size or max(2 * multiple, padding(0, multiple, spec.size_minimum))
+        if side <= MOST_PROBED:
+            shape = (1, spec.in_chans, side, side)
+            images = torch.zeros(shape, device=first.device, dtype=first.dtype)
+            allow_single_pooled_values(encoder, images)
 
     def padded(self, images: torch.Tensor) -> torch.Tensor:
         """`images` enlarged to what the network takes, their last row and column repeated."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from zoo.models.sketch import PlainNorms, on_meta
+from zoo.models.meta import PlainNorms, sketched
 
 
 def unused_parameters(make: Callable[[], nn.Module], in_chans: int, side: int) -> set[str]:
@@ -19,7 +19,7 @@ def unused_parameters(make: Callable[[], nn.Module], in_chans: int, side: int) -
     computes nothing; a module that cannot run there has no unused parameters as far as is known.
     """
     try:
-        with on_meta():
+        with sketched():
             module = make().train()
         with PlainNorms():
             outputs = module(torch.empty(1, in_chans, side, side, device="meta"))

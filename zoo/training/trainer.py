@@ -90,7 +90,7 @@ class Trainer:
         self.device = self.accelerator.device
         if self.ranks.splits:
             check_sharding(model, recipe, precision)
-        self.model = self._placed(model)
+        self.model = self._placed(model).train()  # for the first time, with all its weights
         self.ema = None
         if recipe.ema is not None:
             self.ema = ModelEmaV3(self.model, decay=recipe.ema, use_warmup=True)
