@@ -59,6 +59,7 @@ def test_a_model_takes_turns_with_the_reference(log: Path) -> None:
         *turns,
         "unet-test_resnet seconds",
         "unet-test_resnet short",
+        "unet-test_resnet model",
         "unet-test_resnet seconds",
     ]
 

@@ -54,9 +54,15 @@ class Timed:
     def time(self, batch: int, seconds: float) -> dict[str, Any]:
         """`seconds` of each inference on `batch` images, and `peak_mb`.
 
-        Raises ShortageError where there is no memory for them.
+        Raises ShortageError where there is no memory for them. The process is a new one then: what
+        the old one took in vain stays with it in pieces, and would refuse smaller batches.
         """
-        return self._read(self._worker.ask(json.dumps({"batch": batch, "seconds": seconds})))
+        try:
+            return self._read(self._worker.ask(json.dumps({"batch": batch, "seconds": seconds})))
+        except ShortageError:
+            self.close()
+            self._start()
+            raise
 
     def close(self) -> int:
         """End the process; returns its exit code."""
@@ -67,8 +73,7 @@ class Timed:
             code = self.close()
             if code != -signal.SIGKILL:
                 raise RunError(f"its process ended with exit code {code}")
-            self._start()  # the system ended it for its memory
-            raise ShortageError
+            raise ShortageError  # the system ended it for its memory
         answer: dict[str, Any] = json.loads(text)
         if "short" in answer:
             raise ShortageError

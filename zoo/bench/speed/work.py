@@ -84,12 +84,6 @@ class Bench:
             self._repeat(WARM_UP_S, WARM_UP)
         return {"seconds": self._repeat(seconds, LEAST), "peak_mb": self._peak_mb()}
 
-    def release(self) -> None:
-        """Forget the images, after memory was short."""
-        self._images = torch.empty(0)
-        if self._device == "cuda":
-            torch.cuda.empty_cache()
-
     def _repeat(self, seconds: float, least: int) -> list[float]:
         times: list[float] = []
         while len(times) < least or sum(times) < seconds:
@@ -137,8 +131,6 @@ def _serve(bench: Bench, questions: Iterable[str], say: Any) -> None:
             answer = bench.time(**json.loads(line))
         except Exception as error:
             answer = _failure(error)
-        if "short" in answer:
-            bench.release()
         say(answer)
 
 
