@@ -33,7 +33,6 @@ def test_quickstart_learns_the_scenes(tmp_path: Path) -> None:
     assert len(record.classes) >= 5
     assert record.metrics.miou >= 0.60
     assert min(value for value in record.metrics.iou_per_class.values() if value is not None) >= 0.3
-    assert record.train_seconds < 180
     assert "unet-resnet18" in (out / "leaderboard.md").read_text()
     assert (out / "report.html").stat().st_size > 100_000
     assert len(list((out / "run" / "pictures").glob("*.png"))) == 8

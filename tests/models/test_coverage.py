@@ -38,6 +38,8 @@ def test_the_pairs_are_the_smallest_net_of_each_module_with_each_decoder() -> No
         ("resnet", "linear", "adapter"),
         ("resnet", "pspnet", "adapter"),
         ("mambaout", "pan", "adapter"),
+        ("vision_transformer", "eomt", "adapter"),
+        ("rexnet", "pspnet_lite", "adapter"),  # its map of stride 8 has 61 channels
     ],
 )
 def test_a_pair_that_works(module: str, decoder: str, path: str) -> None:

@@ -134,7 +134,7 @@ def _smp_parts(spec: ModelSpec, levels: list[Level], strides: tuple[int, ...]) -
     from zoo.models.build import smp_options
 
     row, cls = DECODERS[spec.decoder], smp_class(spec.decoder)
-    pyramid = Pyramid(levels, _plan(levels, row, strides))
+    pyramid = Pyramid(levels, _plan(levels, row, strides), row.divisor)
     is_dpt = row.smp_class == "DPT"
     channels = iter(pyramid.channels)
     listed = [next(channels) if stride else 0 for stride in strides]

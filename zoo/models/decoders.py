@@ -19,14 +19,15 @@ class Decoder:
     the maps that it takes, from fine to coarse, the deepest last; 0 is a place in SMP's list of
     maps that the decoder does not look at; none at all means the deepest level alone. With
     `optional` the map of that stride may be empty, with `auxiliary` the level before the encoder's
-    last is wanted too, for a side head. Height and width of SMP's input must be
-    multiples of `size_multiple` pixels and at least `size_minimum` pixels.
+    last is wanted too, for a side head. The channels of maps must be multiples of `divisor`, height
+    and width of SMP's input of `size_multiple` pixels, and these at least `size_minimum` pixels.
     """
 
     smp_class: str | None
     strides: tuple[int, ...] = (0, 4, 8, 16, 32)
     optional: int | None = None
     auxiliary: bool = False
+    divisor: int = 1
     size_multiple: int = 32
     size_minimum: int = 32
 
@@ -42,7 +43,7 @@ DECODERS = {
     "linknet": Decoder("Linknet", FROM_TWO, optional=2),
     "fpn": Decoder("FPN"),
     "pspnet": Decoder(None, (8,), auxiliary=True),
-    "pspnet_lite": Decoder("PSPNet", (0, 0, 8)),
+    "pspnet_lite": Decoder("PSPNet", (0, 0, 8), divisor=4),
     "pan": Decoder("PAN", (0, 4, 8, 16, 16), size_minimum=128),
     "deeplabv3": Decoder("DeepLabV3", (0, 0, 0, 0, 8)),
     "deeplabv3plus": Decoder("DeepLabV3Plus", (0, 4, 0, 0, 16)),

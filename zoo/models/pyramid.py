@@ -35,17 +35,23 @@ class Pyramid(nn.Module):
     A level that the encoder has passes as it is. Where the deepest wanted map is finer than the
     encoder's deepest level, the levels down to it are merged from coarse to fine (arXiv
     1612.03144). Other maps are made from the nearest level by transposed convolutions or pooling,
-    as in the simple feature pyramid of arXiv 2203.16527. `channels` has the channels of each map.
+    as in the simple feature pyramid of arXiv 2203.16527. `channels` has the channels of each map,
+    which a 1x1 convolution brings to a multiple of `divisor` where they are none.
     """
 
-    def __init__(self, levels: Sequence[Level], sources: Sequence[Source]):
+    def __init__(self, levels: Sequence[Level], sources: Sequence[Source], divisor: int = 1):
         super().__init__()
         self.sources = list(sources)
-        self.makers = nn.ModuleList(_maker(levels, source) for source in sources)
+        makers = [_maker(levels, source) for source in sources]
         self.channels = [
             _channels(levels, source, maker)
-            for source, maker in zip(self.sources, self.makers, strict=True)
+            for source, maker in zip(self.sources, makers, strict=True)
         ]
+        for place, channels in enumerate(self.channels):
+            if channels % divisor:
+                makers[place] = Widened(makers[place], channels, divisor)
+                self.channels[place] += -channels % divisor
+        self.makers = nn.ModuleList(makers)
         self.multiple = max(source.stride for source in sources)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
@@ -125,6 +131,20 @@ class Merged(nn.Module):
             merged = finer + resized(merged, tuple(finer.shape[-2:]))
         smooth: Tensor = self.smooth(merged)
         return smooth
+
+
+class Widened(nn.Module):
+    """A map with as many channels more as it lacks to a multiple of `divisor`."""
+
+    def __init__(self, maker: nn.Module, channels: int, divisor: int):
+        super().__init__()
+        self.maker = maker
+        self.widen = nn.Conv2d(channels, channels + -channels % divisor, 1)
+
+    def forward(self, maps: list[Tensor]) -> Tensor:
+        """The map that `maker` makes of `maps`, projected."""
+        widened: Tensor = self.widen(self.maker(maps))
+        return widened
 
 
 def plan(
