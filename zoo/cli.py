@@ -242,6 +242,8 @@ def check_encoders_command(
                     wrong,
                 )
             )
+        for line in coverage.summary(coverage.listed(module, decoder)):
+            _print(line)
         _print("the table of decoders and encoders holds")
         return
     rows = coverage.run_all(coverage.wanted(module, decoder))

@@ -196,12 +196,11 @@ def _rest_unused(net: nn.Module, spec: ModelSpec) -> None:
     """Keep what no output depends on out of training; SMP wants to find it in the file."""
     from zoo.models.unused import keep_as_buffers, unused_parameters
 
-    def encoder() -> nn.Module:
-        made: Any = smp_class(spec.decoder)(**smp_config(spec))
-        return cast("nn.Module", made.encoder)
+    def whole() -> nn.Module:
+        return smp_class(spec.decoder)(**smp_config(spec)).to("meta")  # some layers do not ask
 
-    side = spec.img_size or 256
-    keep_as_buffers(cast("Any", net).encoder, unused_parameters(encoder, spec.in_chans, side))
+    unused = unused_parameters(whole, spec.in_chans, spec.img_size or 256)
+    keep_as_buffers(net, [name for name in unused if name.startswith("encoder.")])
 
 
 def _own_net(spec: ModelSpec, state: dict[str, torch.Tensor] | None) -> nn.Module:

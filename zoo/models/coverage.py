@@ -105,6 +105,13 @@ def differences(count: int, seed: int = 0, module: str = "*", decoder: str = "*"
     return wrong
 
 
+def listed(module: str = "*", decoder: str = "*") -> list[Pair]:
+    """What the table that ships says of the pairs that the patterns choose."""
+    known = table.pairs()
+    places = ((encoder.module, key) for encoder, key in wanted(module, decoder))
+    return [known[place] for place in places if place in known]
+
+
 def run_pair(encoder: Encoder, decoder: str) -> Pair:
     """Build, train, store and load the pair, and keep the first thing that fails."""
     model = resolve(f"{decoder}-{encoder.name}")
