@@ -18,7 +18,7 @@ from zoo.data.spec import load_dataset
 from zoo.errors import InputError, RunError
 from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides
-from zoo.registry.recipe import Recipe
+from zoo.registry.recipe import Recipe, recipe_dict
 from zoo.training import measure, settle
 from zoo.training.auto import Facts, choose, facts_of, stored
 from zoo.training.budget import Cost, duration, epochs_within, parse_budget, spread
@@ -330,6 +330,18 @@ def test_a_run_keeps_what_it_chose_and_a_resumed_one_does_not_choose_again(
     assert "auto: stages.all.epochs=2: 47s expected with validations" in said
     assert "Measuring" not in said
     assert json.loads((stopped / "run.json").read_text()) == kept
+
+
+def test_the_overrides_of_a_run_give_what_it_chose_again(scenes: Path, stopped: Path) -> None:
+    kept = json.loads((stopped / "run.json").read_text())
+    stated = kept["overrides"]
+    assert {"crop", "batch_size", "class_weights", "ema", "stages.all.epochs"} <= stated.keys()
+    assert (stated["crop"], stated["stages.all.epochs"]) == (64, 2)  # given and chosen
+    texts = [f"{key}={json.dumps(value)}" for key, value in stated.items()]
+    plan = make_plan(
+        "unet-test_resnet", scenes, recipe="auto", overrides=texts, encoder_weights=None
+    )
+    assert recipe_dict(settled(plan).recipe) == kept["recipe"]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from zoo.registry.recipe import Recipe
 from zoo.training.checkpoint import load_checkpoint
 from zoo.training.finetune import check_share, finetune
 from zoo.training.losses import Objective
-from zoo.training.precision import checkpoint_activations, keep_float32, make_accelerator
+from zoo.training.precision import checkpoint_activations, make_accelerator
 from zoo.training.step import Step, TrainingNet, out_of_memory
 
 CLASSES = 3
@@ -263,24 +263,6 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(monkeypatch: pytest.Mon
         made(*batch())
 
 
-def test_modules_stay_in_float32_where_the_recipe_says_so() -> None:
-    model = net()
-    assert keep_float32(model, ["segmentation_head", "encoder.model.stem*"])[-1] == (
-        "segmentation_head"
-    )
-    seen: dict[str, torch.dtype] = {}
-    for name in ("segmentation_head.0", "decoder.p5"):
-        model.net.get_submodule(name).register_forward_hook(
-            lambda *given, name=name: seen.update({name: given[2].dtype})
-        )
-    for each in (model, copy.deepcopy(model)):
-        seen.clear()
-        made = step(each, Objective({"ce": 1.0}), precision="bf16")
-        assert made(*batch()) > 0
-        assert seen == {"segmentation_head.0": torch.float32, "decoder.p5": torch.bfloat16}
-    assert not torch.is_autocast_enabled("cpu")
-
-
 def test_half_precision_logits_reach_the_loss_as_they_are() -> None:
     seen = []
 
@@ -291,15 +273,6 @@ def test_half_precision_logits_reach_the_loss_as_they_are() -> None:
 
     step(net(), Looks({"ce": 1.0}), precision="bf16")(*batch())
     assert seen == [torch.bfloat16]
-
-
-def test_a_pattern_that_matches_no_module_is_an_error() -> None:
-    with pytest.raises(InputError) as caught:
-        keep_float32(net(), ["segmentation_heat", "decoder*", "zzz"])
-    text = str(caught.value)
-    assert "'segmentation_heat' matches no module; near it: segmentation_head" in text
-    assert "'zzz' matches no module; near it: encoder, decoder" in text
-    assert "'decoder*'" not in text
 
 
 def test_recomputed_activations_change_nothing() -> None:

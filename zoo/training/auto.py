@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +72,10 @@ class Chosen:
 
     recipe: Recipe
     choices: tuple[Choice, ...]
+
+    def overrides(self) -> list[str]:
+        """The choices as overrides, with which `auto` gives this recipe again without a budget."""
+        return _texts(self.choices)
 
     def described(self, budget: str | None) -> dict[str, Any]:
         """What run.json keeps, so that a resumed run does not choose again."""
@@ -234,12 +238,12 @@ def _epochs_key(stage: Stage) -> str:
 
 def _with(base: Recipe, choices: Sequence[Choice], given: set[str]) -> Recipe:
     """The base recipe with the choices that the user did not make."""
-    texts = [
-        f"{choice.key}={choice.value}"
-        for choice in choices
-        if choice.key != "recipe" and not _is_given(choice.key, given)
-    ]
+    texts = _texts(choice for choice in choices if not _is_given(choice.key, given))
     return apply_overrides(base.model_copy(update={"evidence": "none"}), texts)
+
+
+def _texts(choices: Iterable[Choice]) -> list[str]:
+    return [f"{choice.key}={choice.value}" for choice in choices if choice.key != "recipe"]
 
 
 def _is_given(key: str, given: set[str]) -> bool:

@@ -17,7 +17,7 @@ from zoo.errors import InputError
 from zoo.evaluation.ranks import Ranks
 from zoo.files import read_json
 from zoo.registry.load import load_registry
-from zoo.registry.overrides import apply_overrides
+from zoo.registry.overrides import apply_overrides, parse_overrides
 from zoo.registry.recipe import Recipe
 from zoo.registry.registry import resolve
 from zoo.training.auto import AUTO, Choice, Chosen, Facts, choose, facts_of, stored
@@ -31,7 +31,8 @@ from zoo.training.start import make_trainer, prepare_trial
 def settled(plan: Plan, *, resume: bool = False, processes: int = 1) -> Plan:
     """The plan with the recipe chosen where it says `auto`.
 
-    With a budget a few steps are trained first. A resumed run takes what its run.json says. Raises
+    Its overrides are then the choices and what the user gave, so that a record names both. With a
+    budget a few steps are trained first. A resumed run takes what its run.json says. Raises
     InputError where that run was not started with `auto`, for a budget that is too small and for
     one in several processes.
     """
@@ -42,8 +43,10 @@ def settled(plan: Plan, *, resume: bool = False, processes: int = 1) -> Plan:
         described = _choose(plan, processes)
     else:
         described = described | {"budget": plan.budget}
-    recipe = apply_overrides(stored(described).recipe, plan.given)
-    return replace(plan, recipe=recipe, auto=described)
+    chosen = stored(described)
+    recipe = apply_overrides(chosen.recipe, plan.given)
+    overrides = parse_overrides(chosen.overrides()) | plan.overrides
+    return replace(plan, recipe=recipe, overrides=overrides, auto=described)
 
 
 def explained(plan: Plan) -> list[Choice]:

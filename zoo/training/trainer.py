@@ -34,7 +34,12 @@ from zoo.training.features import FeatureCache
 from zoo.training.journal import Journal
 from zoo.training.losses import Objective
 from zoo.training.optim import make_optimizer, start_stage
-from zoo.training.precision import checkpoint_activations, keep_float32, make_accelerator
+from zoo.training.precision import (
+    checkpoint_activations,
+    keep_float32,
+    make_accelerator,
+    speed_up_cpu,
+)
 from zoo.training.run import BEST
 from zoo.training.schedules import Plateau
 from zoo.training.sharding import Shards, check_sharding
@@ -119,6 +124,8 @@ class Trainer:
     def _placed(self, model: SegmentationModel) -> SegmentationModel:
         """The model on its device, set up as the recipe says; the names of its weights stay."""
         keep_float32(model, self.recipe.fp32_modules)
+        if self.device.type == "cpu":
+            speed_up_cpu(model)
         if self.recipe.activation_checkpointing:
             checkpoint_activations(model)
         if self.ranks.world > 1 and self.device.type == "cuda":
