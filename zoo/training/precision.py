@@ -76,11 +76,10 @@ def keep_float32(model: SegmentationModel, patterns: Sequence[str]) -> list[str]
 def speed_up_cpu(model: SegmentationModel) -> None:
     """Let `model` train faster on a CPU; its weights, their names and its scores do not change.
 
-    Two things that torch 2.15 leaves slow there. Depthwise convolutions other than 3 x 3 with
-    stride and dilation 1 have no fast backward pass in bfloat16 and take up to 100 times as long as
-    in float32: while they train they compute in float32. And the C library gives large tensors back
-    to the system at once, which then has to fill the pages with zeros for the next one: it keeps
-    them.
+    Depthwise convolutions other than 3 x 3 with stride and dilation 1 have no fast backward pass in
+    bfloat16 (torch 2.15): while they train they compute in float32. And the C library gives the
+    memory of large tensors back to the system, which fills new pages with zeros for the next ones:
+    it now keeps that memory.
     """
     for module in model.net.modules():
         if isinstance(module, nn.Conv2d) and _is_slow_in_bfloat16(module):
