@@ -77,6 +77,44 @@ def test_another_setting_is_another_row(change: dict[str, Any]) -> None:
     assert [row.miou.seeds for row in table.rows] == [1, 1]
 
 
+def _fold(number: int, hits: int, **changes: Any) -> Record:
+    pixels = {"data_hash": f"{number}" * 16, "images": 4 + number}
+    return record(
+        dataset=f"drive/fold_{number}", confusion=confusion_with(hits), **pixels | changes
+    )
+
+
+def test_the_folds_of_a_division_make_one_row_of_the_whole() -> None:
+    runs = [_fold(0, 60), _fold(0, 70, seed=1), _fold(1, 80), _fold(1, 80, seed=1)]
+    (table,) = rank(_named(*runs), lambda *_: np.full(200, 0.5))
+    (row,) = table.rows
+    assert (table.key.dataset, table.key.images) == ("drive", 9)
+    # hits / (200 - hits): 60 -> 3/7, 70 -> 7/13, 80 -> 2/3; the seeds of a fold are averaged first
+    values = [(3 / 7 + 7 / 13) / 2, 2 / 3]
+    assert row.miou.mean == pytest.approx(sum(values) / 2, abs=1e-12)
+    half = 12.7062 * statistics.stdev(values) / math.sqrt(2)
+    assert row.miou.interval == pytest.approx(half, abs=1e-12)
+    assert row.iou_per_class["car"] == pytest.approx(sum(values) / 2, abs=1e-12)
+    assert (row.miou.repeats, row.images) == ("2 folds x 2", None)
+    assert list(row.records.values()) == runs
+
+
+def test_settings_on_other_folds_stand_in_another_table() -> None:
+    runs = [_fold(0, 60), _fold(1, 60), _fold(0, 70, model="fpn-resnet18")]
+    whole, part = rank(
+        _named(*runs, _fold(1, 70, model="fpn-vgg11"), _fold(0, 80, model="fpn-vgg11"))
+    )
+    assert (whole.key.dataset, part.key.dataset) == ("drive", "drive/fold_0")
+    assert [row.first.model for row in whole.rows] == ["fpn-vgg11", "unet-resnet18"]
+    assert [row.miou.repeats for row in (*whole.rows, *part.rows)] == ["2 folds", "2 folds", "1"]
+
+
+def test_a_fold_of_another_division_is_not_mixed_in() -> None:
+    runs = [_fold(0, 60), _fold(0, 60, data_hash="f" * 16), _fold(1, 60)]
+    keys = [(table.key.dataset, table.key.data_hash[0]) for table in rank(_named(*runs))]
+    assert keys == [("drive/fold_0", "0"), ("drive/fold_0", "f"), ("drive/fold_1", "1")]
+
+
 def test_a_seed_that_was_run_twice_counts_once() -> None:
     runs = [
         record(seed=0, confusion=confusion_with(60), device="one GPU"),

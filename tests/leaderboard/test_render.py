@@ -103,6 +103,22 @@ def test_an_interval_and_the_notes(tmp_path: Path) -> None:
     assert [row["tied_with_row_above"] for row in _rows(table)] == ["no", "no"]
 
 
+def test_folds_are_shown_as_one_row_of_the_whole(tmp_path: Path) -> None:
+    folds = [
+        {"dataset": f"drive/fold_{n}", "data_hash": f"{n}" * 16, "confusion": confusion_with(hits)}
+        for n, hits in enumerate((60, 80))
+    ]
+    markdown, table = _build(tmp_path, *folds)
+    assert "## drive, test, pretrained encoder" in markdown
+    assert "- data: drive, split test, 466 images" in markdown
+    assert "| 54.76 \u00b1 151.26 | \u2013 | 2 folds |" in markdown
+    assert "the mean over folds" in markdown
+    assert "no counts per image" not in markdown
+    (row,) = _rows(table)
+    assert (row["dataset"], row["seeds"], row["folds"]) == ("drive", "1", "2")
+    assert len(row["records"].split()) == 2
+
+
 def test_a_tie_is_marked(tmp_path: Path) -> None:
     runs = [{"model": "unet-a"}, {"model": "unet-b"}]
     markdown, table = _build(tmp_path, *runs)

@@ -16,6 +16,7 @@ from leaderboard.examples import confusion_with, counted, fields, record, speed_
 from zoo.leaderboard.board import read_board
 from zoo.leaderboard.build import write
 from zoo.leaderboard.image_counts import write_with_counts
+from zoo.leaderboard.lookup import measured_rows
 from zoo.leaderboard.plots import Point, plot
 from zoo.leaderboard.records import metrics_from_confusion, write_record
 from zoo.leaderboard.site_rows import commands
@@ -83,6 +84,20 @@ def test_intervals_over_seeds_and_over_images(tmp_path: Path) -> None:
     assert row.images_interval is not None
     assert f"<td>{100 * row.images_interval:.2f}</td><td>1</td>" in text
     assert "95 % interval of the bootstrap over the images" in text
+
+
+def test_folds_are_counted_as_folds(tmp_path: Path) -> None:
+    folds = [
+        {"dataset": f"drive/fold_{n}", "data_hash": f"{n}" * 16, "confusion": confusion_with(hits)}
+        for n, hits in enumerate((60, 80))
+    ]
+    text = built(tmp_path, *folds)
+    assert "<td>54.76 \u00b1 151.26</td><td>\u2013</td><td>2 folds</td>" in text
+    assert "the mean over folds" in text
+    assert "ties rest on seeds alone" not in text
+    board = read_board(tmp_path / "out" / "leaderboard.json")
+    [(_, text)] = measured_rows("unet-resnet18", board)
+    assert "% on drive, test, pretrained encoder: rank 1 of 1, 2 folds, recipe cnn" in text
 
 
 def test_one_script_alone_may_run_and_nothing_is_fetched(tmp_path: Path) -> None:

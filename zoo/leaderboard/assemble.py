@@ -134,6 +134,7 @@ def _entry(table: Table, row: Row, results: Path, environments: dict[str, str]) 
         interval=_rounded(row.miou.interval),
         images_interval=_rounded(row.images),
         seeds=row.miou.seeds,
+        folds=row.miou.folds,
         pixel_accuracy=round(row.pixel_accuracy, 6),
         mean_dice=round(row.mean_dice, 6),
         iou_per_class=[_rounded(value) for value in row.iou_per_class.values()],

@@ -33,12 +33,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of a table: a model with one recipe, over its seeds.
+    """One row of a table: a model with one recipe, over its seeds and folds.
 
     `id` names the setting and stays when it is measured again. Shares lie in [0, 1]; `interval` is
-    the half-width of the 95 % interval over seeds, `images_interval` the one over the choice of
-    images, None where they cannot be told. `best` to `worst` are the ranks up to which neighbours
-    are too close to call. `family` is timm's module of the encoder; `licence` that of the encoder's
+    the half-width of the 95 % interval over seeds or folds, `images_interval` the one over the
+    choice of images, None where they cannot be told. `best` to `worst` are the ranks up to which
+    neighbours are too close to call. `family` is timm's module of the encoder; `licence` that of the encoder's
     weights. `params_m` in millions, `gmacs` in 1e9 multiply-accumulates of one image.
     """
 
@@ -70,6 +70,12 @@ class Entry:
     device: list[str]
     chosen_on: list[str]
     runs: list[Run]
+    folds: int = 1
+
+    @property
+    def repeats(self) -> str:
+        """What was repeated how often, as it stands under the heading `seeds`."""
+        return repeats(self.seeds, self.folds)
 
     @property
     def places(self) -> str:
@@ -175,6 +181,13 @@ class Board:
             for table, row in self.entries()
         }
         return Version(self.version, self.newest, rows)
+
+
+def repeats(seeds: int, folds: int) -> str:
+    """`3` for three seeds, `5 folds` for one of each, `5 folds x 3` for three of each."""
+    if folds == 1:
+        return str(seeds)
+    return f"{folds} folds" + (f" x {seeds}" if seeds > 1 else "")
 
 
 def board_text(board: Board) -> str:

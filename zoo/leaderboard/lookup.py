@@ -121,15 +121,17 @@ def measured_rows(model: str, board: Board | None = None) -> Iterator[tuple[str,
             yield (
                 f"measured.{number}",
                 f"mIoU {100 * row.miou:.2f}{interval} % on {table.title}: rank {row.places} of "
-                f"{len(table.rows)}, {_seeds(row.seeds)}, recipe {row.recipe}",
+                f"{len(table.rows)}, {_seeds(row)}, recipe {row.recipe}",
             )
     timed = [speed for speed in board.speeds if speed.model == model]
     for number, speed in enumerate(timed, 1):
         yield f"latency.{number}", f"{speed.p50:.1f} ms on {speed.setup}"
 
 
-def _seeds(count: int) -> str:
-    return f"{count} seed{'s' if count > 1 else ''}"
+def _seeds(row: Entry) -> str:
+    if row.folds > 1:
+        return row.repeats
+    return f"{row.seeds} seed{'s' if row.seeds > 1 else ''}"
 
 
 def _check(wanted: Wanted) -> None:

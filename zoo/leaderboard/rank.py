@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from zoo.errors import InputError, join_problems
+from zoo.files import hash_of
+from zoo.leaderboard.board import repeats
 from zoo.leaderboard.bootstrap import Samples, half_width
 from zoo.leaderboard.records import Record
+
+_FOLD = re.compile(r"/fold_\d+$")
 
 NOISE = 0.01
 """The mIoU by which single runs of one setting differ anyway."""
@@ -42,20 +47,30 @@ class TableKey:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds with the half-width of its 95 % interval (None for a single seed)."""
+    """A mean over seeds, or over several `folds`, with the half-width of its 95 % interval.
+
+    `interval` is None for a single value.
+    """
 
     mean: float
     interval: float | None
     seeds: int
+    folds: int = 1
+
+    @property
+    def repeats(self) -> str:
+        """What was repeated how often, as it stands under the heading `seeds`."""
+        return repeats(self.seeds, self.folds)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model with one recipe, over its seeds; `records` are ordered by path.
+    """One model with one recipe, over its seeds and folds; `records` are ordered by path.
 
     `best` to `worst` are the places of the rows that are too close to this one to call. `samples`
     are the mIoU on test sets drawn from the images and `images` the half-width of the 95 % interval
-    that they give; both None where a record has no counts per image.
+    that they give; both None where a record has no counts per image, and for folds, whose interval
+    has the choice of the images in it already.
     """
 
     rank: int
@@ -86,7 +101,7 @@ class Row:
 
     def mean(self, value: Callable[[Record], float]) -> float:
         """The mean of `value` over seeds; the runs of one seed are averaged first."""
-        return statistics.fmean(_by_seed(self.records.values(), value))
+        return statistics.fmean(_repeated(self.records.values(), value))
 
     def distinct(self, value: Callable[[Record], object]) -> list[str]:
         """The different values among the row's records as sorted texts."""
@@ -108,16 +123,47 @@ Sampling = Callable[[Path, Record], Samples | None]
 def rank(records: Mapping[Path, Record], sampling: Sampling | None = None) -> list[Table]:
     """The tables of all records, in the order of their keys; without `sampling`, by seeds alone.
 
+    A setting that was run on several folds (drive/fold_0, drive/fold_1) makes one row of the whole
+    (drive), with the mean over the folds, and stands beside those of the same folds alone.
     Raises InputError where records of one data hash count different numbers of true pixels: they
     cannot come from the same masks.
     """
     groups: dict[TableKey, dict[Path, Record]] = {}
+    settings: dict[tuple[TableKey, str], dict[Path, Record]] = {}
     for path in sorted(records):
-        groups.setdefault(table_key(records[path]), {})[path] = records[path]
+        record, key = records[path], table_key(records[path])
+        groups.setdefault(key, {})[path] = record
+        settings.setdefault((_without_fold(key), _setting(record)), {})[path] = record
     problems = [problem for group in groups.values() for problem in _truth_problems(group)]
     if problems:
         raise InputError(join_problems("These records do not belong in one table:", problems))
-    return [Table(key, _rows(groups[key], sampling)) for key in sorted(groups)]
+    tables: dict[TableKey, list[dict[Path, Record]]] = {}
+    for runs in settings.values():
+        for key, group in _complete(runs):
+            tables.setdefault(key, []).append(group)
+    return [Table(key, _rows(tables[key], sampling)) for key in sorted(tables)]
+
+
+def _without_fold(key: TableKey) -> TableKey:
+    """The key of drive for that of drive/fold_0, with which runs on all folds are found."""
+    whole = _FOLD.sub("", key.dataset)
+    return key if whole == key.dataset else replace(key, dataset=whole, data_hash="", images=0)
+
+
+def _complete(runs: dict[Path, Record]) -> list[tuple[TableKey, dict[Path, Record]]]:
+    """The table of all `runs` of a setting: that of its data, or of all folds that it was run on.
+
+    Folds that are not of one division (one of them there twice, with different pixels) stay apart.
+    """
+    keys = sorted({table_key(record) for record in runs.values()})
+    if len(keys) > 1 and len({key.dataset for key in keys}) == len(keys):
+        hashes = hash_of([key.data_hash for key in keys])
+        images = sum(key.images for key in keys)
+        return [(replace(_without_fold(keys[0]), data_hash=hashes, images=images), runs)]
+    return [
+        (key, {path: record for path, record in runs.items() if table_key(record) == key})
+        for key in keys
+    ]
 
 
 def table_key(record: Record) -> TableKey:
@@ -163,13 +209,9 @@ def _tied_rows(better: Row, worse: Row) -> bool:
     return tied(better.miou, worse.miou, half_width(better.samples - worse.samples))
 
 
-def _rows(group: dict[Path, Record], sampling: Sampling | None) -> list[Row]:
-    settings: dict[str, dict[Path, Record]] = {}
-    for path, record in group.items():
-        settings.setdefault(_setting(record), {})[path] = record
+def _rows(groups: list[dict[Path, Record]], sampling: Sampling | None) -> list[Row]:
     measured = [
-        (estimate(_by_seed(records.values(), lambda record: record.metrics.miou)), setting, records)
-        for setting, records in settings.items()
+        (_miou(group.values()), _setting(next(iter(group.values()))), group) for group in groups
     ]
     measured.sort(key=lambda item: (-item[0].mean, item[1]))
     return _with_ties(
@@ -178,6 +220,16 @@ def _rows(group: dict[Path, Record], sampling: Sampling | None) -> list[Row]:
             for place, (miou, _, records) in enumerate(measured, 1)
         ]
     )
+
+
+def _miou(runs: Iterable[Record]) -> Estimate:
+    values = _repeated(runs, lambda record: record.metrics.miou)
+    seeds = len({record.seed for record in runs})
+    return replace(estimate(values), seeds=seeds, folds=_folds(runs))
+
+
+def _folds(runs: Iterable[Record]) -> int:
+    return len({record.dataset for record in runs})
 
 
 def _with_ties(rows: list[Row]) -> list[Row]:
@@ -193,8 +245,8 @@ def _with_ties(rows: list[Row]) -> list[Row]:
 
 
 def _samples(records: Mapping[Path, Record], sampling: Sampling | None) -> Samples | None:
-    """The mean over seeds of what `sampling` gives; None where a record has none."""
-    if sampling is None:
+    """The mean over seeds of what `sampling` gives; None where a record has none, or for folds."""
+    if sampling is None or _folds(records.values()) > 1:
         return None
     seeds: dict[int, list[Samples]] = {}
     for path, record in records.items():
@@ -213,8 +265,8 @@ def _row(rank: int, records: dict[Path, Record], miou: Estimate, samples: Sample
         records=records,
         miou=miou,
         images=None if samples is None else half_width(samples),
-        pixel_accuracy=statistics.fmean(_by_seed(runs, lambda r: r.metrics.pixel_accuracy)),
-        mean_dice=statistics.fmean(_by_seed(runs, lambda r: r.metrics.mean_dice)),
+        pixel_accuracy=statistics.fmean(_repeated(runs, lambda r: r.metrics.pixel_accuracy)),
+        mean_dice=statistics.fmean(_repeated(runs, lambda r: r.metrics.mean_dice)),
         iou_per_class={name: _class_mean(runs, name) for name in next(iter(runs)).classes},
         samples=samples,
     )
@@ -226,18 +278,27 @@ def _setting(record: Record) -> str:
     return json.dumps([record.model, weights, record.recipe, record.recipe_hash, overrides])
 
 
-def _by_seed(records: Iterable[Record], value: Callable[[Record], float | None]) -> list[float]:
-    """One value per seed. A seed that was run again is averaged, so it never counts twice."""
-    values: dict[int, list[float]] = {}
+def _repeated(records: Iterable[Record], value: Callable[[Record], float | None]) -> list[float]:
+    """One value per seed, or per fold where there are several, its seeds averaged.
+
+    A seed that was run again is averaged, so it never counts twice.
+    """
+    folds: dict[str, dict[int, list[float]]] = {}
     for record in records:
         found = value(record)
         if found is not None:
-            values.setdefault(record.seed, []).append(found)
-    return [statistics.fmean(values[seed]) for seed in sorted(values)]
+            folds.setdefault(record.dataset, {}).setdefault(record.seed, []).append(found)
+    by_seed = [
+        [statistics.fmean(seeds[seed]) for seed in sorted(seeds)]
+        for _, seeds in sorted(folds.items())
+    ]
+    if len(by_seed) > 1:
+        return [statistics.fmean(values) for values in by_seed]
+    return by_seed[0] if by_seed else []
 
 
 def _class_mean(records: Iterable[Record], name: str) -> float | None:
-    values = _by_seed(records, lambda record: record.metrics.iou_per_class[name])
+    values = _repeated(records, lambda record: record.metrics.iou_per_class[name])
     return statistics.fmean(values) if values else None
 
 

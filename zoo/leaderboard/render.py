@@ -79,17 +79,25 @@ def table_lines(
     return [f"| {' | '.join(cells)} |" for cells in (heads, rule, *rows)]
 
 
+FOLDED = (
+    "Folds: every image is reported by one of them; the mean over folds, and \u00b1 over folds, in "
+    "which the choice of the images is."
+)
+
+
 def notes(table: Table) -> list[str]:
     """What a reader of the table has to know: ties, single runs, counts per image that lack."""
     lines = []
     if any(row.best != row.worst for row in table.rows):
         lines.append("A range of ranks: the rows from the first to the last are too close to call.")
-    if any(row.miou.seeds == 1 for row in table.rows):
+    if any(row.miou.interval is None for row in table.rows):
         lines.append(
             f"Rows with one seed have no interval: differences under about {100 * NOISE:.0f} mIoU "
             "between single runs are noise."
         )
-    if any(row.images is None for row in table.rows):
+    if any(row.miou.folds > 1 for row in table.rows):
+        lines.append(FOLDED)
+    elif any(row.images is None for row in table.rows):
         lines.append(
             f"\u00b1 images {_NONE}: these records hold no counts per image, so their ties rest on "
             "seeds alone."
@@ -148,7 +156,7 @@ def _main_table(table: Table) -> list[str]:
                 _model(first),
                 _percent(row.miou),
                 _NONE if row.images is None else f"{100 * row.images:.2f}",
-                str(row.miou.seeds),
+                row.miou.repeats,
                 f"{100 * row.pixel_accuracy:.2f}",
                 f"{100 * row.mean_dice:.2f}",
                 f"{first.params_m:.2f}",
@@ -260,6 +268,7 @@ def _csv_cells(key: TableKey, row: Row, results: Path) -> dict[str, str]:
         "miou_interval95": "" if row.miou.interval is None else _fixed(row.miou.interval),
         "miou_images95": "" if row.images is None else _fixed(row.images),
         "seeds": str(row.miou.seeds),
+        "folds": str(row.miou.folds),
         "pixel_accuracy": _fixed(row.pixel_accuracy),
         "mean_dice": _fixed(row.mean_dice),
         "params_m": _fixed(first.params_m),

@@ -9,6 +9,7 @@ from importlib import resources
 from zoo.leaderboard.board import Board, BoardTable, Entry, Speed, change_lines
 from zoo.leaderboard.plots import Point, plot
 from zoo.leaderboard.rank import NOISE
+from zoo.leaderboard.render import FOLDED
 from zoo.leaderboard.site_rows import class_table, main_table, provenance
 from zoo.page import data_block, page
 
@@ -124,11 +125,13 @@ def _notes(table: BoardTable) -> list[str]:
     lines = ["mIoU: the mean over seeds \u00b1 the half-width of Student's 95 % interval."]
     if any(row.best != row.worst for row in table.rows):
         lines.append("A range of ranks: the rows from the first to the last are too close to call.")
-    if any(row.seeds == 1 for row in table.rows):
+    if any(row.interval is None for row in table.rows):
         lines.append(f"Single runs differ by about {100 * NOISE:.0f} mIoU by chance.")
     if any(row.images_interval is not None for row in table.rows):
         lines.append("\u00b1 images: 95 % interval of the bootstrap over the images.")
-    if any(row.images_interval is None for row in table.rows):
+    if any(row.folds > 1 for row in table.rows):
+        lines.append(FOLDED)
+    elif any(row.images_interval is None for row in table.rows):
         lines.append("\u00b1 images \u2013: no counts per image, so ties rest on seeds alone.")
     return lines
 

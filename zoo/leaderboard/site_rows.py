@@ -143,7 +143,7 @@ def _row(row: Entry, speeds: dict[str, Speed]) -> str:
     cells = [
         f"{percent(row.miou, 2)}{interval}",
         percent(row.images_interval, 2),
-        str(row.seeds),
+        row.repeats,
         percent(row.pixel_accuracy, 2),
         percent(row.mean_dice, 2),
         number(row.params_m, 2),
