@@ -38,8 +38,8 @@ class Entry:
     `id` names the setting and stays when it is measured again. Shares lie in [0, 1]; `interval` is
     the half-width of the 95 % interval over seeds or folds, `images_interval` the one over the
     choice of images, None where they cannot be told. `best` to `worst` are the ranks up to which
-    neighbours are too close to call. `family` is timm's module of the encoder; `licence` that of the encoder's
-    weights. `params_m` in millions, `gmacs` in 1e9 multiply-accumulates of one image.
+    neighbours are too close to call. `family` is timm's module of the encoder; `licence` that of
+    the encoder's weights. `params_m` in millions, `gmacs` in 1e9 multiply-accumulates of one image.
     """
 
     id: str
