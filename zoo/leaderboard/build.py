@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from zoo.errors import InputError, join_problems
@@ -69,21 +68,20 @@ def check(results: Path, out: Path, speed: Path | None = None) -> None:
 
 def _ranked(records: dict[Path, Record]) -> list[Table]:
     """The tables with the bootstrap over images, every fault of the counts in one message."""
-    with ThreadPoolExecutor() as threads:  # most of the work is unpacking and sums of numpy's
-        tried = list(threads.map(_samples, records, records.values()))
-    if problems := [text for _, text in tried if text]:
+    problems: list[str] = []
+
+    def samples(path: Path, record: Record) -> Samples | None:
+        try:
+            counts = read_counts(path, record)
+        except InputError as error:
+            problems.append(str(error))
+            return None
+        return None if counts is None else miou_samples(counts)
+
+    tables = rank(records, samples)
+    if problems:
         raise InputError(join_problems("Counts per image that cannot be used:", problems))
-    found = {path: samples for path, (samples, _) in zip(records, tried, strict=True)}
-    return rank(records, lambda path, _: found[path])
-
-
-def _samples(path: Path, record: Record) -> tuple[Samples | None, str]:
-    """The record's samples, None where it has no counts, or what is wrong with them."""
-    try:
-        counts = read_counts(path, record)
-    except InputError as error:
-        return None, str(error)
-    return None if counts is None else miou_samples(counts), ""
+    return tables
 
 
 def _first_difference(left: list[bytes], right: list[bytes]) -> int:
