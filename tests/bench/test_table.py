@@ -17,7 +17,7 @@ from zoo.files import hash_of
 from zoo.leaderboard.records import parse_record, write_record
 
 ROOT = Path(__file__).parents[2]
-STUDY = ROOT / "docs" / "study.md"
+PAGES = [ROOT / "docs" / name for name in ("study.md", "measured.md")]
 SUITE = """
 version: 1
 title: Three
@@ -201,7 +201,14 @@ def test_tables_are_put_between_the_marks_of_a_page(tmp_path: Path) -> None:
         put(tmp_path / "none.md", "x", "new")
 
 
-@pytest.mark.parametrize("name", re.findall(r"<!-- suite (\S+) -->", STUDY.read_text()))
-def test_the_page_of_the_study_follows_from_the_records(name: str) -> None:
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [
+        (page, name)
+        for page in PAGES
+        for name in re.findall(r"<!-- suite (\S+) -->", page.read_text())
+    ],
+)
+def test_the_pages_follow_from_the_records(page: Path, name: str) -> None:
     suite = ROOT / "benchmarks" / "suites" / f"{name}.yaml"
-    check(STUDY, name, suite_text(suite, ROOT / "benchmarks" / "results"))
+    check(page, name, suite_text(suite, ROOT / "benchmarks" / "results"))
