@@ -15,7 +15,6 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -23,6 +22,7 @@ import torch
 from zoo import creation
 from zoo.bench.suite import merged, read_suite
 from zoo.data.spec import load_dataset
+from zoo.evaluation.record import evaluate, write_result
 from zoo.hub.folder import save_folder
 from zoo.registry.registry import Resolved, resolve
 
@@ -49,7 +49,6 @@ def make_model(folder: Path, data: str, overlay: Path | None, seed: int) -> None
             MODEL, classes=dataset.classes, palette=dataset.palette, registry=overlay
         )
     assert str(undilated(MODEL).adapter_dilation({})).startswith("none")
-    net.spec = net.spec.model_copy(update={"name": f"{MODEL}-resampled"})
     save_folder(net, folder)
 
 
@@ -65,15 +64,12 @@ def run(seed: int, options: argparse.Namespace) -> None:
     settings = [f"seed={seed}", *merged(suite.common, variant.set)]
     recipe = ["--recipe", str(variant.recipe), "--out", str(out)]
     resume = ["--resume"] if (out / "run.json").is_file() else []
-    _zoo("finetune", str(model), "--data", options.data, *recipe, *resume, *settings)
-    _zoo(
-        "eval", str(out), "--data", options.data, "--split", suite.split, "--out",
-        str(options.results),
-    )  # fmt: skip
-
-
-def _zoo(*words: Any) -> None:
-    subprocess.run([sys.executable, "-m", "zoo", *words], check=True)
+    words = ["finetune", str(model), "--data", options.data, *recipe, *resume, *settings]
+    if not (out / "result.json").is_file():
+        subprocess.run([sys.executable, "-m", "zoo", *words], check=True)
+    trained = creation.create(out)
+    trained.spec = trained.spec.model_copy(update={"name": f"{MODEL}-resampled"})
+    write_result(evaluate(trained, options.data, split=suite.split), options.results)
 
 
 def main() -> None:
