@@ -48,6 +48,17 @@ def test_the_page_states_the_speed_of_the_leaderboard() -> None:
     assert (found["records"], figures["rows"]) == (10_000, 1000)
 
 
+def test_the_page_states_what_building_takes() -> None:
+    page, pairs = (ROOT / "docs" / "speed.md").read_text(), result("encoder_path.json")["pairs"]
+    assert len(pairs) == 6
+    for path in ("zoo", "adapter"):
+        spans = []
+        for step in ("build", "forward"):
+            ratios = [pair[step]["against_smp_median"][path] for pair in pairs.values()]
+            spans.append(f"{min(ratios):.2f} to {max(ratios):.2f}")
+        assert f"| {' and '.join(spans)} times its time | `encoder_path.json` |" in page
+
+
 def test_the_page_states_the_speed_of_training() -> None:
     page = (ROOT / "docs" / "speed.md").read_text()
     training, data = result("training.json"), result("data_share.json")
