@@ -59,6 +59,12 @@ def test_the_page_states_what_building_takes() -> None:
         assert f"| {' and '.join(spans)} times its time | `encoder_path.json` |" in page
 
 
+def test_the_page_states_what_ray_gains() -> None:
+    page, found = (ROOT / "docs" / "speed.md").read_text(), result("ray_workers.json")
+    assert f"| {found['gain_median']:.2f} times as fast | `ray_workers.json` |" in page
+    assert found["jobs"] == 4
+
+
 def test_the_page_states_the_speed_of_training() -> None:
     page = (ROOT / "docs" / "speed.md").read_text()
     training, data = result("training.json"), result("data_share.json")
