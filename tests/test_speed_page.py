@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
@@ -19,6 +21,16 @@ def test_the_readme_states_what_the_records_say() -> None:
     assert f"{100 * record['metrics']['miou']:.1f} % mIoU on the {record['images']}" in readme
     assert f"chosen by val after {record['steps']} steps and" in readme
     assert f"{record['train_seconds'] / 60:.1f} minutes on 2 CPU cores" in readme
+
+
+@pytest.mark.parametrize("name", ["auto--s0--6110ec91", "cnn--s0--3010fa09"])
+def test_the_readme_states_shorter_and_longer_runs(name: str) -> None:
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    file = f"camvid-test--fpn-mobilenetv2_100--{name}.json"
+    record = json.loads((ROOT / "benchmarks" / "results" / file).read_text())
+    minutes = f"{record['train_seconds'] / 60:.1f} minutes"
+    miou = f"{100 * record['metrics']['miou']:.1f} %"
+    assert re.search(f"{miou} after {record['steps']} steps and {minutes}", readme)
 
 
 def result(name: str) -> dict:
