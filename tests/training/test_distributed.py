@@ -28,11 +28,14 @@ from zoo.data.loader import EvalLoader
 from zoo.data.scenes import write_scenes
 from zoo.data.spec import load_dataset
 from zoo.evaluation.evaluate import score
+from zoo.evaluation.ranks import Ranks
 from zoo.evaluation.record import evaluate
 from zoo.hub.folder import load_folder
 from zoo.models.layers import encoder_layers
 from zoo.training.checkpoint import load_checkpoint
-from zoo.training.finetune import finetune
+from zoo.training.finetune import _announce, finetune
+from zoo.training.plan import make_plan
+from zoo.training.start import prepare
 
 BOTH = "loss={ce: 1.0, dice: 1.0}"
 FROZEN = "batch_norm=frozen"
@@ -49,6 +52,27 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return without_batch_norm(scenes, tmp_path_factory.mktemp("start") / "model")
+
+
+def test_what_batch_norm_sees_is_said_where_it_learns(
+    model: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranks = Ranks(world=2, device=torch.device("cpu"))
+
+    def said(name: str | Path, *overrides: str, **options: Any) -> str:
+        given = {"overrides": [*SETTINGS, *overrides], "out": tmp_path, **options}
+        plan = make_plan(name, scenes, recipe="scratch", **given)
+        start = prepare(plan, False, Ranks())
+        capsys.readouterr()
+        _announce(plan, start, ranks)
+        return " ".join(capsys.readouterr().err.split())
+
+    sees = "BatchNorm sees the 2 images of each process alone"
+    assert sees in said("unet-test_resnet", encoder_weights=None)
+    assert sees not in said("unet-test_resnet", FROZEN, encoder_weights=None)
+    without = said(model)
+    assert "2 processes (cpu), 2 images of a batch each." in without
+    assert sees not in without
 
 
 def test_two_processes_give_the_loss_and_the_weights_of_one(scenes: Path, tmp_path: Path) -> None:

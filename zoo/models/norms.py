@@ -35,6 +35,11 @@ def to_layer_norm(net: nn.Module) -> int:
     return _replace(net, _layer_norm)
 
 
+def has_batch_norm(net: nn.Module) -> bool:
+    """Whether images of a batch see each other in `net` while it trains."""
+    return any(isinstance(module, _BatchNorm) for module in net.modules())
+
+
 def _replace(net: nn.Module, make: Callable[[_BatchNorm], nn.Module]) -> int:
     replaced = 0
     for parent in list(net.modules()):

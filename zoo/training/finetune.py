@@ -15,6 +15,7 @@ from zoo.errors import InputError
 from zoo.evaluation.ranks import Ranks, start_ranks
 from zoo.files import write_json
 from zoo.hub.folder import read_folder
+from zoo.models.norms import has_batch_norm
 from zoo.registry.recipe import Recipe, recipe_dict, recipe_hash
 from zoo.training.checkpoint import NAME
 from zoo.training.plan import Plan, make_plan
@@ -93,7 +94,8 @@ def _announce(plan: Plan, start: Start, ranks: Ranks) -> None:
         return
     share = plan.recipe.batch_size // ranks.world
     remark(f"{ranks.world} processes ({ranks.device.type}), {share} images of a batch each.")
-    if ranks.device.type == "cpu" and plan.recipe.batch_norm == "train":
+    learns = plan.recipe.batch_norm == "train"
+    if ranks.device.type == "cpu" and learns and has_batch_norm(start.net):
         remark(
             f"On CPUs BatchNorm sees the {share} images of each process alone; with "
             "batch_norm=frozen or group the result is that of one process."
