@@ -212,3 +212,11 @@ def test_tables_are_put_between_the_marks_of_a_page(tmp_path: Path) -> None:
 def test_the_pages_follow_from_the_records(page: Path, name: str) -> None:
     suite = ROOT / "benchmarks" / "suites" / f"{name}.yaml"
     check(page, name, suite_text(suite, ROOT / "benchmarks" / "results"))
+
+
+def test_a_single_variant_is_compared_with_nothing() -> None:
+    suite = ROOT / "benchmarks" / "suites" / "leaderboard_nuclei.yaml"
+    text = suite_text(suite, ROOT / "benchmarks" / "results")
+    assert "| model | variant | what it is | runs | val mIoU % | test mIoU % |\n" in text
+    assert "**" not in text
+    assert "difference" not in text

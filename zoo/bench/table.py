@@ -216,18 +216,21 @@ def _span(values: Sequence[int]) -> str:
 
 
 def _section(suite: Suite, block: Block, rows: Sequence[Row]) -> list[str]:
+    """The table of a block; with a single variant there is nothing to compare and to choose."""
     models = ["model"] if len(block.models) > 1 else []
     data = ["data"] if len({row.data for row in rows}) > 1 else []
     heads = [*models, *data, "variant", "what it is", "runs", "val mIoU %"]
-    heads += [f"{escape(suite.split)} mIoU %", "difference to the first"]
-    best = _best(rows)
+    heads += [f"{escape(suite.split)} mIoU %"]
+    compared = len(block.variants) > 1
+    heads += ["difference to the first"] if compared else []
+    best = _best(rows) if compared else []
     cells = [
         [
             *[escape(row.model) for _ in models],
             *[escape(row.data) for _ in data],
             escape(row.variant),
             escape(_meaning(suite.variants[row.variant])),
-            *_numbers(row, row in best),
+            *_numbers(row, row in best)[: None if compared else -1],
         ]
         for row in rows
     ]
