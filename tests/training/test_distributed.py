@@ -154,6 +154,15 @@ def test_what_fails_in_one_process_fails_in_both(
     assert not (folder / "no").exists()
 
 
+def test_no_thread_of_the_process_group_outlives_it(
+    seen: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    """One that does may abort the end of the interpreter, now and then."""
+    for found in seen[1]:
+        assert found["threads"]
+        assert not [name for name in found["threads"] if "gloo" in name]
+
+
 def test_every_image_is_scored_once(
     seen: tuple[Path, list[dict[str, Any]]], model: Path, scenes: Path
 ) -> None:

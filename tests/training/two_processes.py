@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import sys
 import time
@@ -123,7 +124,14 @@ def main(folder: Path, model: Path, data: Path) -> None:
             )
         ),
     }
-    (folder / f"seen{ranks.rank}.json").write_text(json.dumps(seen))
+    atexit.register(lambda: write_down(folder / f"seen{ranks.rank}.json", seen))
+    start_ranks()  # what it registers for the exit runs before what was registered above
+
+
+def write_down(path: Path, seen: dict[str, Any]) -> None:
+    """Store what was seen, with the threads that are left when the package has cleaned up."""
+    threads = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    path.write_text(json.dumps(seen | {"threads": threads}))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import gc
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -178,9 +179,14 @@ def start_ranks() -> Ranks:
 
 
 def _leave() -> None:
-    """Close the process group; gloo's threads may otherwise abort the end of the interpreter."""
+    """End gloo's threads, which may otherwise abort the end of the interpreter.
+
+    They live as long as the last DDP model that holds the group, and such a model is part of a
+    cycle: it has to be collected.
+    """
     if distributed.is_initialized():
         distributed.destroy_process_group()
+        gc.collect()
 
 
 OTHER_ENGINES = {
