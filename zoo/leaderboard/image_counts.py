@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import math
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -99,11 +100,23 @@ def _unpacked(file: Path, shape: tuple[int, int, int]) -> ImageCounts:
     with zipfile.ZipFile(io.BytesIO(file.read_bytes())) as archive:
         if archive.getinfo(_MEMBER).file_size > 8 * math.prod(shape) + _HEADER:
             raise ValueError("it holds more than that")
-        content = io.BytesIO(archive.read(_MEMBER))
-    counts: NDArray[np.generic] = np.lib.format.read_array(content, allow_pickle=False)
-    if counts.shape != shape or counts.dtype.kind not in "iu":
-        raise ValueError(f"it holds {counts.dtype} of the shape {counts.shape}")
-    return counts.astype(np.int64)
+        content = archive.read(_MEMBER)
+    start = 10 + int.from_bytes(content[8:10], "little")
+    found, by_column, dtype = _layout(content[:start])
+    if found != shape or by_column or dtype.kind not in "iu":
+        raise ValueError(f"it holds {dtype} of the shape {found}")
+    counts: NDArray[np.integer] = np.frombuffer(content, dtype, offset=start)
+    return counts.reshape(shape).astype(np.int64)
+
+
+@functools.lru_cache(maxsize=64)
+def _layout(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """What a .npy file of version 1.0 says at its beginning; the same in most files of a folder."""
+    stream = io.BytesIO(header)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("it is of another version of .npy than 1.0")
+    found: tuple[tuple[int, ...], bool, np.dtype[Any]] = np.lib.format.read_array_header_1_0(stream)
+    return found
 
 
 def _sums(record: Record) -> ImageCounts:

@@ -288,13 +288,14 @@ def _repeated(records: Iterable[Record], value: Callable[[Record], float | None]
         found = value(record)
         if found is not None:
             folds.setdefault(record.dataset, {}).setdefault(record.seed, []).append(found)
-    by_seed = [
-        [statistics.fmean(seeds[seed]) for seed in sorted(seeds)]
-        for _, seeds in sorted(folds.items())
-    ]
+    by_seed = [[_mean(seeds[seed]) for seed in sorted(seeds)] for _, seeds in sorted(folds.items())]
     if len(by_seed) > 1:
         return [statistics.fmean(values) for values in by_seed]
     return by_seed[0] if by_seed else []
+
+
+def _mean(values: list[float]) -> float:
+    return values[0] if len(values) == 1 else statistics.fmean(values)
 
 
 def _class_mean(records: Iterable[Record], name: str) -> float | None:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoo.errors import InputError, join_problems
 from zoo.files import hash_of, write_text
+from zoo.leaderboard.processes import each
 
 Text = Annotated[str, Field(min_length=1, max_length=300)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
@@ -96,11 +98,10 @@ def read_folder(folder: Path, read: Callable[[Path], R]) -> dict[Path, R]:
     records: dict[Path, R] = {}
     problems: list[str] = []
     seen: dict[str | None, Path] = {}
-    for path in sorted(folder.rglob("*.json")):
-        try:
-            record = read(path)
-        except InputError as error:
-            problems.append(str(error).replace("\n", "\n  "))
+    paths = sorted(folder.rglob("*.json"))
+    for path, record in zip(paths, each(partial(_outcome, read), paths), strict=True):
+        if isinstance(record, str):
+            problems.append(record)
             continue
         if record.record_hash in seen:
             problems.append(
@@ -111,6 +112,14 @@ def read_folder(folder: Path, read: Callable[[Path], R]) -> dict[Path, R]:
     if problems:
         raise InputError(join_problems(f"{folder} holds records that cannot be used:", problems))
     return records
+
+
+def _outcome(read: Callable[[Path], R], path: Path) -> R | str:
+    """What `read` gives, or what it says against the file."""
+    try:
+        return read(path)
+    except InputError as error:
+        return str(error).replace("\n", "\n  ")
 
 
 def name_part(text: str) -> str:
@@ -149,7 +158,7 @@ def origin_problems(date: str, fields: Mapping[str, Any]) -> Iterator[str]:
         datetime.fromisoformat(date)
     except ValueError:
         yield f"date: {date!r} is not ISO 8601, for example 2025-03-31T12:00:00Z"
-    for place, text in _texts(fields):
+    for place, text in _texts(fields, ""):
         if _LOCAL_PATH.search(text):
             yield f"{place}: {text!r} holds a path of one machine; give a name or a hash"
 
@@ -160,13 +169,12 @@ def _problem(place: tuple[int | str, ...], message: str) -> str:
     return f"{where.lstrip('.')}: {message}" if where else message
 
 
-def _texts(value: object, place: str = "") -> Iterator[tuple[str, str]]:
+def _texts(value: Mapping[str, Any] | list[Any], place: str) -> Iterator[tuple[str, str]]:
     """Every text inside `value` with its dotted place."""
-    if isinstance(value, str):
-        yield place, value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _texts(item, f"{place}.{key}".lstrip("."))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _texts(item, f"{place}[{index}]")
+    for key, item in value.items() if isinstance(value, Mapping) else enumerate(value):
+        if isinstance(item, (str, dict, list)):
+            inside = f"{place}[{key}]" if isinstance(key, int) else f"{place}.{key}".lstrip(".")
+            if isinstance(item, str):
+                yield inside, item
+            else:
+                yield from _texts(item, inside)
