@@ -1,12 +1,14 @@
 """The adapter on a pair that does not need it, for comparison with true dilation.
 
     python benchmarks/forced_adapter.py --data camvid:PATH --registry OVERLAY --work WORK \
-        --results RESULTS
+        --results benchmarks/adapter
 
 Builds deeplabv3plus-mobilenetv2_100 as if neither timm nor zoo could dilate the encoder, so that
 the map of stride 16 is made from the levels of the pretrained net. It trains as the suite
 `leaderboard_camvid.yaml` trains the dilated net of the same name, with three seeds, and the records
-carry the name with `-resampled` behind it. Runs that are there are not made again.
+carry the name with `-resampled` behind it, which the registry does not know: they stand in
+`benchmarks/adapter`, apart from what the leaderboard is built from. Runs that are there are not
+made again.
 """
 
 from __future__ import annotations

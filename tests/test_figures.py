@@ -101,6 +101,22 @@ def test_counts_are_made_again() -> None:
     assert count_problems(board=on_board(unsized)) == []
 
 
+def test_a_net_built_for_its_crop_is_counted_so() -> None:
+    """Its position embeddings are as many as the crop has patches."""
+    net = create("linear-vit_tiny_patch16_224", classes=3, encoder_weights=None, img_size=96)
+    usual = create("linear-vit_tiny_patch16_224", classes=3, encoder_weights=None)
+    assert params_m(net) != params_m(usual)
+    cropped = record(
+        model="linear-vit_tiny_patch16_224",
+        size=None,
+        params_m=params_m(net),
+        overrides={"crop": 96},
+    )
+    assert count_problems(board=on_board(cropped)) == []
+    (found,) = count_problems(board=on_board(cropped.model_copy(update={"overrides": {}})))
+    assert "M parameters on the leaderboard" in found
+
+
 def test_a_model_that_cannot_be_built_is_named() -> None:
     (found,) = count_problems(board=on_board(record(model="unet-none")))
     assert found.startswith("unet-none is on the leaderboard and cannot be built: ")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from zoo.console import track
 from zoo.creation import create
 from zoo.errors import InputError
-from zoo.leaderboard.board import Board, shipped
+from zoo.leaderboard.board import Board, Entry, shipped
 from zoo.leaderboard.records import Record, read_record
 from zoo.models.count import gmacs, params_m
 from zoo.registry.load import load_registry, registry_file
+from zoo.registry.registry import resolve
 from zoo.registry.schema import CuratedModel, TrainedWeights
 
 BENCHMARKS = "benchmarks"
@@ -20,6 +22,15 @@ STATED = 5e-5
 """How far a score in registry.yaml, written with four digits, may lie from its record's."""
 COUNTED = 1e-5
 """How far, in millions and in 1e9, a count may lie from the one in a record, as rounded there."""
+
+
+class _Counted(NamedTuple):
+    """What decides the counts of a model; `side` is what its encoder was built for, or 0."""
+
+    model: str
+    classes: int
+    size: tuple[int, ...]
+    side: int
 
 
 def score_problems(
@@ -45,10 +56,14 @@ def score_problems(
 def count_problems(sample: int | None = None, board: Board | None = None) -> list[str]:
     """Each parameter and multiply-accumulate count of the leaderboard that is not counted here.
 
-    Every model is built anew for the classes and the size of its table, or `sample` of them.
+    Every model is built anew for the classes and the size of its table, or `sample` of them, and
+    for the crop that it was trained with where that is part of the net.
     """
     stated = {
-        (row.model, len(table.classes), tuple(table.size or ())): (row.params_m, row.gmacs)
+        _Counted(row.model, len(table.classes), tuple(table.size or ()), _built_for(row)): (
+            row.params_m,
+            row.gmacs,
+        )
         for table, row in (board or shipped()).entries()
     }
     keys = sorted(stated)
@@ -92,12 +107,20 @@ def _metric_problems(metric: str, value: float, record: Record, source: str) -> 
         yield f"metrics.{metric}: is {value:g}, {found:.6f} in {source}"
 
 
-def _count_problems(
-    key: tuple[str, int, tuple[int, ...]], params: float, macs: float | None
-) -> Iterator[str]:
-    name, classes, size = key
+def _built_for(row: Entry) -> int:
+    """The side in pixels that a run built the encoder for, as `Plan.img_size`; 0 for any size."""
     try:
-        model = create(name, classes=classes, encoder_weights=None)
+        known = resolve(row.model).row
+        crop = row.overrides.get("crop") or load_registry().recipe(row.recipe).crop
+    except InputError:
+        return 0
+    return int(crop) if known is not None and known.resizes == "img_size" else 0
+
+
+def _count_problems(key: _Counted, params: float, macs: float | None) -> Iterator[str]:
+    name, classes, size, side = key
+    try:
+        model = create(name, classes=classes, encoder_weights=None, img_size=side or None)
     except InputError as error:
         yield f"{name} is on the leaderboard and cannot be built: {error}"
         return
