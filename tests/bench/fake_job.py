@@ -45,6 +45,7 @@ def note(what: str) -> None:
 
 
 if ORDER.job.variant == "waits":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` has it ignored
     try:
         note("began")
         time.sleep(60)
