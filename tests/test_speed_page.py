@@ -35,7 +35,9 @@ def test_the_readme_states_shorter_and_longer_runs(name: str) -> None:
 
 def test_the_readme_states_how_much_long_runs_differ() -> None:
     readme = " ".join((ROOT / "README.md").read_text().split())
-    evidence = yaml.safe_load((ROOT / "registry.yaml").read_text())["recipes"]["cnn_long"]["evidence"]
+    evidence = yaml.safe_load((ROOT / "registry.yaml").read_text())["recipes"]["cnn_long"][
+        "evidence"
+    ]
     files = (ROOT / "benchmarks" / "results").glob("camvid-test--fpn-mobilenetv2_100--cnn*.json")
     known = [_json(file) for file in files if file != ROOT / evidence]
     long = [record for record in known if record["steps"] > 2500]
@@ -43,8 +45,8 @@ def test_the_readme_states_how_much_long_runs_differ() -> None:
     minutes = sorted(record["train_seconds"] / 60 for record in long)
     assert len(long) == 6
     text = (
-        f"six more runs of {minutes[0]:.0f} to {minutes[-1]:.0f} minutes, one with another seed and "
-        "five with other values, gave "
+        f"six more runs of {minutes[0]:.0f} to {minutes[-1]:.0f} minutes, "
+        "one with another seed and five with other values, gave "
     )
     assert f"{text}{shares[0]:.1f} to {shares[-1]:.1f} %" in readme
 
