@@ -164,6 +164,8 @@ def _evaluation(run: Run) -> str:
     if record is None:
         return ""
     size = "native sizes" if record.size is None else f"{record.size[0]} x {record.size[1]} pixels"
+    if record.input_size is not None:
+        size += ", seen by the network at {} x {}".format(*record.input_size)
     facts = {
         "mIoU": _percent(record.metrics.miou, 2),
         "pixel accuracy": _percent(record.metrics.pixel_accuracy, 2),

@@ -15,7 +15,7 @@ from zoo.data.scenes import write_scenes
 from zoo.data.spec import load_dataset
 from zoo.errors import InputError
 from zoo.evaluation import evaluate
-from zoo.evaluation.evaluate import predict_ids, resolve_precision, score
+from zoo.evaluation.evaluate import best_class, predict_ids, resolve_precision, score
 from zoo.evaluation.record import evaluate as evaluate_model
 from zoo.models.segmentation import SegmentationModel
 from zoo.models.spec import ModelSpec, class_names, palette_for
@@ -41,6 +41,50 @@ def test_windows_give_what_the_whole_image_gives(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(evaluate, "WINDOW", 32)
     monkeypatch.setattr(evaluate, "MARGIN", 8)
     assert torch.equal(predict_ids(model_with(net), images), whole)
+
+
+def scaled(model: SegmentationModel, **size: object) -> SegmentationModel:
+    model.spec = model.spec.model_copy(update=size)
+    return model
+
+
+def test_the_size_of_the_spec_holds_for_predictions() -> None:
+    torch.manual_seed(0)
+    net = nn.Conv2d(3, 3, 5, padding=2)
+    images = torch.randint(0, 256, (2, 3, 60, 90), dtype=torch.uint8)
+    model = scaled(model_with(net), input_side=30, input_scale=1.5)
+    with torch.no_grad():
+        expected = model(images / 255).argmax(1)
+    found = predict_ids(model, images)
+    assert (found == expected).float().mean() > 0.999  # sums in another order may tie
+    assert (predict_ids(model_with(net), images) != found).float().mean() > 0.01
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_windows_of_scaled_images_give_what_the_whole_gives(
+    monkeypatch: pytest.MonkeyPatch, factor: float
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Conv2d(3, 3, 7, padding=3, padding_mode="replicate")
+    images = torch.randint(0, 256, (1, 3, 96, 128), dtype=torch.uint8)
+    model = scaled(model_with(net), input_scale=factor)
+    whole = predict_ids(model, images)
+    monkeypatch.setattr(evaluate, "MOST_PIXELS", 500)
+    monkeypatch.setattr(evaluate, "WINDOW", 32)
+    monkeypatch.setattr(evaluate, "MARGIN", 8)
+    sizes: list[tuple[int, ...]] = []
+    net.register_forward_hook(lambda _, given, __: sizes.append(tuple(given[0].shape)))
+    assert torch.equal(predict_ids(model, images), whole)
+    assert len(sizes) > 1
+    assert max(max(size[-2:]) for size in sizes) <= 64  # 48 and what fills it up to 32s
+
+
+def test_the_best_class_is_that_of_the_enlarged_logits() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 5, 12, 9)
+    enlarged = nn.functional.interpolate(logits, (50, 31), mode="bilinear")
+    assert torch.equal(best_class(logits, (50, 31)), enlarged.argmax(1).to(torch.uint8))
+    assert torch.equal(best_class(logits, (12, 9)), logits.argmax(1).to(torch.uint8))
 
 
 def test_counts_of_each_image_stand_at_its_place() -> None:

@@ -185,6 +185,11 @@ def hostile(config: dict[str, Any], **changes: Any) -> bytes:
         ({"decoder_args": {"decoder_channels": [[1]]}}, "a list within a list"),
         ({"decoder_args": {"decoder_use_norm": "x" * 999}}, "text above 200 characters"),
         ({"img_size": 10**9}, r"spec\.img_size: 1000000000 is beyond 4096"),
+        ({"input_side": 10**9}, r"spec\.input_side: 1000000000 is beyond 4096"),
+        (
+            {"input_scale": 11.0},
+            r"_zoo\.spec\.input_scale: Input should be less than or equal to 10",
+        ),
         ({"size_minimum": 10**9}, r"spec\.size_minimum: 1000000000 is beyond 4096"),
         ({"in_chans": 10**9}, "mean and std need 1000000000 values each"),
         ({"classes": []}, r"spec\.classes"),

@@ -231,13 +231,15 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_the_text_of_a_record_has_one_line_per_field() -> None:
-    lines = record_text(record(chosen_miou=0.5)).splitlines()
+    lines = record_text(record(chosen_miou=0.5, input_size=[450, 600])).splitlines()
     assert len(lines) == len(Record.model_fields) + 1  # without image_counts
     assert '  "chosen_miou": 0.5,' in lines
+    assert '  "input_size": [450, 600],' in lines
 
 
 def test_records_from_before_there_was_a_chosen_miou_keep_their_names() -> None:
     assert '"chosen_miou"' not in record_text(record())
+    assert '"input_size"' not in record_text(record())
     assert record_name(record(chosen_miou=None)) == record_name(record())
     results = Path(__file__).parents[2] / "benchmarks" / "results"
     for path in results.rglob("*.json"):

@@ -50,6 +50,32 @@ def test_output_has_the_input_size_and_the_image_is_in_the_top_left_corner() -> 
     assert torch.equal(model.net.seen[0, :, :33, 95], images[0, :, :, 69])
 
 
+@pytest.mark.parametrize(
+    ("changes", "seen"),
+    [
+        ({}, (40, 80)),
+        ({"input_scale": 1.25}, (50, 100)),
+        ({"input_side": 20}, (20, 40)),
+        ({"input_side": 20, "input_scale": 1.6}, (32, 64)),
+    ],
+)
+def test_the_network_sees_the_size_of_its_spec(
+    changes: dict[str, object], seen: tuple[int, int]
+) -> None:
+    model = SegmentationModel(Recorder(), spec(size_multiple=1, size_minimum=1, **changes))
+    ramp = torch.linspace(0, 1, 80).expand(1, 3, 40, 80)
+    out = model(ramp)
+    assert model.net.seen.shape[-2:] == seen == model.spec.input_size(40, 80)
+    assert out.shape == (1, 2, 40, 80)
+    # a straight ramp stays one through both resizes, but for its ends
+    assert torch.allclose(out[..., 4:-4], ramp[:, :2, :, 4:-4], atol=1e-3)
+    assert torch.equal(model(ramp, factor=1.0), ramp[:, :2])
+
+
+def test_an_image_never_shrinks_to_nothing() -> None:
+    assert spec(input_scale=0.1).input_size(3, 100) == (1, 10)
+
+
 def test_normalise_by_hand() -> None:
     image = torch.tensor([0, 255, 51], dtype=torch.uint8).view(1, 3, 1, 1)
     out = normalise(image, spec(), "cpu")

@@ -68,6 +68,7 @@ def test_defaults_are_filled_in() -> None:
             "cutmix": 0.0,
             "copy_paste": 0.0,
         },
+        "eval_scale": 1.0,
         "precision": "auto",
         "fp32_modules": [],
         "channels_last": True,

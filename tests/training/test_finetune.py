@@ -16,7 +16,12 @@ from engine_runs import wait_for_steps
 from safetensors.torch import load_file
 from training_settings import MODEL, SHORT
 
+from zoo.creation import create
+from zoo.data.loader import EvalLoader
+from zoo.data.spec import load_dataset
 from zoo.errors import InputError, RunError
+from zoo.evaluation.evaluate import predict_ids
+from zoo.evaluation.record import evaluate, make_record
 from zoo.training.checkpoint import load_checkpoint
 from zoo.training.finetune import finetune
 from zoo.training.plan import make_plan
@@ -75,6 +80,28 @@ def test_a_run_says_what_it_does(
     assert "unet-test_resnet on scenes (train 8, val 4, test 4 images): recipe scratch" in said
     assert "1 epochs of 2 steps, fp32, random encoder" in said
     assert json.loads((tmp_path / "run" / "run.json").read_text())["precision"] == "fp32"
+
+
+def test_what_a_model_learned_from_in_size_it_sees_ever_after(scenes: Path, tmp_path: Path) -> None:
+    size = ("augment.resize=48", "eval_scale=1.5")
+    run(scenes, tmp_path / "run", "stages=[{name: all, epochs: 1}]", *size)
+    model = create(tmp_path / "run")
+    assert (model.spec.input_side, model.spec.input_scale) == (48, 1.5)
+    images, _ = next(
+        (images, masks) for _, images, masks in EvalLoader(load_dataset(scenes), "val")
+    )
+    height, width = images.shape[-2:]
+    seen: list[tuple[int, ...]] = []
+    model.net.encoder.register_forward_hook(lambda _, given, __: seen.append(given[0].shape[-2:]))
+    assert predict_ids(model.eval(), images).shape == images[:, 0].shape
+    assert seen == [(96, -(-round(72 * width / height) // 32) * 32)]  # 48 * 1.5, filled up to 32s
+    found = evaluate(model, scenes, split="val", precision="fp32").metrics["miou"]
+    assert found == pytest.approx(log(tmp_path / "run", "epoch")[0]["miou"], abs=1e-6)
+    [record] = [make_record(evaluate(model, scenes, split="test"))]
+    plain = create(MODEL, classes=model.spec.classes, encoder_weights=None)
+    assert record.input_size == [72, round(72 * width / height)]
+    assert record.gmacs != make_record(evaluate(plain, scenes, split="test")).gmacs
+    assert "times 1.5" in (tmp_path / "run" / "best" / "README.md").read_text()
 
 
 def test_a_frozen_stage_leaves_the_encoder_as_it_was(scenes: Path, tmp_path: Path) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional
 
 from zoo.console import progress_bar
 from zoo.errors import InputError
 from zoo.evaluation.metrics import Confusion
 from zoo.evaluation.ranks import Ranks
-from zoo.models.preprocess import normalise
+from zoo.models.preprocess import normalise, rescaled
 
 if TYPE_CHECKING:
     from zoo.data.loader import EvalLoader
@@ -118,30 +120,56 @@ def predict_ids(
 ) -> torch.Tensor:
     """Class ids, uint8 B x H x W, of uint8 images B x in_chans x H x W.
 
-    The model must be in evaluation mode. Images of more than 4 megapixels are seen through windows
-    of 1024 pixels with 192 pixels of context on each side.
+    The model must be in evaluation mode. Images that have more than 4 megapixels for the network,
+    after what `spec` says of their size, are seen through windows of 1024 such pixels with 192
+    pixels of context on each side.
     """
     height, width = images.shape[-2:]
-    if height * width <= MOST_PIXELS:
-        return _ids(model, images, precision, device)
+    factor = model.spec.enlargement(height, width)
+    seen = partial(_ids, model, factor=factor, precision=precision, device=device)
+    if height * width * factor**2 <= MOST_PIXELS:
+        return seen(images)
+    side, margin = (max(1, round(length / factor)) for length in (WINDOW, MARGIN))
     ids = torch.empty((len(images), height, width), dtype=torch.uint8)
-    for top in range(0, height, WINDOW):
-        for left in range(0, width, WINDOW):
-            y, x = max(0, top - MARGIN), max(0, left - MARGIN)
-            seen = images[..., y : top + WINDOW + MARGIN, x : left + WINDOW + MARGIN]
-            found = _ids(model, seen, precision, device)[..., top - y :, left - x :]
-            place = ids[..., top : top + WINDOW, left : left + WINDOW]
+    for top in range(0, height, side):
+        for left in range(0, width, side):
+            y, x = max(0, top - margin), max(0, left - margin)
+            found = seen(images[..., y : top + side + margin, x : left + side + margin])
+            place = ids[..., top : top + side, left : left + side]
+            found = found[..., top - y :, left - x :]
             place.copy_(found[..., : place.shape[-2], : place.shape[-1]])
     return ids
 
 
 @torch.inference_mode()
 def _ids(
-    model: SegmentationModel, images: torch.Tensor, precision: str, device: torch.device | str
+    model: SegmentationModel,
+    images: torch.Tensor,
+    *,
+    factor: float,
+    precision: str,
+    device: torch.device | str,
 ) -> torch.Tensor:
+    seen = rescaled(normalise(images, model.spec, device), factor)
     with autocast(precision, device):
-        logits: torch.Tensor = model(normalise(images, model.spec, device))
-    return logits.argmax(dim=1).to(torch.uint8)
+        logits: torch.Tensor = model(seen, factor=1.0)
+    return best_class(logits, (images.shape[-2], images.shape[-1]))
+
+
+def best_class(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Class ids, uint8 B x H x W, of `logits` brought to `size` (H, W) bilinearly.
+
+    One class after the other, so that memory grows with the image but not with its classes too.
+    """
+    if logits.shape[-2:] == size:
+        return logits.argmax(dim=1).to(torch.uint8)
+    most = logits.new_full((len(logits), *size), -torch.inf, dtype=torch.float32)
+    ids = torch.zeros_like(most, dtype=torch.uint8)
+    for index, plane in enumerate(logits.float().split(1, dim=1)):
+        one = functional.interpolate(plane, size, mode="bilinear")[:, 0]
+        ids[one > most] = index
+        torch.maximum(most, one, out=most)
+    return ids
 
 
 def autocast(

@@ -24,6 +24,7 @@ from zoo.models.count import gmacs, params_m
 if TYPE_CHECKING:
     from zoo.evaluation.metrics import Confusion
     from zoo.models.segmentation import SegmentationModel
+    from zoo.models.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,7 @@ def make_record(found: Evaluation) -> Record:
         "classes": found.dataset.classes,
         "ignore": spec.ignore_index,
         "size": size,
+        "input_size": _input_size(spec, size),
         "tta": "none",
         "images": len(found.dataset.samples(found.split)),
         "recipe": training.get("recipe", "none"),
@@ -166,6 +168,12 @@ def make_record(found: Evaluation) -> Record:
         **stamp(found.device),
     }
     return parse_record(fields, f"the evaluation of {spec.name}")
+
+
+def _input_size(spec: ModelSpec, size: list[int] | None) -> list[int] | None:
+    """[height, width] that the network sees of images of `size`, where these differ."""
+    seen = None if size is None else list(spec.input_size(*size))
+    return None if seen == size else seen
 
 
 def _common_size(dataset: Dataset, split: str) -> list[int] | None:

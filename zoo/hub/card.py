@@ -216,6 +216,8 @@ def _what(spec: ModelSpec, extras: Extras) -> str:
         ("ignored id", spec.ignore_index),
         ("input", f"{spec.in_chans} channels, pixels / 255, mean {spec.mean}, std {spec.std}"),
     ]
+    if steps := spec.input_steps():
+        rows.append(("input size", f"{steps}; plain SMP leaves this to you"))
     if spec.img_size is not None:
         rows.append(("windows", f"{spec.img_size} x {spec.img_size} pixels"))
     text = f"# {escape(spec.name)}\n\n{_table(rows)}"

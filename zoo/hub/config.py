@@ -167,6 +167,6 @@ def _spec_problems(spec: ModelSpec) -> Iterator[str]:
     allowed = decoder_args(spec.decoder) | ENCODER_ARGS
     yield from wrong_arguments(spec.decoder_args, allowed, "spec.decoder_args")
     yield from wrong_arguments(spec.encoder_args, ENCODER_ARGS, "spec.encoder_args")
-    for key in ("size_multiple", "size_minimum", "img_size", "in_chans"):
+    for key in ("size_multiple", "size_minimum", "img_size", "in_chans", "input_side"):
         if (getattr(spec, key) or 0) > MAX_SIDE:
             yield f"spec.{key}: {getattr(spec, key)} is beyond {MAX_SIDE}"

@@ -63,12 +63,14 @@ class Metrics(Strict):
 class Record(Strict):
     """One measured run: what was measured, on which data, how, and the confusion matrix.
 
-    `size` is [height, width] in pixels or None where the images differ in size; `confusion` holds
-    pixel counts, rows are the truth and columns the prediction, in the order of `classes`;
-    `chosen_on` is the split that chose the epoch or anything else, None where nothing was chosen;
-    `chosen_miou` is the mIoU on it, where known, by which settings may be compared and chosen.
-    `image_counts` is the hash of the counts per image in a file beside the record, where there is
-    one. Raises pydantic's ValidationError, also where the metrics do not follow from the matrix.
+    `size` is [height, width] in pixels or None where the images differ in size, `input_size` what
+    the network saw of them where it was enlarged or reduced first (`gmacs` counts that);
+    `confusion` holds pixel counts, rows are the truth and columns the prediction, in the order of
+    `classes`; `chosen_on` is the split that chose the epoch or anything else, None where nothing
+    was chosen; `chosen_miou` is the mIoU on it, where known, by which settings may be compared and
+    chosen. `image_counts` is the hash of the counts per image in a file beside the record, where
+    there is one. Raises pydantic's ValidationError, also where the metrics do not follow from the
+    matrix.
     """
 
     schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
@@ -84,6 +86,7 @@ class Record(Strict):
     ignore: int | None
     protocol: Positive
     size: Size | None
+    input_size: Size | None = None
     tta: Text
     images: Positive
     recipe: Text
@@ -204,7 +207,7 @@ def read_records_by_path(folder: Path) -> dict[Path, Record]:
 
 
 def _content(record: Record) -> dict[str, Any]:
-    younger = ("chosen_miou", "image_counts")  # than the oldest files
+    younger = ("chosen_miou", "image_counts", "input_size")  # than the oldest files
     unset = {name for name in younger if getattr(record, name) is None}
     return record.model_dump(mode="json", by_alias=True, exclude={"record_hash", *unset})
 

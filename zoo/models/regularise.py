@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 
 def apply_recipe(model: SegmentationModel, recipe: Recipe) -> None:
-    """Change `model` as `recipe` says before it trains: batch_norm, drop_path and dropout.
+    """Change `model` as `recipe` says before it trains: input size, batch_norm, drop_path, dropout.
 
     Raises InputError where the network has no place for one of them, or where a stage's
     `unfreeze_names` match nothing.
     """
     for stage in recipe.stages:
         learning_names(model, stage)
+    size = {"input_side": recipe.augment.resize, "input_scale": recipe.eval_scale}
+    model.spec = model.spec.model_copy(update=size)
     if recipe.batch_norm == "group":
         use_group_norm(model)
     if recipe.drop_path:

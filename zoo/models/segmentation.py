@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from zoo.errors import InputError
+from zoo.models.preprocess import rescaled
 
 if TYPE_CHECKING:
     from zoo.models.outputs import MaskOutputs, Outputs
@@ -42,15 +43,25 @@ class SegmentationModel(nn.Module):
             self._let_gates_learn()
         return self
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor, factor: float | None = None) -> torch.Tensor:
         """Logits of every class for every pixel.
 
         `images`: float, B x in_chans x H x W, normalised (see `zoo.models.preprocess`). Returns
-        B x classes x H x W. Inside, the images are padded at the bottom and at the right to a size
-        that the network takes, by repeating their last row and column. A network of a fixed size
-        (`spec.img_size`) sees larger images as windows of that size, spread evenly; where windows
-        overlap their logits are averaged.
+        B x classes x H x W. Inside, the images are first enlarged by `factor` (None: by what `spec`
+        says for images of this size), and the logits brought back, both bilinearly. Then they are
+        padded at the bottom and at the right to a size that the network takes, by repeating their
+        last row and column. A network of a fixed size (`spec.img_size`) sees larger images as
+        windows of that size, spread evenly; where windows overlap their logits are averaged.
         """
+        height, width = images.shape[-2:]
+        if factor is None:
+            factor = self.spec.enlargement(height, width)
+        logits = self._logits(rescaled(images, factor))
+        if logits.shape[-2:] == (height, width):
+            return logits
+        return functional.interpolate(logits, (height, width), mode="bilinear")
+
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
         height, width = images.shape[-2:]
         fixed = self.spec.img_size
         images = self.padded(images)
@@ -62,9 +73,10 @@ class SegmentationModel(nn.Module):
     def training_outputs(self, images: torch.Tensor) -> Outputs | MaskOutputs | torch.Tensor:
         """What the losses take: logits as they are before the network's last enlargement.
 
-        `full_size` of the outputs is what `forward` returns for `images`. A plain tensor is that
-        itself; it comes from networks that do not end in an enlargement, and from windows. Networks
-        of mask queries give these, and raise InputError for images that need windows.
+        `full_size` of the outputs is what `forward` returns for `images` with a factor of 1: crops
+        have their size already. A plain tensor is that itself; it comes from networks that do not
+        end in an enlargement, and from windows. Networks of mask queries give these, and raise
+        InputError for images that need windows.
         """
         from zoo.models.heads.eomt import EomtNetwork
         from zoo.models.small_logits import net_outputs

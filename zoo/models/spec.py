@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from zoo.palette import Colour, default_palette
+from zoo.registry.recipe import InputScale
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -22,6 +23,10 @@ class ModelSpec(BaseModel):
     `img_size` is the side of the square that a fixed-size encoder was built for, else None;
     `value_range` are the stored pixel values that became 0 and 255, None for 8-bit images. `norm`
     is "group" where every BatchNorm of the network was replaced by a GroupNorm.
+
+    Before the network sees an image, its shorter side is brought to `input_side` pixels (None: it
+    stays), and both sides are multiplied by `input_scale`: the size that the weights learned best
+    from. Logits and scores have the image's own size all the same.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -46,6 +51,8 @@ class ModelSpec(BaseModel):
     img_size: Count | None = None
     value_range: Annotated[tuple[float, float], Field(strict=False)] | None = None
     norm: Literal["batch", "group"] = "batch"
+    input_side: Count | None = None
+    input_scale: InputScale = 1.0
     smp_loadable: bool = True
 
     @model_validator(mode="after")
@@ -57,6 +64,27 @@ class ModelSpec(BaseModel):
         if len(self.mean) != self.in_chans or len(self.std) != self.in_chans:
             raise ValueError(f"mean and std need {self.in_chans} values each")
         return self
+
+    def enlargement(self, height: int, width: int) -> float:
+        """The factor by which an image of this size, in pixels, is enlarged before the network."""
+        side = self.input_side
+        return self.input_scale * (1.0 if side is None else side / min(height, width))
+
+    def input_steps(self) -> str:
+        """In words what happens to an image's size before the network; empty for nothing."""
+        side = [] if self.input_side is None else [f"shorter side to {self.input_side} pixels"]
+        scale = [] if self.input_scale == 1 else [f"times {self.input_scale:g}"]
+        return ", then ".join([*side, *scale])
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) in pixels of what the network sees of an image of this size."""
+        return scaled_size((height, width), self.enlargement(height, width))
+
+
+def scaled_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
+    """(height, width) times `factor`, in whole pixels, none below 1."""
+    height, width = (max(1, round(side * factor)) for side in size)
+    return height, width
 
 
 def class_names(classes: int | list[str]) -> list[str]:

@@ -21,6 +21,8 @@ PositiveShare = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+InputScale = Annotated[float, Field(ge=0.1, le=10)]
+"""A factor on both sides of an image."""
 
 
 class Optimizer(Strict):
@@ -222,9 +224,10 @@ class Augment(Strict):
 
     `flip`, `flip_vertical`, `rotate_probability`, `blur`, `grayscale`, `cutmix` and `copy_paste`
     are probabilities, `colour` and `hue` strengths, `scale` is the range of the resize factor,
-    `resize` the shorter side in pixels before that factor, `rotate` the largest angle in degrees
-    to either side, `max_class_share` the share of the labelled pixels of a crop that one class
-    should not exceed. Values given beside a `preset` take the place of the preset's own.
+    `resize` the shorter side in pixels before that factor, in training and ever after, `rotate` the
+    largest angle in degrees to either side, `max_class_share` the share of the labelled pixels of a
+    crop that one class should not exceed. Values given beside a `preset` take the place of the
+    preset's own.
     """
 
     preset: Literal["none", "light", "medium", "strong"] = "none"
@@ -293,6 +296,7 @@ class Recipe(Strict):
     batch_size: Count
     crop: Annotated[int, Field(ge=32, multiple_of=32)]
     augment: Augment = Augment()
+    eval_scale: InputScale = 1.0
     precision: Literal["fp32", "bf16", "fp16", "auto"] = "auto"
     fp32_modules: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     channels_last: bool = True
