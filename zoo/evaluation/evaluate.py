@@ -165,8 +165,8 @@ def best_class(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         return logits.argmax(dim=1).to(torch.uint8)
     most = logits.new_full((len(logits), *size), -torch.inf, dtype=torch.float32)
     ids = torch.zeros_like(most, dtype=torch.uint8)
-    for index, plane in enumerate(logits.float().split(1, dim=1)):
-        one = functional.interpolate(plane, size, mode="bilinear")[:, 0]
+    for index, plane in enumerate(logits.split(1, dim=1)):
+        one = functional.interpolate(plane.float(), size, mode="bilinear")[:, 0]
         ids[one > most] = index
         torch.maximum(most, one, out=most)
     return ids

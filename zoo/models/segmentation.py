@@ -47,10 +47,10 @@ class SegmentationModel(nn.Module):
         """Logits of every class for every pixel.
 
         `images`: float, B x in_chans x H x W, normalised (see `zoo.models.preprocess`). Returns
-        B x classes x H x W. Inside, the images are first enlarged by `factor` (None: by what `spec`
-        says for images of this size), and the logits brought back, both bilinearly. Then they are
-        padded at the bottom and at the right to a size that the network takes, by repeating their
-        last row and column. A network of a fixed size (`spec.img_size`) sees larger images as
+        B x classes x H x W. Inside, the images are enlarged by `factor` (None: by what `spec` says
+        for images of this size), then padded at the bottom and at the right to a size that the
+        network takes, by repeating their last row and column; the logits are brought back. Both
+        resizes are bilinear. A network of a fixed size (`spec.img_size`) sees larger images as
         windows of that size, spread evenly; where windows overlap their logits are averaged.
         """
         height, width = images.shape[-2:]
