@@ -150,6 +150,12 @@ def test_defaults_are_filled_in() -> None:
         ),
         ({"augment": {"scale": [0, 1]}}, "augment.scale[0]: should be greater than 0, got 0"),
         ({"augment": {"flip": 1.5}}, "augment.flip: should be less than or equal to 1, got 1.5"),
+        (
+            {"augment": {"resize": 4097}},
+            "augment.resize: should be less than or equal to 4096, got 4097",
+        ),
+        ({"eval_scale": 0}, "eval_scale: should be greater than or equal to 0.1, got 0"),
+        ({"eval_scale": 11}, "eval_scale: should be less than or equal to 10, got 11"),
         ({"augment": []}, "augment: should be a mapping of keys to values, got []"),
         ({"precision": 16}, "precision: should be 'fp32', 'bf16', 'fp16' or 'auto', got 16"),
         ({"channels_last": "yes"}, "channels_last: should be true or false, got 'yes'"),

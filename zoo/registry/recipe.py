@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from zoo.files import hash_of
+from zoo.registry.arguments import MAX_SIDE
 from zoo.registry.strict import Strict, written_as
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -231,7 +232,7 @@ class Augment(Strict):
     """
 
     preset: Literal["none", "light", "medium", "strong"] = "none"
-    resize: Count | None = None
+    resize: Annotated[int, Field(ge=1, le=MAX_SIDE)] | None = None
     scale: Annotated[
         list[Positive], Field(min_length=2, max_length=2), AfterValidator(_ordered)
     ] = Field(default_factory=lambda: [1.0, 1.0])
