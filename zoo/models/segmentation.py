@@ -56,8 +56,9 @@ class SegmentationModel(nn.Module):
         height, width = images.shape[-2:]
         if factor is None:
             factor = self.spec.enlargement(height, width)
-        logits = self._logits(rescaled(images, factor))
-        if logits.shape[-2:] == (height, width):
+        enlarged = rescaled(images, factor)
+        logits = self._logits(enlarged)
+        if enlarged is images:
             return logits
         return functional.interpolate(logits, (height, width), mode="bilinear")
 
