@@ -58,7 +58,7 @@ def _json(path: Path) -> dict:
 
 
 def result(name: str) -> dict:
-    return json.loads((ROOT / "benchmarks" / "speed" / name).read_text())
+    return _json(ROOT / "benchmarks" / "speed" / name)
 
 
 def test_the_page_states_what_the_files_say() -> None:

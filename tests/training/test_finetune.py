@@ -87,9 +87,7 @@ def test_what_a_model_learned_from_in_size_it_sees_ever_after(scenes: Path, tmp_
     run(scenes, tmp_path / "run", "stages=[{name: all, epochs: 1}]", *size)
     model = create(tmp_path / "run")
     assert (model.spec.input_side, model.spec.input_scale) == (48, 1.5)
-    images, _ = next(
-        (images, masks) for _, images, masks in EvalLoader(load_dataset(scenes), "val")
-    )
+    _, images, _ = next(iter(EvalLoader(load_dataset(scenes), "val")))
     height, width = images.shape[-2:]
     seen: list[tuple[int, ...]] = []
     model.net.encoder.register_forward_hook(lambda _, given, __: seen.append(given[0].shape[-2:]))
@@ -97,7 +95,7 @@ def test_what_a_model_learned_from_in_size_it_sees_ever_after(scenes: Path, tmp_
     assert seen == [(96, -(-round(72 * width / height) // 32) * 32)]  # 48 * 1.5, filled up to 32s
     found = evaluate(model, scenes, split="val", precision="fp32").metrics["miou"]
     assert found == pytest.approx(log(tmp_path / "run", "epoch")[0]["miou"], abs=1e-6)
-    [record] = [make_record(evaluate(model, scenes, split="test"))]
+    record = make_record(evaluate(model, scenes, split="test"))
     plain = create(MODEL, classes=model.spec.classes, encoder_weights=None)
     assert record.input_size == [72, round(72 * width / height)]
     assert record.gmacs != make_record(evaluate(plain, scenes, split="test")).gmacs

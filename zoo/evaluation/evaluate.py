@@ -8,12 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional
 
 from zoo.console import progress_bar
 from zoo.errors import InputError
 from zoo.evaluation.metrics import Confusion
 from zoo.evaluation.ranks import Ranks
+from zoo.models.outputs import resized
 from zoo.models.preprocess import normalise, rescaled
 
 if TYPE_CHECKING:
@@ -153,6 +153,8 @@ def _ids(
     seen = rescaled(normalise(images, model.spec, device), factor)
     with autocast(precision, device):
         logits: torch.Tensor = model(seen, factor=1.0)
+    if seen.shape == images.shape:
+        return logits.argmax(dim=1).to(torch.uint8)
     return best_class(logits, (images.shape[-2], images.shape[-1]))
 
 
@@ -161,12 +163,10 @@ def best_class(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
     One class after the other, so that memory grows with the image but not with its classes too.
     """
-    if logits.shape[-2:] == size:
-        return logits.argmax(dim=1).to(torch.uint8)
     most = logits.new_full((len(logits), *size), -torch.inf, dtype=torch.float32)
     ids = torch.zeros_like(most, dtype=torch.uint8)
     for index, plane in enumerate(logits.split(1, dim=1)):
-        one = functional.interpolate(plane.float(), size, mode="bilinear")[:, 0]
+        one = resized(plane.float(), size)[:, 0]
         ids[one > most] = index
         torch.maximum(most, one, out=most)
     return ids

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from zoo.models.encoder import TimmEncoder
-from zoo.models.outputs import Auxiliary
-from zoo.models.pyramid import resized
+from zoo.models.outputs import Auxiliary, resized
 
 
 class AuxiliaryHead(nn.Module):

@@ -40,11 +40,11 @@ def full_size(outputs: Outputs) -> torch.Tensor:
     return resized(outputs.logits, outputs.size, outputs.align_corners)[..., :height, :width]
 
 
-def resized(logits: torch.Tensor, size: tuple[int, int], align_corners: bool) -> torch.Tensor:
-    """`logits` enlarged to `size` by bilinear interpolation; as they are where they have it."""
-    if logits.shape[-2:] == size:
-        return logits
-    return functional.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
+def resized(maps: torch.Tensor, size: tuple[int, ...], align_corners: bool = False) -> torch.Tensor:
+    """`maps`, B x K x h x w, at `size`, bilinearly; as they are where they have it already."""
+    if maps.shape[-2:] == size:
+        return maps
+    return functional.interpolate(maps, size, mode="bilinear", align_corners=align_corners)
 
 
 class Queries(NamedTuple):

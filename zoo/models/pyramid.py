@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
-from torch.nn import functional
 
 from zoo.models.encoder import Level
+from zoo.models.outputs import resized
 
 WIDTH = 256
 """The most channels of a map that is made here, as in arXiv 2203.16527."""
@@ -178,13 +178,6 @@ def canvas(images: Tensor, multiple: int) -> tuple[int, int]:
     """Height and width of the images, each rounded up to a multiple."""
     height, width = images.shape[-2:]
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple
-
-
-def resized(features: Tensor, size: tuple[int, ...]) -> Tensor:
-    """`features` by bilinear interpolation at `size`; as they are where they have it."""
-    if tuple(features.shape[-2:]) == tuple(size):
-        return features
-    return functional.interpolate(features, size, mode="bilinear", align_corners=False)
 
 
 def _nearest(levels: Sequence[Level], stride: int) -> int:

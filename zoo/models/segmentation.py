@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from zoo.errors import InputError
+from zoo.models.outputs import resized
 from zoo.models.preprocess import rescaled
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class SegmentationModel(nn.Module):
         logits = self._logits(enlarged)
         if enlarged is images:
             return logits
-        return functional.interpolate(logits, (height, width), mode="bilinear")
+        return resized(logits, (height, width))
 
     def _logits(self, images: torch.Tensor) -> torch.Tensor:
         height, width = images.shape[-2:]

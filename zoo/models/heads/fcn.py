@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from zoo.models.encoder import Level
 from zoo.models.heads.blocks import doubling
 from zoo.models.network import Parts
-from zoo.models.pyramid import Pyramid, plan, resized
+from zoo.models.outputs import resized
+from zoo.models.pyramid import Pyramid, plan
 
 DEEPEST = 32
 

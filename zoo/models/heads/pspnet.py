@@ -11,7 +11,8 @@ from zoo.errors import InputError
 from zoo.models.encoder import Level
 from zoo.models.heads.blocks import NORMS, POOLINGS, convolution, scoring
 from zoo.models.network import AuxiliaryHead, Parts
-from zoo.models.pyramid import Pyramid, plan, resized
+from zoo.models.outputs import resized
+from zoo.models.pyramid import Pyramid, plan
 
 STRIDE = 8
 FACTOR = 0.4
