@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from zoo.console import track
+from zoo.common.console import track
+from zoo.common.files import write_json
+from zoo.data.dataset import load_dataset
 from zoo.data.doctor.run import diagnose
-from zoo.data.loader import TrainLoader
-from zoo.data.scan import scan_labels
+from zoo.data.inspect.scan import scan_labels
+from zoo.data.loading.loader import TrainLoader
 from zoo.data.scenes import CLASSES, scene
-from zoo.data.spec import load_dataset
-from zoo.environment import stamp
-from zoo.files import write_json
 from zoo.registry.recipe import Augment
+from zoo.runtime.environment import stamp
 
 SCENES = 25
 CORES = 2

@@ -28,7 +28,7 @@ class EnoughError(Exception):
 
 def timed(encoder: str, camvid: Path, workers: str, steps: int) -> dict[str, Any]:
     """Seconds of waiting and of whole steps."""
-    from zoo.data.loader import TrainLoader
+    from zoo.data.loading.loader import TrainLoader
 
     waits: list[float] = []
     whole: list[float] = []
@@ -65,8 +65,8 @@ def timed(encoder: str, camvid: Path, workers: str, steps: int) -> dict[str, Any
 
 def main() -> None:
     """Measure both settings of `workers` and write the file."""
-    from zoo.environment import stamp
-    from zoo.files import write_json
+    from zoo.common.files import write_json
+    from zoo.runtime.environment import stamp
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--camvid", type=Path, required=True, help="folder with train, trainannot")

@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoo.console import track
-from zoo.creation import create
-from zoo.environment import stamp
-from zoo.files import write_json
+from zoo.common.console import track
+from zoo.common.files import write_json
+from zoo.creation.create import create
 from zoo.models.build import build, smp_config
 from zoo.models.decoders import smp_class
-from zoo.registry.options import output_stride
+from zoo.registry.decoders import output_stride
+from zoo.runtime.environment import stamp
 
 PAIRS = [
     "unet-resnet50",

@@ -17,19 +17,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from zoo.console import track
-from zoo.creation import create
-from zoo.data.loader import TrainLoader
+from zoo.common.console import track
+from zoo.common.files import write_json
+from zoo.creation.create import create
+from zoo.data.dataset import Dataset, load_dataset
+from zoo.data.loading.loader import TrainLoader
 from zoo.data.scenes import write_scenes
-from zoo.data.spec import Dataset, load_dataset
-from zoo.environment import stamp
-from zoo.evaluation.evaluate import resolve_precision
-from zoo.files import write_json
 from zoo.models.layers import train_mode
 from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides
-from zoo.registry.registry import resolve
-from zoo.training.trainer import Trainer
+from zoo.registry.resolve import resolve
+from zoo.runtime.environment import stamp
+from zoo.runtime.precision import resolve_precision
+from zoo.training.engine.trainer import Trainer
 
 MODELS = ["linear-vit_small_patch14_dinov2", "linear-vit_tiny_patch16_224", "unet-mobilenetv2_100"]
 BATCH = 8

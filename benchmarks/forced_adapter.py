@@ -21,12 +21,12 @@ from unittest.mock import patch
 
 import torch
 
-from zoo import creation
 from zoo.bench.suite import merged, read_suite
-from zoo.data.spec import load_dataset
-from zoo.evaluation.record import evaluate, write_result
+from zoo.creation import create as creation
+from zoo.data.dataset import load_dataset
+from zoo.evaluation.evaluate import evaluate, write_result
 from zoo.hub.folder import save_folder
-from zoo.registry.registry import Resolved, resolve
+from zoo.registry.resolve import Resolved, resolve
 
 MODEL = "deeplabv3plus-mobilenetv2_100"
 SUITE = Path(__file__).parent / "suites" / "leaderboard_camvid.yaml"

@@ -22,14 +22,14 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from chromium import Chromium, find
 
-from zoo.console import track
-from zoo.environment import stamp
-from zoo.files import write_json
+from zoo.common.console import track
+from zoo.common.files import write_json
 from zoo.leaderboard.build import build, write
-from zoo.leaderboard.image_counts import ImageCounts, counts_hash, write_with_counts
-from zoo.leaderboard.records import metrics_from_confusion, parse_record
-from zoo.leaderboard.speed_records import parse_speed_record, write_speed_record
-from zoo.registry.registry import list_models
+from zoo.records.image_counts import ImageCounts, counts_hash, write_with_counts
+from zoo.records.record import metrics_from_confusion, parse_record
+from zoo.records.speed import parse_speed_record, write_speed_record
+from zoo.registry.resolve import list_models
+from zoo.runtime.environment import stamp
 
 IMAGES, PIXELS, SEEDS = 233, 172_800, 3
 CLASSES = ["Sky", "Building", "Pole", "Road", "Pavement", "Tree", "SignSymbol", "Fence", "Car",

@@ -33,8 +33,8 @@ WORKERS = (0, 2)
 
 def zoo_epoch(data: Path, batch: int, workers: int) -> Epoch:
     """The loader of `zoo finetune`."""
-    from zoo.data.loader import TrainLoader
-    from zoo.data.spec import load_dataset
+    from zoo.data.dataset import load_dataset
+    from zoo.data.loading.loader import TrainLoader
     from zoo.registry.recipe import Augment
 
     augment = Augment(scale=list(SCALE), flip=0.5, colour=COLOUR)
@@ -53,7 +53,7 @@ def torchvision_loader(data: Path, batch: int, workers: int) -> Any:
     from torchvision import tv_tensors
     from torchvision.transforms import v2
 
-    from zoo.data.spec import load_dataset
+    from zoo.data.dataset import load_dataset
 
     fill = {tv_tensors.Image: 0, tv_tensors.Mask: 255}
     change = v2.Compose(
@@ -105,7 +105,7 @@ def fastai_loaders(data: Path, batch: int, **options: Any) -> Any:
         Saturation,
     )
 
-    from zoo.data.spec import load_dataset
+    from zoo.data.dataset import load_dataset
 
     samples = load_dataset(f"camvid:{data}").samples("train")
     least = (CROP / SCALE[1]) ** 2 / (360 * 480)
@@ -155,8 +155,8 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
 
 def summary(speeds: dict[str, list[float]], options: argparse.Namespace) -> dict[str, Any]:
     """The medians, and zoo's best setting against the best setting of the others."""
-    from zoo.data.spec import load_dataset
-    from zoo.environment import stamp
+    from zoo.data.dataset import load_dataset
+    from zoo.runtime.environment import stamp
 
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     best = {
@@ -200,7 +200,7 @@ def main() -> None:
     if options.kind is not None:
         candidate(options)
         return
-    from zoo.files import write_json
+    from zoo.common.files import write_json
 
     result = summary(measure(options), options)
     write_json(options.out, result)

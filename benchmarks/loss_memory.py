@@ -21,11 +21,11 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from zoo.console import track
-from zoo.creation import create
-from zoo.environment import stamp
-from zoo.files import write_json
+from zoo.common.console import track
+from zoo.common.files import write_json
+from zoo.creation.create import create
 from zoo.models.outputs import Outputs, full_size
+from zoo.runtime.environment import stamp
 from zoo.training.losses import Objective
 
 CLASSES, SIDE, BATCH = 150, 512, 4

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from zoo.errors import InputError
-from zoo.files import new_folder, write_text
+from zoo.common.errors import InputError
+from zoo.common.files import new_folder, write_text
 
 SPLITS = Path(__file__).parent / "splits"
 FOLDS = 5

@@ -20,9 +20,9 @@ from pathlib import Path
 import ray
 
 from zoo.bench.runner import run_suite
+from zoo.common.files import write_json, write_text
 from zoo.data.scenes import write_scenes
-from zoo.environment import stamp
-from zoo.files import write_json, write_text
+from zoo.runtime.environment import stamp
 
 WORKERS = (1, 2)
 SUITE = """

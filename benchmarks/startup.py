@@ -15,10 +15,10 @@ from pathlib import Path
 
 import segmentation_models_pytorch as smp
 
-from zoo.console import track
-from zoo.creation import create
-from zoo.environment import stamp
-from zoo.files import write_json
+from zoo.common.console import track
+from zoo.common.files import write_json
+from zoo.creation.create import create
+from zoo.runtime.environment import stamp
 
 COMMANDS = {
     "python": ["-c", "pass"],

@@ -35,7 +35,7 @@ FOR_EVER = 10_000
 
 def zoo_training(options: argparse.Namespace, turns: Turns) -> None:
     """`zoo finetune` as it is, with a loader that counts its steps."""
-    from zoo.data.loader import TrainLoader
+    from zoo.data.loading.loader import TrainLoader
 
     class Counted(TrainLoader):
         def epoch(self, epoch: int, first_step: int = 0) -> Any:
@@ -52,7 +52,7 @@ def finetune_with(
     loader: type[Any], encoder: str, camvid: Path, run: Path, settings: list[str]
 ) -> None:
     """`zoo finetune` of a U-Net on CamVid with another class of loaders, without an end."""
-    from zoo.training import start
+    from zoo.training import prepare as start
     from zoo.training.finetune import finetune
 
     start.TrainLoader = loader  # type: ignore[misc]
@@ -205,8 +205,8 @@ def summary(speeds: dict[str, list[float]]) -> dict[str, Any]:
 
 def result(options: argparse.Namespace) -> dict[str, Any]:
     """Measure and describe it."""
-    from zoo.environment import stamp
-    from zoo.evaluation.evaluate import resolve_precision
+    from zoo.runtime.environment import stamp
+    from zoo.runtime.precision import resolve_precision
 
     ours = resolve_precision(options.precision or "auto", options.device)
     others = options.precision or "fp32"
@@ -253,7 +253,7 @@ def main() -> None:
     if options.kind is not None:
         train(options)
         return
-    from zoo.files import write_json
+    from zoo.common.files import write_json
 
     if options.device == "cuda" and options.precision is None:
         sys.exit("On a GPU compare at equal precision: give --precision bf16 or fp32.")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.cli import run
+from zoo.cli.main import run
 from zoo.data.scenes import write_scenes
 from zoo.training.finetune import finetune
 

@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import save, save_file
 
 import zoo
-from zoo.creation import create
-from zoo.errors import InputError, RunError
+from zoo.common.errors import InputError, RunError
+from zoo.creation.create import create
 from zoo.hub.folder import load_folder, read_folder, save_folder
 from zoo.models.decoders import DECODERS
 from zoo.registry import coverage
-from zoo.registry.registry import list_models
-from zoo.registry.timm_table import encoders
+from zoo.registry.encoders import encoders
+from zoo.registry.resolve import list_models
 
 if TYPE_CHECKING:
     from hub_server import LoopbackHub

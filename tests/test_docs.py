@@ -32,7 +32,7 @@ def commands(block: str) -> list[list[str]]:
 def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the snippets speak of: `my_data/` (data), `photos/` (images), `runs/first` (a run)."""
     from zoo.data.scenes import write_scenes
-    from zoo.evaluation.record import evaluate
+    from zoo.evaluation.evaluate import evaluate
     from zoo.training.finetune import finetune
 
     folder = tmp_path_factory.mktemp("docs")
@@ -43,7 +43,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "unet-test_resnet", data, out=folder / "runs" / "first", overrides=short,
         encoder_weights=None,
     )  # fmt: skip
-    from zoo.api import loaded
+    from zoo.creation.create import load_trained as loaded
 
     evaluate(loaded(folder / "runs" / "first"), data, out=folder / "benchmarks" / "results")
     return folder

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from leaderboard.examples import record
 
-from zoo.cli import run
-from zoo.creation import create
-from zoo.figures import count_problems, score_problems
+from zoo.checks.figures import count_problems, score_problems
+from zoo.cli.main import run
+from zoo.creation.create import create
 from zoo.leaderboard.assemble import board
 from zoo.leaderboard.board import Board
 from zoo.leaderboard.rank import rank
-from zoo.leaderboard.records import Record, write_record
 from zoo.models.count import gmacs, params_m
-from zoo.registry.schema import CuratedModel
+from zoo.records.record import Record, write_record
+from zoo.registry.rows import CuratedModel
 
 MODEL = "unet-resnet18"
 
@@ -139,9 +139,11 @@ def test_the_command_joins_all_problems(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: list[int | None] = []
-    monkeypatch.setattr("zoo.models.timm_table.check_registry", lambda n: asked.append(n) or ["a"])
-    monkeypatch.setattr("zoo.figures.score_problems", lambda: ["b"])
-    monkeypatch.setattr("zoo.figures.count_problems", lambda n: asked.append(n) or ["c"])
+    monkeypatch.setattr(
+        "zoo.checks.encoder_table.check_registry", lambda n: asked.append(n) or ["a"]
+    )
+    monkeypatch.setattr("zoo.checks.figures.score_problems", lambda: ["b"])
+    monkeypatch.setattr("zoo.checks.figures.count_problems", lambda n: asked.append(n) or ["c"])
     assert run(["check", "registry", "--sample", "0"]) == 2
     assert asked == [None, None]
     assert "problems:\n  - a\n  - b\n  - c\n" in capsys.readouterr().err

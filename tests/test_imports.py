@@ -14,31 +14,23 @@ ROOT = Path(__file__).parent.parent / "zoo"
 
 # Each line may import from itself and from the lines below it.
 LINES = [
-    ["zoo.__main__", "zoo.cli"],
-    ["zoo.cli_data", "zoo.cli_bench", "zoo.cli_board", "zoo.cli_hub"],
-    ["zoo.api"],
-    ["zoo.quickstart", "zoo.bench"],
-    ["zoo.reports"],
+    ["zoo", "zoo.__main__"],
+    ["zoo.cli"],
+    ["zoo.checks"],
+    ["zoo.bench"],
     ["zoo.training"],
     ["zoo.evaluation"],
-    ["zoo.creation", "zoo.importing", "zoo.trained", "zoo.figures"],
-    ["zoo.data"],
+    ["zoo.inference"],
+    ["zoo.creation"],
     ["zoo.hub"],
-    ["zoo.models"],
-    ["zoo.leaderboard.assemble", "zoo.leaderboard.build"],
-    ["zoo.registry"],
-    ["zoo.remote"],
     ["zoo.leaderboard"],
-    [
-        "zoo.environment",
-        "zoo.page",
-        "zoo.console",
-        "zoo.files",
-        "zoo.palette",
-        "zoo.class_lists",
-        "zoo.errors",
-        "zoo",
-    ],
+    ["zoo.models"],
+    ["zoo.data"],
+    ["zoo.registry"],
+    ["zoo.records"],
+    ["zoo.remote"],
+    ["zoo.runtime"],
+    ["zoo.common"],
 ]
 
 
@@ -91,7 +83,7 @@ def test_the_check_above_sees_a_wrong_import(tmp_path: Path) -> None:
     file = tmp_path / "x.py"
     file.write_text("from zoo.training import finetune\nimport zoo.cli\n")
     assert [name for _, name in imports_of(file)] == ["zoo.training.finetune", "zoo.cli"]
-    assert line_of("zoo.cli") < line_of("zoo.training.finetune") < line_of("zoo.errors")
+    assert line_of("zoo.cli") < line_of("zoo.training.finetune") < line_of("zoo.common.errors")
 
 
 HEAVY = ("torch", "timm", "torchvision", "segmentation_models_pytorch", "accelerate", "altair")
@@ -101,12 +93,12 @@ HEAVY = ("torch", "timm", "torchvision", "segmentation_models_pytorch", "acceler
     "code",
     [
         "import zoo",
-        "import zoo.cli",
-        "import zoo.errors, zoo.files, zoo.leaderboard.render, zoo.data.spec",
-        "from zoo.cli import run; run(['list', 'unet-*'])",
-        "from zoo.cli import run; run(['show', 'unet-resnet18'])",
-        "from zoo.cli import run; run(['--help'])",
-        "from zoo.cli import run; run(['leaderboard', 'build', '--results', 'a', '--out', 'b'])",
+        "import zoo.cli.main",
+        "import zoo.common.errors, zoo.common.files, zoo.leaderboard.render, zoo.data.dataset",
+        "from zoo.cli.main import run; run(['list', 'unet-*'])",
+        "from zoo.cli.main import run; run(['show', 'unet-resnet18'])",
+        "from zoo.cli.main import run; run(['--help'])",
+        "from zoo.cli.main import run; run(['leaderboard', 'build', '--results', 'a'])",
     ],
 )
 def test_light_commands_import_nothing_heavy(code: str, tmp_path: Path) -> None:

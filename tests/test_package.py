@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from zoo.leaderboard import build
-from zoo.leaderboard.records import read_records
+from zoo.records.record import read_records
 from zoo.registry.load import load_registry
 from zoo.registry.recipe import recipe_hash
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from zoo.errors import InputError
-from zoo.leaderboard.records import read_records
-from zoo.quickstart import quickstart
+from zoo.common.errors import InputError
+from zoo.records.record import read_records
+from zoo.training.quickstart import quickstart
 
 
 def test_a_used_folder_is_refused(tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ import pytest
 from leaderboard.examples import record
 from PIL import Image
 
-from zoo.errors import InputError
-from zoo.leaderboard.records import record_text
-from zoo.reports import MAX_PICTURES, report
-from zoo.training.curves import curves, latest, read_log, svg, write_curves
+from zoo.common.errors import InputError
+from zoo.records.record import record_text
+from zoo.training.charts import curves, latest, read_log, svg, write_curves
+from zoo.training.report import MAX_PICTURES, report
 
 SCRIPT = "<script>alert(1)</script>"
 CLASSES = ["road", SCRIPT, "sky"]

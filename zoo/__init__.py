@@ -9,36 +9,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from zoo.api import (
-        create,
-        evaluate,
-        find_lr,
-        finetune,
-        list_models,
-        load_dataset,
-        predict,
-        pull,
-        push,
-        show,
-    )
-    from zoo.errors import InputError, RunError, ZooError
+    from zoo.common.errors import InputError, RunError, ZooError
+    from zoo.creation.create import create
+    from zoo.creation.locate import pull
+    from zoo.data.dataset import load_dataset
+    from zoo.evaluation.evaluate import evaluate
+    from zoo.hub.push import push
+    from zoo.inference.predictor import predict
+    from zoo.leaderboard.lookup import show
+    from zoo.registry.resolve import list_models
+    from zoo.training.find_lr import find_lr
+    from zoo.training.finetune import finetune
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "create": "zoo.api",
-    "evaluate": "zoo.api",
-    "find_lr": "zoo.api",
-    "finetune": "zoo.api",
-    "list_models": "zoo.api",
-    "load_dataset": "zoo.api",
-    "predict": "zoo.api",
-    "pull": "zoo.api",
-    "push": "zoo.api",
-    "show": "zoo.api",
-    "InputError": "zoo.errors",
-    "RunError": "zoo.errors",
-    "ZooError": "zoo.errors",
+    "InputError": "zoo.common.errors",
+    "RunError": "zoo.common.errors",
+    "ZooError": "zoo.common.errors",
+    "create": "zoo.creation.create",
+    "evaluate": "zoo.evaluation.evaluate",
+    "find_lr": "zoo.training.find_lr",
+    "finetune": "zoo.training.finetune",
+    "list_models": "zoo.registry.resolve",
+    "load_dataset": "zoo.data.dataset",
+    "predict": "zoo.inference.predictor",
+    "pull": "zoo.creation.locate",
+    "push": "zoo.hub.push",
+    "show": "zoo.leaderboard.lookup",
 }
 
 __all__ = [

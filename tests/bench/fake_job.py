@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from zoo.bench.folder import read_order, write_failure
-from zoo.leaderboard.records import parse_record, write_record
+from zoo.records.record import parse_record, write_record
 
 FOLDER = Path(sys.argv[1])
 ORDER = read_order(FOLDER)

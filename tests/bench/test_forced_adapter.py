@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zoo.leaderboard.rank import Estimate, estimate
-from zoo.leaderboard.records import Record, read_records
+from zoo.records.record import Record, read_records
 
 ROOT = Path(__file__).parents[2]
 MODEL = "deeplabv3plus-mobilenetv2_100"

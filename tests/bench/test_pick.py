@@ -16,9 +16,9 @@ import pytest
 from zoo.bench.pick import search
 from zoo.bench.pick.space import Configuration
 from zoo.bench.pick.state import Asked
-from zoo.cli import run
-from zoo.errors import InputError, RunError
-from zoo.files import read_json, write_json
+from zoo.cli.main import run
+from zoo.common.errors import InputError, RunError
+from zoo.common.files import read_json, write_json
 
 HERE = Path(__file__).parent
 MODELS = ("unet-test_resnet", "fpn-test_resnet", "linknet-test_resnet", "manet-test_resnet")

@@ -26,15 +26,15 @@ from zoo.bench.pick.store import Store
 from zoo.bench.pick.work import Order, part, shortened_plan, work
 from zoo.bench.speed.measure import Outcome
 from zoo.bench.speed.setting import Setting
-from zoo.data.spec import load_dataset
-from zoo.errors import InputError, RunError
-from zoo.files import read_json
+from zoo.common.errors import InputError, RunError
+from zoo.common.files import read_json
+from zoo.data.dataset import load_dataset
 from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides
-from zoo.registry.registry import resolve
+from zoo.registry.resolve import resolve
 from zoo.training.budget import Cost
+from zoo.training.choose import settled
 from zoo.training.plan import make_plan
-from zoo.training.settle import settled
 
 CHEAP = TrialCost(start_s=10, step_s=0.5, validation_s=5, final_s=100)  # shortest trial: 30 s
 

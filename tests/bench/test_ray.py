@@ -19,9 +19,9 @@ from zoo.bench.prepare import orders
 from zoo.bench.ray_engine import RayEngine, run_job
 from zoo.bench.runner import Outcome, Queue, run_suite
 from zoo.bench.suite import read_suite
-from zoo.cli import run
-from zoo.errors import InputError
-from zoo.leaderboard.records import read_records
+from zoo.cli.main import run
+from zoo.common.errors import InputError
+from zoo.records.record import read_records
 
 HERE = Path(__file__).parent
 

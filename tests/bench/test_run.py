@@ -21,8 +21,8 @@ from zoo.bench.prepare import orders
 from zoo.bench.runner import Outcome, Queue, run_suite
 from zoo.bench.status import suite_states, summary
 from zoo.bench.suite import read_suite
-from zoo.errors import InputError, RunError
-from zoo.leaderboard.records import read_records
+from zoo.common.errors import InputError, RunError
+from zoo.records.record import read_records
 
 HERE = Path(__file__).parent
 OTHERS = """  refused: {encoder_weights: none, set: [ema=0.5]}
@@ -215,8 +215,8 @@ def test_an_unknown_engine_is_named(suite_file: Path, tmp_path: Path) -> None:
 def test_the_verb_fails_where_a_job_did(
     suite_file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from zoo.cli import run
-    from zoo.cli_bench import run_command
+    from zoo.cli.bench import run_command
+    from zoo.cli.main import run
 
     ended = {"result": Outcome(1, 2)}
 

@@ -12,9 +12,9 @@ import pytest
 from zoo.bench.speed import measure
 from zoo.bench.speed.measure import Outcome, percentile_95
 from zoo.bench.speed.setting import Setting, checked, parse_batches, parse_size, setting_from
-from zoo.cli import run
-from zoo.errors import InputError, RunError
-from zoo.leaderboard.speed_records import (
+from zoo.cli.main import run
+from zoo.common.errors import InputError, RunError
+from zoo.records.speed import (
     SpeedRecord,
     parse_speed_record,
     read_speed_records,
@@ -183,7 +183,7 @@ def test_a_real_model_is_measured_within_its_memory() -> None:
     )  # fmt: skip
     [outcome] = measure.measure(["unet-test_resnet"], setting)
     found = record(outcome)
-    from zoo.creation import create
+    from zoo.creation.create import create
     from zoo.models.count import gmacs, params_m
 
     net = create("unet-test_resnet", classes=19, encoder_weights=None)

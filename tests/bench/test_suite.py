@@ -11,11 +11,11 @@ import pytest
 
 from zoo.bench.jobs import job_from_json, suite_jobs
 from zoo.bench.suite import merged, read_suite
-from zoo.errors import InputError
+from zoo.common.errors import InputError
 from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides
 from zoo.registry.recipe import recipe_hash
-from zoo.registry.registry import Resolved, resolve
+from zoo.registry.resolve import Resolved, resolve
 
 SUITES = sorted((Path(__file__).parents[2] / "benchmarks" / "suites").glob("*.yaml"))
 

@@ -12,9 +12,9 @@ from leaderboard.examples import confusion_with, fields
 from zoo.bench.jobs import Job, suite_jobs
 from zoo.bench.suite import read_suite
 from zoo.bench.table import NONE, check, put, suite_text, write
-from zoo.errors import InputError
-from zoo.files import hash_of
-from zoo.leaderboard.records import parse_record, write_record
+from zoo.common.errors import InputError
+from zoo.common.files import hash_of
+from zoo.records.record import parse_record, write_record
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "docs" / name for name in ("study.md", "measured.md")]

@@ -20,9 +20,9 @@ from zoo.bench.jobs import matching
 from zoo.bench.prepare import orders
 from zoo.bench.runner import Outcome, run_suite
 from zoo.bench.suite import read_suite
-from zoo.errors import InputError, RunError
-from zoo.files import read_json
-from zoo.leaderboard.records import read_records
+from zoo.common.errors import InputError, RunError
+from zoo.common.files import read_json
+from zoo.records.record import read_records
 
 
 @pytest.fixture

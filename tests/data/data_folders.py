@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data.spec import Dataset, Sample, load_dataset
-from zoo.errors import InputError
+from zoo.common.errors import InputError
+from zoo.data.dataset import Dataset, Sample, load_dataset
 
 THREE = "version: 1\nclasses: [sky, road, car]\n"
 

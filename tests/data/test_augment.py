@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from zoo.data.mixing import mix_batch
-from zoo.data.spec import IGNORE
-from zoo.data.transforms import (
+from zoo.data.dataset import IGNORE
+from zoo.data.loading.mixing import mix_batch
+from zoo.data.loading.transforms import (
     OTHER_WINDOWS,
     Draw,
     Window,

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from data_folders import write_split
 
-from zoo.data.schema import DatasetFile, read_dataset_file
-from zoo.data.spec import IGNORE, load_dataset
-from zoo.errors import InputError
+from zoo.common.errors import InputError
+from zoo.data.dataset import IGNORE, load_dataset
+from zoo.data.description.dataset_yaml import DatasetFile, read_dataset_file
 
 
 def problems(tmp_path: Path, text: str) -> str:

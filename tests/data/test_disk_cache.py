@@ -20,13 +20,13 @@ import pytest
 import torch
 from data_folders import three_classes
 
-from zoo.data import decoded, disk_cache
-from zoo.data.decoded import DecodedPairs, decoded_bytes
-from zoo.data.disk_cache import DiskCache, EntryKeys, budget_bytes, gib, open_cache
-from zoo.data.images import read_pair
-from zoo.data.loader import TrainLoader
-from zoo.data.spec import Dataset
-from zoo.errors import InputError
+from zoo.common.errors import InputError
+from zoo.data.dataset import Dataset
+from zoo.data.loading import decoded, disk_cache
+from zoo.data.loading.decoded import DecodedPairs, decoded_bytes
+from zoo.data.loading.disk_cache import DiskCache, EntryKeys, budget_bytes, gib, open_cache
+from zoo.data.loading.loader import TrainLoader
+from zoo.data.pixels.images import read_pair
 from zoo.registry.recipe import Augment
 
 AUGMENT = Augment(scale=[0.7, 1.5], flip=0.5, colour=0.3)
@@ -204,7 +204,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from zoo.data.disk_cache import DiskCache
+from zoo.data.loading.disk_cache import DiskCache
 cache = DiskCache(Path(sys.argv[1]), 10**9)
 print("ready", flush=True)
 for number in range(int(sys.argv[2]), int(sys.argv[3])):

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from data_folders import random_image, save
 
-from zoo.data.images import read_pair
-from zoo.data.readers import hub
-from zoo.data.scan import scan_labels
-from zoo.data.spec import IGNORE, Dataset, load_dataset
-from zoo.errors import InputError
+from zoo.common.errors import InputError
+from zoo.data.dataset import IGNORE, Dataset, load_dataset
+from zoo.data.formats import hub_sets as hub
+from zoo.data.inspect.scan import scan_labels
+from zoo.data.pixels.images import read_pair
 
 datasets = pytest.importorskip("datasets")
 

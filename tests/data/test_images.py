@@ -12,7 +12,9 @@ import pytest
 from data_folders import plain, random_image, sample, save
 from PIL import Image
 
-from zoo.data.images import (
+from zoo.common.errors import InputError
+from zoo.data.dataset import IGNORE, load_dataset
+from zoo.data.pixels.images import (
     check_ids,
     image_size,
     read_image,
@@ -20,8 +22,6 @@ from zoo.data.images import (
     read_pair,
     read_source_ids,
 )
-from zoo.data.spec import IGNORE, load_dataset
-from zoo.errors import InputError
 
 
 def fails(function: Any, *arguments: Any) -> str:

@@ -13,7 +13,9 @@ import torch
 from data_folders import save, three_classes
 from pydantic import ValidationError
 
-from zoo.data.imbalance import (
+from zoo.common.errors import InputError
+from zoo.data.dataset import Dataset, load_dataset
+from zoo.data.inspect.imbalance import (
     assign,
     class_weights,
     count_labels,
@@ -22,9 +24,7 @@ from zoo.data.imbalance import (
     sum_groups,
     whole_parts,
 )
-from zoo.data.loader import TrainLoader
-from zoo.data.spec import Dataset, load_dataset
-from zoo.errors import InputError
+from zoo.data.loading.loader import TrainLoader
 from zoo.registry.recipe import Augment, Recipe
 
 # four images of 100 labelled pixels (the last has 60 ignored), four classes, the last never shown

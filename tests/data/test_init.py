@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from data_folders import random_image, save
 
-from zoo.data.images import read_mask
-from zoo.data.init import init
-from zoo.data.scan import scan_labels
-from zoo.data.spec import IGNORE, Dataset, load_dataset
-from zoo.errors import InputError, RunError
-from zoo.files import read_yaml
+from zoo.common.errors import InputError, RunError
+from zoo.common.files import read_yaml
+from zoo.data.dataset import IGNORE, Dataset, load_dataset
+from zoo.data.description.init import init
+from zoo.data.inspect.scan import scan_labels
+from zoo.data.pixels.images import read_mask
 
 
 def pair(root: Path, images: str, masks: str, pixels: object, name: str = "x") -> None:
@@ -224,7 +224,7 @@ def test_pictures_instead_of_masks(tmp_path: Path) -> None:
 
 
 def test_at_most_200_masks_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zoo.data import survey
+    from zoo.data.description import survey
 
     for number in range(9):
         pair(tmp_path, "images", "masks", [[0, 1]], str(number))

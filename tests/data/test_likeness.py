@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data.images import read_image
-from zoo.data.likeness import (
+from zoo.data.inspect.near_duplicates import (
     close_pairs,
     clusters,
     difference_hash,
@@ -21,6 +20,7 @@ from zoo.data.likeness import (
     smoothness,
     thumbnail,
 )
+from zoo.data.pixels.images import read_image
 
 
 def test_hash_has_one_bit_for_each_cell_brighter_than_its_right_neighbour() -> None:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from data_folders import THREE, fails, load, random_image, sample, save, write_split
 
-from zoo.data import lists
-from zoo.data.images import image_size, read_image, read_mask, read_pair, read_pixels
-from zoo.data.masks import count_ids, pack, unpack
-from zoo.data.scan import data_hash, scan_labels
-from zoo.data.spec import IGNORE, Dataset, load_dataset
-from zoo.errors import InputError
+from zoo.common.errors import InputError
+from zoo.data.dataset import IGNORE, Dataset, load_dataset
+from zoo.data.formats import lists
+from zoo.data.inspect.scan import data_hash, scan_labels
+from zoo.data.pixels.images import image_size, read_image, read_mask, read_pair, read_pixels
+from zoo.data.pixels.masks import count_ids, pack, unpack
 
 ABC = "version: 1\nclasses: [a, b, c]\n"
 COLOURED = (

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from data_folders import THREE, plain, save, three_classes, write_split
 
-from zoo.data import pairs
-from zoo.data.pairs import list_files, natural_key, pair
-from zoo.data.spec import IGNORE, Dataset, load_dataset
-from zoo.errors import InputError
-from zoo.files import parse_yaml
-from zoo.palette import default_palette
+from zoo.common.errors import InputError
+from zoo.common.files import parse_yaml
+from zoo.common.palette import default_palette
+from zoo.data.dataset import IGNORE, Dataset, load_dataset
+from zoo.data.formats import pairs
+from zoo.data.formats.pairs import list_files, natural_key, pair
 
 PIXEL = [[0]]
 
@@ -347,7 +347,8 @@ def test_real_folders_with_a_description_elsewhere(shared_data: Path, tmp_path: 
 
 def test_light_imports() -> None:
     heavy = "{'torch', 'torchvision', 'timm', 'segmentation_models_pytorch'}"
-    modules = "zoo.data.spec, zoo.data.readers, zoo.data.schema, zoo.data.suggest, zoo.data.scan"
+    data = ("dataset", "formats", "description.dataset_yaml", "inspect.scan")
+    modules = ", ".join(f"zoo.data.{name}" for name in data)
     code = f"import sys, {modules}; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

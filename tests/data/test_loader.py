@@ -19,13 +19,15 @@ import torch
 from data_folders import save, three_classes
 from torch import Tensor
 
-from zoo.data import decoded, loader, memory, scan
-from zoo.data.images import read_pair
-from zoo.data.loader import EvalLoader, TrainLoader, choose_workers
-from zoo.data.spec import Dataset, load_dataset
-from zoo.data.transforms import crop_pair, draw
-from zoo.errors import InputError
+from zoo.common.errors import InputError
+from zoo.data.dataset import Dataset, load_dataset
+from zoo.data.inspect import scan
+from zoo.data.loading import decoded, loader
+from zoo.data.loading.loader import EvalLoader, TrainLoader, choose_workers
+from zoo.data.loading.transforms import crop_pair, draw
+from zoo.data.pixels.images import read_pair
 from zoo.registry.recipe import Augment
+from zoo.runtime import memory
 
 AUGMENT = Augment(scale=[0.7, 1.5], flip=0.5, colour=0.3)
 NONE = Augment(scale=[1.0, 1.0], flip=0.0)
@@ -214,8 +216,8 @@ def test_settings_out_of_range(ten: Dataset) -> None:
 
 READS = """
 import multiprocessing, sys, time
-from zoo.data.loader import TrainLoader
-from zoo.data.spec import load_dataset
+from zoo.data.loading.loader import TrainLoader
+from zoo.data.dataset import load_dataset
 from zoo.registry.recipe import Augment
 
 if __name__ == "__main__":

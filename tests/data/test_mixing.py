@@ -10,10 +10,10 @@ import torch
 from data_folders import three_classes
 from torch import Tensor
 
-from zoo.data.loader import TrainLoader
-from zoo.data.mixing import mix_batch
-from zoo.data.spec import IGNORE
-from zoo.data.transforms import Draw, draw
+from zoo.data.dataset import IGNORE
+from zoo.data.loading.loader import TrainLoader
+from zoo.data.loading.mixing import mix_batch
+from zoo.data.loading.transforms import Draw, draw
 from zoo.registry.recipe import Augment
 
 NEVER = Draw(*[0.99] * (len(fields(Draw)) - 1), ())

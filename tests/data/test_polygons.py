@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from data_folders import fails, load, random_image, save
 
-from zoo.data import coco, polygons
-from zoo.data.images import read_mask, read_pair
-from zoo.data.scan import scan_labels
-from zoo.data.spec import IGNORE, Dataset, load_dataset
-from zoo.errors import InputError
+from zoo.common.errors import InputError
+from zoo.data.dataset import IGNORE, Dataset, load_dataset
+from zoo.data.formats import coco
+from zoo.data.inspect.scan import scan_labels
+from zoo.data.pixels import polygons
+from zoo.data.pixels.images import read_mask, read_pair
 
 ABC = "version: 1\nclasses: [ground, road, car]\nunlabelled: ground\n"
 SQUARE = [1, 1, 3, 1, 3, 3, 1, 3]

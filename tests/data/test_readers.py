@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from data_folders import save
 
-from zoo.class_lists import ADE20K, COCO_THINGS, names
-from zoo.data.images import read_mask, read_pair, read_source_ids
-from zoo.data.masks import pack, to_source_ids
-from zoo.data.readers import READERS
-from zoo.data.readers.tree import Tree
-from zoo.data.scan import scan_labels
-from zoo.data.spec import IGNORE, Dataset, load_dataset
-from zoo.errors import InputError
+from zoo.common.class_lists import ADE20K, COCO_THINGS, names
+from zoo.common.errors import InputError
+from zoo.data.dataset import IGNORE, Dataset, load_dataset
+from zoo.data.formats import READERS
+from zoo.data.formats.tree import Tree
+from zoo.data.inspect.scan import scan_labels
+from zoo.data.pixels.images import read_mask, read_pair, read_source_ids
+from zoo.data.pixels.masks import pack, to_source_ids
 
 GRAY = [[9, 9]]
 
@@ -308,7 +308,7 @@ def test_real_names_of_ade20k_are_the_built_in_ones(shared_data: Path) -> None:
 
 @pytest.mark.real_data
 def test_real_camvid_splits_follow_the_rule_of_camvid32(shared_data: Path) -> None:
-    from zoo.data.readers.trees import _camvid_split
+    from zoo.data.formats.trees import _camvid_split
 
     dataset = load_dataset(f"camvid:{shared_data / 'camvid'}")
     for split, samples in dataset.splits.items():

@@ -13,13 +13,15 @@ import pytest
 import torch
 from data_folders import THREE, save, three_classes
 
-from zoo.data import cache, images, opening, scan
-from zoo.data.cache import FileCache
-from zoo.data.loader import TrainLoader
-from zoo.data.scan import data_hash, scan_labels
+from zoo.common.errors import InputError
+from zoo.data.dataset import load_dataset
+from zoo.data.inspect import facts as cache
+from zoo.data.inspect import scan
+from zoo.data.inspect.facts import FileCache
+from zoo.data.inspect.scan import data_hash, scan_labels
+from zoo.data.loading.loader import TrainLoader
+from zoo.data.pixels import images, opening
 from zoo.data.scenes import write_scenes
-from zoo.data.spec import load_dataset
-from zoo.errors import InputError
 from zoo.registry.recipe import Augment
 
 IMAGE = np.zeros((2, 3, 3), dtype=np.uint8)

@@ -14,12 +14,12 @@ from data_folders import save
 from PIL import Image
 from typer.testing import CliRunner
 
-from zoo.cli_data import split_command
-from zoo.data.images import read_mask
+from zoo.cli.data import split_command
+from zoo.common.errors import InputError
+from zoo.data.dataset import Dataset, load_dataset
+from zoo.data.pixels.images import read_mask
 from zoo.data.scenes import write_scenes
-from zoo.data.spec import Dataset, load_dataset
 from zoo.data.split import split
-from zoo.errors import InputError
 
 YAML = "version: 1\nclasses: [sky, road, car]\n"
 Parts = dict[str, set[str]]

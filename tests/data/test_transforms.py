@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from zoo.data.spec import IGNORE
-from zoo.data.transforms import (
+from zoo.data.dataset import IGNORE
+from zoo.data.loading.transforms import (
     Draw,
     Window,
     change_colours,

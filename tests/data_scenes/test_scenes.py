@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data.images import read_pair
+from zoo.common.errors import InputError
+from zoo.data.dataset import IGNORE, load_dataset
+from zoo.data.pixels.images import read_pair
 from zoo.data.scenes import CLASSES, PALETTE, scene, write_scenes
-from zoo.data.spec import IGNORE, load_dataset
-from zoo.errors import InputError
-from zoo.evaluation.metrics import Confusion
+from zoo.evaluation.counts import Confusion
 
 SIZE = (128, 160)
 TINY = {"train": 2, "val": 1, "test": 1, "size": (64, 80)}

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from doctor_folders import image, mask, pixels, save
 
+from zoo.common.errors import InputError
+from zoo.common.files import parse_yaml
 from zoo.data.doctor.codes import CODES
 from zoo.data.doctor.run import diagnose, doctor
-from zoo.errors import InputError
-from zoo.files import parse_yaml
 
 DOCS = Path(__file__).parents[2] / "docs" / "doctor.md"
 

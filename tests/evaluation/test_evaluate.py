@@ -10,15 +10,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-from zoo.creation import create
+from zoo.common.errors import InputError
+from zoo.creation.create import create
+from zoo.data.dataset import load_dataset
 from zoo.data.scenes import write_scenes
-from zoo.data.spec import load_dataset
-from zoo.errors import InputError
-from zoo.evaluation import evaluate
-from zoo.evaluation.evaluate import best_class, predict_ids, resolve_precision, score
-from zoo.evaluation.record import evaluate as evaluate_model
+from zoo.evaluation import score as evaluate
+from zoo.evaluation.evaluate import evaluate as evaluate_model
+from zoo.evaluation.score import score
+from zoo.inference.tiling import best_class, predict_ids
 from zoo.models.segmentation import SegmentationModel
 from zoo.models.spec import ModelSpec, class_names, palette_for
+from zoo.runtime.precision import resolve_precision
 
 
 def model_with(net: nn.Module) -> SegmentationModel:

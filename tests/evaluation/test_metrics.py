@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from zoo.errors import InputError
-from zoo.evaluation.metrics import Confusion
+from zoo.common.errors import InputError
+from zoo.evaluation.counts import Confusion
 
 NAN = float("nan")
 

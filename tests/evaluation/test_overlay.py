@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.errors import InputError
-from zoo.evaluation.overlay import (
+from zoo.common.errors import InputError
+from zoo.common.palette import default_palette
+from zoo.data.pixels.overlay import (
     WRONG,
     colour_mask,
     comparison,
@@ -16,7 +17,6 @@ from zoo.evaluation.overlay import (
     save_png,
     with_legend,
 )
-from zoo.palette import default_palette
 
 PALETTE = [(10, 20, 30), (200, 100, 0)]
 NAMES = ["sky\nline", "Straße 道路 😀", "x" * 300, "\udce9bad", "", "[b]<script>"]

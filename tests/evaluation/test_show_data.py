@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from zoo.cli_data import data_app
-from zoo.data.images import read_pair
-from zoo.data.loader import TrainLoader
+from zoo.cli.data import data_app
+from zoo.common.errors import InputError
+from zoo.data.dataset import load_dataset
+from zoo.data.loading.loader import TrainLoader
+from zoo.data.loading.transforms import draw
+from zoo.data.pixels.images import read_pair
 from zoo.data.scenes import write_scenes
-from zoo.data.spec import load_dataset
-from zoo.data.transforms import draw
-from zoo.errors import InputError
-from zoo.evaluation.show_data import GAP, HEADING, SIDE, augmented, show
+from zoo.data.show import GAP, HEADING, SIDE, augmented, show
 from zoo.registry.recipe import Augment
 
 NOTHING = Augment(flip=0.0)
@@ -74,7 +74,7 @@ def test_the_crops_are_those_of_the_loader(scenes: Path, preset: str) -> None:
 
 
 def order_seed(seed: int, epoch: int) -> int:
-    from zoo.data.transforms import mix
+    from zoo.data.loading.transforms import mix
 
     return mix(seed, epoch)
 

@@ -13,7 +13,8 @@ import pytest
 from hub_server import LoopbackHub
 from huggingface_hub.utils import _http
 
-from zoo.remote import download, listing, session, upload
+from zoo.remote import files as download
+from zoo.remote import listing, session, upload
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub import constants
 from safetensors.numpy import save
 
-from zoo.errors import ZooError
+from zoo.common.errors import ZooError
 from zoo.hub.encoders import EncoderFile, fetch_encoder
 
 REPO = "timm/resnet18.a1_in1k"

@@ -12,8 +12,8 @@ from hub_server import LoopbackHub
 from huggingface_hub import constants
 
 import zoo
-from zoo.errors import ZooError
-from zoo.hub.pull import pull
+from zoo.common.errors import ZooError
+from zoo.hub.pull import pull_model
 from zoo.remote.address import parse_address
 
 PAGE = Path(__file__).parents[2] / "docs" / "hub_faults.md"
@@ -96,7 +96,7 @@ def check_cache(right: dict[str, bytes]) -> None:
 
 def pull_tiny() -> Path:
     """The folder of the tiny model, pulled."""
-    return pull(parse_address(f"hf-hub:{REPO}"))
+    return pull_model(parse_address(f"hf-hub:{REPO}"))
 
 
 def run_pull(hub: LoopbackHub, made: Path, fault: dict[str, Any]) -> str:

@@ -10,7 +10,7 @@ import pytest
 from hub_models import REPO, add_tiny, files_of, write_tiny
 from hub_server import LoopbackHub
 
-from zoo.cli import run
+from zoo.cli.main import run
 
 MODEL = f"hf-hub:{REPO}"
 

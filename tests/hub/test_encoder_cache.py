@@ -10,7 +10,7 @@ from encoder_case import REPO, WAYS, WEIGHTS, blobs, failure, fetch
 from hub_server import LoopbackHub
 from huggingface_hub import constants
 
-from zoo.errors import RunError
+from zoo.common.errors import RunError
 
 pytestmark = pytest.mark.usefixtures("silences")
 

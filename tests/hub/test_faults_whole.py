@@ -169,7 +169,7 @@ def test_a_download_on_a_full_disk(
 def test_a_push_without_room_for_a_temporary_folder(
     hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zoo import files
+    from zoo.common import files
 
     def refuse(*args: Any, **kwargs: Any) -> str:
         raise OSError(28, "No space left on device")

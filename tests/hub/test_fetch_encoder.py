@@ -15,7 +15,7 @@ from hub_server import LoopbackHub
 from huggingface_hub import constants
 from safetensors.numpy import save
 
-from zoo.errors import InputError, RunError, ZooError
+from zoo.common.errors import InputError, RunError, ZooError
 from zoo.hub.encoders import fetch_encoder, hub_answers
 
 pytestmark = pytest.mark.usefixtures("silences")

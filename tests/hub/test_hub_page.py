@@ -17,7 +17,7 @@ from hub_server import LoopbackHub
 from safetensors.torch import save
 
 import zoo
-from zoo.cli import run
+from zoo.cli.main import run
 from zoo.data.scenes import write_scenes
 from zoo.hub.folder import save_folder
 

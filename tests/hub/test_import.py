@@ -13,9 +13,9 @@ import torch
 from hub_models import same_output, tiny
 
 import zoo
-from zoo.cli import run
-from zoo.errors import InputError
-from zoo.importing import import_checkpoint
+from zoo.cli.main import run
+from zoo.common.errors import InputError
+from zoo.creation.import_checkpoint import import_checkpoint
 
 NAME = "unet-test_resnet"
 

@@ -15,17 +15,18 @@ from hub_server import LoopbackHub
 from PIL import Image
 
 import zoo
-from zoo.class_lists import CLASS_LISTS
-from zoo.cli import run
+from zoo.cli.main import run
+from zoo.common.class_lists import CLASS_LISTS
+from zoo.common.errors import InputError
 from zoo.data.scenes import write_scenes
-from zoo.errors import InputError
 from zoo.hub.config import parse_config
 from zoo.hub.folder import load_folder, save_folder
 from zoo.hub.prepare import prepare
+from zoo.leaderboard.lookup import show
+from zoo.registry.decoders import check_options
 from zoo.registry.load import load_registry
-from zoo.registry.options import check_options
-from zoo.registry.registry import list_models, resolve, show
-from zoo.registry.trained import default_weights
+from zoo.registry.resolve import list_models, resolve
+from zoo.registry.weights import default_weights
 from zoo.training.finetune import make_plan
 
 NAME, HUB = "segformer-b0-ade20k", "smp-hub/segformer-b0-512x512-ade-160k"

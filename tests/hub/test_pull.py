@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from safetensors.torch import save
 
 import zoo
-from zoo.errors import InputError, RunError
+from zoo.common.errors import InputError, RunError
 
 ADDRESS = f"hf-hub:{REPO}"
 
@@ -242,7 +242,7 @@ def test_a_header_that_is_none(loopback_hub: LoopbackHub, commit: str, head: byt
 def test_a_long_header_is_read_in_two_steps(
     loopback_hub: LoopbackHub, commit: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from zoo.remote import download
+    from zoo.remote import files as download
 
     monkeypatch.setattr(download, "START_BYTES", 100)
     assert same_output(zoo.create(ADDRESS), tiny())

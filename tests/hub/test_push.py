@@ -13,7 +13,7 @@ from hub_models import REPO, files_of, same_output, tiny, write_tiny
 from hub_server import LoopbackHub
 
 import zoo
-from zoo.errors import InputError, RunError
+from zoo.common.errors import InputError, RunError
 from zoo.hub.card import BEGIN, END, fields_of
 
 BRANCHES = f"/api/models/{REPO}"

@@ -12,12 +12,12 @@ from hub_models import REPO, files_of, tiny, write_tiny
 from hub_server import LoopbackHub
 
 import zoo
-from zoo.cli import run
-from zoo.errors import InputError
+from zoo.cli.main import run
+from zoo.common.errors import InputError
 from zoo.hub.catalogue import proposed_rows
 from zoo.hub.config import json_schema
 from zoo.hub.row import Row, register
-from zoo.registry.registry import resolve
+from zoo.registry.resolve import resolve
 
 TEAM = "org/zoo-registry"
 NAME = "unet-test_resnet"

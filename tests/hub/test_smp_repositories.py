@@ -13,10 +13,10 @@ from hub_models import REPO, files_of, same_output, tiny
 from hub_server import LoopbackHub
 
 import zoo
-from zoo.errors import InputError
+from zoo.common.errors import InputError
 from zoo.hub.folder import save_folder
 from zoo.models.decoders import DECODERS
-from zoo.registry.registry import resolve
+from zoo.registry.resolve import resolve
 
 SMP_DECODERS = sorted(name for name, row in DECODERS.items() if row.smp_class)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import save
 
-from zoo.errors import InputError
+from zoo.common.errors import InputError
 from zoo.hub.encoders import verify_safetensors
 
 GOOD = save({"weight": np.arange(6, dtype=np.float32)})

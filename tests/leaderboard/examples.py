@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.leaderboard.image_counts import counts_hash
-from zoo.leaderboard.records import Record, metrics_from_confusion, parse_record
-from zoo.leaderboard.speed_records import SpeedRecord, parse_speed_record
+from zoo.records.image_counts import counts_hash
+from zoo.records.record import Record, metrics_from_confusion, parse_record
+from zoo.records.speed import SpeedRecord, parse_speed_record
 
 CLASSES = ["road", "car", "sky"]
 CONFUSION = [[8, 2, 0], [1, 9, 0], [0, 0, 0]]

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 from leaderboard.examples import confusion_with, record, speed_record
 
-from zoo import environment
-from zoo.cli import run
-from zoo.errors import InputError, RunError
+from zoo.cli.main import run
+from zoo.common.errors import InputError, RunError
 from zoo.hub.card import card
 from zoo.leaderboard import board as board_module
 from zoo.leaderboard import build as build_module
@@ -20,9 +19,10 @@ from zoo.leaderboard.assemble import facts
 from zoo.leaderboard.board import Board, board_text, change_lines, front, read_board
 from zoo.leaderboard.build import build, check, write
 from zoo.leaderboard.lookup import Wanted, choose_setup, find, measured_rows
-from zoo.leaderboard.records import write_record
-from zoo.leaderboard.speed_records import write_speed_record
 from zoo.models.spec import ModelSpec, palette_for
+from zoo.records.record import write_record
+from zoo.records.speed import write_speed_record
+from zoo.runtime import environment
 
 HERE = "AMD EPYC 9R14, 2 threads"
 SETUP = f"{HERE}, 360 x 480, batch 1, fp32, channels_last"

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from leaderboard.examples import counted, record
 
-from zoo.errors import InputError, RunError
-from zoo.leaderboard import image_counts
+from zoo.common.errors import InputError, RunError
 from zoo.leaderboard.bootstrap import RESAMPLES, half_width, miou_samples
 from zoo.leaderboard.build import build
-from zoo.leaderboard.image_counts import counts_file, counts_hash, read_counts, write_with_counts
-from zoo.leaderboard.records import read_record
+from zoo.records import image_counts
+from zoo.records.image_counts import counts_file, counts_hash, read_counts, write_with_counts
+from zoo.records.record import read_record
 
 FIRST = [[4, 1, 0], [0, 5, 0], [0, 0, 0]]
 SECOND = [[4, 1, 0], [1, 4, 0], [0, 0, 0]]

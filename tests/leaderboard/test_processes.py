@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from leaderboard.examples import counted, record
 
-from zoo.errors import InputError
-from zoo.leaderboard import processes
+from zoo.common.errors import InputError
 from zoo.leaderboard.build import build
-from zoo.leaderboard.image_counts import counts_file, write_with_counts
-from zoo.leaderboard.processes import each
-from zoo.leaderboard.records import read_records, write_record
+from zoo.records.image_counts import counts_file, write_with_counts
+from zoo.records.record import read_records, write_record
+from zoo.runtime import parallel as processes
+from zoo.runtime.parallel import each
 
 FIRST = [[4, 1, 0], [0, 5, 0], [0, 0, 0]]
 SECOND = [[4, 1, 0], [1, 4, 0], [0, 0, 0]]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from leaderboard.examples import confusion_with, record
 
-from zoo.errors import InputError
+from zoo.common.errors import InputError
 from zoo.leaderboard.rank import Estimate, estimate, rank, tied
-from zoo.leaderboard.records import Record
+from zoo.records.record import Record
 
 
 def _named(*records: Record) -> dict[Path, Record]:

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from leaderboard.examples import CLASSES, CONFUSION, fields, record
 
-from zoo.errors import InputError
-from zoo.files import hash_of, write_text
-from zoo.leaderboard.records import (
+from zoo.common.errors import InputError
+from zoo.common.files import hash_of, write_text
+from zoo.records.record import (
     Record,
     metrics_from_confusion,
     parse_record,
@@ -49,7 +49,7 @@ def test_a_class_that_is_only_predicted_counts_as_zero() -> None:
 
 def test_metrics_agree_with_the_evaluation_code() -> None:
     numpy = pytest.importorskip("numpy")
-    confusion = pytest.importorskip("zoo.evaluation.metrics").Confusion
+    confusion = pytest.importorskip("zoo.evaluation.counts").Confusion
     names = [f"c{index}" for index in range(6)]
     matrix = numpy.random.default_rng(0).integers(0, 10**9, (6, 6))
     matrix[2, :] = 0

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from leaderboard.examples import confusion_with, fields, record
 from markdown_it import MarkdownIt
 
-from zoo.errors import InputError
+from zoo.common.errors import InputError
 from zoo.leaderboard.build import build, check, write
-from zoo.leaderboard.records import metrics_from_confusion, write_record
 from zoo.leaderboard.render import escape, neutral
+from zoo.records.record import metrics_from_confusion, write_record
 
 NASTY = ["<script>alert(1)</script>", "a|b", "=SUM(A1)"]
 

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 from leaderboard.examples import confusion_with, counted, fields, record, speed_record
 
+from zoo.common.html import data_block, page
 from zoo.leaderboard.board import read_board
 from zoo.leaderboard.build import write
-from zoo.leaderboard.image_counts import write_with_counts
 from zoo.leaderboard.lookup import measured_rows
 from zoo.leaderboard.plots import Point, plot
-from zoo.leaderboard.records import metrics_from_confusion, write_record
 from zoo.leaderboard.site_rows import commands
-from zoo.leaderboard.speed_records import write_speed_record
-from zoo.page import data_block, page
+from zoo.records.image_counts import write_with_counts
+from zoo.records.record import metrics_from_confusion, write_record
+from zoo.records.speed import write_speed_record
 
 NASTY = "<script>alert(1)</script>\"'&"
 

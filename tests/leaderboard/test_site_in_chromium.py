@@ -12,8 +12,8 @@ import pytest
 from leaderboard.examples import confusion_with, record, speed_record
 
 from zoo.leaderboard.build import write
-from zoo.leaderboard.records import write_record
-from zoo.leaderboard.speed_records import write_speed_record
+from zoo.records.record import write_record
+from zoo.records.speed import write_speed_record
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from leaderboard.examples import speed_fields, speed_record
 
-from zoo.errors import InputError
-from zoo.files import hash_of
-from zoo.leaderboard.speed_records import (
+from zoo.common.errors import InputError
+from zoo.common.files import hash_of
+from zoo.records.speed import (
     parse_speed_record,
     read_speed_record,
     read_speed_records,
@@ -86,6 +86,6 @@ def test_all_problems_of_a_folder_come_at_once(tmp_path: Path) -> None:
 
 
 def test_reading_needs_no_torch() -> None:
-    code = "import sys, zoo.leaderboard.speed_records; print('torch' in sys.modules)"
+    code = "import sys, zoo.records.speed; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"

@@ -9,7 +9,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from zoo.errors import InputError
+from zoo.common.errors import InputError
 from zoo.models.build import build, build_with_weights, read_weights
 from zoo.models.spec import ModelSpec, class_names, palette_for
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.cli import run
-from zoo.errors import InputError
-from zoo.models import coverage
+from zoo.checks import coverage
+from zoo.cli.main import run
+from zoo.common.errors import InputError
 from zoo.models.decoders import DECODERS
 from zoo.models.segmentation import SegmentationModel
 from zoo.registry import coverage as table
 from zoo.registry.coverage import Pair
-from zoo.registry.timm_table import encoders
+from zoo.registry.encoders import encoders
 
 
 def test_the_pairs_are_the_smallest_net_of_each_module_with_each_decoder() -> None:

@@ -15,8 +15,9 @@ from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zoo.creation import create
+from zoo.creation.create import create
 from zoo.hub.folder import load_folder, save_folder
+from zoo.leaderboard.lookup import show
 from zoo.models.build import build
 from zoo.models.dilation import (
     DilatedAvgPool2d,
@@ -26,7 +27,6 @@ from zoo.models.dilation import (
     plan_dilation,
 )
 from zoo.models.pyramid import plan
-from zoo.registry.registry import show
 
 
 def check_positions(strided: nn.Module, finer: nn.Module, images: Tensor, last: int) -> None:

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from zoo.creation import create
-from zoo.errors import InputError
+from zoo.common.errors import InputError
+from zoo.creation.create import create
 from zoo.hub.folder import load_folder, save_folder
 from zoo.models.heads.eomt import (
     EomtNetwork,
@@ -26,7 +26,7 @@ from zoo.models.outputs import LEAST_SCORE, MaskOutputs, Queries, pixel_logits
 from zoo.models.regularise import add_dropout
 from zoo.models.segmentation import SegmentationModel
 from zoo.registry.recipe import Stage
-from zoo.registry.registry import list_models, resolve
+from zoo.registry.resolve import list_models, resolve
 
 VIT, DINOV3, MIXED = (
     "test_vit",

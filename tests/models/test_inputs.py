@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch.nn import functional
 
-from zoo.creation import create
+from zoo.creation.create import create
 
 RESNET, RESIZED = "test_resnet", "vit_tiny_patch16_224"
 

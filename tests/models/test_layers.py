@@ -11,7 +11,7 @@ import timm
 import torch
 from torch import nn
 
-from zoo.errors import InputError
+from zoo.common.errors import InputError
 from zoo.models.build import build
 from zoo.models.layers import (
     encoder_layers,
@@ -25,8 +25,8 @@ from zoo.models.layers import (
 )
 from zoo.models.segmentation import SegmentationModel
 from zoo.models.spec import ModelSpec, class_names, palette_for
+from zoo.registry.encoders import Encoder, encoders
 from zoo.registry.recipe import Stage
-from zoo.registry.timm_table import Encoder, encoders
 
 FAMILIES = ["resnet18", "densenet121", "efficientnet_b0", "convnext_atto", "vgg11_bn"]
 SWIN = "swin_tiny_patch4_window7_224"

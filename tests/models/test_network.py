@@ -12,8 +12,8 @@ from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn import functional
 
-from zoo.creation import create
-from zoo.errors import InputError
+from zoo.common.errors import InputError
+from zoo.creation.create import create
 from zoo.hub.folder import load_folder, save_folder
 from zoo.models.decoders import DECODERS
 from zoo.models.encoder import Level, TimmEncoder, encoder_levels

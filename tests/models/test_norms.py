@@ -11,7 +11,7 @@ from timm.layers import BatchNormAct2d, GroupNormAct
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from zoo.creation import create
+from zoo.creation.create import create
 from zoo.hub.folder import load_folder, save_folder
 from zoo.models.norms import groups_for, to_group_norm
 from zoo.models.regularise import use_group_norm

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zoo.creation import create
-from zoo.errors import InputError
+from zoo.common.errors import InputError
+from zoo.creation.create import create
 from zoo.hub.folder import load_folder, save_folder
 from zoo.models.heads.blocks import convolution, scoring
 from zoo.models.heads.pspnet import PyramidPooling
 from zoo.models.outputs import Outputs, full_size
 from zoo.models.pyramid import Source
 from zoo.models.segmentation import SegmentationModel
-from zoo.training.feature_rows import used_leaves
+from zoo.training.engine.feature_rows import used_leaves
+from zoo.training.engine.step import TrainingNet
 from zoo.training.losses import Objective
-from zoo.training.step import TrainingNet
 
 
 def model_of(encoder: str = "test_resnet", **options: Any) -> SegmentationModel:

@@ -9,8 +9,8 @@ import torch
 from timm.layers import DropPath
 from torch import nn
 
-from zoo.creation import create
-from zoo.errors import InputError
+from zoo.common.errors import InputError
+from zoo.creation.create import create
 from zoo.models.layers import set_learning, train_mode
 from zoo.models.regularise import add_drop_path, add_dropout
 from zoo.models.segmentation import SegmentationModel

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.creation import create
+from zoo.creation.create import create
 from zoo.models.unused import keep_as_buffers, unused_parameters
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from zoo.errors import InputError
-from zoo.files import parse_yaml
+from zoo.common.errors import InputError
+from zoo.common.files import parse_yaml
 from zoo.registry.overrides import apply_overrides
 from zoo.registry.recipe import PRESET_KEYS, PRESETS, Augment, Recipe, recipe_dict
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from zoo.errors import InputError
-from zoo.models.adapted import HEADS, NETWORKS
+from zoo.common.errors import InputError
+from zoo.leaderboard.lookup import show
+from zoo.models.adapter import HEADS, NETWORKS
 from zoo.models.decoders import DECODERS, smp_class
-from zoo.registry import show
-from zoo.registry.options import OWN, SMP, check_options, defaults, output_stride
+from zoo.registry.decoders import OWN, SMP, check_options, defaults, output_stride
 
 NOT_OPTIONS = {"self", "kwargs", "encoder_name", "encoder_weights", "classes", "in_channels",
                "aux_params"}  # fmt: skip

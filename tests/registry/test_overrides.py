@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from zoo.errors import InputError
+from zoo.common.errors import InputError
 from zoo.registry.overrides import apply_overrides, parse_overrides
 from zoo.registry.recipe import Recipe, recipe_dict
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from zoo.common.schema import dotted, problems
 from zoo.registry.recipe import Recipe, recipe_dict, recipe_hash
-from zoo.registry.strict import dotted, problems
 
 SMALLEST: dict[str, Any] = {
     "optimizer": {"lr": 0.001},

@@ -9,8 +9,9 @@ import pytest
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from zoo.files import parse_yaml
-from zoo.registry import load_registry
+from zoo.common.files import parse_yaml
+from zoo.registry.encoders import Encoder
+from zoo.registry.load import load_registry
 from zoo.registry.recipe import (
     Augment,
     EarlyStop,
@@ -20,8 +21,7 @@ from zoo.registry.recipe import (
     Schedule,
     Stage,
 )
-from zoo.registry.schema import RegistryFile
-from zoo.registry.timm_table import Encoder
+from zoo.registry.rows import RegistryFile
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -76,7 +76,7 @@ def actual(model: type[BaseModel], key: str) -> Any:
 
 
 def test_the_recipes_page_shows_overrides_that_work() -> None:
-    from zoo.registry import apply_overrides
+    from zoo.registry.overrides import apply_overrides
 
     for row in tables("recipes.md")[len(MODELS)]:
         recipe = load_registry().recipe("cnn")
@@ -98,7 +98,7 @@ def test_the_registry_page_has_every_section_and_column() -> None:
 
 
 def test_the_overlay_on_the_registry_page_works(tmp_path: Path) -> None:
-    from zoo.registry import resolve
+    from zoo.registry.resolve import resolve
 
     text = (DOCS / "registry.md").read_text(encoding="utf-8")
     (tmp_path / "mine.yaml").write_text(text.split("```yaml\n")[1].split("```")[0])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.errors import InputError, RunError
+from zoo.common.errors import InputError, RunError
 from zoo.registry import load
 from zoo.registry.load import load_registry, registry_file
 

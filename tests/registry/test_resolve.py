@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from zoo.errors import InputError
-from zoo.registry import coverage, list_models, parse_name, resolve, show
-from zoo.registry.registry import natural
+from zoo.common.errors import InputError
+from zoo.leaderboard.lookup import show
+from zoo.registry import coverage
+from zoo.registry.resolve import list_models, natural, parse_name, resolve
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from zoo.creation import create
-from zoo.data.spec import load_dataset
+from zoo.creation.create import create
+from zoo.data.dataset import load_dataset
 from zoo.hub.folder import save_folder
-from zoo.training.checkpoint import load_checkpoint
+from zoo.training.engine.checkpoint import load_checkpoint
 
 STAGES = (
     "stages=[{name: head, epochs: 1, unfreeze: 0.0}, "

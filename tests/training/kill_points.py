@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from timm.utils import ModelEmaV3
 
-from zoo.evaluation.metrics import Confusion
+from zoo.evaluation.counts import Confusion
+from zoo.training.engine.step import TrainingNet
 from zoo.training.finetune import finetune
-from zoo.training.step import TrainingNet
 
 POINTS: dict[str, tuple[Any, str]] = {
     "in a step, before the gradients": (TrainingNet, "forward"),
@@ -31,7 +31,7 @@ POINTS: dict[str, tuple[Any, str]] = {
 def run(model: str, data: Path, out: Path, overrides: list[str], resume: bool) -> None:
     """One run, as `zoo finetune` does it, in one thread."""
     torch.set_num_threads(1)
-    multiprocessing.set_forkserver_preload(["zoo.data.loader"])  # once for all workers
+    multiprocessing.set_forkserver_preload(["zoo.data.loading.loader"])  # once for all workers
     finetune(
         model, data, recipe="scratch", out=out, overrides=overrides, encoder_weights=None,
         resume=resume,

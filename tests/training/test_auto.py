@@ -12,20 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zoo.cli import run as command
-from zoo.data.scan import SplitScan
-from zoo.data.spec import load_dataset
-from zoo.errors import InputError, RunError
+from zoo.cli.main import run as command
+from zoo.common.errors import InputError, RunError
+from zoo.data.dataset import load_dataset
+from zoo.data.inspect.scan import SplitScan
 from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides
 from zoo.registry.recipe import Recipe, recipe_dict
-from zoo.training import measure, settle
+from zoo.training import choose as settle
+from zoo.training import measure
 from zoo.training.auto import Facts, choose, facts_of, stored
 from zoo.training.budget import Cost, duration, epochs_within, parse_budget, spread
+from zoo.training.choose import settled
+from zoo.training.engine.trainer import Trainer
 from zoo.training.finetune import finetune
 from zoo.training.plan import make_plan
-from zoo.training.settle import settled
-from zoo.training.trainer import Trainer
 
 CAMVID = Facts(
     base="cnn", kind="cnn", pretrained=True, any_size=True, images=367, side=360,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from zoo.training.curves import curves
+from zoo.training.charts import curves
 
 
 def points(log: list[dict[str, Any]], series: str) -> list[tuple[float, float]]:

@@ -24,18 +24,18 @@ from engine_runs import (
     without_batch_norm,
 )
 
-from zoo.data.loader import EvalLoader
+from zoo.data.dataset import load_dataset
+from zoo.data.loading.loader import EvalLoader
 from zoo.data.scenes import write_scenes
-from zoo.data.spec import load_dataset
-from zoo.evaluation.evaluate import score
-from zoo.evaluation.ranks import Ranks
-from zoo.evaluation.record import evaluate
+from zoo.evaluation.evaluate import evaluate
+from zoo.evaluation.score import score
 from zoo.hub.folder import load_folder
 from zoo.models.layers import encoder_layers
-from zoo.training.checkpoint import load_checkpoint
+from zoo.runtime.processes import Ranks
+from zoo.training.engine.checkpoint import load_checkpoint
 from zoo.training.finetune import _announce, finetune
 from zoo.training.plan import make_plan
-from zoo.training.start import prepare
+from zoo.training.prepare import prepare
 
 BOTH = "loss={ce: 1.0, dice: 1.0}"
 FROZEN = "batch_norm=frozen"

@@ -13,19 +13,19 @@ import torch
 from engine_runs import SETTINGS, largest_difference, logged, without_batch_norm
 from torch import Tensor, nn
 
-from zoo.creation import create
-from zoo.errors import InputError, RunError
-from zoo.evaluation.ranks import Ranks, start_ranks
+from zoo.common.errors import InputError, RunError
+from zoo.creation.create import create
 from zoo.models.layers import train_mode
 from zoo.models.preprocess import normalise
 from zoo.models.regularise import apply_recipe
 from zoo.models.segmentation import SegmentationModel
 from zoo.registry.recipe import Recipe
-from zoo.training.checkpoint import load_checkpoint
+from zoo.runtime.processes import Ranks, start_ranks
+from zoo.training.engine.checkpoint import load_checkpoint
+from zoo.training.engine.precision import checkpoint_activations, make_accelerator
+from zoo.training.engine.step import Step, TrainingNet, out_of_memory
 from zoo.training.finetune import check_share, finetune
 from zoo.training.losses import Objective
-from zoo.training.precision import checkpoint_activations, make_accelerator
-from zoo.training.step import Step, TrainingNet, out_of_memory
 
 CLASSES = 3
 LACK = "[enforce fail at alloc_cpu.cpp:115] DefaultCPUAllocator: can't allocate memory"

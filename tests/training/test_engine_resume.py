@@ -9,9 +9,9 @@ import pytest
 import torch
 from engine_runs import SETTINGS, logged, without_batch_norm
 
-from zoo.errors import InputError
-from zoo.training import trainer
-from zoo.training.checkpoint import (
+from zoo.common.errors import InputError
+from zoo.training.engine import trainer
+from zoo.training.engine.checkpoint import (
     NAME,
     Progress,
     load_checkpoint,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from engine_runs import SETTINGS, logged
 
-from zoo.errors import InputError
+from zoo.common.errors import InputError
 from zoo.training.finetune import finetune
 from zoo.training.trackers import check_trackers, flat
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from engine_runs import logged
 
-from zoo.cli import run
-from zoo.creation import create
+from zoo.cli.main import run
+from zoo.creation.create import create
 from zoo.data.scenes import CLASSES, scene, write_scenes
-from zoo.evaluation.metrics import Confusion
+from zoo.evaluation.counts import Confusion
 from zoo.hub.folder import load_folder
 from zoo.models.heads.eomt import set_progress
 from zoo.models.preprocess import normalise
-from zoo.training import trainer
+from zoo.training.engine import trainer
 from zoo.training.losses import Objective
 
 PAPER = {"query_class": 2.0, "query_mask": 5.0, "query_dice": 5.0}

@@ -14,19 +14,19 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 import zoo
-from zoo.data.loader import TrainLoader
-from zoo.data.spec import load_dataset
-from zoo.errors import InputError
+from zoo.common.errors import InputError
+from zoo.data.dataset import load_dataset
+from zoo.data.loading.loader import TrainLoader
 from zoo.models.layers import train_mode, unfreeze
 from zoo.models.preprocess import normalise
 from zoo.models.segmentation import SegmentationModel
 from zoo.registry.recipe import Recipe
-from zoo.training import features
-from zoo.training.checkpoint import load_checkpoint
-from zoo.training.feature_rows import FeatureBatch, Layout, used_leaves
-from zoo.training.features import FeatureCache, check_encoder, check_feature_views
+from zoo.training.engine import features
+from zoo.training.engine.checkpoint import load_checkpoint
+from zoo.training.engine.feature_rows import FeatureBatch, Layout, used_leaves
+from zoo.training.engine.features import FeatureCache, check_encoder, check_feature_views
+from zoo.training.engine.step import Step
 from zoo.training.finetune import finetune
-from zoo.training.step import Step
 
 HEAD = {"name": "head", "epochs": 4, "unfreeze": 0.0}
 

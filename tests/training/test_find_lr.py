@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from training_settings import MODEL
 
-from zoo.cli import run as zoo
+from zoo.cli.main import run as zoo
+from zoo.common.errors import InputError, RunError
+from zoo.common.files import sha256
 from zoo.data.scenes import write_scenes
-from zoo.errors import InputError, RunError
-from zoo.files import sha256
+from zoo.training.engine.step import Step
 from zoo.training.find_lr import Finding, Point, find_lr, suggest
 from zoo.training.finetune import finetune
 from zoo.training.lr_chart import chart
-from zoo.training.step import Step
 
 SHORT = ["crop=64", "batch_size=4", "precision=fp32"]
 

@@ -16,13 +16,13 @@ from engine_runs import wait_for_steps
 from safetensors.torch import load_file
 from training_settings import MODEL, SHORT
 
-from zoo.creation import create
-from zoo.data.loader import EvalLoader
-from zoo.data.spec import load_dataset
-from zoo.errors import InputError, RunError
-from zoo.evaluation.evaluate import predict_ids
-from zoo.evaluation.record import evaluate, make_record
-from zoo.training.checkpoint import load_checkpoint
+from zoo.common.errors import InputError, RunError
+from zoo.creation.create import create
+from zoo.data.dataset import load_dataset
+from zoo.data.loading.loader import EvalLoader
+from zoo.evaluation.evaluate import evaluate, make_record
+from zoo.inference.tiling import predict_ids
+from zoo.training.engine.checkpoint import load_checkpoint
 from zoo.training.finetune import finetune
 from zoo.training.plan import make_plan
 from zoo.training.stage_plan import stage_plans

@@ -15,7 +15,7 @@ import torch
 from training_settings import MODEL
 
 from zoo.data.scenes import write_scenes
-from zoo.training.checkpoint import load_checkpoint
+from zoo.training.engine.checkpoint import load_checkpoint
 
 OVERRIDES = [
     "crop=64",

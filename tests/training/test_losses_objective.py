@@ -9,7 +9,7 @@ import segmentation_models_pytorch as smp
 import torch
 
 import zoo
-from zoo.errors import InputError
+from zoo.common.errors import InputError
 from zoo.models.decoders import DECODERS
 from zoo.models.outputs import Auxiliary, MaskOutputs, Outputs, full_size, pixel_logits
 from zoo.models.segmentation import SegmentationModel

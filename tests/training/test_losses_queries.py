@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from zoo.errors import InputError
+from zoo.common.errors import InputError
 from zoo.models.outputs import MaskOutputs, Outputs, Queries, pixel_logits
 from zoo.registry.recipe import LossOptions
 from zoo.training.losses import IGNORE, Objective, cross_entropy

@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from zoo.creation import create
+from zoo.creation.create import create
 from zoo.registry.recipe import Optimizer, Schedule, Stage
-from zoo.training.optim import make_optimizer, parameter_groups, rate_scale, start_stage
+from zoo.training.engine.optim import make_optimizer, parameter_groups, rate_scale, start_stage
 
 MODEL = "unet-resnet18"
 

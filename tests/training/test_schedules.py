@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, OneCycleLR
 
-from zoo.errors import InputError
+from zoo.common.errors import InputError
 from zoo.registry.recipe import Schedule, Stage
-from zoo.training.optim import start_stage
-from zoo.training.schedules import Plateau, check_schedules
+from zoo.training.engine.optim import start_stage
+from zoo.training.engine.schedules import Plateau, check_schedules
 
 PEAK = 0.01
 STEPS = 5

@@ -24,15 +24,15 @@ from engine_runs import (
 )
 from torch import nn
 
-from zoo.creation import create
+from zoo.common.errors import InputError
+from zoo.creation.create import create
 from zoo.data.scenes import write_scenes
-from zoo.errors import InputError
-from zoo.evaluation.ranks import Ranks, start_ranks
 from zoo.hub.folder import load_folder
 from zoo.registry.recipe import Optimizer, Recipe, Stage
-from zoo.training.checkpoint import load_checkpoint
+from zoo.runtime.processes import Ranks, start_ranks
+from zoo.training.engine.checkpoint import load_checkpoint
+from zoo.training.engine.sharding import check_sharding
 from zoo.training.finetune import finetune
-from zoo.training.sharding import check_sharding
 
 Seen = tuple[Path, list[dict[str, Any]]]
 SPLIT = [*SETTINGS, "loss={ce: 1.0, dice: 1.0}", "micro_batch=1", "clip_norm=0.5"]

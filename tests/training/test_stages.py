@@ -10,12 +10,12 @@ import pytest
 import torch
 from training_settings import MODEL
 
-from zoo.errors import InputError
-from zoo.training.checkpoint import load_checkpoint
+from zoo.common.errors import InputError
+from zoo.training.engine.checkpoint import load_checkpoint
+from zoo.training.engine.trainer import Interrupted, Trainer
 from zoo.training.finetune import finetune
 from zoo.training.plan import make_plan
 from zoo.training.stage_plan import stage_plans
-from zoo.training.trainer import Interrupted, Trainer
 
 FROZEN = "stages=[{name: head, epochs: 1, unfreeze: 0.0}"
 
@@ -23,7 +23,7 @@ FROZEN = "stages=[{name: head, epochs: 1, unfreeze: 0.0}"
 @pytest.fixture(autouse=True)
 def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing the curves takes longer than these runs."""
-    monkeypatch.setattr("zoo.training.curves.write_curves", lambda _: None)
+    monkeypatch.setattr("zoo.training.charts.write_curves", lambda _: None)
 
 
 def settings(*more: str) -> list[str]:
@@ -93,7 +93,7 @@ def test_gradual_unfreezing_moves_one_more_layer_in_each_epoch(
             seen.append(len([name for name in learning if name.startswith("net.encoder")]))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zoo.training.start.Trainer", Watching)
+        patch.setattr("zoo.training.prepare.Trainer", Watching)
         run(scenes, tmp_path / "run", growing)
     assert seen[0] == 0 < seen[1] < seen[2]
     plan = make_plan(MODEL, scenes, encoder_weights=None, overrides=[growing])

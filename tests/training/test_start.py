@@ -14,16 +14,16 @@ from PIL import Image
 from torch.nn import functional
 from training_settings import MODEL
 
-from zoo.errors import InputError, RunError
-from zoo.evaluation.ranks import Ranks
+from zoo.common.errors import InputError, RunError
 from zoo.hub.folder import load_folder
 from zoo.models.layers import train_mode
 from zoo.models.preprocess import normalise
+from zoo.runtime.processes import Ranks
+from zoo.training.engine.step import Step
+from zoo.training.engine.trainer import Trainer
 from zoo.training.finetune import finetune
 from zoo.training.plan import make_plan
-from zoo.training.start import make_trainer, prepare
-from zoo.training.step import Step
-from zoo.training.trainer import Trainer
+from zoo.training.prepare import make_trainer, prepare
 
 ONE = ["crop=64", "batch_size=4", "precision=fp32", "workers=0", "stages=[{name: all, epochs: 1}]"]
 

@@ -16,16 +16,16 @@ import torch
 from engine_runs import SETTINGS
 from torch import Tensor
 
-from zoo.data.loader import EvalLoader
-from zoo.data.spec import load_dataset
-from zoo.errors import InputError, RunError, ZooError
-from zoo.evaluation.evaluate import score
-from zoo.evaluation.ranks import Ranks, start_ranks
-from zoo.evaluation.record import evaluate
+from zoo.common.errors import InputError, RunError, ZooError
+from zoo.data.dataset import load_dataset
+from zoo.data.loading.loader import EvalLoader
+from zoo.evaluation.evaluate import evaluate
+from zoo.evaluation.score import score
 from zoo.hub.folder import load_folder
-from zoo.training import trainer
+from zoo.runtime.processes import Ranks, start_ranks
+from zoo.training.engine import trainer
+from zoo.training.engine.step import TrainingNet
 from zoo.training.finetune import finetune
-from zoo.training.step import TrainingNet
 
 LACK = "DefaultCPUAllocator: can't allocate memory"
 

@@ -13,11 +13,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from engine_runs import SETTINGS, by_adamw
 from torch.distributed.tensor import DTensor
 
-from zoo.errors import InputError
-from zoo.evaluation.ranks import start_ranks
-from zoo.training import trainer
+from zoo.common.errors import InputError
+from zoo.runtime.processes import start_ranks
+from zoo.training.engine import trainer
+from zoo.training.engine.trainer import Trainer
 from zoo.training.finetune import finetune
-from zoo.training.trainer import Trainer
 
 
 class Killed(BaseException):

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from zoo.bench.jobs import Job, job_from_json
-from zoo.errors import InputError
-from zoo.files import read_json, write_json
-from zoo.leaderboard.records import Record
+from zoo.common.errors import InputError
+from zoo.common.files import read_json, write_json
+from zoo.records.record import Record
 
 JOB = "job.json"
 FAILED = "failed.json"

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from zoo.bench.suite import Block, Suite, Variant, merged
-from zoo.errors import InputError, join_problems
-from zoo.files import hash_of, sha256
-from zoo.leaderboard.records import Record
+from zoo.common.errors import InputError, join_problems
+from zoo.common.files import hash_of, sha256
+from zoo.records.record import Record
 from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides
 from zoo.registry.recipe import recipe_hash
-from zoo.registry.registry import Resolved, resolve
+from zoo.registry.resolve import Resolved, resolve
 
 SCRATCH = "scratch"
 """The recipe for random encoders, where neither the variant nor the suite names one."""

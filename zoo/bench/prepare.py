@@ -8,9 +8,9 @@ from pathlib import Path
 from zoo.bench.folder import Order
 from zoo.bench.jobs import collect_jobs, expected_weights, indented, refuse
 from zoo.bench.suite import Suite
-from zoo.data.scan import data_hash
-from zoo.data.spec import Dataset, load_dataset
-from zoo.errors import InputError, unknown
+from zoo.common.errors import InputError, unknown
+from zoo.data.dataset import Dataset, load_dataset
+from zoo.data.inspect.scan import data_hash
 
 
 def orders(

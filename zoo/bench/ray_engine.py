@@ -16,8 +16,8 @@ from typing import Any
 
 from zoo.bench.engines import Settings, Task, ending, start_process, thread_variables
 from zoo.bench.folder import JOB
-from zoo.data.extras import extra
-from zoo.errors import InputError
+from zoo.common.errors import InputError
+from zoo.common.optional import extra
 
 POLL_SECONDS = 0.1
 LOST = 1

@@ -22,9 +22,9 @@ from zoo.bench.folder import (
 from zoo.bench.jobs import matching
 from zoo.bench.prepare import orders
 from zoo.bench.suite import read_suite
-from zoo.console import progress_bar, remark
-from zoo.errors import InputError, unknown
-from zoo.leaderboard.records import read_records
+from zoo.common.console import progress_bar, remark
+from zoo.common.errors import InputError, unknown
+from zoo.records.record import read_records
 
 POLL_SECONDS = 0.1
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from zoo.bench.folder import last_epoch, read_failure
 from zoo.bench.jobs import Job, matching, suite_jobs
 from zoo.bench.suite import read_suite
-from zoo.leaderboard.records import read_records
+from zoo.records.record import read_records
 
 STATES = ("done", "failed", "begun", "missing")
 

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from zoo.errors import InputError, join_problems, shortened, unknown
-from zoo.files import read_yaml
-from zoo.registry.strict import Strict, dotted, problems, written_as
+from zoo.common.errors import InputError, join_problems, shortened, unknown
+from zoo.common.files import read_yaml
+from zoo.common.schema import Strict, dotted, problems, written_as
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 PLAIN_NAME = written_as(NAME, "letters, digits, dots, underscores and hyphens")

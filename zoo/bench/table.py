@@ -9,11 +9,11 @@ from pathlib import Path
 
 from zoo.bench.jobs import Job, Key, block_jobs, matching, refuse
 from zoo.bench.suite import Block, Suite, Variant, read_suite
-from zoo.errors import InputError, join_problems
-from zoo.files import write_text
+from zoo.common.errors import InputError, join_problems
+from zoo.common.files import write_text
 from zoo.leaderboard.rank import NOISE, Estimate, estimate
-from zoo.leaderboard.records import Record, read_records
 from zoo.leaderboard.render import escape, table_lines
+from zoo.records.record import Record, read_records
 
 ABOUT = "\u2248"
 NONE = "\u2013"

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from zoo.bench.folder import RUN, Order, drop_weights, read_order, write_failure
 from zoo.bench.jobs import matching
-from zoo.errors import ZooError
-from zoo.leaderboard.records import Record, read_records
+from zoo.common.errors import ZooError
+from zoo.records.record import Record, read_records
 
 INTERRUPTED = 130
 
@@ -87,8 +87,8 @@ def train(run: Path, order: Order) -> None:
 
 def score(run: Path, order: Order) -> Record:
     """Score the best model of `run` on the reported split and write the record."""
-    from zoo.creation import create
-    from zoo.evaluation.record import evaluate, write_result
+    from zoo.creation.create import create
+    from zoo.evaluation.evaluate import evaluate, write_result
 
     return write_result(evaluate(create(run), order.data, split=order.job.split), order.results)
 

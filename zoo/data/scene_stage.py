@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.data.spec import IGNORE
-from zoo.palette import Colour
+from zoo.common.palette import Colour
+from zoo.data.dataset import IGNORE
 
 SKY, BUILDING, ROAD, PAVEMENT, TREE, CAR, PERSON, SIGN = range(8)
 

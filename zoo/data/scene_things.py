@@ -8,10 +8,10 @@ from typing import TypeAlias
 
 import numpy as np
 
+from zoo.common.palette import Colour
+from zoo.data.dataset import IGNORE
 from zoo.data.scene_stage import CAR, PERSON, SIGN, TREE, Floats, Point, Stage
 from zoo.data.scene_street import Street
-from zoo.data.spec import IGNORE
-from zoo.palette import Colour
 
 _LEAVES: list[Colour] = [
     (82, 112, 52),

@@ -15,7 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.data.png import index_png, png
+from zoo.common.errors import InputError, join_problems, unknown
+from zoo.common.files import new_folder, read_json, write_json, write_text
+from zoo.common.palette import Colour
+from zoo.data.dataset import IGNORE
+from zoo.data.pixels.png import index_png, png
 from zoo.data.scene_stage import Stage, develop
 from zoo.data.scene_street import (
     Street,
@@ -26,10 +30,6 @@ from zoo.data.scene_street import (
     paint_walls,
 )
 from zoo.data.scene_things import paint_bonnet, things
-from zoo.data.spec import IGNORE
-from zoo.errors import InputError, join_problems, unknown
-from zoo.files import new_folder, read_json, write_json, write_text
-from zoo.palette import Colour
 
 GENERATOR = 1
 """Raised whenever the same arguments give other pixels."""

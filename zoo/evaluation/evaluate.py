@@ -1,203 +1,187 @@
-"""Exact scores of a model on one split, at the images' own resolution."""
+"""One evaluation, and its record: the evidence that leaderboards are made of."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
-from functools import partial
-from typing import TYPE_CHECKING
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
-from zoo.console import progress_bar
-from zoo.errors import InputError
-from zoo.evaluation.metrics import Confusion
-from zoo.evaluation.ranks import Ranks
-from zoo.models.outputs import resized
-from zoo.models.preprocess import normalise, rescaled
+from zoo.common.errors import InputError
+from zoo.common.files import hash_of
+from zoo.creation.create import load_trained
+from zoo.data.dataset import Dataset, load_dataset
+from zoo.data.inspect.scan import data_hash, scan_labels
+from zoo.data.loading.loader import EvalLoader
+from zoo.evaluation.score import check_classes, check_pixels, score
+from zoo.models.count import gmacs, params_m
+from zoo.records.image_counts import ImageCounts, counts_hash, write_with_counts
+from zoo.records.record import PROTOCOL, SCHEMA, Record, parse_record
+from zoo.runtime.environment import stamp
+from zoo.runtime.precision import resolve_precision
+from zoo.runtime.processes import Ranks, start_ranks
 
 if TYPE_CHECKING:
-    from zoo.data.loader import EvalLoader
-    from zoo.data.spec import Dataset
-    from zoo.leaderboard.image_counts import ImageCounts
+    from zoo.evaluation.counts import Confusion
     from zoo.models.segmentation import SegmentationModel
+    from zoo.models.spec import ModelSpec
 
 
-def check_classes(model: SegmentationModel, classes: list[str], name: str) -> None:
-    """Raise InputError unless the model scores exactly the classes of the data, in their order."""
-    if model.spec.classes != classes:
-        raise InputError(
-            f"{model.spec.name} scores {len(model.spec.classes)} classes "
-            f"({', '.join(model.spec.classes[:6])} ...), {name} has {len(classes)} "
-            f"({', '.join(classes[:6])} ...). Fine-tune the model on these classes first."
-        )
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation found. `seconds` is the time of reading, predicting and counting.
 
-
-def check_pixels(model: SegmentationModel, dataset: Dataset) -> None:
-    """Raise InputError unless the data's images have the channels and values the model expects."""
-    spec = model.spec
-    if dataset.channels != spec.in_chans:
-        raise InputError(
-            f"{spec.name} takes {spec.in_chans} channels, {dataset.name} has {dataset.channels}. "
-            "Start from a name, which is built for the channels of the data."
-        )
-    if dataset.value_range != spec.value_range:
-        raise InputError(
-            f"{spec.name} was trained on pixels of the range {spec.value_range}, {dataset.name} "
-            f"has {dataset.value_range} (None: 8 bits). Give both the same `range:`."
-        )
-
-
-def score(
-    model: SegmentationModel,
-    loader: EvalLoader,
-    *,
-    precision: str = "fp32",
-    device: torch.device | str = "cpu",
-    description: str = "evaluate",
-    after_batch: Callable[[], None] | None = None,
-    ranks: Ranks | None = None,
-    per_image: ImageCounts | None = None,
-) -> Confusion:
-    """The confusion matrix of `model` over all images of `loader`.
-
-    The model's mode is restored afterwards. `after_batch` is called after each batch and may raise
-    to stop. `precision`: fp32, bf16 or fp16 (autocast). With several `ranks`, each has its own part
-    of the images in `loader`, and all get the counts of the whole. `per_image`, zeros of images of
-    the split x classes x 3, is filled with each image's own counts.
+    `per_image` has the counts of each image, in the order of the names as in the hash of the data.
     """
-    ranks = ranks or Ranks()
-    confusion = Confusion(model.spec.classes)
-    was_training = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with ranks.together(), progress_bar() as bar:
-            task = bar.add_task(description, total=loader.images)
-            for indices, images, masks in loader:
-                predicted = predict_ids(model, images, precision=precision, device=device)
-                _count(confusion, indices, masks, predicted.cpu(), per_image)
-                bar.advance(task, len(indices))
-                if after_batch is not None:
-                    after_batch()
-    finally:
-        for module, mode in was_training:
-            module.training = mode
-    ranks.add_up(confusion.matrix)
-    if per_image is not None:
-        ranks.add_up(per_image)
-    return confusion
+
+    model: SegmentationModel
+    dataset: Dataset
+    split: str
+    confusion: Confusion
+    per_image: ImageCounts
+    precision: str
+    device: str
+    seconds: float
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Every metric as a share in [0, 1], None where a class is absent."""
+        return self.confusion.metrics()
 
 
-def _count(
-    confusion: Confusion,
-    indices: list[int],
-    masks: torch.Tensor,
-    predicted: torch.Tensor,
-    per_image: ImageCounts | None,
-) -> None:
-    if per_image is None:
-        confusion.add(masks, predicted)
-        return
-    for index, mask, ids in zip(indices, masks, predicted, strict=True):
-        one = Confusion(confusion.classes)
-        one.add(mask, ids)
-        confusion.add_matrix(one.matrix)
-        per_image[index] = one.counts
-
-
-MOST_PIXELS = 2**22
-"""Images with more pixels are seen through windows, so that memory does not grow with them."""
-WINDOW, MARGIN = 1024, 192
-"""Side of a window's part that counts, and the context that it sees around it, in pixels."""
-
-
-def predict_ids(
-    model: SegmentationModel,
-    images: torch.Tensor,
+def evaluate(
+    model: str | Path | SegmentationModel,
+    data: str | Path,
     *,
-    precision: str = "fp32",
-    device: torch.device | str = "cpu",
-) -> torch.Tensor:
-    """Class ids, uint8 B x H x W, of uint8 images B x in_chans x H x W.
+    split: str = "test",
+    precision: str = "auto",
+    out: str | Path | None = None,
+) -> Evaluation:
+    """Score `model` once on one split, at the images' own resolution.
 
-    The model must be in evaluation mode. Images that have more than 4 megapixels for the network,
-    after what `spec` says of their size, are seen through windows of 1024 such pixels with 192
-    pixels of context on each side.
+    `model`: a run folder, a model folder or a model. Returns `.metrics` (mIoU, pixel accuracy and
+    per class IoU, Dice, TPR, TNR, FPR, all in [0, 1]) and `.confusion`; writes the record into the
+    folder `out` if given. Under torchrun or `accelerate launch` the processes share the images,
+    each scored once. Raises InputError where the classes differ, where every pixel is ignored, and
+    where a record is asked for of the split that chose the model.
     """
-    height, width = images.shape[-2:]
-    factor = model.spec.enlargement(height, width)
-    seen = partial(_ids, model, factor=factor, precision=precision, device=device)
-    if height * width * factor**2 <= MOST_PIXELS:
-        return seen(images)
-    side, margin = (max(1, round(length / factor)) for length in (WINDOW, MARGIN))
-    ids = torch.empty((len(images), height, width), dtype=torch.uint8)
-    for top in range(0, height, side):
-        for left in range(0, width, side):
-            y, x = max(0, top - margin), max(0, left - margin)
-            found = seen(images[..., y : top + side + margin, x : left + side + margin])
-            place = ids[..., top : top + side, left : left + side]
-            found = found[..., top - y :, left - x :]
-            place.copy_(found[..., : place.shape[-2], : place.shape[-1]])
-    return ids
+    model = load_trained(model)
+    ranks = start_ranks()
+    with ranks.first_then_rest():
+        dataset, chosen = _checked(model, data, split, precision, out, ranks)
+        loader = EvalLoader(dataset, split, rank=ranks.rank, world=ranks.world)
+    began = time.monotonic()
+    counts = np.zeros((len(dataset.samples(split)), len(dataset.classes), 3), np.int64)
+    device = ranks.device
+    confusion = score(
+        model.to(device), loader, precision=chosen, device=device, ranks=ranks, per_image=counts
+    )
+    seconds = round(time.monotonic() - began, 2)
+    counts = counts[_by_name(dataset, split)]
+    found = Evaluation(model, dataset, split, confusion, counts, chosen, device.type, seconds)
+    with ranks.together():
+        if confusion.pixels == 0:
+            raise InputError(
+                f"{dataset.name}, split {split}: every pixel is ignored, nothing to score."
+            )
+        if out is not None and ranks.first:
+            write_result(found, Path(out))
+    return found
 
 
-@torch.inference_mode()
-def _ids(
+def write_result(found: Evaluation, folder: Path) -> Record:
+    """Write the record of an evaluation and its counts per image into `folder`."""
+    record = make_record(found)
+    write_with_counts(record, folder, found.per_image)
+    return record
+
+
+def _by_name(dataset: Dataset, split: str) -> list[int]:
+    """The places of the split's images in the order of their names."""
+    names = [sample.name for sample in dataset.samples(split)]
+    return sorted(range(len(names)), key=names.__getitem__)
+
+
+def _checked(
     model: SegmentationModel,
-    images: torch.Tensor,
-    *,
-    factor: float,
+    data: str | Path,
+    split: str,
     precision: str,
-    device: torch.device | str,
-) -> torch.Tensor:
-    seen = rescaled(normalise(images, model.spec, device), factor)
-    with autocast(precision, device):
-        logits: torch.Tensor = model(seen, factor=1.0)
-    if seen.shape == images.shape:
-        return logits.argmax(dim=1).to(torch.uint8)
-    return best_class(logits, (images.shape[-2], images.shape[-1]))
+    out: str | Path | None,
+    ranks: Ranks,
+) -> tuple[Dataset, str]:
+    """The data set and the precision, once everything is known to fit."""
+    dataset = load_dataset(data)
+    dataset.samples(split)
+    check_classes(model, dataset.classes, dataset.name)
+    check_pixels(model, dataset)
+    if out is not None:
+        check_reportable(model, split)
+    chosen = resolve_precision(precision, ranks.device)
+    scan_labels(dataset, [split])
+    return dataset, chosen
 
 
-def best_class(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Class ids, uint8 B x H x W, of `logits` brought to `size` (H, W) bilinearly.
-
-    One class after the other, so that memory grows with the image but not with its classes too.
-    """
-    most = logits.new_full((len(logits), *size), -torch.inf, dtype=torch.float32)
-    ids = torch.zeros_like(most, dtype=torch.uint8)
-    for index, plane in enumerate(logits.split(1, dim=1)):
-        one = resized(plane.float(), size)[:, 0]
-        ids[one > most] = index
-        torch.maximum(most, one, out=most)
-    return ids
+def check_reportable(model: SegmentationModel, split: str) -> None:
+    """Raise InputError where `split` chose the model: a score on it is no result."""
+    if (model.provenance or {}).get("chosen_on") == split:
+        raise InputError(
+            f"The split {split!r} chose the best epoch of this model, so its score is too good to "
+            "be a result. Record another split, or leave --out away to see the score."
+        )
 
 
-def autocast(
-    precision: str, device: torch.device | str
-) -> contextlib.AbstractContextManager[object]:
-    """torch.autocast for `precision`; nothing for fp32."""
-    if precision == "fp32":
-        return contextlib.nullcontext()
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    return torch.autocast(torch.device(device).type, dtype=dtype)
+def make_record(found: Evaluation) -> Record:
+    """The record of an evaluation. Raises InputError where `check_reportable` does."""
+    check_reportable(found.model, found.split)
+    spec, training = found.model.spec, found.model.provenance or {}
+    size = _common_size(found.dataset, found.split)
+    fields: dict[str, Any] = {
+        "schema": SCHEMA,
+        "protocol": PROTOCOL,
+        "model": spec.name,
+        "encoder_init": training.get(
+            "encoder_init", "random" if spec.encoder_weights is None else "pretrained"
+        ),
+        "encoder_weights": training.get("encoder_weights", spec.encoder_weights),
+        "dataset": found.dataset.name,
+        "data_hash": data_hash(found.dataset, found.split),
+        "split": found.split,
+        "chosen_on": training.get("chosen_on"),
+        "chosen_miou": training.get("chosen_miou"),
+        "classes": found.dataset.classes,
+        "ignore": spec.ignore_index,
+        "size": size,
+        "input_size": _input_size(spec, size),
+        "tta": "none",
+        "images": len(found.dataset.samples(found.split)),
+        "recipe": training.get("recipe", "none"),
+        "recipe_hash": training.get("recipe_hash", hash_of(None)),
+        "overrides": training.get("overrides", {}),
+        "seed": training.get("seed", 0),
+        "steps": training.get("steps", 0),
+        "train_seconds": training.get("train_seconds", 0.0),
+        "eval_seconds": found.seconds,
+        "metrics": found.metrics,
+        "confusion": found.confusion.matrix.tolist(),
+        "image_counts": counts_hash(found.per_image),
+        "params_m": params_m(found.model),
+        "gmacs": None if size is None else gmacs(spec, *size),
+        "precision": found.precision,
+        **stamp(found.device),
+    }
+    return parse_record(fields, f"the evaluation of {spec.name}")
 
 
-def resolve_precision(precision: str, device: torch.device | str) -> str:
-    """What `auto` means on `device`: bf16 where the hardware has it, else fp32.
-
-    Raises InputError for fp16 on a CPU, which would silently run in fp32.
-    """
-    kind = torch.device(device).type
-    if precision == "fp16" and kind == "cpu":
-        raise InputError("precision fp16 needs a GPU. On a CPU use bf16, fp32 or auto.")
-    if precision != "auto":
-        return precision
-    if kind == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    return "bf16" if kind == "cpu" and cpu_has_bf16() else "fp32"
+def _input_size(spec: ModelSpec, size: list[int] | None) -> list[int] | None:
+    """[height, width] that the network sees of images of `size`, where these differ."""
+    seen = None if size is None else list(spec.input_size(*size))
+    return None if seen == size else seen
 
 
-def cpu_has_bf16() -> bool:
-    """True where this CPU multiplies bf16 in hardware (AVX-512 BF16 or AMX)."""
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+def _common_size(dataset: Dataset, split: str) -> list[int] | None:
+    """[height, width] in pixels that all images of the split share, or None."""
+    sizes = scan_labels(dataset, [split]).splits[split].sizes
+    return list(next(iter(sizes))) if len(sizes) == 1 else None

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from zoo.errors import InputError, printable
-from zoo.files import parse_yaml
+from zoo.common.errors import InputError, printable
+from zoo.common.files import parse_yaml
 from zoo.hub.licences import licence_fields
 from zoo.registry.licences import non_commercial
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from zoo.leaderboard.records import Record
     from zoo.models.spec import ModelSpec
+    from zoo.records.record import Record
 
 BEGIN = "<!-- Written by zoo; what stands between these two marks is replaced. -->"
 END = "<!-- End of what zoo wrote. -->"
@@ -134,7 +134,7 @@ def _split(text: str) -> tuple[dict[str, Any], str]:
 
 def header(spec: ModelSpec, metrics: Mapping[str, Any] | None, extras: Extras) -> dict[str, Any]:
     """The metadata of a card, results as the Hub's `model-index`."""
-    from zoo.registry import timm_table
+    from zoo.registry import encoders as timm_table
 
     encoder, _, tag = spec.encoder.partition(".")
     row = timm_table.weights().get((encoder, tag))
@@ -175,7 +175,7 @@ def _measured(
     metrics: Mapping[str, Any] | None, extras: Extras
 ) -> Iterator[tuple[str, str, int, Mapping[str, Any]]]:
     """Data set, split, protocol and metrics of everything that was measured."""
-    from zoo.leaderboard.records import PROTOCOL
+    from zoo.records.record import PROTOCOL
 
     for record in extras.records:
         yield record.dataset, record.split, record.protocol, record.metrics.model_dump()

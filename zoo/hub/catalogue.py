@@ -6,18 +6,18 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from zoo.console import remark
-from zoo.errors import InputError
+from zoo.common.console import remark
+from zoo.common.errors import InputError
 from zoo.hub.card import fields_of, read_card
 from zoo.hub.config import MAX_CONFIG_BYTES, read_config
 from zoo.hub.folder import CARD, CONFIG, WEIGHTS
 from zoo.hub.pull import MAX_CARD_BYTES
 from zoo.hub.row import Row, distinct, weights_key
 from zoo.remote.address import PREFIX, Address, hub_timeout, parse_address
-from zoo.remote.download import store
+from zoo.remote.client import Task, explained, reason
+from zoo.remote.files import store
 from zoo.remote.listing import ask
 from zoo.remote.session import bounded
-from zoo.remote.task import Task, explained, reason
 
 LIBRARY = "segmentation-zoo"
 MAX_REPOS = 200

@@ -11,12 +11,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from zoo.errors import InputError, join_problems, unknown
-from zoo.files import write_text
+from zoo.common.errors import InputError, join_problems, unknown
+from zoo.common.files import write_text
 from zoo.models.spec import ModelSpec
-from zoo.registry import timm_table
+from zoo.registry import encoders as timm_table
 from zoo.registry.arguments import ENCODER_ARGS, MAX_SIDE, decoder_args, wrong_arguments
-from zoo.registry.trained import Named, weights_in
+from zoo.registry.weights import Named, weights_in
 from zoo.remote.address import PREFIX, snapshot_origin
 
 SCHEMA = 1

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.console import remark
-from zoo.errors import InputError, RunError, ZooError, join_problems, printable, shortened
-from zoo.files import sha256
+from zoo.common.console import remark
+from zoo.common.errors import InputError, RunError, ZooError, join_problems, printable, shortened
+from zoo.common.files import sha256
 from zoo.remote.address import Address, hub_timeout, problems
 from zoo.remote.cache import cached_commit, cached_file, note_revision
-from zoo.remote.download import store
+from zoo.remote.client import Task, host, reason
+from zoo.remote.files import store
 from zoo.remote.listing import Listing, ask
-from zoo.remote.task import Task, host, reason
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"

@@ -12,8 +12,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import InputError
-from zoo.files import new_folder
+from zoo.common.errors import InputError
+from zoo.common.files import new_folder
 from zoo.hub.card import Extras, card
 from zoo.hub.config import SCHEMA, Described, read_config
 from zoo.hub.licences import required_licence

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from zoo.console import remark
-from zoo.errors import InputError
+from zoo.common.console import remark
+from zoo.common.errors import InputError
 from zoo.registry.licences import OPEN, non_commercial
 
 ON_THE_HUB = OPEN | {

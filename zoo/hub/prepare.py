@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from zoo.errors import InputError, join_problems, shortened
-from zoo.files import read_json
+from zoo.common.errors import InputError, join_problems, shortened
+from zoo.common.files import read_json
 from zoo.hub.card import Extras, card, read_card
 from zoo.hub.folder import CARD, CONFIG, WEIGHTS, ModelFolder, check_shapes, read_folder
 from zoo.hub.licences import model_licence
 from zoo.hub.row import Row, numbers, weights_key
-from zoo.leaderboard.records import PROTOCOL, Record, parse_record
+from zoo.records.record import PROTOCOL, Record, parse_record
 from zoo.remote.upload import Content
 
 if TYPE_CHECKING:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.console import remark
-from zoo.errors import InputError, RunError, ZooError, join_problems, printable, shortened
+from zoo.common.console import remark
+from zoo.common.errors import InputError, RunError, ZooError, join_problems, printable, shortened
 from zoo.hub.config import MAX_CONFIG_BYTES, read_config
 from zoo.hub.encoders import verify_safetensors
 from zoo.hub.folder import CARD, CONFIG, WEIGHTS, check_shapes
 from zoo.remote.address import Address, hub_timeout
 from zoo.remote.cache import cached_commit, cached_file, note_revision, snapshot
-from zoo.remote.download import read_shapes, store
+from zoo.remote.client import Task, host, reason
+from zoo.remote.files import read_shapes, store
 from zoo.remote.listing import Listing, ask
-from zoo.remote.task import Task, host, reason
 
 WAYS = (
     "from a folder at hand: give its path in place of hf-hub:ORG/REPO",
@@ -23,7 +23,7 @@ WAYS = (
 MAX_CARD_BYTES = 1_000_000
 
 
-def pull(address: Address, registry: Path | None = None) -> Path:
+def pull_model(address: Address, registry: Path | None = None) -> Path:
     """Bring a model into the cache and return its folder there, named by the commit.
 
     The revision is resolved to a commit once. The description is checked, and names and shapes of

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.console import remark
-from zoo.errors import InputError, RunError, join_problems
+from zoo.common.console import remark
+from zoo.common.errors import InputError, RunError, join_problems
 from zoo.hub.card import BEGIN, END, fields_of, merged, read_card, with_fields
 from zoo.hub.folder import CARD, is_model_folder, save_folder
 from zoo.hub.licences import licence_fields
@@ -20,9 +20,9 @@ from zoo.hub.row import Row, register
 from zoo.registry.licences import non_commercial
 from zoo.remote import upload
 from zoo.remote.address import Address, hub_timeout, problems
-from zoo.remote.download import store
+from zoo.remote.client import LOGIN, NoRepositoryError, NoRevisionError, Task
+from zoo.remote.files import store
 from zoo.remote.listing import Listing, ask
-from zoo.remote.task import LOGIN, NoRepositoryError, NoRevisionError, Task
 
 if TYPE_CHECKING:
     from zoo.models.segmentation import SegmentationModel

@@ -10,10 +10,10 @@ from typing import Any
 
 import yaml
 
-from zoo.console import remark
-from zoo.errors import InputError
-from zoo.files import write_text
-from zoo.registry.schema import parse_registry
+from zoo.common.console import remark
+from zoo.common.errors import InputError
+from zoo.common.files import write_text
+from zoo.registry.rows import parse_registry
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zoo.console import remark
-from zoo.errors import InputError, join_problems, shortened, unknown
+from zoo.common.console import remark
+from zoo.common.errors import InputError, join_problems, shortened, unknown
 from zoo.models.spec import ModelSpec, class_names, palette_for, per_channel
-from zoo.registry import timm_table
+from zoo.registry import encoders as timm_table
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from zoo.registry.trained import Named
+    from zoo.registry.weights import Named
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 OURS = ("encoder_name", "encoder_weights", "in_channels", "classes", "activation", "aux_params")

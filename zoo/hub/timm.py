@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from zoo.console import remark
-from zoo.errors import InputError
+from zoo.common.console import remark
+from zoo.common.errors import InputError
 from zoo.hub.encoders import EncoderFile, fetch_encoder
 from zoo.remote.address import Address
 

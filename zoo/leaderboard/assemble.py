@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from zoo.errors import InputError
-from zoo.files import hash_of
+from zoo.common.errors import InputError
+from zoo.common.files import hash_of
 from zoo.leaderboard.board import SCHEMA, Board, BoardTable, Entry, Run, Speed, Version
 from zoo.leaderboard.rank import Row, Table
-from zoo.leaderboard.records import Record
-from zoo.leaderboard.speed_records import SpeedRecord
-from zoo.registry import timm_table
-from zoo.registry.registry import resolve
+from zoo.records.record import Record
+from zoo.records.speed import SpeedRecord
+from zoo.registry import encoders as timm_table
+from zoo.registry.resolve import resolve
 
 GENERATED = "by `zoo leaderboard build` from the records alone; do not edit"
 OTHER = "other"

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from zoo.errors import InputError, RunError, join_problems
-from zoo.files import read_json
+from zoo.common.errors import InputError, RunError, join_problems
+from zoo.common.files import read_json
 
 FILE = "leaderboard.json"
 SCHEMA: Literal[1] = 1

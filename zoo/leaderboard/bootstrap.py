@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.leaderboard.image_counts import ImageCounts
+from zoo.records.image_counts import ImageCounts
 
 RESAMPLES = 200
 """How many test sets are drawn, with replacement, from the images that there are: the standard

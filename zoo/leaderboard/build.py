@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from zoo.errors import InputError, join_problems
-from zoo.files import write_text
+from zoo.common.errors import InputError, join_problems
+from zoo.common.files import write_text
 from zoo.leaderboard.assemble import board
 from zoo.leaderboard.board import FILE, board_text, read_board
 from zoo.leaderboard.bootstrap import Samples, miou_samples
-from zoo.leaderboard.image_counts import read_counts
 from zoo.leaderboard.rank import Table, rank
-from zoo.leaderboard.records import Record, read_record
 from zoo.leaderboard.render import csv_text, markdown
-from zoo.leaderboard.sealed import read_folder
 from zoo.leaderboard.site import site
-from zoo.leaderboard.speed_records import read_speed_records
+from zoo.records.hashed import read_folder
+from zoo.records.image_counts import read_counts
+from zoo.records.record import Record, read_record
+from zoo.records.speed import read_speed_records
 
 MARKDOWN, CSV, HTML = "leaderboard.md", "leaderboard.csv", "leaderboard.html"
 

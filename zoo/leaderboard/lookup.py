@@ -6,13 +6,17 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
-from zoo.environment import cpu_name
-from zoo.errors import InputError, join_problems, unknown
+from zoo.common.errors import InputError, join_problems, unknown
 from zoo.leaderboard.board import Board, BoardTable, Entry, front, shipped
+from zoo.registry.resolve import describe
+from zoo.runtime.environment import cpu_name
 
 SORTS = ("rank", "params", "gmacs", "latency", "pareto")
+
+LEADERBOARD = "leaderboard"
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,16 @@ def choose_setup(board: Board, machine: str | None) -> str:
     raise InputError(
         join_problems(f"{start}. Give --machine with a part that only one of these has:", setups)
     )
+
+
+def show(name: str, overlay: Path | None = None) -> list[tuple[str, Any, str]]:
+    """(key, value, origin) of everything known about a model, in a fixed order.
+
+    `name` is a registry name, `overlay` an overlay file. Raises InputError for an unknown name.
+    """
+    rows = describe(name, overlay)
+    current = str(rows[0][1])  # a renamed model has its new name here
+    return rows + [(key, value, LEADERBOARD) for key, value in measured_rows(current)]
 
 
 def measured_rows(model: str, board: Board | None = None) -> Iterator[tuple[str, str]]:

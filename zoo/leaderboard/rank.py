@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from zoo.errors import InputError, join_problems
-from zoo.files import hash_of
+from zoo.common.errors import InputError, join_problems
+from zoo.common.files import hash_of
 from zoo.leaderboard.board import repeats
 from zoo.leaderboard.bootstrap import Samples, half_width
-from zoo.leaderboard.records import Record
+from zoo.records.record import Record
 
 _FOLD = re.compile(r"/fold_\d+$")
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 from html import escape
 from importlib import resources
 
+from zoo.common.html import data_block, page
 from zoo.leaderboard.board import Board, BoardTable, Entry, Speed, change_lines
 from zoo.leaderboard.plots import Point, plot
 from zoo.leaderboard.rank import NOISE
 from zoo.leaderboard.render import FOLDED
 from zoo.leaderboard.site_rows import class_table, main_table, provenance
-from zoo.page import data_block, page
 
 CHANGES = 50
 """As many changes since the last version are listed; further ones are counted."""

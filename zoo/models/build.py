@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from zoo.errors import InputError, join_problems, nearest, shortened
+from zoo.common.errors import InputError, join_problems, nearest, shortened
 from zoo.models.decoders import DECODERS, smp_class
-from zoo.registry.options import SMP, defaults
-from zoo.registry.timm_table import timm_version
+from zoo.registry.decoders import SMP, defaults
+from zoo.registry.encoders import timm_version
 
 if TYPE_CHECKING:
     import torch
@@ -204,7 +204,7 @@ def _rest_unused(net: nn.Module, spec: ModelSpec) -> None:
 
 
 def _own_net(spec: ModelSpec, state: dict[str, torch.Tensor] | None) -> nn.Module:
-    from zoo.models.adapted import build_network
+    from zoo.models.adapter import build_network
 
     if state is None:
         return build_network(spec)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-    from zoo.registry.timm_table import Encoder
+    from zoo.registry.encoders import Encoder
 
 
 @dataclass(frozen=True)

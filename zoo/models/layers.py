@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import InputError, join_problems, nearest, shortened
+from zoo.common.errors import InputError, join_problems, nearest, shortened
 
 if TYPE_CHECKING:
     from torch import nn

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zoo.errors import InputError
+from zoo.common.errors import InputError
 from zoo.models.build import build
 from zoo.models.heads.eomt import MaskHead
 from zoo.models.layers import learning_names

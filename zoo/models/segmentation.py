@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from zoo.errors import InputError
+from zoo.common.errors import InputError
 from zoo.models.outputs import resized
 from zoo.models.preprocess import rescaled
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from zoo.registry.options import defaults
+from zoo.registry.decoders import defaults
 
 ENCODER_ARGS = frozenset(
     {

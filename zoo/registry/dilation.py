@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from zoo.registry.options import output_stride
-from zoo.registry.timm_table import Encoder
+from zoo.registry.decoders import output_stride
+from zoo.registry.encoders import Encoder
 
 Means = Literal["timm", "zoo", "resampled", "nothing"]
 

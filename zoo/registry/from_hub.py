@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import InputError
+from zoo.common.errors import InputError
 from zoo.registry.arguments import ENCODER_ARGS, decoder_args, wrong_arguments
 from zoo.remote.address import hub_timeout, parse_address
 
 if TYPE_CHECKING:
-    from zoo.registry.schema import RegistryFile
+    from zoo.registry.rows import RegistryFile
 
 FILE = "registry.yaml"
 MAX_BYTES = 1_000_000
@@ -32,9 +32,9 @@ def fetch_overlay(text: str) -> Path:
             f"commit: hf-hub:{address.repo}@<40 hexadecimal digits>."
         )
     from zoo.remote.cache import cached_file
-    from zoo.remote.download import store
+    from zoo.remote.client import Task
+    from zoo.remote.files import store
     from zoo.remote.listing import ask
-    from zoo.remote.task import Task
 
     task = Task(f"fetch the registry {address.repo}", address, WAYS)
     if (cached := cached_file(task, FILE, str(address.revision))) is not None:

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.errors import InputError, RunError, join_problems, nearest, unknown
-from zoo.registry import timm_table
+from zoo.common.errors import InputError, RunError, join_problems, nearest, unknown
+from zoo.registry import encoders as timm_table
 from zoo.registry.from_hub import fetch_overlay, unsafe_parts
 from zoo.registry.recipe import Recipe
-from zoo.registry.schema import CuratedModel, Decoder, RegistryFile, Rule, read_registry_file
+from zoo.registry.rows import CuratedModel, Decoder, RegistryFile, Rule, read_registry_file
 from zoo.remote.address import is_address, snapshot_origin
 
 OURS = "registry.yaml"

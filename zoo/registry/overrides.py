@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from zoo.errors import InputError, join_problems, unknown
-from zoo.files import parse_yaml
+from zoo.common.errors import InputError, join_problems, unknown
+from zoo.common.files import parse_yaml
+from zoo.common.schema import dotted, problems, submodel, unknown_key
 from zoo.registry.recipe import PRESET_KEYS, Recipe, recipe_dict
-from zoo.registry.strict import dotted, problems, submodel, unknown_key
 
 
 def apply_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:

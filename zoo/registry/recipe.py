@@ -13,9 +13,9 @@ from pydantic import (
     model_validator,
 )
 
-from zoo.files import hash_of
+from zoo.common.files import hash_of
+from zoo.common.schema import Strict, written_as
 from zoo.registry.arguments import MAX_SIDE
-from zoo.registry.strict import Strict, written_as
 
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from zoo.errors import InputError, join_problems
+from zoo.common.errors import InputError, join_problems
 
 PREFIX = "hf-hub:"
 MAIN = "main"

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from huggingface_hub import constants, try_to_load_from_cache
 
-from zoo.console import remark
-from zoo.errors import RunError
-from zoo.files import sha256, write_text
+from zoo.common.console import remark
+from zoo.common.errors import RunError
+from zoo.common.files import sha256, write_text
 from zoo.remote.address import COMMIT
+from zoo.remote.client import Task, explained
 from zoo.remote.listing import DIGEST
-from zoo.remote.task import Task, explained
 
 
 def cached_commit(task: Task) -> str | None:

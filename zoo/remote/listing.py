@@ -10,9 +10,9 @@ from typing import TypeGuard
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError as HubTransportError  # type: ignore[attr-defined]
 
-from zoo.errors import RunError
+from zoo.common.errors import RunError
 from zoo.remote.address import COMMIT
-from zoo.remote.task import Task, explained, host, may_pass, no_hub
+from zoo.remote.client import Task, explained, host, may_pass, no_hub
 
 RETRY_PAUSE_S = 1.0
 DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from huggingface_hub import constants, get_session
 
-from zoo.errors import RunError
-from zoo.remote.task import AGAIN, Task, host, refused
+from zoo.common.errors import RunError
+from zoo.remote.client import AGAIN, Task, host, refused
 
 TRIES = 2
 

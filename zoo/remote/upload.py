@@ -12,13 +12,13 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.errors import HTTPError as HubTransportError  # type: ignore[attr-defined]
 
-from zoo.errors import RunError, ZooError, printable
-from zoo.files import sha256
+from zoo.common.errors import RunError, ZooError, printable
+from zoo.common.files import sha256
 from zoo.remote.address import Address
 from zoo.remote.cache import git_id
+from zoo.remote.client import Task, explained, host, may_pass, no_hub
 from zoo.remote.listing import Listing, ask
 from zoo.remote.session import bounded
-from zoo.remote.task import Task, explained, host, may_pass, no_hub
 
 RETRY_PAUSE_S = 1.0
 PATIENCE = 2.5

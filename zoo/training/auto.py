@@ -14,7 +14,7 @@ from zoo.registry.recipe import LossName, Recipe, Stage, recipe_dict
 from zoo.training.budget import Cost, epochs_within, refuse_epochs_given, spread
 
 if TYPE_CHECKING:
-    from zoo.data.scan import SplitScan
+    from zoo.data.inspect.scan import SplitScan
 
 AUTO = "auto"
 """The name under which a chosen recipe is asked for and recorded."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from zoo.errors import InputError, shortened
+from zoo.common.errors import InputError, shortened
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 RESERVE = 0.05

@@ -11,23 +11,23 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from zoo.console import progress_bar, remark
-from zoo.creation import DEFAULT
-from zoo.environment import versions
-from zoo.errors import InputError, RunError, unknown
-from zoo.evaluation.ranks import start_ranks
-from zoo.files import write_json
+from zoo.common.console import progress_bar, remark
+from zoo.common.errors import InputError, RunError, unknown
+from zoo.common.files import write_json
+from zoo.creation.create import DEFAULT
 from zoo.models.layers import train_mode
+from zoo.runtime.environment import versions
+from zoo.runtime.processes import start_ranks
+from zoo.training.choose import announce_choices, settled
 from zoo.training.plan import Plan, make_plan
-from zoo.training.settle import announce_choices, settled
-from zoo.training.start import make_trainer, prepare
+from zoo.training.prepare import make_trainer, prepare
 
 if TYPE_CHECKING:
     import torch
 
     from zoo.registry.recipe import Recipe, Stage
-    from zoo.training.step import Inputs
-    from zoo.training.trainer import Trainer
+    from zoo.training.engine.step import Inputs
+    from zoo.training.engine.trainer import Trainer
 
 JSON, CHART = "lr_finder.json", "lr_finder"
 STEPS, LOWEST, HIGHEST = 100, 1e-6, 1.0

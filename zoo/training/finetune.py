@@ -8,22 +8,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from zoo.console import remark
-from zoo.creation import DEFAULT
-from zoo.environment import versions
-from zoo.errors import InputError
-from zoo.evaluation.ranks import Ranks, start_ranks
-from zoo.files import write_json
+from zoo.common.console import remark
+from zoo.common.errors import InputError
+from zoo.common.files import write_json
+from zoo.creation.create import DEFAULT
 from zoo.hub.folder import read_folder
 from zoo.models.norms import has_batch_norm
 from zoo.registry.recipe import Recipe, recipe_dict, recipe_hash
-from zoo.training.checkpoint import NAME
+from zoo.runtime.environment import versions
+from zoo.runtime.processes import Ranks, start_ranks
+from zoo.training.choose import announce_choices, settled
+from zoo.training.engine.checkpoint import NAME
+from zoo.training.engine.trainer import Result, Trainer
 from zoo.training.plan import Plan, make_plan
-from zoo.training.run import RESULT, check_out, open_run
-from zoo.training.settle import announce_choices, settled
-from zoo.training.start import Start, make_trainer, prepare
+from zoo.training.prepare import Start, make_trainer, prepare
+from zoo.training.run_folder import RESULT, check_out, open_run
 from zoo.training.trackers import check_trackers
-from zoo.training.trainer import Result, Trainer
 
 
 def finetune(
@@ -103,7 +103,7 @@ def _announce(plan: Plan, start: Start, ranks: Ranks) -> None:
 
 
 def _run(trainer: Trainer, plan: Plan, resume: bool) -> Result:
-    from zoo.training.curves import write_curves
+    from zoo.training.charts import write_curves
 
     has_checkpoint = trainer.ranks.any((plan.out / NAME).is_file())
     result = trainer.fit(resume=resume and has_checkpoint)

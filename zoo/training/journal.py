@@ -5,16 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.console import remark
-from zoo.training.run import Log
+from zoo.common.console import remark
+from zoo.training.run_folder import Log
 from zoo.training.trackers import start_trackers, track_entry
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from zoo.evaluation.metrics import Confusion
+    from zoo.evaluation.counts import Confusion
     from zoo.registry.recipe import Recipe
-    from zoo.training.checkpoint import Progress
+    from zoo.training.engine.checkpoint import Progress
 
 
 class Journal:

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.files import write_bytes, write_text
+from zoo.common.files import write_bytes, write_text
 
 if TYPE_CHECKING:
     import altair

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from zoo.console import stderr
-from zoo.data.loader import Batch, EvalLoader, TrainLoader
-from zoo.data.spec import Dataset, Sample
+from zoo.common.console import stderr
+from zoo.data.dataset import Dataset, Sample
+from zoo.data.loading.loader import Batch, EvalLoader, TrainLoader
 from zoo.registry.recipe import Recipe, Schedule
 from zoo.training.budget import Cost
 

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.creation import DEFAULT
-from zoo.data.spec import Dataset, load_dataset
-from zoo.errors import InputError
+from zoo.common.errors import InputError
+from zoo.creation.create import DEFAULT
+from zoo.creation.locate import model_folder
+from zoo.data.dataset import Dataset, load_dataset
 from zoo.hub.folder import read_folder
 from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides, parse_overrides
 from zoo.registry.recipe import Recipe
-from zoo.registry.registry import resolve
-from zoo.trained import model_folder
+from zoo.registry.resolve import resolve
 from zoo.training.auto import AUTO
 from zoo.training.budget import parse_budget
-from zoo.training.features import check_feature_views
+from zoo.training.engine.features import check_feature_views
 
 SCRATCH = "scratch"
 """The recipe for an encoder with random weights."""

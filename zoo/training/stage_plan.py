@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from zoo.creation import create
+from zoo.creation.create import create
 from zoo.models.layers import encoder_layers, learning_names
-from zoo.training.optim import rate_scale
+from zoo.training.engine.optim import rate_scale
 
 if TYPE_CHECKING:
     from zoo.models.segmentation import SegmentationModel

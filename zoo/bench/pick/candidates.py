@@ -9,10 +9,10 @@ from pathlib import Path
 
 from zoo.bench.speed.measure import Outcome
 from zoo.bench.speed.setting import Setting
-from zoo.data.scan import image_sizes
-from zoo.data.spec import Dataset
-from zoo.errors import InputError, join_problems
-from zoo.registry.registry import list_models, resolve
+from zoo.common.errors import InputError, join_problems
+from zoo.data.dataset import Dataset
+from zoo.data.inspect.scan import image_sizes
+from zoo.registry.resolve import list_models, resolve
 
 DEFAULTS = {
     "unet-mobilenetv2_100": "small, quick on a CPU",

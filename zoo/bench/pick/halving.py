@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from zoo.errors import InputError
+from zoo.common.errors import InputError
 from zoo.training.budget import RESERVE, Cost, duration
 
 KEPT = 3

@@ -12,7 +12,7 @@ from zoo.bench.pick.halving import KEPT, Schedule
 from zoo.bench.pick.space import Configuration
 from zoo.bench.pick.state import State
 from zoo.bench.pick.store import Trial
-from zoo.files import write_text
+from zoo.common.files import write_text
 from zoo.leaderboard.render import escape, table_lines
 from zoo.training.budget import duration
 

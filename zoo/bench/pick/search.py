@@ -27,19 +27,19 @@ from zoo.bench.pick.store import Store, Trial
 from zoo.bench.pick.work import ORDER, RESULT, Order
 from zoo.bench.speed.measure import measure
 from zoo.bench.speed.setting import Setting, checked
-from zoo.console import progress_bar, remark
-from zoo.creation import DEFAULT
-from zoo.data.spec import load_dataset
-from zoo.errors import InputError, RunError, join_problems
-from zoo.files import read_json, write_json
+from zoo.common.console import progress_bar, remark
+from zoo.common.errors import InputError, RunError, join_problems
+from zoo.common.files import read_json, write_json
+from zoo.creation.create import DEFAULT
+from zoo.data.dataset import load_dataset
 from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides, parse_overrides
 from zoo.registry.recipe import Recipe
-from zoo.registry.registry import resolve
+from zoo.registry.resolve import resolve
 from zoo.training.auto import AUTO
 from zoo.training.budget import parse_budget, refuse_epochs_given
-from zoo.training.run import RESULT as RUN_RESULT
-from zoo.training.run import RUN as RUN_FILE
+from zoo.training.run_folder import RESULT as RUN_RESULT
+from zoo.training.run_folder import RUN as RUN_FILE
 
 MOST_TRIALS = 27
 POLL_SECONDS = 0.1

@@ -8,8 +8,8 @@ from typing import Any
 
 from zoo.bench.pick.candidates import Candidate
 from zoo.bench.pick.halving import Rung, Schedule
-from zoo.errors import InputError, join_problems
-from zoo.files import read_json, write_json
+from zoo.common.errors import InputError, join_problems
+from zoo.common.files import read_json, write_json
 
 FILE = "pick.json"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.bench.pick.space import Configuration
-from zoo.data.extras import extra
-from zoo.errors import RunError
+from zoo.common.errors import RunError
+from zoo.common.optional import extra
 
 REPEATS = 5
 """How often the sampler may ask for what was tried before."""

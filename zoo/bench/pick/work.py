@@ -10,17 +10,17 @@ from pathlib import Path
 from zoo.bench.folder import RUN
 from zoo.bench.pick.halving import TrialCost, least_final_s
 from zoo.bench.work import guarded
-from zoo.data.scan import scan_labels
-from zoo.data.spec import Dataset, Sample
-from zoo.evaluation.ranks import start_ranks
-from zoo.files import read_json, write_json
+from zoo.common.files import read_json, write_json
+from zoo.data.dataset import Dataset, Sample
+from zoo.data.inspect.scan import scan_labels
+from zoo.runtime.processes import start_ranks
 from zoo.training.auto import AUTO
 from zoo.training.budget import spread
-from zoo.training.checkpoint import NAME as CHECKPOINT
+from zoo.training.choose import cost_of, settled
+from zoo.training.engine.checkpoint import NAME as CHECKPOINT
 from zoo.training.measure import spaced
 from zoo.training.plan import Plan, make_plan
-from zoo.training.settle import cost_of, settled
-from zoo.training.start import make_trainer, prepare
+from zoo.training.prepare import make_trainer, prepare
 
 ORDER, RESULT = "order.json", "result.json"
 VAL_IMAGES = 64

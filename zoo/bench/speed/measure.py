@@ -12,9 +12,9 @@ from typing import Any
 
 from zoo.bench.speed.setting import Setting
 from zoo.bench.worker import Worker
-from zoo.console import progress_bar, remark
-from zoo.errors import RunError
-from zoo.leaderboard.speed_records import SpeedRecord, parse_speed_record
+from zoo.common.console import progress_bar, remark
+from zoo.common.errors import RunError
+from zoo.records.speed import SpeedRecord, parse_speed_record
 
 WORKER = "zoo.bench.speed.work"
 

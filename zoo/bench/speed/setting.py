@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
-from zoo.errors import InputError, join_problems
-from zoo.registry.registry import resolve
+from zoo.common.errors import InputError, join_problems
+from zoo.registry.resolve import resolve
 
 REFERENCE = "unet-resnet18"
 CLASSES = 19

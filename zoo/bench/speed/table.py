@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from zoo.leaderboard.speed_records import SpeedRecord
+from zoo.records.speed import SpeedRecord
 
 COLUMNS = [
     "model", "params M", "GMACs", "ms p50", "p95", "images/s (batch)", "peak MB", "build s",

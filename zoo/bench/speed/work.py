@@ -16,12 +16,12 @@ import torch
 
 from zoo.bench.speed.setting import CLASSES, Setting, setting_from
 from zoo.bench.worker import answers
-from zoo.creation import create
-from zoo.environment import stamp
-from zoo.errors import InputError, ZooError
-from zoo.evaluation.evaluate import autocast, resolve_precision
+from zoo.common.errors import InputError, ZooError
+from zoo.creation.create import create
 from zoo.models.count import gmacs, params_m
-from zoo.registry.registry import resolve
+from zoo.registry.resolve import resolve
+from zoo.runtime.environment import stamp
+from zoo.runtime.precision import autocast, resolve_precision
 
 LEAST = 3
 """Inferences of a turn, however long they take."""

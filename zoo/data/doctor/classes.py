@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo.common.errors import shortened
+from zoo.data.dataset import IGNORE, MAX_CLASSES
+from zoo.data.description.suggest import suggested_file
 from zoo.data.doctor.look import Pair
 from zoo.data.doctor.masks import is_binary, is_shifted
 from zoo.data.doctor.source import Fault, Source, ignored_ids
-from zoo.data.spec import IGNORE, MAX_CLASSES
-from zoo.data.suggest import suggested_file
-from zoo.errors import shortened
 
 FEWEST = {"train": 10, "val": 5, "test": 5}
 RARE_PIXELS = 0.005

@@ -9,8 +9,8 @@ import numpy as np
 
 from zoo.data.doctor.look import Pair
 from zoo.data.doctor.source import Fault, Source
-from zoo.data.likeness import THUMB, near_pairs
-from zoo.data.pairs import SPLITS
+from zoo.data.formats.pairs import SPLITS
+from zoo.data.inspect.near_duplicates import THUMB, near_pairs
 
 
 def check_copies(source: Source, pairs: Sequence[Pair]) -> Iterator[Fault]:

@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from zoo.common.errors import InputError, shortened
+from zoo.common.files import new_folder, write_text
+from zoo.data.dataset import IGNORE
 from zoo.data.doctor.findings import Diagnosis
 from zoo.data.doctor.images import ALPHA_MODES, is_unturned
 from zoo.data.doctor.look import MaskLook, Pair
 from zoo.data.doctor.masks import is_binary, is_zero_255
 from zoo.data.doctor.source import Source
-from zoo.data.images import read_image, read_source_ids
-from zoo.data.png import index_png, png
-from zoo.data.spec import IGNORE
-from zoo.errors import InputError, shortened
-from zoo.files import new_folder, write_text
+from zoo.data.pixels.images import read_image, read_source_ids
+from zoo.data.pixels.png import index_png, png
 
 Pixels = NDArray[np.uint8]
 LEFT_OUT = {"D105", "D106", "D107"}

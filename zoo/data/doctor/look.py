@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from zoo.data.images import ORIENTATION, read_image, read_source_ids
-from zoo.data.likeness import thumbnail
-from zoo.data.masks import count_ids
-from zoo.data.opening import opened
-from zoo.data.pairs import LOSSLESS
-from zoo.data.spec import Dataset
-from zoo.errors import InputError
-from zoo.palette import Colour
+from zoo.common.errors import InputError
+from zoo.common.palette import Colour
+from zoo.data.dataset import Dataset
+from zoo.data.formats.pairs import LOSSLESS
+from zoo.data.inspect.near_duplicates import thumbnail
+from zoo.data.pixels.images import ORIENTATION, read_image, read_source_ids
+from zoo.data.pixels.masks import count_ids
+from zoo.data.pixels.opening import opened
 
 PNG_TAGS = (b"eXIf", b"Raw profile type", b"adobe.xmp")
 """Words in a PNG that may hold an EXIF orientation."""
@@ -43,7 +43,7 @@ class ImageLook:
 
     `size` is (height, width) as zoo sees it. `sums` and `squares` are over all pixels of the three
     channels of `as_rgb`, in [0, 255]; `digest` names the decoded pixels; `thumb` is that of
-    `zoo.data.likeness`.
+    `zoo.data.inspect.near_duplicates`.
     """
 
     path: Path

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
+from zoo.common.errors import shortened
+from zoo.common.palette import Colour
+from zoo.data.dataset import IGNORE
 from zoo.data.doctor.images import is_unturned
 from zoo.data.doctor.look import MaskLook, Pair
 from zoo.data.doctor.source import Fault, Source
-from zoo.data.spec import IGNORE
-from zoo.errors import shortened
-from zoo.palette import Colour
 
 ALPHA = {"RGBA", "LA", "PA", "La", "RGBa"}
 MOST_RIM = 0.15

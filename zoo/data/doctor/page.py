@@ -11,18 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from zoo.common.errors import InputError
+from zoo.common.files import write_text
+from zoo.common.html import page
+from zoo.common.palette import Colour
+from zoo.data.dataset import IGNORE
 from zoo.data.doctor.codes import SEVERITIES
 from zoo.data.doctor.findings import Diagnosis, Finding, count_splits
 from zoo.data.doctor.look import Pair, as_rgb
 from zoo.data.doctor.source import Source
 from zoo.data.doctor.terminal import summary
-from zoo.data.images import read_image, read_source_ids
-from zoo.data.png import IGNORE_COLOUR, png
-from zoo.data.spec import IGNORE
-from zoo.errors import InputError
-from zoo.files import write_text
-from zoo.page import page
-from zoo.palette import Colour
+from zoo.data.pixels.images import read_image, read_source_ids
+from zoo.data.pixels.png import IGNORE_COLOUR, png
 
 LISTED = 200
 PICTURES = 6

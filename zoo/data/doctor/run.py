@@ -10,7 +10,8 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from zoo.console import remark, track
+from zoo.common.console import remark, track
+from zoo.data.dataset import Dataset, Sample
 from zoo.data.doctor.classes import (
     check_classes,
     check_splits,
@@ -26,8 +27,7 @@ from zoo.data.doctor.look import Pair, look_at_image, look_at_mask
 from zoo.data.doctor.masks import check_masks
 from zoo.data.doctor.source import Fault, Source, find_source
 from zoo.data.doctor.video import check_videos
-from zoo.data.pairs import natural_key
-from zoo.data.spec import Dataset, Sample
+from zoo.data.formats.pairs import natural_key
 
 
 def doctor(

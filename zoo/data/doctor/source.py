@@ -11,16 +11,23 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from zoo.data.entries import SplitEntry
-from zoo.data.lists import LIST_EXTENSIONS
-from zoo.data.pairs import IMAGE_EXTENSIONS, MASK_EXTENSIONS, SPLITS, Place, layouts, list_files
-from zoo.data.readers import READERS
-from zoo.data.readers.tree import Tree
-from zoo.data.schema import DatasetFile
-from zoo.data.spec import IGNORE, Dataset, Sample, load_dataset
-from zoo.errors import InputError
-from zoo.files import read_yaml
-from zoo.palette import Colour
+from zoo.common.errors import InputError
+from zoo.common.files import read_yaml
+from zoo.common.palette import Colour
+from zoo.data.dataset import IGNORE, Dataset, Sample, load_dataset
+from zoo.data.description.dataset_yaml import DatasetFile
+from zoo.data.description.entries import SplitEntry
+from zoo.data.formats import READERS
+from zoo.data.formats.lists import LIST_EXTENSIONS
+from zoo.data.formats.pairs import (
+    IMAGE_EXTENSIONS,
+    MASK_EXTENSIONS,
+    SPLITS,
+    Place,
+    layouts,
+    list_files,
+)
+from zoo.data.formats.tree import Tree
 
 
 class Fault(NamedTuple):

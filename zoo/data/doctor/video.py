@@ -9,8 +9,8 @@ import numpy as np
 
 from zoo.data.doctor.look import Pair
 from zoo.data.doctor.source import Fault, Source
-from zoo.data.likeness import THUMB, Numbered, films
-from zoo.data.pairs import SPLITS
+from zoo.data.formats.pairs import SPLITS
+from zoo.data.inspect.near_duplicates import THUMB, Numbered, films
 
 
 def check_videos(source: Source, pairs: Sequence[Pair]) -> Iterator[Fault]:

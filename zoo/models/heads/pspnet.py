@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import InputError
+from zoo.common.errors import InputError
 from zoo.models.encoder import Level
 from zoo.models.heads.blocks import NORMS, POOLINGS, convolution, scoring
 from zoo.models.network import AuxiliaryHead, Parts

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoo.errors import InputError, join_problems, unknown
+from zoo.common.errors import InputError, join_problems, unknown
 from zoo.models.outputs import MaskOutputs, Outputs, pixel_logits
 from zoo.registry.recipe import LossOptions
 from zoo.training.losses.dense import Wanted

@@ -1,0 +1,222 @@
+"""Runs every decoder on the smallest net of every timm module and keeps what it showed."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor, nn
+
+from zoo.common.console import track
+from zoo.common.errors import InputError
+from zoo.common.files import write_text
+from zoo.models.build import build, build_with_weights
+from zoo.models.decoders import DECODERS, input_minimum, input_multiple
+from zoo.models.meta import Undrawn
+from zoo.models.outputs import MaskOutputs, Outputs, pixel_logits
+from zoo.models.segmentation import SegmentationModel
+from zoo.models.spec import ModelSpec, class_names, palette_for
+from zoo.registry import coverage as table
+from zoo.registry.coverage import Pair
+from zoo.registry.encoders import Encoder, encoders
+from zoo.registry.load import load_registry
+from zoo.registry.resolve import resolve
+
+FILE = Path(table.__file__).parent / table.FILE
+SIZE = (150, 203)
+"""Height and width in pixels, multiples of nothing that a net asks for."""
+
+CLASSES = 3
+
+
+def wanted(module: str = "*", decoder: str = "*") -> list[tuple[Encoder, str]]:
+    """The smallest encoder of every module with every decoder, both chosen by patterns.
+
+    Decoders that take some encoders alone (`takes` in the registry) are left out elsewhere.
+
+    Raises InputError where nothing matches.
+    """
+    smallest: dict[str, Encoder] = {}
+    for row in encoders().values():
+        known = smallest.get(row.module)
+        if known is None or float(row.params_m) < float(known.params_m):
+            smallest[row.module] = row
+    rows = load_registry().decoders
+    pairs = [
+        (smallest[name], key)
+        for name in sorted(smallest)
+        for key in DECODERS
+        if fnmatchcase(name, module)
+        and fnmatchcase(key, decoder)
+        and rows[key].refuses(smallest[name]) is None
+    ]
+    if not pairs:
+        raise InputError(
+            f"No pair of a timm module {module!r} and a decoder {decoder!r}. The modules are those "
+            "of timm.models, the decoders those of `zoo list`."
+        )
+    return pairs
+
+
+def versions() -> str:
+    """The libraries that decide what works."""
+    names = ("timm", "segmentation-models-pytorch", "torch")
+    return ", ".join(f"{name} {version(name).partition('+')[0]}" for name in names)
+
+
+def run_all(
+    pairs: Iterable[tuple[Encoder, str]], *, anew: bool = False, file: Path = FILE
+) -> list[Pair]:
+    """Run the pairs that `file` does not have from these versions, or all; returns their rows.
+
+    The file is written after every pair, so that a stopped run goes on where it was.
+    """
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    valid = text.partition("\n")[0].endswith(f" with {versions()}")
+    rows = {(row.module, row.decoder): row for row in table.read(text)} if valid else {}
+    asked = list(pairs)
+    todo = [(e, d) for e, d in asked if anew or (e.module, d) not in rows]
+    for encoder, decoder in track(todo, "pairs", len(todo)):
+        rows[encoder.module, decoder] = run_pair(encoder, decoder)
+        write_text(file, table.written(list(rows.values()), versions()))
+    return [rows[encoder.module, decoder] for encoder, decoder in asked]
+
+
+def differences(count: int, seed: int = 0, module: str = "*", decoder: str = "*") -> list[str]:
+    """Where the table that ships differs from the installed libraries; `count` pairs are run."""
+    wrong = []
+    if table.versions() != versions():
+        wrong.append(f"made with {table.versions()}; installed are {versions()}")
+    listed, pairs = table.pairs(), wanted(module, decoder)
+    if missing := sum((encoder.module, key) not in listed for encoder, key in pairs):
+        wrong.append(f"{missing} of {len(pairs)} pairs are missing")
+    known = [pair for pair in pairs if (pair[0].module, pair[1]) in listed]
+    chosen = random.Random(seed).sample(known, min(count, len(known)))
+    for encoder, key in track(chosen, "pairs", len(chosen)):
+        found, said = run_pair(encoder, key), listed[encoder.module, key]
+        if found != said:
+            wrong.append(f"{key}-{encoder.name}: the table has {said[3:]}, this run {found[3:]}")
+    return wrong
+
+
+def listed(module: str = "*", decoder: str = "*") -> list[Pair]:
+    """What the table that ships says of the pairs that the patterns choose."""
+    known = table.pairs()
+    places = ((encoder.module, key) for encoder, key in wanted(module, decoder))
+    return [known[place] for place in places if place in known]
+
+
+def run_pair(encoder: Encoder, decoder: str) -> Pair:
+    """Build, train, store and load the pair, and keep the first thing that fails."""
+    model = resolve(f"{decoder}-{encoder.name}")
+    path = "smp" if model.adapted is None else "adapter"
+    problem = ""
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+        warnings.simplefilter("ignore")
+        torch.manual_seed(0)
+        try:
+            _exercise(describe(encoder, decoder))
+        except Exception as error:  # whatever a net raises is what the table is for
+            problem = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return Pair(encoder.module, encoder.name, decoder, path, problem)
+
+
+def describe(encoder: Encoder, decoder: str) -> ModelSpec:
+    """A model of the pair with random weights, at the encoder's own size where it has one."""
+    model, names = resolve(f"{decoder}-{encoder.name}"), class_names(CLASSES)
+    side = None if encoder.resizes == "any" else int(encoder.input_size.split("/")[1])
+    way = model.adapter_dilation({})
+    encoder_args = (way.encoder_args if way else {}) | model.encoder_args
+    size = {"img_size": side} if encoder.resizes == "img_size" else {}
+    return ModelSpec(
+        name=model.name,
+        decoder=decoder,
+        encoder=encoder.name,
+        classes=names,
+        palette=palette_for(names, None),
+        mean=model.mean,
+        std=model.std,
+        encoder_args=encoder_args | size,
+        decoder_args=model.args,
+        dilated=way.dilated if way else None,
+        size_multiple=input_multiple(decoder, encoder, model.adapted is None),
+        size_minimum=input_minimum(decoder, encoder),
+        img_size=side,
+        smp_loadable=model.adapted is None,
+    )
+
+
+class PairError(Exception):
+    """A pair runs but does not do what it should."""
+
+
+def _exercise(spec: ModelSpec) -> None:
+    """Raise where a batch of one does not train or a stored model differs from the loaded one."""
+    model = build(spec)
+    _nudge(model)
+    images = torch.randn(1, spec.in_chans, *SIZE)
+    _trains(model.train(), images)
+    model.eval().requires_grad_(False)
+    logits = model(images)
+    if logits.shape != (1, CLASSES, *SIZE):
+        raise PairError(f"logits of shape {tuple(logits.shape)}")
+    with torch.autocast("cpu", torch.bfloat16):
+        if not torch.isfinite(model(images)).all():
+            raise PairError("logits under bf16 are not finite")
+    stored = save(_apart(model.net.state_dict()))
+    with Undrawn():
+        loaded = build_with_weights(spec, load(stored)).eval()
+    with torch.no_grad():
+        if not torch.equal(logits, loaded(images)):
+            raise PairError("a loaded model gives other logits than the stored one")
+
+
+def _trains(model: SegmentationModel, images: Tensor) -> None:
+    given = model.training_outputs(images)
+    if isinstance(given, Outputs):
+        learned = [given.logits, *(side.logits for side in given.auxiliary)]
+    else:
+        learned = [pixel_logits(given) if isinstance(given, MaskOutputs) else given]
+    torch.stack([tensor.float().square().mean() for tensor in learned]).sum().backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    if without:
+        raise PairError(f"{len(without)} parameters without gradient, such as {without[0]}")
+    learning = [p.grad for n, p in model.named_parameters() if n.startswith("net.encoder.")]
+    if not any(grad is not None and grad.any() for grad in learning):
+        raise PairError("the gradient of the whole encoder is zero")
+    model.zero_grad()
+
+
+def _nudge(model: nn.Module) -> None:
+    """Parameters that start at zero hide what lies behind them from the gradient."""
+    for parameter in model.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+
+
+def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies, since tensors that share memory cannot be stored."""
+    plain = torch.contiguous_format
+    return {name: tensor.detach().clone(memory_format=plain) for name, tensor in state.items()}
+
+
+def summary(rows: list[Pair]) -> list[str]:
+    """How many pairs work, decoder by decoder and in all, then every pair that does not."""
+    lines = []
+    for decoder in dict.fromkeys(row.decoder for row in rows):
+        own = [row for row in rows if row.decoder == decoder]
+        lines.append(f"{decoder:<16}{_share(own)}")
+    lines.append(f"{'all':<16}{_share(rows)}")
+    return lines + [f"{row.decoder}-{row.encoder}: {row.problem}" for row in rows if row.problem]
+
+
+def _share(rows: list[Pair]) -> str:
+    working = [row for row in rows if not row.problem]
+    adapted = sum(row.path == "adapter" for row in working)
+    return f"{len(working)} of {len(rows)} work, {adapted} of these through the adapter"

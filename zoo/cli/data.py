@@ -1,0 +1,98 @@
+"""The verbs about data: `zoo data init`, `show`, `split` and `zoo doctor`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+data_app = typer.Typer(help="Describe, look at and divide data.", no_args_is_help=True)
+
+Data = Annotated[
+    str, typer.Argument(help="A folder, a dataset.yaml, or FORMAT:PATH (camvid:PATH).")
+]
+
+
+@data_app.command("init")
+def init_command(
+    folder: Annotated[Path, typer.Argument(help="The folder with images and masks.")],
+    out: Annotated[Path | None, typer.Option(help="The file; default FOLDER/dataset.yaml.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Write a dataset.yaml for FOLDER by looking at its files."""
+    from zoo.data.description.init import init
+
+    sys.stdout.write(f"{init(folder, out=out, force=force)}\n")
+
+
+@data_app.command("show")
+def show_command(
+    data: Data,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Recipe values: key=value, such as augment.preset=medium.",
+            metavar="[KEY=VALUE]...",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="The PNG file to write.")] = Path("data.png"),
+    split: Annotated[str, typer.Option(help="The split to show.")] = "train",
+    recipe: Annotated[str, typer.Option(help="The recipe whose augment is shown.")] = "cnn",
+    count: Annotated[int, typer.Option(help="How many crops; three of each image.")] = 12,
+    registry: Annotated[
+        Path | None, typer.Option("--registry", help="An overlay file; default: $ZOO_REGISTRY.")
+    ] = None,
+) -> None:
+    """Write a picture of images of DATA beside the augmented crops that training makes of them."""
+    from zoo.data.show import show
+    from zoo.registry.load import load_registry
+    from zoo.registry.overrides import apply_overrides
+
+    chosen = apply_overrides(load_registry(registry).recipe(recipe), overrides or [])
+    path = show(
+        data, out, split=split, augment=chosen.augment, crop=chosen.crop, seed=chosen.seed,
+        count=count,
+    )  # fmt: skip
+    sys.stdout.write(f"{path}\n")
+
+
+@data_app.command("split")
+def split_command(
+    data: Data,
+    out: Annotated[Path, typer.Option(help="A new folder for the lists and dataset.yaml.")],
+    ratio: Annotated[str, typer.Option(help="Shares of train and val, or of more.")] = "0.7:0.3",
+    names: Annotated[str | None, typer.Option(help="Names of the parts: train,val,test.")] = None,
+    seed: Annotated[int, typer.Option(help="Another seed, another division.")] = 0,
+    stratify: Annotated[bool, typer.Option(help="Spread the images of each class evenly.")] = True,
+    group: Annotated[
+        str | None, typer.Option(help="Kept whole: folder, similarity, none, or a pattern.")
+    ] = None,
+    folds: Annotated[int | None, typer.Option(help="So many divisions for validation.")] = None,
+) -> None:
+    """Divide DATA into parts by writing lists; no file is moved or copied."""
+    from zoo.data.split import split
+
+    chosen = None if names is None else names.split(",")
+    for path in split(
+        data, ratios=ratio, names=chosen, seed=seed, stratify=stratify, group=group, folds=folds,
+        out=out,
+    ):  # fmt: skip
+        sys.stdout.write(f"{path}\n")
+
+
+def doctor_command(
+    data: Data,
+    out: Annotated[Path | None, typer.Option(help="A folder for report.html.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    fix: Annotated[
+        Path | None, typer.Option("--fix", help="A new folder for a corrected copy.")
+    ] = None,
+) -> None:
+    """Look at every image and mask of DATA and report what is wrong; exit code 2 at an error."""
+    from zoo.data.doctor.run import doctor
+
+    code = doctor(data, out, as_json, fix)
+    if code:
+        raise typer.Exit(code)

@@ -1,0 +1,119 @@
+"""Where the trained model lies that a user asks for: a folder, a run, a repository, a name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from zoo.common.console import remark
+from zoo.common.errors import InputError, unknown
+from zoo.registry.licences import non_commercial
+from zoo.registry.load import load_registry
+from zoo.registry.weights import Named, check_licence, default_weights
+from zoo.remote.address import is_address, parse_address
+
+
+def model_folder(
+    model: str | Path, registry: Path | None = None, *, names: bool = True
+) -> Path | None:
+    """The model folder that MODEL names; None for an architecture's name.
+
+    A folder is itself, a run its best/, a repository on the Hub what was pulled into the cache, and
+    so is a name that stands for trained weights, unless `names` is False. `registry` is an overlay
+    file. Raises InputError for a path where no folder is, RunError where the Hub fails.
+    """
+    from zoo.hub.folder import is_model_folder
+
+    if names and (named := named_weights(model, registry)) is not None:
+        return pulled(named, registry)
+    if is_address(model):
+        from zoo.hub.pull import pull_model
+
+        return pull_model(parse_address(str(model)), registry)
+    path = Path(model)
+    if path.is_dir():
+        best = path / "best"
+        if is_model_folder(best):
+            return best
+        return path
+    if isinstance(model, Path) or "/" in str(model) or str(model).startswith("."):
+        raise InputError(
+            f"There is no folder {model}. Give a name, a model folder, a run folder or "
+            "hf-hub:ORG/REPO."
+        )
+    return None
+
+
+def pull(model: str) -> Path:
+    """Bring a model into the Hub's cache; returns its folder there.
+
+    `model`: `hf-hub:ORG/REPO[@REVISION]`, or a name that stands for trained weights. Raises
+    InputError for a model that cannot be used, RunError where the Hub fails.
+    """
+    from zoo.hub.pull import pull_model
+
+    if (named := named_weights(model)) is not None:
+        return pulled(named)
+    return pull_model(parse_address(model))
+
+
+def named_weights(model: str | Path, registry: Path | None = None) -> Named | None:
+    """The trained weights that MODEL stands for by its name alone; None for everything else."""
+    if is_address(model) or Path(model).is_dir():
+        return None
+    return default_weights(str(model), registry)
+
+
+def weights_by_key(name: str, key: str, registry: Path | None = None) -> Named:
+    """The trained weights that the registry names `key` for a model. Raises InputError."""
+    from zoo.registry.resolve import resolve
+
+    resolved = resolve(name, registry)
+    if key not in resolved.trained:
+        text = (
+            unknown(f"weights of {name}", key, resolved.trained)
+            if resolved.trained
+            else (f"The registry names no trained weights of {name}.")
+        )
+        raise InputError(f"{text} A folder or hf-hub:ORG/REPO is taken too.")
+    row = load_registry(registry).models[resolved.name]
+    return Named(resolved.name, row, resolved.trained[key])
+
+
+def check_named(named: Named, changed: bool, licence: str | None) -> None:
+    """Raise InputError for arguments that these weights do not allow, before any request."""
+    if changed:
+        raise InputError(
+            f"{named.name} is a trained model here; only classes= can be changed. Its architecture "
+            "takes other arguments: give encoder_weights=None for random weights."
+        )
+    if licence is not None and named.model.licence is not None:
+        check_licence(licence, named.model.licence, named.name)
+
+
+def pulled(named: Named, registry: Path | None = None) -> Path:
+    """The folder of weights in the Hub's cache; says what a user of them should know."""
+    from zoo.hub.pull import pull_model
+
+    folder = pull_model(parse_address(named.weights.address), registry)
+    if named.weights.revision is None:
+        address = f"{named.weights.address}@{folder.name}"
+        remark(f"The registry pins no commit of {named.name}. Taken, and recorded: {address}")
+    if non_commercial(named.model.licence):
+        remark(f"The weights of {named.name} are {named.model.licence}: no commercial use.")
+    return folder
+
+
+def described(folder: Path, registry: Path | None = None) -> list[tuple[str, Any, str]]:
+    """(key, value, file) of everything that a model folder says about itself; no torch.
+
+    The keys of how the weights came about begin with `training.`, those of what was measured with
+    `metrics.`. Raises InputError for a folder that is none of a model.
+    """
+    from zoo.hub.folder import CONFIG, read_folder
+
+    found = read_folder(folder, registry)
+    values = found.spec.model_dump(mode="json")
+    for section, given in (("training", found.training), ("metrics", found.metrics)):
+        values |= {f"{section}.{key}": value for key, value in (given or {}).items()}
+    return [(key, value, CONFIG) for key, value in values.items()]

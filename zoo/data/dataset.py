@@ -1,0 +1,150 @@
+"""What a data set is: its classes, its splits, and what the files of masks and images mean."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from zoo.common.errors import InputError, unknown
+from zoo.common.files import hash_of
+from zoo.common.palette import Colour
+
+IGNORE = 255
+"""The train id of pixels that neither the loss nor a metric counts."""
+MAX_CLASSES = 255
+"""Train ids are bytes, and one of them is IGNORE."""
+OTHERS = "*"
+"""In `Dataset.labels`: every label that is not listed."""
+
+Decoder = Literal["ids", "colours", "labelme", "coco"]
+"""What the mask files hold: class ids, colours of classes, or outlines in JSON."""
+
+_FORMAT = re.compile(r"(?P<format>[A-Za-z][\w-]+):(?P<path>.+)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and its mask; `name` is the path below the split's image folder without extension.
+
+    `mask` is None where the split has images only.
+    """
+
+    name: str
+    image: Path
+    mask: Path | None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Classes, splits and the meaning of mask ids.
+
+    `id_map` maps every id that a mask may hold to a train id in [0, len(classes)) or to IGNORE;
+    None stands for the plain case: each class its own index, 255 ignored. With the decoder
+    `colours` an id is a colour, `red * 65536 + green * 256 + blue`. With `labelme` and `coco` a
+    shape's label has the train id that `labels` gives it, and pixels in no shape are `unlabelled`.
+
+    Images have `channels` channels; values from `value_range` become 0 to 255 (None: 8 bits as
+    they are, 16 bits from 0 to 65535). `group` says which images belong together: `folder`, or a
+    regular expression whose first group, found in the name, names the group.
+    """
+
+    name: str
+    root: Path
+    classes: list[str]
+    palette: list[Colour]
+    splits: dict[str, list[Sample]]
+    id_map: dict[int, int] | None = None
+    decoder: Decoder = "ids"
+    labels: Mapping[str, int] | None = None
+    unlabelled: int = IGNORE
+    channels: int = 3
+    value_range: tuple[float, float] | None = None
+    group: str | None = None
+
+    def allowed_ids(self) -> dict[int, int]:
+        """Every id that a mask may hold, with its train id."""
+        if self.id_map is not None:
+            return self.id_map
+        return {index: index for index in range(len(self.classes))} | {IGNORE: IGNORE}
+
+    def source_ids(self) -> dict[int, int]:
+        """The way back: for every train id, and IGNORE where it occurs, the least id of masks."""
+        return {
+            train_id: source
+            for source, train_id in sorted(self.allowed_ids().items(), reverse=True)
+        }
+
+    def reading(self) -> str:
+        """A name for how files become pixels and stored ids; empty for plain ids and RGB images.
+
+        What was learned from a file holds as long as this stays the same.
+        """
+        plain = ("ids", None, IGNORE, 3, None)
+        labels = None if self.labels is None else sorted(self.labels.items())
+        given = (self.decoder, labels, self.unlabelled, self.channels, self.value_range)
+        return "" if given == plain else hash_of(given)
+
+    def group_of(self, sample: Sample) -> str:
+        """The group of a sample; without a rule each is a group of its own.
+
+        Raises InputError where the rule finds no group in the name.
+        """
+        if self.group is None:
+            return sample.name
+        if self.group == "folder":
+            return sample.name.rpartition("/")[0]
+        found = re.search(self.group, sample.name)
+        if found is None or found[1] is None:
+            raise InputError(
+                f"{self.root}: the rule `group: {self.group}` finds no group in the name "
+                f"{sample.name!r}. The expression must match every name, its first pair of "
+                f"parentheses the group."
+            )
+        return found[1]
+
+    def samples(self, split: str, *, masks: bool = True) -> list[Sample]:
+        """The samples of one split, in natural order of their names.
+
+        Raises InputError where the split is unknown, or where `masks` are needed and absent.
+        """
+        if split not in self.splits:
+            raise InputError(f"{self.root}: {unknown('split', split, self.splits)}")
+        samples = self.splits[split]
+        if masks and any(sample.mask is None for sample in samples):
+            raise InputError(
+                f"{self.root}: the split {split!r} has images without masks, so nothing can be "
+                f"learned from it or measured on it. Give its `masks:` folder in dataset.yaml."
+            )
+        return samples
+
+
+def load_dataset(data: str | Path) -> Dataset:
+    """Find and pair the files of a data set; no pixel is read.
+
+    `data` is a folder with a dataset.yaml, the path of a dataset.yaml, or `FORMAT:PATH` such as
+    `camvid:PATH`. Raises InputError for a missing or badly written description, an unknown format
+    and for missing, empty or unpaired folders.
+    """
+    from zoo.data.description.dataset_yaml import read_dataset_file
+    from zoo.data.description.suggest import explain_missing_file
+    from zoo.data.formats import READERS, read_format
+
+    path = Path(data).expanduser()
+    named = _FORMAT.fullmatch(str(data))
+    if named and not path.exists():
+        return read_format(named["format"], named["path"])
+    if path.is_dir():
+        file = path / "dataset.yaml"
+        if not file.is_file():
+            raise InputError(explain_missing_file(path))
+        return read_dataset_file(file)
+    if path.is_file() and path.suffix in {".yaml", ".yml"}:
+        return read_dataset_file(path)
+    state = "is neither a folder nor a .yaml file" if path.exists() else "does not exist"
+    raise InputError(
+        f"{path} {state}. Give a folder, a dataset.yaml or FORMAT:PATH "
+        f"(formats: {', '.join(READERS)})."
+    )

@@ -1,0 +1,185 @@
+"""Data sets of the Hugging Face Hub: written once as plain files into the cache, then read there.
+
+Training, scans and hashes work on files, so that they treat these sets like any other folder.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from zoo.common.console import remark
+from zoo.common.errors import InputError, shortened
+from zoo.common.files import hash_of, new_folder, read_json, write_bytes, write_text
+from zoo.common.optional import extra
+from zoo.data.dataset import Dataset
+from zoo.data.formats.pairs import FORMATS
+from zoo.data.inspect.facts import cache_folder
+
+IMAGE_COLUMNS = ("image", "pixel_values")
+MASK_COLUMNS = (
+    "mask",
+    "annotation",
+    "label",
+    "labels",
+    "segmentation",
+    "segmentation_mask",
+    "semantic_segmentation",
+)
+SPLIT_NAMES = {"validation": "val", "valid": "val", "dev": "val"}
+"""The Hub's names for what is called `val` here."""
+NAMES_FILE = "id2label.json"
+FORMAT = 1
+"""Number of the form of the files in the cache; another number writes them anew."""
+
+
+def read_hub(place: str) -> Dataset:
+    """Read a data set with a column of images and one of masks; `place` is a repository or folder.
+
+    A repository may be followed by `@revision`; a folder is one that the library `datasets` saved,
+    or one of parquet files. The names of the classes come from the id2label.json beside the data.
+    Raises InputError where the library is not installed or the data set has another form.
+    """
+    splits = _load(place)
+    columns = _columns(place, splits)
+    names = _class_names(place)
+    marks = {name: split._fingerprint for name, split in splits.items()}
+    folder = cache_folder() / "hf" / hash_of([FORMAT, place, marks, columns, names])
+    if not folder.is_dir():
+        remark(f"Writing the images and masks of {place} to {folder}; this happens once.")
+        with new_folder(folder) as new:
+            for name, split in splits.items():
+                _write_split(new / SPLIT_NAMES.get(name, name), split, columns, place)
+            if names is not None:
+                write_text(new / "dataset.yaml", _description(place, names))
+    if names is None:
+        raise InputError(
+            f"{place} has no {NAMES_FILE}, so its ids have no names. Its images and masks are in "
+            f"{folder}: `zoo data init {folder} --out my.yaml` writes a description to complete; "
+            f"then give my.yaml as the data."
+        )
+    from zoo.data.description.dataset_yaml import read_dataset_file
+
+    return read_dataset_file(folder / "dataset.yaml")
+
+
+def _load(place: str) -> dict[str, Any]:
+    """The splits of the data set, by the names that they have there."""
+    datasets = extra("datasets", "datasets", f"hf:{place}")
+    path = Path(place).expanduser()
+    repository, _, revision = place.partition("@")
+    try:
+        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+            loaded = datasets.load_from_disk(str(path))
+        elif path.is_dir():
+            loaded = datasets.load_dataset(str(path))
+        else:
+            loaded = datasets.load_dataset(repository, revision=revision or None)
+    except Exception as error:  # the library raises nearly anything
+        first = str(error).strip().splitlines()[:1]
+        raise InputError(
+            f"hf:{place} cannot be loaded: {type(error).__name__}: {' '.join(first)[:300]}. Give "
+            f"the repository of a data set as hf:OWNER/NAME[@REVISION], or a folder saved by the "
+            f"library datasets."
+        ) from error
+    return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+
+
+def _columns(place: str, splits: dict[str, Any]) -> list[str]:
+    """The columns of images and of masks, which every split must have."""
+    datasets = extra("datasets", "datasets", f"hf:{place}")
+    features: dict[str, Any] = next(iter(splits.values())).features if splits else {}
+    pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    images = [name for name in IMAGE_COLUMNS if name in pictures]
+    masks = [name for name in MASK_COLUMNS if name in pictures]
+    if not images or not masks:
+        raise InputError(
+            f"hf:{place} has the columns {shortened(features)}, of which these hold pictures: "
+            f"{shortened(pictures) or 'none'}. Needed: images in {' or '.join(IMAGE_COLUMNS)}, "
+            f"masks in one of {', '.join(MASK_COLUMNS)}."
+        )
+    chosen = [images[0], masks[0]]
+    lacking = [name for name, split in splits.items() if not set(chosen) <= set(split.features)]
+    if lacking:
+        raise InputError(
+            f"hf:{place}: the splits {shortened(lacking)} lack the columns {' and '.join(chosen)}."
+        )
+    return chosen
+
+
+def _class_names(place: str) -> dict[str, str] | None:
+    """The name of every id, as text of digits to name; None where nothing says so."""
+    file = Path(place).expanduser() / NAMES_FILE
+    if not Path(place).expanduser().is_dir():
+        downloaded = _download_names(place)
+        if downloaded is None:
+            return None
+        file = downloaded
+    if not file.is_file():
+        return None
+    content = read_json(file)
+    good = isinstance(content, dict) and all(
+        key.isdecimal() and isinstance(value, str) for key, value in content.items()
+    )
+    if not good:
+        raise InputError(f'{file} must map ids to names, such as {{"0": "road", "1": "car"}}.')
+    return dict(content)
+
+
+def _download_names(place: str) -> Path | None:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    repository, _, revision = place.partition("@")
+    try:
+        return Path(
+            huggingface_hub.hf_hub_download(
+                repository, NAMES_FILE, repo_type="dataset", revision=revision or None
+            )
+        )
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
+        return None
+
+
+def _description(place: str, names: dict[str, str]) -> str:
+    """The dataset.yaml of the files in the cache."""
+    ordered = sorted((int(source), name) for source, name in names.items())
+    mapping = ", ".join(f"{source}: {index}" for index, (source, _) in enumerate(ordered))
+    title = json.dumps(place.partition("@")[0].rstrip("/").rpartition("/")[2])
+    classes = json.dumps([name for _, name in ordered])
+    return f"version: 1\nname: {title}\nclasses: {classes}\nmapping: {{{mapping}}}\n"
+
+
+def _write_split(folder: Path, split: Any, columns: list[str], place: str) -> None:
+    """Write the pictures of a split as they are stored, without decoding them."""
+    datasets = extra("datasets", "datasets", f"hf:{place}")
+    rows = split.select_columns(columns)
+    for column in columns:
+        rows = rows.cast_column(column, datasets.Image(decode=False))
+    for number, row in enumerate(rows):
+        for column, side in zip(columns, ("images", "masks"), strict=True):
+            where = f"hf:{place}: row {number} of {folder.name}, column {column}"
+            content = _content(row[column], where)
+            write_bytes(folder / side / f"{number:07d}{_extension(content, where)}", content)
+
+
+def _content(cell: Any, where: str) -> bytes:
+    """The file in a cell: its bytes, or those at its path."""
+    cell = cell or {}
+    if cell.get("bytes"):
+        return bytes(cell["bytes"])
+    if cell.get("path") and Path(cell["path"]).is_file():
+        return Path(cell["path"]).read_bytes()
+    raise InputError(f"{where} holds no picture.")
+
+
+def _extension(content: bytes, where: str) -> str:
+    try:
+        with Image.open(io.BytesIO(content), formats=list(FORMATS)) as picture:
+            return FORMATS[str(picture.format)][0]
+    except Exception as error:  # decoders raise nearly anything on a broken file
+        raise InputError(f"{where} is not a picture in a known format.") from error

@@ -1,0 +1,256 @@
+"""Finding the files of a split and pairing each image with its mask."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from zoo.common.errors import InputError, join_problems, shortened
+from zoo.data.dataset import Sample
+
+FORMATS = {
+    "PNG": [".png"],
+    "JPEG": [".jpg", ".jpeg", ".jpe", ".jfif"],
+    "WEBP": [".webp"],
+    "BMP": [".bmp"],
+    "DIB": [".dib"],
+    "GIF": [".gif"],
+    "TIFF": [".tif", ".tiff"],
+    "PPM": [".ppm", ".pgm", ".pbm", ".pnm"],
+    "JPEG2000": [".jp2", ".j2k", ".jpx"],
+    "AVIF": [".avif"],
+    "TGA": [".tga"],
+    "SGI": [".sgi"],
+    "PCX": [".pcx"],
+    "QOI": [".qoi"],
+}
+"""The formats that images may have, by Pillow's name, with their extensions."""
+LOSSLESS = {"PNG", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "PCX"}
+"""The formats that masks may have: they keep every id as it is."""
+IMAGE_EXTENSIONS = [extension for listed in FORMATS.values() for extension in listed]
+MASK_EXTENSIONS = [extension for name in FORMATS if name in LOSSLESS for extension in FORMATS[name]]
+JPEG_EXTENSIONS = FORMATS["JPEG"]
+ARRAY_EXTENSIONS = [".npy"]
+"""Images of any number of channels; looked for where the data set says how to read them."""
+SHAPE_EXTENSIONS = [".json"]
+"""Masks as outlines of shapes."""
+SPLITS = ("train", "val", "test")
+SHOWN = 3
+
+
+class Place(NamedTuple):
+    """The folders of one split, and which of their files count.
+
+    A file counts if it has an allowed extension and its name ends in the ending before it; image
+    and mask belong together when their paths without ending and extension are the same.
+    """
+
+    images: Path
+    masks: Path | None
+    image_ending: str = ""
+    mask_ending: str = ""
+    image_extensions: list[str] = IMAGE_EXTENSIONS
+    mask_extensions: list[str] = MASK_EXTENSIONS
+
+
+def natural_key(text: str) -> tuple[list[str | int], str]:
+    """A sorting key that puts `frame_2` before `frame_10`."""
+    parts = re.split(r"([0-9]+)", text)
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], text
+
+
+def without_extension(path: str) -> str:
+    """A written path with forward slashes and without its extension."""
+    return os.path.splitext(path.replace("\\", "/"))[0]
+
+
+def list_files(folder: Path) -> list[str]:
+    """Paths of all files below `folder`, relative to it, naturally sorted.
+
+    Names that begin with a dot are left out; links to folders are followed once. Raises
+    InputError where the folder is missing or cannot be read.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is {'not a folder' if folder.exists() else 'missing'}")
+    try:
+        return sorted(_walk(folder, "", {folder.resolve()}), key=natural_key)
+    except OSError as error:
+        raise InputError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
+
+
+def _walk(folder: Path, prefix: str, seen: set[Path]) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if not entry.is_dir():
+                yield prefix + entry.name
+            elif (real := Path(entry.path).resolve()) not in seen:
+                seen.add(real)
+                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", seen)
+
+
+def pair(images: Path, masks: Path | None) -> list[Sample]:
+    """Match images with masks by their path without extension.
+
+    Raises InputError that lists everything wrong with the two folders: missing, empty, two files
+    of one name, JPEG masks, images without mask and masks without image.
+    """
+    problems: list[str] = []
+    samples = pair_place(Place(images, masks), problems)
+    if problems:
+        raise InputError(join_problems(f"The files of {images} cannot be used:", problems))
+    return samples
+
+
+def pair_all(source: Path, splits: Mapping[str, Place]) -> dict[str, list[Sample]]:
+    """Pair every split; raises one InputError that holds the problems of all of them."""
+    problems: list[str] = []
+    samples = {split: pair_place(place, problems) for split, place in splits.items()}
+    if problems:
+        raise InputError(join_problems(f"{source} cannot be used:", problems))
+    return samples
+
+
+def pair_place(place: Place, problems: list[str]) -> list[Sample]:
+    """The samples of one split; whatever is wrong is added to `problems`."""
+    before = len(problems)
+    images, masks = place.images, place.masks
+    image_files = image_names(place, problems)
+    if masks is None:
+        return [Sample(stem, images / name, None) for stem, name in image_files.items()]
+    mask_files = mask_names(place, problems)
+    if len(problems) == before:
+        problems += _unpaired(image_files, mask_files, images, masks)
+    return [
+        Sample(stem, images / name, masks / mask_files[stem])
+        for stem, name in image_files.items()
+        if stem in mask_files
+    ]
+
+
+def image_names(place: Place, problems: list[str]) -> dict[str, str]:
+    """The image files of a split by the name that image and mask share."""
+    extensions, ending = place.image_extensions, place.image_ending
+    return _by_stem(place.images, extensions, "image", ending, problems)
+
+
+def mask_names(place: Place, problems: list[str]) -> dict[str, str]:
+    """The mask files of a split by the name that image and mask share; empty without a folder."""
+    if place.masks is None:
+        return {}
+    extensions, ending = place.mask_extensions, place.mask_ending
+    what = "annotation" if extensions == SHAPE_EXTENSIONS else "mask"
+    return _by_stem(place.masks, extensions, what, ending, problems)
+
+
+def _by_stem(
+    folder: Path, extensions: list[str], what: str, ending: str, problems: list[str]
+) -> dict[str, str]:
+    """The files of `folder` that count, by path without ending and extension."""
+    try:
+        names = list_files(folder)
+    except InputError as error:
+        problems.append(str(error))
+        return {}
+    jpegs = [name for name in names if _extension(name) in JPEG_EXTENSIONS]
+    if jpegs and what == "mask":
+        problems.append(
+            f"{folder} holds {len(jpegs)} JPEG masks ({shortened(jpegs, SHOWN)}): JPEG blurs ids "
+            f"at edges, so the true ids are lost. Export the masks again as PNG"
+        )
+        return {}
+    stems: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        stem = without_extension(name)
+        if _extension(name) in extensions and stem.endswith(ending):
+            stems[stem.removesuffix(ending)].append(name)
+    if not stems:
+        problems.append(_nothing(folder, names, [f"{ending}{e}" for e in extensions], what))
+    twice = [" and ".join(found) for found in stems.values() if len(found) > 1]
+    if twice:
+        problems.append(
+            f"{folder} holds {len(twice)} names twice ({shortened(twice, SHOWN)}): "
+            f"keep one file for each name"
+        )
+    return {stem: found[0] for stem, found in stems.items()}
+
+
+def _extension(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _nothing(folder: Path, names: list[str], extensions: list[str], what: str) -> str:
+    """The sentence for a folder without a usable file."""
+    allowed = " ".join(extensions)
+    if not names:
+        return f"{folder} is empty. Allowed {what} extensions: {allowed}"
+    counts = Counter(_extension(name) or "no extension" for name in names)
+    found = shortened((f"{count} x {key}" for key, count in counts.most_common()), SHOWN)
+    return f"{folder} holds no {what}, only {found}. Allowed {what} extensions: {allowed}"
+
+
+def _unpaired(
+    image_files: dict[str, str], mask_files: dict[str, str], images: Path, masks: Path
+) -> list[str]:
+    """One sentence for each side that has files without a partner."""
+    alone = [stem for stem in image_files if stem not in mask_files]
+    orphans = [stem for stem in mask_files if stem not in image_files]
+    problems = []
+    if alone:
+        problems.append(
+            f"{len(alone)} of {len(image_files)} images in {images} have no mask of the same name "
+            f"in {masks}: {shortened(alone, SHOWN)}"
+        )
+    if orphans:
+        problems.append(
+            f"{len(orphans)} of {len(mask_files)} masks in {masks} have no image of the same name "
+            f"in {images}: {shortened(orphans, SHOWN)}"
+        )
+    return problems
+
+
+def layouts(root: Path, folder: str) -> list[tuple[Path, Path]]:
+    """The places where the images and masks of the split in `folder` may lie below `root`."""
+    places = [
+        (root / folder / "images", root / folder / "masks"),
+        (root / folder, root / f"{PurePosixPath(folder)}annot"),
+        (root / "images" / folder, root / "masks" / folder),
+    ]
+    return list(dict.fromkeys(places))  # for the folder "." the first and the last are the same
+
+
+def find_layout(root: Path, folder: str) -> tuple[Path, Path] | None:
+    """The image and mask folders of the split in `folder`, or None where neither is there.
+
+    Raises InputError where only one side is found, or where two layouts fit.
+    """
+    places = layouts(root, folder)
+    whole = [place for place in places if all(side.is_dir() for side in place)]
+    if len(whole) == 1:
+        return whole[0]
+    texts = [f"{images} + {masks}" for images, masks in whole or places]
+    if whole:
+        raise InputError(
+            f"{root}: {folder!r} could mean {' or '.join(texts)}. "
+            f"Name both folders under `splits:` in dataset.yaml"
+        )
+    if any(side.is_dir() for place in places for side in place):
+        raise InputError(
+            f"{root}: no images and masks for {folder!r}. Looked for {', '.join(texts)}. "
+            f"Name the folders under `splits:` in dataset.yaml"
+        )
+    return None
+
+
+def find_splits(root: Path) -> dict[str, tuple[Path, Path]]:
+    """The image and mask folders of train, val and test, as far as they are there.
+
+    Raises InputError for half a split; returns an empty dict where there is none.
+    """
+    found = {split: find_layout(root, split) for split in SPLITS}
+    return {split: place for split, place in found.items() if place is not None}

@@ -1,0 +1,252 @@
+"""Random changes of one training image and its mask; batches: `zoo.data.loading.mixing`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional
+
+from zoo.data.dataset import IGNORE
+from zoo.data.pixels.images import Pixels
+from zoo.registry.recipe import Augment
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in gray (ITU-R BT.601)."""
+OTHER_WINDOWS = 10
+"""How often a crop window is drawn anew where one class fills too much of it."""
+BLUR_SIGMA = (0.5, 1.5)
+"""Least and greatest standard deviation of the blur, in pixels of the crop."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The random numbers of one sample, each uniform in [0, 1)."""
+
+    scale: float
+    top: float
+    left: float
+    flip: float
+    brightness: float
+    contrast: float
+    saturation: float
+    flip_vertical: float
+    rotate: float
+    angle: float
+    hue: float
+    grayscale: float
+    blur: float
+    sigma: float
+    cutmix: float
+    cutmix_partner: float
+    cutmix_area: float
+    cutmix_top: float
+    cutmix_left: float
+    paste: float
+    paste_partner: float
+    paste_classes: float
+    other_windows: tuple[tuple[float, float], ...]
+    """Top and left of the windows to try where the first does not suit."""
+
+
+def draw(seed: int, epoch: int, index: int) -> Draw:
+    """The random numbers of sample `index` in `epoch`: always the same for the same three."""
+    generator = torch.Generator().manual_seed(mix(seed, epoch, index))
+
+    def numbers(count: int) -> list[float]:
+        drawn: list[float] = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
+        return drawn
+
+    values: list[Any] = [*numbers(7), *numbers(15)]  # new keys draw after the old ones
+    others = numbers(2 * OTHER_WINDOWS)
+    values.append(tuple(zip(others[::2], others[1::2], strict=True)))
+    return Draw(*values)
+
+
+def mix(*numbers: int) -> int:
+    """A number in [0, 2**63) from a tuple of numbers; the same on every machine and version."""
+    text = ",".join(str(number) for number in numbers).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 1
+
+
+@dataclass(frozen=True)
+class Window:
+    """A square of `side` pixels of the source image; it may leave the image on any side."""
+
+    top: int
+    left: int
+    side: int
+
+
+def choose_window(size: tuple[int, int], crop: int, augment: Augment, draw: Draw) -> Window:
+    """The square that becomes the crop: its side is `crop / scale`, its place uniform.
+
+    `size` is (height, width). `scale` is log-uniform in `augment.scale`, so that enlarging by two
+    is as likely as shrinking by two; `augment.resize` multiplies it by `resize / shorter side`.
+    Along an axis where the window is longer than the image, the image lies wholly inside.
+    """
+    low, high = (math.log(value) for value in augment.scale)
+    scale = math.exp(low + (high - low) * draw.scale)
+    if augment.resize is not None:
+        scale *= augment.resize / min(size)
+    side = max(1, round(crop / scale))
+    top, left = (
+        _offset(length - side, share)
+        for length, share in zip(size, (draw.top, draw.left), strict=True)
+    )
+    return Window(top, left, side)
+
+
+def _offset(room: int, share: float) -> int:
+    """A whole number between 0 and `room`, both included; `room` may be negative."""
+    step = math.floor(share * (abs(room) + 1))
+    return step if room >= 0 else -step
+
+
+def balanced_window(mask: Pixels, crop: int, augment: Augment, draw: Draw) -> Window:
+    """The window of `choose_window`, moved where one class fills more than `max_class_share`.
+
+    The first of `draw.other_windows` that keeps the bound is taken, else the one in which the
+    commonest class has the smallest share.
+    """
+    size = (mask.shape[0], mask.shape[1])
+    first = choose_window(size, crop, augment, draw)
+    if augment.max_class_share == 1 or first.side >= max(size):
+        return first
+    others = (replace(draw, top=top, left=left) for top, left in draw.other_windows)
+    best, least = first, math.inf
+    for window in (first, *(choose_window(size, crop, augment, other) for other in others)):
+        share = _largest_share(mask, window)
+        if share <= augment.max_class_share:
+            return window
+        if share < least:
+            best, least = window, share
+    return best
+
+
+def _largest_share(mask: Pixels, window: Window) -> float:
+    """The share of the commonest class among the window's labelled pixels; 1 if none is."""
+    inner = mask[max(window.top, 0) : window.top + window.side]
+    inner = inner[:, max(window.left, 0) : window.left + window.side]
+    counts = torch.bincount(torch.from_numpy(inner).flatten(), minlength=IGNORE + 1)[:IGNORE]
+    total = int(counts.sum())
+    return int(counts.max()) / total if total else 1.0
+
+
+def crop_pair(
+    image: Pixels, mask: Pixels, crop: int, augment: Augment, draw: Draw
+) -> tuple[Tensor, Tensor]:
+    """One training crop: uint8 C x crop x crop and uint8 crop x crop; C is the image's.
+
+    Scaling and cropping are one resize of the window alone: bilinear with antialiasing for the
+    image, nearest for the mask, so no new id can appear. Outside of the image lie zeros and IGNORE.
+    """
+    window = balanced_window(mask, crop, augment, draw)
+    if augment.rotate > 0 and draw.rotate < augment.rotate_probability:
+        degrees = augment.rotate * (2 * draw.angle - 1)
+        picture, labels = _turned(image, mask, window, crop, math.radians(degrees))
+    else:
+        picture, labels = _resized(image, mask, window, crop)
+    sides = [-1] * (draw.flip < augment.flip) + [-2] * (draw.flip_vertical < augment.flip_vertical)
+    if sides:
+        picture, labels = picture.flip(sides), labels.flip(sides)
+    return _change_look(picture, augment, draw), labels[0]
+
+
+def _resized(image: Pixels, mask: Pixels, window: Window, size: int) -> tuple[Tensor, Tensor]:
+    """The window of image and mask with `size` pixels a side: C x size x size, 1 x size x size."""
+    picture = _cut(torch.from_numpy(image).permute(2, 0, 1), window, 0)
+    labels = _cut(torch.from_numpy(mask)[None], window, IGNORE)
+    if window.side != size:
+        picture = functional.resize(picture, [size, size], antialias=True)
+        labels = functional.resize(
+            labels, [size, size], interpolation=InterpolationMode.NEAREST_EXACT
+        )
+    return picture, labels
+
+
+def _turned(
+    image: Pixels, mask: Pixels, window: Window, crop: int, angle: float
+) -> tuple[Tensor, Tensor]:
+    """The window turned about its centre by `angle` radians, counterclockwise.
+
+    The window is cut and resized with a margin that holds its turned corners, so these show what
+    the image has there; then one grid of `crop` x `crop` points reads both.
+    """
+    cos, sin = math.cos(angle), math.sin(angle)
+    margin = math.ceil(crop * (abs(cos) + abs(sin) - 1) / 2)
+    outer = round(margin * window.side / crop)
+    wide = Window(window.top - outer, window.left - outer, window.side + 2 * outer)
+    size = crop + 2 * margin
+    picture, labels = _resized(image, mask, wide, size)
+    turn = torch.tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]]) * (crop / size)
+    grid = affine_grid(turn, [1, 1, crop, crop], align_corners=False)
+    read = partial(grid_sample, grid=grid, padding_mode="border", align_corners=False)
+    turned = read(picture[None].float(), mode="bilinear")[0].round_().to(torch.uint8)
+    return turned, read(labels[None].float(), mode="nearest")[0].to(torch.uint8)
+
+
+def _cut(source: Tensor, window: Window, fill: int) -> Tensor:
+    """The window of `source` (C x H x W); what lies outside is `fill`."""
+    height, width = source.shape[1:]
+    top, left = max(window.top, 0), max(window.left, 0)
+    bottom, right = min(window.top + window.side, height), min(window.left + window.side, width)
+    inner = source[:, top:bottom, left:right]
+    if inner.shape[1:] == (window.side, window.side):
+        return inner
+    canvas = torch.full((window.side, window.side, len(source)), fill, dtype=source.dtype)
+    canvas = canvas.permute(2, 0, 1)
+    y, x = top - window.top, left - window.left
+    canvas[:, y : y + bottom - top, x : x + right - left] = inner
+    return canvas
+
+
+def _change_look(picture: Tensor, augment: Augment, draw: Draw) -> Tensor:
+    """Hue, gray and blur of uint8 C x H x W; hue and gray where there are three channels."""
+    if len(picture) == 3 and augment.hue > 0:
+        shift = augment.hue * (2 * draw.hue - 1)
+        picture = functional.adjust_hue(picture.contiguous(), shift)
+    if len(picture) == 3 and draw.grayscale < augment.grayscale:
+        picture = functional.rgb_to_grayscale(picture, num_output_channels=3)
+    if draw.blur < augment.blur:
+        sigma = BLUR_SIGMA[0] + (BLUR_SIGMA[1] - BLUR_SIGMA[0]) * draw.sigma
+        side = 2 * min(math.ceil(3 * sigma), picture.shape[1] - 1) + 1
+        picture = functional.gaussian_blur(picture, [side, side], [sigma, sigma])
+    return picture
+
+
+def colour_factors(strength: float, draw: Draw) -> tuple[float, float, float]:
+    """Factors of brightness, contrast and saturation, each uniform in [1 - s, 1 + s]."""
+    shares = (draw.brightness, draw.contrast, draw.saturation)
+    brightness, contrast, saturation = (1 + strength * (2 * share - 1) for share in shares)
+    return brightness, contrast, saturation
+
+
+def change_colours(images: Tensor, factors: list[tuple[float, float, float]]) -> None:
+    """Change brightness, contrast and saturation of uint8 B x 3 x H x W in place.
+
+    The three linear changes are applied as one, rounded and clipped once at the end:
+    `a * pixel + b * gray + c` for each image. The mean that contrast pivots on is summed in whole
+    numbers, so the result does not depend on the number of threads.
+    """
+    for image, (brightness, contrast, saturation) in zip(images, factors, strict=True):
+        pixels = image.float()
+        gray = LUMA[0] * pixels[0] + LUMA[1] * pixels[1] + LUMA[2] * pixels[2]
+        mean = brightness * _mean_gray(image)
+        gray.mul_(contrast * brightness * (1 - saturation)).add_((1 - contrast) * mean)
+        pixels.mul_(contrast * brightness * saturation).add_(gray)
+        image.copy_(pixels.round_().clamp_(0, 255))
+
+
+def _mean_gray(image: Tensor) -> float:
+    """The mean gray value of a uint8 3 x H x W image, in [0, 255]."""
+    sums = image.sum(dim=(1, 2), dtype=torch.int64).tolist()
+    weighted = sum(weight * total for weight, total in zip(LUMA, sums, strict=True))
+    return float(weighted / (image.shape[1] * image.shape[2]))

@@ -1,0 +1,240 @@
+"""Pictures of masks: colours over the image, legends, truth beside prediction.
+
+Images are uint8 HxWx3 (RGB), masks uint8 HxW of class ids; 255 is drawn as a grey hatch.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from zoo.common.errors import InputError, shortened
+from zoo.common.files import write_bytes
+from zoo.common.palette import Colour
+from zoo.data.dataset import IGNORE
+from zoo.data.pixels.png import IGNORE_COLOUR, index_png, png
+
+Picture: TypeAlias = NDArray[np.uint8]
+
+WRONG: Colour = (232, 48, 48)
+_HATCH: Colour = (172, 172, 172)
+_PAPER: Colour = (255, 255, 255)
+_INK: Colour = (32, 32, 32)
+_LONGEST_NAME = 40
+
+
+def colour_mask(mask: Picture, palette: Sequence[Colour]) -> Picture:
+    """The mask in the colours of its classes, uint8 HxWx3.
+
+    Raises InputError where the mask is not uint8 HxW or holds an id without a colour.
+    """
+    _check_mask(mask, len(palette))
+    table = np.empty((IGNORE + 1, 3), np.uint8)
+    table[: len(palette)] = np.reshape(palette, (-1, 3))
+    table[IGNORE] = IGNORE_COLOUR
+    picture: Picture = table[mask]
+    diagonal = np.add.outer(np.arange(mask.shape[0]), np.arange(mask.shape[1])) % 6
+    picture[(mask == IGNORE) & (diagonal < 2)] = _HATCH
+    return picture
+
+
+def as_rgb(image: Picture) -> Picture:
+    """An image uint8 HxWxC of any number of channels as HxWx3: the first three, or gray."""
+    return image[:, :, :3] if image.shape[2] >= 3 else image[:, :, :1].repeat(3, axis=2)
+
+
+def overlay(
+    image: Picture,
+    mask: Picture,
+    palette: Sequence[Colour],
+    alpha: float = 0.5,
+    outline: bool = True,
+) -> Picture:
+    """The image with the mask over it: `alpha` 0 shows the image alone, 1 the mask alone.
+
+    With `outline` the borders between classes are drawn in full colour. Raises InputError where
+    the sizes differ, alpha lies outside [0, 1] or an id has no colour.
+    """
+    _check_pair(image, mask)
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha must lie between 0 (image) and 1 (mask), not {alpha}.")
+    colours = colour_mask(mask, palette)
+    mixed: Picture = np.round((1 - alpha) * image + alpha * colours).astype(np.uint8)
+    if outline:
+        border = _borders(mask)
+        mixed[border] = colours[border]
+    return mixed
+
+
+def with_legend(
+    picture: Picture,
+    classes: Sequence[str],
+    palette: Sequence[Colour],
+    present: Picture | Collection[int] | None = None,
+) -> Picture:
+    """The picture with a strip below it that names the colours; a tiny picture is enlarged.
+
+    `present` is a mask or a set of the class ids to name (all if None); with 255 among them the
+    hatch is named "ignored". Names are shortened, accents left out and other letters than
+    those of ASCII shown as "?". Raises InputError where there are fewer colours than classes.
+    """
+    if len(palette) < len(classes):
+        raise InputError(f"{len(classes)} classes need as many colours, not {len(palette)}.")
+    ids = _ids(range(len(classes)) if present is None else present)
+    entries = [(classes[index], palette[index]) for index in ids if index < len(classes)]
+    if IGNORE in ids:
+        entries.append(("ignored", IGNORE_COLOUR))
+    return _add_strip(_enlarged(picture, 480), entries)
+
+
+def comparison(
+    image: Picture,
+    truth: Picture,
+    prediction: Picture,
+    classes: Sequence[str],
+    palette: Sequence[Colour],
+    *,
+    alpha: float = 0.6,
+) -> Picture:
+    """Image, truth, prediction and errors side by side, with titles and a legend.
+
+    Wrong pixels are red; the last title gives their share among the pixels that count. Raises
+    InputError where sizes differ or an id has no colour.
+    """
+    _check_pair(image, truth)
+    _check_pair(image, prediction)
+    counted = truth != IGNORE
+    wrong = counted & (truth != prediction)
+    share = f"{wrong.sum() / counted.sum():.2%}" if counted.any() else "nothing counted"
+    panels = [
+        ("image", image),
+        ("truth", overlay(image, truth, palette, alpha)),
+        ("prediction", overlay(image, prediction, palette, alpha)),
+        (f"errors: {share}", _errors(image, truth, wrong)),
+    ]
+    titled = [_titled(_enlarged(panel, 320), title) for title, panel in panels]
+    gap = np.full((titled[0].shape[0], 8, 3), _PAPER, np.uint8)
+    row = np.concatenate([part for panel in titled for part in (panel, gap)][:-1], axis=1)
+    return with_legend(row, classes, palette, [*_ids(truth), *_ids(prediction)])
+
+
+def save_png(picture: Picture, path: Path) -> None:
+    """Write a picture uint8 HxWx3 as a PNG file."""
+    write_bytes(path, png(picture))
+
+
+def save_index_png(mask: Picture, palette: Sequence[Colour], path: Path) -> None:
+    """Write the mask as a palette PNG whose pixel values are the class ids, 255 included.
+
+    Raises InputError where the mask is not uint8 HxW or holds an id without a colour.
+    """
+    _check_mask(mask, len(palette))
+    write_bytes(path, index_png(mask, palette))
+
+
+def _ids(labels: Picture | Collection[int]) -> list[int]:
+    values: list[int] = np.unique(
+        labels if isinstance(labels, np.ndarray) else list(labels)
+    ).tolist()
+    return values
+
+
+def _check_mask(mask: NDArray[Any], colours: int) -> None:
+    if mask.ndim != 2 or mask.dtype != np.uint8 or mask.size == 0:
+        raise InputError(f"A mask must be uint8 HxW, not {mask.dtype} of shape {mask.shape}.")
+    wrong = np.unique(mask[(mask >= colours) & (mask != IGNORE)])
+    if colours > IGNORE or wrong.size:
+        problem = f"the mask holds {shortened(wrong)}" if wrong.size else "255 are the most"
+        raise InputError(
+            f"The palette has {colours} colours, but {problem}: give one colour for each class."
+        )
+
+
+def _check_pair(image: NDArray[Any], mask: NDArray[Any]) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise InputError(f"An image must be uint8 HxWx3, not {image.dtype} of {image.shape}.")
+    if image.shape[:2] != mask.shape:
+        raise InputError(f"The image is {image.shape[:2]}, its mask {mask.shape}: (height, width).")
+
+
+def _borders(mask: Picture) -> NDArray[np.bool_]:
+    """Pixels whose right or lower neighbour has another label."""
+    border = np.zeros(mask.shape, bool)
+    border[:, :-1] |= mask[:, :-1] != mask[:, 1:]
+    border[:-1] |= mask[:-1] != mask[1:]
+    return border
+
+
+def _errors(image: Picture, truth: Picture, wrong: NDArray[np.bool_]) -> Picture:
+    """A pale grey image with the wrong pixels in red and the ignored ones hatched."""
+    grey = 110 + image.mean(axis=2, keepdims=True) * 0.45
+    picture = np.repeat(grey, 3, axis=2).astype(np.uint8)
+    left_out = truth == IGNORE
+    picture[left_out] = colour_mask(truth, [(0, 0, 0)] * IGNORE)[left_out]
+    picture[wrong] = WRONG
+    return picture
+
+
+def _enlarged(picture: Picture, width: int) -> Picture:
+    """The picture repeated by a whole factor to reach `width`, within 2000 pixels a side."""
+    high, wide = picture.shape[:2]
+    factor = max(1, min(math.ceil(width / wide), 2000 // max(high, wide)))
+    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _font(picture: Picture) -> tuple[Any, int]:
+    """A font that suits the picture, and the height of a line in pixels."""
+    size = max(14, min(picture.shape[:2]) // 24)
+    return ImageFont.load_default(size), round(1.7 * size)
+
+
+def _titled(picture: Picture, title: str) -> Picture:
+    font, line = _font(picture)
+    high, wide = picture.shape[:2]
+    page = Image.new("RGB", (max(wide, 150), high + line), _PAPER)
+    page.paste(Image.fromarray(picture), (0, line))
+    ImageDraw.Draw(page).text((4, line // 2), title, _INK, font, anchor="lm")
+    return np.asarray(page)
+
+
+def _add_strip(picture: Picture, entries: Sequence[tuple[str, Colour]]) -> Picture:
+    """Write the entries below the picture, as many to a line as fit."""
+    font, line = _font(picture)
+    high, wide = picture.shape[0], max(picture.shape[1], 240)
+    names = [_fitting(name, font, wide - 2 * line) for name, _ in entries]
+    places: list[tuple[int, int]] = []
+    x, y = 4, high + 4
+    for name in names:
+        step = line + math.ceil(font.getlength(name)) + line // 2
+        if x > 4 and x + step > wide:
+            x, y = 4, y + line
+        places.append((x, y))
+        x += step
+    page = Image.new("RGB", (wide, y + line + 2 if entries else high), _PAPER)
+    page.paste(Image.fromarray(picture), (0, 0))
+    draw = ImageDraw.Draw(page)
+    side = round(0.6 * line)
+    for (left, top), name, (_, colour) in zip(places, names, entries, strict=True):
+        box = (left, top + (line - side) // 2, left + side, top + (line + side) // 2)
+        draw.rectangle(box, fill=tuple(colour), outline=_INK)
+        draw.text((left + side + 5, top + line // 2), name, _INK, font, anchor="lm")
+    return np.asarray(page)
+
+
+def _fitting(name: str, font: Any, width: int) -> str:
+    """The name on one line in letters that the font has, cut to `width` pixels."""
+    plain = unicodedata.normalize("NFKD", name)
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    plain = plain.encode("ascii", "replace").decode("ascii")
+    name = "".join(letter if letter.isprintable() else " " for letter in plain)
+    short = name[:_LONGEST_NAME]
+    while len(short) > 1 and font.getlength(short + "...") > width:
+        short = short[:-1]
+    return name if short == name else short + "..."

@@ -1,0 +1,240 @@
+"""Masks drawn from outlines: LabelMe's JSON and COCO's annotations."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from zoo.common.errors import InputError, shortened
+from zoo.common.files import read_json
+from zoo.common.optional import extra
+from zoo.data.dataset import IGNORE, OTHERS, Dataset
+from zoo.data.pixels.opening import check_pixels
+
+Mask = NDArray[np.uint8]
+Points = list[tuple[float, float]]
+
+MAX_JSON_BYTES = 256_000_000
+MAX_SHAPES = 100_000
+OUTSIDE = 1.0
+"""How far beyond the picture a point may lie, as a share of its longer side."""
+DRAWN = {"polygon": 3, "rectangle": 2, "circle": 2}
+"""The LabelMe shapes that cover pixels, and how many points they need."""
+
+
+def draw_shapes(path: Path, dataset: Dataset) -> Mask:
+    """The mask of one JSON file as uint8 HxW train ids.
+
+    LabelMe's shapes lie over each other in the order of the file, as its own viewer draws them.
+    COCO's lie by area, the smaller on top, and crowds are IGNORE wherever no object lies. Raises
+    InputError for broken files, unknown labels, and shapes that cover no pixels by their kind.
+    """
+    content = read_shapes(path)
+    height, width = _size(content, path)
+    canvas = np.full((height, width), dataset.unlabelled, dtype=np.uint8)
+    if dataset.decoder == "coco":
+        return _draw_coco(canvas, content, path, dataset)
+    return _draw_labelme(canvas, content, path, dataset)
+
+
+def read_shapes(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
+    """The content of an annotation file. Raises InputError where it is no JSON object."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+    if size > limit:
+        raise InputError(f"{path} has {size / 1e6:.0f} MB; at most {limit / 1e6:.0f} are read.")
+    try:
+        content = read_json(path)
+    except InputError:
+        raise
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number too long
+        raise InputError(f"{path} is no annotation file: {error}.") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a JSON object, not {type(content).__name__}.")
+    return content
+
+
+def labels_of(path: Path) -> list[str]:
+    """The label of every shape in a LabelMe file. Raises InputError as `draw_shapes` does."""
+    return [str(shape.get("label")) for shape in _shapes(read_shapes(path), path)]
+
+
+def train_id(label: object, path: Path, dataset: Dataset) -> int:
+    """The train id of a label. Raises InputError for a label that the data set does not name."""
+    labels = dataset.labels or {}
+    if isinstance(label, str) and label in labels:
+        return labels[label]
+    if OTHERS in labels:
+        return labels[OTHERS]
+    raise InputError(unknown_labels(path, [label], dataset.classes))
+
+
+def unknown_labels(path: Path, labels: list[Any], classes: list[str]) -> str:
+    """The message for labels that are no class."""
+    return (
+        f"{path} has labels that are no class: {shortened((repr(one) for one in labels), 10)}. "
+        f"Classes: {shortened(classes, 10)}. Under `labels:` in dataset.yaml, give each label a "
+        f"class or 'ignore'; '*' stands for all others."
+    )
+
+
+def _size(content: dict[str, Any], path: Path) -> tuple[int, int]:
+    """Height and width as the file gives them."""
+    height, width = content.get("imageHeight"), content.get("imageWidth")
+    if not (type(height) is int and type(width) is int and min(height, width) >= 1):
+        raise InputError(
+            f"{path} must give imageHeight and imageWidth as whole numbers above 0, not "
+            f"{height!r} and {width!r}."
+        )
+    check_pixels(path, height, width)
+    return height, width
+
+
+def _shapes(content: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+    shapes = content.get("shapes")
+    if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
+        raise InputError(f"{path} must hold a list of shapes under 'shapes'.")
+    if len(shapes) > MAX_SHAPES:
+        raise InputError(f"{path} has {len(shapes)} shapes; at most {MAX_SHAPES} are drawn.")
+    return shapes
+
+
+def _draw_labelme(canvas: Mask, content: dict[str, Any], path: Path, dataset: Dataset) -> Mask:
+    picture = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(picture)
+    for number, shape in enumerate(_shapes(content, path)):
+        kind = shape.get("shape_type") or "polygon"
+        if kind not in DRAWN:
+            raise InputError(
+                f"{path}: shape {number} is a {kind!r}, which covers no area. Allowed: "
+                f"{', '.join(DRAWN)}. Draw it again as a polygon, or delete it."
+            )
+        value = train_id(shape.get("label"), path, dataset)
+        points = _points(shape.get("points"), canvas.shape, f"{path}: shape {number}")
+        if len(points) < DRAWN[kind]:
+            raise InputError(
+                f"{path}: shape {number} is a {kind} with {len(points)} points; it needs "
+                f"{DRAWN[kind]}."
+            )
+        _draw(pen, kind, points, value)
+    return np.array(picture)
+
+
+def _draw(pen: ImageDraw.ImageDraw, kind: str, points: Points, value: int) -> None:
+    if kind == "circle":
+        (x, y), (edge_x, edge_y) = points[:2]
+        radius = math.hypot(edge_x - x, edge_y - y)
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=value)
+    elif kind == "rectangle":  # two corners, or all four
+        columns, rows = [x for x, _ in points], [y for _, y in points]
+        pen.rectangle((min(columns), min(rows), max(columns), max(rows)), fill=value)
+    else:
+        pen.polygon(points, fill=value)
+
+
+def _points(given: object, size: tuple[int, ...], where: str) -> Points:
+    """Pairs of finite numbers not far outside of the picture."""
+    reach = OUTSIDE * max(size)
+    points = []
+    for pair in given if isinstance(given, list) else [None]:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(map(_is_number, pair)):
+            raise InputError(f"{where} must have a list of points [x, y], not {str(pair)[:60]}.")
+        if not all(-reach <= value <= max(size) + reach for value in pair):
+            raise InputError(
+                f"{where} has the point {pair}, far outside of the {size[1]}x{size[0]} picture."
+            )
+        points.append((float(pair[0]), float(pair[1])))
+    return points
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int or (isinstance(value, float) and math.isfinite(value))
+
+
+def _draw_coco(canvas: Mask, content: dict[str, Any], path: Path, dataset: Dataset) -> Mask:
+    """Largest area first; of equal areas the later in the file lies on top."""
+    crowds, objects = [], []
+    for number, shape in enumerate(_shapes(content, path)):
+        where = f"{path}: annotation {shape.get('id', number)}"
+        inside = _coco_area(shape.get("segmentation"), canvas.shape, where)
+        if shape.get("iscrowd"):
+            crowds.append(inside)
+        else:
+            objects.append((inside, train_id(shape.get("label"), path, dataset)))
+    flat = canvas.reshape(-1)
+    for inside in crowds:
+        flat[inside] = IGNORE
+    for inside, value in sorted(objects, key=lambda entry: -len(entry[0])):
+        flat[inside] = value
+    return canvas
+
+
+def _coco_area(segmentation: object, size: tuple[int, ...], where: str) -> NDArray[np.intp]:
+    """The pixels of one annotation, numbered along the rows: polygons, or run lengths."""
+    if isinstance(segmentation, dict):
+        return np.flatnonzero(_run_lengths(segmentation, size, where))
+    if not isinstance(segmentation, list) or not segmentation:
+        raise InputError(
+            f"{where} has no outline (segmentation: {str(segmentation)[:40]}), perhaps only a box. "
+            f"Give every object polygons or run lengths, or remove it."
+        )
+    polygons = [_flat_polygon(polygon, size, where) for polygon in segmentation]
+    polygons = [polygon for polygon in polygons if len(polygon) >= 6]  # two points cover nothing
+    if not polygons:
+        return np.zeros(0, dtype=np.intp)
+    mask_tools = extra("pycocotools.mask", "formats", where)
+    parts = mask_tools.frPyObjects(polygons, size[0], size[1])
+    packed = mask_tools.merge(parts)["counts"].decode()
+    return np.flatnonzero(_run_lengths({"size": list(size), "counts": packed}, size, where))
+
+
+def _flat_polygon(polygon: object, size: tuple[int, ...], where: str) -> list[float]:
+    """The numbers x, y, x, y, ... of one outline, checked."""
+    if not isinstance(polygon, list) or len(polygon) % 2:
+        raise InputError(f"{where} must have outlines [x, y, x, y, ...] of numbers.")
+    pairs = [polygon[index : index + 2] for index in range(0, len(polygon), 2)]
+    return [value for point in _points(pairs, size, where) for value in point]
+
+
+def _run_lengths(area: dict[Any, Any], size: tuple[int, ...], where: str) -> NDArray[np.bool_]:
+    """Decode run lengths down the columns, of outside and inside in turn."""
+    counts = area.get("counts")
+    if isinstance(counts, str):
+        counts = _unpacked(counts, where)
+    good = isinstance(counts, list) and all(type(n) is int and n >= 0 for n in counts)
+    if not good or area.get("size") != list(size) or sum(counts or []) != size[0] * size[1]:
+        raise InputError(
+            f"{where} has run lengths that do not fill its picture of {size[1]}x{size[0]} pixels."
+        )
+    runs = np.array(counts, dtype=np.int64)
+    inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return inside.reshape(size[1], size[0]).T
+
+
+def _unpacked(text: str, where: str) -> list[int]:
+    """COCO's packed run lengths: 5 bits a character, from the third on as differences.
+
+    Decoded here because the library leaves pixels undefined where the text ends too early.
+    """
+    counts: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64 or shift > 60:
+            raise InputError(f"{where} has run lengths that cannot be decoded.")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+        value = shift = 0
+    return counts

@@ -1,0 +1,277 @@
+"""Records: one JSON file per measured run, written once and checked whenever it is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue, model_validator
+
+from zoo.common.errors import InputError, join_problems
+from zoo.common.files import hash_of, read_json
+from zoo.records.hashed import (
+    Amount,
+    Count,
+    Hash,
+    Positive,
+    Share,
+    Size,
+    Strict,
+    Text,
+    Versions,
+    check_hash,
+    name_part,
+    origin_problems,
+    parse,
+    read_folder,
+    sealed_text,
+    write_once,
+)
+
+SCHEMA: Literal[1] = 1
+"""The version of the record's fields that this code reads and writes."""
+
+PROTOCOL = 1
+"""The version of the way of measuring that new records follow."""
+
+TOLERANCE = 1e-9
+"""How far a stated metric may lie from the one that follows from the confusion matrix."""
+
+Shares = dict[str, Share | None]
+"""A share in [0, 1] by class name; None where it is undefined because the class is absent."""
+
+
+class Metrics(Strict):
+    """What follows from a confusion matrix: means over the classes, and the values per class.
+
+    Every number is a share in [0, 1]. A class that is neither in the truth nor predicted has no
+    IoU and no Dice and leaves the means; one that is predicted but never true has IoU 0.
+    """
+
+    miou: Share
+    pixel_accuracy: Share
+    mean_dice: Share
+    iou_per_class: Shares
+    dice_per_class: Shares
+    tpr_per_class: Shares
+    tnr_per_class: Shares
+    fpr_per_class: Shares
+
+
+class Record(Strict):
+    """One measured run: what was measured, on which data, how, and the confusion matrix.
+
+    `size` is [height, width] in pixels or None where the images differ in size, `input_size` what
+    the network saw of them where it was enlarged or reduced first (`gmacs` counts that);
+    `confusion` holds pixel counts, rows are the truth and columns the prediction, in the order of
+    `classes`; `chosen_on` is the split that chose the epoch or anything else, None where nothing
+    was chosen; `chosen_miou` is the mIoU on it, where known, by which settings may be compared and
+    chosen. `image_counts` is the hash of the counts per image in a file beside the record, where
+    there is one. Raises pydantic's ValidationError, also where the metrics do not follow from the
+    matrix.
+    """
+
+    schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
+    model: Text
+    encoder_init: Annotated[str, Field(pattern=r"^(pretrained|random|frozen-[a-z0-9._-]+)$")]
+    encoder_weights: Text | None
+    dataset: Text
+    data_hash: Hash
+    split: Text
+    chosen_on: Text | None
+    chosen_miou: Share | None = None
+    classes: Annotated[list[Text], Field(min_length=1)]
+    ignore: int | None
+    protocol: Positive
+    size: Size | None
+    input_size: Size | None = None
+    tta: Text
+    images: Positive
+    recipe: Text
+    recipe_hash: Hash
+    overrides: dict[str, JsonValue]
+    seed: Count
+    steps: Count
+    train_seconds: Amount
+    eval_seconds: Amount
+    metrics: Metrics
+    confusion: list[list[Count]]
+    params_m: Amount
+    gmacs: Amount | None
+    precision: Text
+    device: Text
+    env: Versions
+    commit: str
+    date: Text
+    image_counts: Hash | None = None
+    record_hash: Hash | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Record:
+        problems = [*_field_problems(self), *_matrix_problems(self.confusion, self.classes)]
+        if not problems:
+            expected = metrics_from_confusion(self.confusion, self.classes)
+            problems = list(_metric_problems(self.metrics, expected))
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def metrics_from_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Metrics:
+    """Every metric of a K x K matrix of pixel counts, rows truth, columns prediction.
+
+    Computed with Python's exact integers. Raises InputError where the matrix is not K x K, holds a
+    negative count or holds no pixel.
+    """
+    problems = _matrix_problems(confusion, classes)
+    if problems:
+        raise InputError(join_problems("Unusable confusion matrix:", problems))
+    truth = [sum(row) for row in confusion]
+    predicted = [sum(column) for column in zip(*confusion, strict=True)]
+    hits = [confusion[index][index] for index in range(len(classes))]
+    total = sum(truth)
+    false = [p - h for p, h in zip(predicted, hits, strict=True)]
+    others = [total - t for t in truth]
+    unions = [t + f for t, f in zip(truth, false, strict=True)]
+    sums = [t + p for t, p in zip(truth, predicted, strict=True)]
+    iou = _ratios(hits, unions)
+    dice = _ratios([2 * h for h in hits], sums)
+    negatives = [o - f for o, f in zip(others, false, strict=True)]
+    return Metrics(
+        miou=_mean(iou),
+        pixel_accuracy=sum(hits) / total,
+        mean_dice=_mean(dice),
+        iou_per_class=dict(zip(classes, iou, strict=True)),
+        dice_per_class=dict(zip(classes, dice, strict=True)),
+        tpr_per_class=dict(zip(classes, _ratios(hits, truth), strict=True)),
+        tnr_per_class=dict(zip(classes, _ratios(negatives, others), strict=True)),
+        fpr_per_class=dict(zip(classes, _ratios(false, others), strict=True)),
+    )
+
+
+def record_name(record: Record) -> str:
+    """The file name of a record: data set, split, model, recipe, seed and the hash of its content.
+
+    Characters outside letters, digits, dot, underscore and hyphen become hyphens.
+    """
+    content = _content(record)
+    parts = [f"{record.dataset}-{record.split}", record.model, record.recipe]
+    parts = [*map(name_part, parts), f"s{record.seed}", hash_of(content)[:8]]
+    return "--".join(parts) + ".json"
+
+
+def record_text(record: Record) -> str:
+    """The record with its hash as the text of its file: JSON with one line per field."""
+    return sealed_text(_content(record))
+
+
+def write_record(record: Record, folder: Path) -> Path:
+    """Write `record` with its hash into `folder` and return the path.
+
+    Writing the same content again changes nothing. Raises InputError where a file of that name
+    holds something else; nothing is ever overwritten.
+    """
+    return write_once(folder / record_name(record), record_text(record))
+
+
+def parse_record(value: object, source: str) -> Record:
+    """The record with these fields, as parsed from JSON or put together by a program.
+
+    The hash is not looked at. Raises InputError with every problem; `source` names the record.
+    """
+    return parse(Record, SCHEMA, value, source)
+
+
+def read_record(path: Path) -> Record:
+    """Read and check one record. Raises InputError listing every problem of the file."""
+    value = read_json(path)
+    record = parse_record(value, str(path))
+    check_hash(value, str(path))
+    return record
+
+
+def read_records(folder: Path) -> list[Record]:
+    """Every record below `folder`, in the order of the file names."""
+    return list(read_records_by_path(folder).values())
+
+
+def read_records_by_path(folder: Path) -> dict[Path, Record]:
+    """Every `*.json` below `folder` (sorted) with its record.
+
+    Raises InputError where the folder is missing, and one InputError that lists every file with a
+    problem: unreadable, of another schema, changed since it was written, or there twice.
+    """
+    return read_folder(folder, read_record)
+
+
+def _content(record: Record) -> dict[str, Any]:
+    younger = ("chosen_miou", "image_counts", "input_size")  # than the oldest files
+    unset = {name for name in younger if getattr(record, name) is None}
+    return record.model_dump(mode="json", by_alias=True, exclude={"record_hash", *unset})
+
+
+def _field_problems(record: Record) -> list[str]:
+    problems = []
+    if record.chosen_on == record.split:
+        problems.append(
+            f"chosen_on: must differ from split (both are {record.split!r}); "
+            "a split that chose the model cannot report it"
+        )
+    if (record.encoder_init == "random") != (record.encoder_weights is None):
+        problems.append(
+            "encoder_weights: must be null for a random encoder and named for any other "
+            f"(encoder_init is {record.encoder_init!r}, encoder_weights {record.encoder_weights!r})"
+        )
+    if len(set(record.classes)) != len(record.classes):
+        problems.append("classes: the names must be unique")
+    texts = record.model_dump(exclude={"classes", "metrics", "confusion"})
+    return [*problems, *origin_problems(record.date, texts)]
+
+
+def _matrix_problems(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> list[str]:
+    count = len(classes)
+    if len(confusion) != count or any(len(row) != count for row in confusion):
+        return [f"confusion: must be {count} x {count}, one row and one column per class"]
+    if min(map(min, confusion)) < 0:
+        return ["confusion: counts must not be negative"]
+    if not any(map(any, confusion)):
+        return ["confusion: holds no pixel, so there is nothing to report"]
+    return []
+
+
+def _metric_problems(given: Metrics, expected: Metrics) -> Iterator[str]:
+    """The stated metrics that do not follow from the matrix."""
+    if given == expected:
+        return
+    for name, value in expected.model_dump().items():
+        stated = getattr(given, name)
+        if not isinstance(value, dict):
+            if not _agree(stated, value):
+                yield f"metrics.{name}: {stated} does not follow from the confusion ({value})"
+            continue
+        if list(stated) != list(value) and set(stated) != set(value):
+            yield f"metrics.{name}: must have exactly the names in classes"
+            continue
+        for key, share in value.items():
+            if not _agree(stated[key], share):
+                yield (
+                    f"metrics.{name}.{key}: {stated[key]} does not follow from the confusion "
+                    f"({share})"
+                )
+
+
+def _agree(given: float | None, expected: float | None) -> bool:
+    if given is None or expected is None:
+        return given is expected
+    return abs(given - expected) <= TOLERANCE
+
+
+def _ratios(parts: Sequence[int], wholes: Sequence[int]) -> list[float | None]:
+    return [part / whole if whole else None for part, whole in zip(parts, wholes, strict=True)]
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    present = [value for value in values if value is not None]
+    return math.fsum(present) / len(present)

@@ -1,0 +1,374 @@
+"""From a model's name to everything that is known about it, each value with its origin."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zoo.common.errors import InputError, join_problems, unknown
+from zoo.registry import coverage
+from zoo.registry import encoders as timm_table
+from zoo.registry import weights as trained
+from zoo.registry.decoders import defaults
+from zoo.registry.dilation import Dilation, dilation
+from zoo.registry.encoders import Encoder
+from zoo.registry.licences import OPEN, fits_licence, non_commercial
+from zoo.registry.load import (
+    Registry,
+    current_name,
+    load_registry,
+    name_problems,
+    registry_file,
+    split_name,
+)
+from zoo.registry.rows import CuratedModel, Decoder, Rule, TrainedWeights, matches
+
+TABLE = "timm table"
+COVERAGE = "coverage table"
+DEFAULTS = "the decoder's default"
+
+
+class Name(NamedTuple):
+    """A model's name in parts; `tag` is None where the name gives none."""
+
+    decoder: str
+    encoder: str
+    tag: str | None
+
+
+@dataclass
+class Resolved:
+    """Everything the registry says about a model.
+
+    `args` go to the decoder's SMP class, `encoder_args` to timm. `weights_file` is a local file,
+    `hub_id` the repository of the encoder's pretrained weights; both None means there are none.
+    `mean` and `std` apply to pixels in [0, 1]. `licence` is that of the encoder's weights, or of
+    the trained weights that the name stands for (`default` is their key in `trained`); None where
+    it is not known. `adapted` says why the pair is joined by zoo's adapter and not by SMP's own
+    class, None where it is. `dilation` says how the encoder comes to the output stride that the
+    decoder asks for. `reason` says why a pair is not supported. `row` is the encoder's row
+    of the table, None for an `smp:` encoder. `origins` maps each value, `args.KEY` included, to
+    where it came from.
+    """
+
+    name: str
+    decoder: str
+    encoder: str
+    tag: str | None = None
+    args: dict[str, Any] = field(default_factory=dict)
+    encoder_args: dict[str, Any] = field(default_factory=dict)
+    weights_file: Path | None = None
+    hub_id: str | None = None
+    mean: list[float] = field(default_factory=list)
+    std: list[float] = field(default_factory=list)
+    licence: str | None = None
+    recipe: str = ""
+    trained: dict[str, TrainedWeights] = field(default_factory=dict)
+    default: str | None = None
+    adapted: str | None = None
+    dilation: Dilation | None = None
+    supported: bool = True
+    reason: str | None = None
+    smp_loadable: bool = True
+    row: Encoder | None = None
+    origins: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def timm_name(self) -> str:
+        """The encoder with its tag, as timm writes it."""
+        return f"{self.encoder}.{self.tag}" if self.tag else self.encoder
+
+    def adapter_dilation(self, options: Mapping[str, Any]) -> Dilation | None:
+        """How the adapter brings the encoder to what the decoder with these options asks for.
+
+        None where it asks for no output stride, and where SMP's own class sees to it.
+        """
+        if self.adapted is None or self.row is None:
+            return None
+        return dilation(self.decoder, self.args | dict(options), self.row)
+
+    def put(self, key: str, value: Any, origin: str) -> None:
+        """Set a value and remember where it came from; a mapping is merged key by key."""
+        if isinstance(value, dict):
+            setattr(self, key, getattr(self, key) | value)
+            self.origins.update({f"{key}.{part}": origin for part in value})
+        else:
+            setattr(self, key, value)
+            self.origins[key] = origin
+
+
+def parse_name(name: str, *, overlay: Path | None = None) -> Name:
+    """Split `<decoder>-<encoder>[.<tag>]` at the first hyphen and check every part.
+
+    A curated model gives the encoder and tag of its row. A renamed model gives its new name's
+    parts and a FutureWarning. Raises InputError with the nearest names.
+    """
+    registry = load_registry(overlay)
+    return _parse(current_name(name, registry), registry)
+
+
+def resolve(name: str, overlay: Path | None = None) -> Resolved:
+    """Everything known about a model, whether or not the pair is supported.
+
+    Later wins: the timm table, the decoder's row, the first matching encoder rule, the decoder's
+    recipe, the curated row, the overlay's first matching rule. A rule with a weights file does not
+    apply to a name with a tag, which asks for timm's weights. Raises InputError for an unknown
+    name.
+    """
+    registry = load_registry(overlay)
+    name = current_name(name, registry)
+    parts = _parse(name, registry)
+    model = Resolved(name=name, decoder=parts.decoder, encoder=parts.encoder, tag=parts.tag)
+    model.row = timm_table.encoders().get(parts.encoder)
+    for step in (
+        _put_table,
+        _put_decoder,
+        _put_rules,
+        _put_recipe,
+        _put_curated,
+        _put_overlay_rules,
+    ):
+        step(model, registry)
+    _put_support(model, registry)
+    model.origins |= dict.fromkeys(("name", "decoder", "encoder"), "name")
+    return model
+
+
+def describe(name: str, overlay: Path | None = None) -> list[tuple[str, Any, str]]:
+    """(key, value, origin) of everything that the registry says of a model, in a fixed order.
+
+    Raises InputError for an unknown name.
+    """
+    model = resolve(name, overlay)
+    registry = load_registry(overlay)
+    values: dict[str, Any] = {"name": model.name, "decoder": model.decoder}
+    values |= {"encoder": model.encoder, "tag": model.tag}
+    for section in ("args", "encoder_args"):
+        values |= {f"{section}.{key}": value for key, value in getattr(model, section).items()}
+    for key, value in defaults(model.decoder, adapted=model.adapted is not None).items():
+        if key not in model.args:
+            values[f"options.{key}"] = value
+            model.origins[f"options.{key}"] = DEFAULTS
+    for key in ("weights_file", "hub_id", "mean", "std", "licence", "recipe"):
+        values[key] = getattr(model, key)
+    values["evidence"] = registry.recipe(model.recipe).evidence
+    origins = model.origins | {"evidence": registry.origin(f"recipes.{model.recipe}")}
+    values["default"] = model.default
+    if non_commercial(model.licence):
+        values["commercial_use"], origins["commercial_use"] = "forbidden", origins["licence"]
+    for key, value in trained.shown(model.trained):
+        values[key] = value
+        origins[key] = registry.origin(f"models.{model.name}")
+    if model.row is not None:
+        for key in ("kind", "reductions", "channels", "dilates", "resizes", "params_m"):
+            values[key] = getattr(model.row, key)
+        values["image_size"] = model.row.sizes()
+    values["encoder_path"] = f"adapter: {model.adapted}" if model.adapted else "SMP's own"
+    values["dilation"] = model.dilation and str(model.dilation)
+    values["supported"] = "yes" if model.supported else f"no: {model.reason}"
+    values["smp_loadable"] = "yes" if model.smp_loadable else "no"
+    return [(key, value, origins[key]) for key, value in values.items() if key in origins]
+
+
+def adapted(name: str, decoder: Decoder, encoder: Encoder) -> str | None:
+    """Why SMP cannot join this encoder and this decoder, or None where it can."""
+    if decoder.needs is None:
+        return f"{name} is a head of zoo's own"
+    lacking = decoder.needs.lacking(encoder)
+    return lacking and f"SMP's {name} needs {lacking} in {encoder.name}"
+
+
+def list_models(
+    pattern: str = "*",
+    *,
+    decoder: str | None = None,
+    encoder: str | None = None,
+    licence: str | None = None,
+    overlay: Path | None = None,
+) -> list[str]:
+    """The supported names that match the pattern (* and ?), numbers in them sorted as numbers.
+
+    `decoder` and `encoder` are patterns too. A pattern with a dot is matched against the names
+    with tags. `licence` is a pattern of the pretrained or trained weights' licence, or `open`: see
+    docs/registry.md. Raises InputError for a decoder or encoder that nothing matches, and for a
+    licence that none of the names' weights come under.
+    """
+    registry = load_registry(overlay)
+    rows = timm_table.encoders()
+    curated = [_parse(name, registry) for name in registry.models]
+    known = {*rows, *(parts.encoder for parts in curated)}
+    decoders = _chosen("decoder", decoder, registry.decoders)
+    encoders = set(_chosen("encoder", encoder, known))
+    tagged = "." in pattern
+    names = [
+        name
+        for key in decoders
+        for row in rows.values()
+        if row.name in encoders
+        for name in _spellings(f"{key}-{row.name}", row, tagged)
+        if fnmatchcase(name, pattern)
+        and coverage.problem(row.module, key) is None
+        and registry.decoders[key].refuses(row) is None
+    ]
+    names += [
+        name
+        for name, parts in zip(registry.models, curated, strict=True)
+        if parts.decoder in decoders and parts.encoder in encoders and fnmatchcase(name, pattern)
+    ]
+    chosen = sorted(set(names), key=natural)
+    return chosen if licence is None else under_licence(licence, chosen, overlay)
+
+
+def under_licence(licence: str, names: list[str], overlay: Path | None) -> list[str]:
+    """Those of `names` whose weights come under a licence, which no decoder changes.
+
+    Raises InputError, with the licences that there are, where none does.
+    """
+    curated = load_registry(overlay).models
+    keys = {name: name if name in curated else name.partition("-")[2] for name in names}
+    one_each = {key: name for name, key in keys.items()}
+    licences = {key: resolve(name, overlay).licence for key, name in one_each.items()}
+    chosen = [name for name, key in keys.items() if fits_licence(licence, licences[key])]
+    if names and not chosen:
+        counts = Counter(terms or "not known" for terms in licences.values()).most_common()
+        raise InputError(
+            f"No weights of the {len(names)} models come under {licence!r}. Their licences: "
+            f"{', '.join(terms for terms, _ in counts)}. Patterns with * and ? are taken, and "
+            f"`open`, which means {', '.join(sorted(OPEN))}."
+        )
+    return chosen
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """A sort key by which resnet18 comes before resnet101."""
+    parts = re.split(r"(\d+)", name)
+    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
+
+
+def _spellings(name: str, row: Encoder, tagged: bool) -> list[str]:
+    if not tagged:
+        return [name]
+    return [f"{name}.{tag}" for tag in row.tags.split("/") if tag]
+
+
+def _chosen(what: str, pattern: str | None, names: Iterable[str]) -> list[str]:
+    found = [name for name in names if pattern is None or fnmatchcase(name, pattern)]
+    if not found:
+        raise InputError(unknown(what, str(pattern), names))
+    return found
+
+
+def _parse(name: str, registry: Registry) -> Name:
+    if name in registry.models:
+        encoder, _, tag = registry.models[name].encoder.partition(".")
+        return Name(name.partition("-")[0], encoder, tag or None)
+    if wrong := name_problems(name, registry.decoders):
+        raise InputError(join_problems(f"There is no model {name!r}:", wrong))
+    return Name(*split_name(name))
+
+
+def _put_table(model: Resolved, _: Registry) -> None:
+    """What the table of timm says about the encoder and its weights."""
+    if model.row is None:
+        return
+    tag = model.tag or model.row.tags.partition("/")[0] or None
+    source = timm_table.weights()[model.encoder, tag] if tag else model.row
+    for key, value in (
+        ("tag", tag),
+        ("hub_id", getattr(source, "hub_id", None) or None),
+        ("mean", timm_table.numbers(source.mean)),
+        ("std", timm_table.numbers(source.std)),
+        ("licence", source.licence or None),
+    ):
+        model.put(key, value, TABLE)
+    model.origins |= dict.fromkeys(("kind", "reductions", "channels"), TABLE)
+    model.origins |= dict.fromkeys(("dilates", "resizes", "params_m", "image_size"), TABLE)
+
+
+def _put_decoder(model: Resolved, registry: Registry) -> None:
+    row, origin = registry.decoders[model.decoder], registry.origin(f"decoders.{model.decoder}")
+    model.put("args", row.args, origin)
+    model.put("encoder_args", row.encoder_args, origin)
+    for index, case in enumerate(row.cases):
+        if model.row is not None and matches(case.where, model.row):
+            model.put("args", case.args, f"{origin}.cases[{index}]")
+            model.put("encoder_args", case.encoder_args, f"{origin}.cases[{index}]")
+            return
+
+
+def _put_rules(model: Resolved, registry: Registry) -> None:
+    _put_first_match(model, registry.rules, "registry.yaml", registry_file().parent)
+
+
+def _put_recipe(model: Resolved, registry: Registry) -> None:
+    """The decoder's own recipe, where it has one."""
+    if (recipe := registry.decoders[model.decoder].recipe) is not None:
+        model.put("recipe", recipe, registry.origin(f"decoders.{model.decoder}"))
+
+
+def _put_overlay_rules(model: Resolved, registry: Registry) -> None:
+    if registry.overlay is not None:
+        source = f"overlay {registry.overlay}"
+        _put_first_match(model, registry.overlay_rules, source, registry.overlay.parent)
+
+
+def _put_first_match(model: Resolved, rules: list[Rule], source: str, folder: Path) -> None:
+    if model.row is None:
+        return
+    asks_for_tag = split_name(model.name)[2] is not None
+    for index, rule in enumerate(rules):
+        if (rule.weights and asks_for_tag) or not matches(rule.where, model.row):
+            continue
+        origin = f"{source}: encoders[{index}]"
+        model.put("encoder_args", rule.args, origin)
+        if rule.weights is not None:
+            for key in ("tag", "hub_id", "licence"):
+                model.put(key, None, origin)
+            model.put("weights_file", folder / rule.weights, origin)
+        _put_given(model, rule, origin)
+        return
+
+
+def _put_curated(model: Resolved, registry: Registry) -> None:
+    row = registry.models.get(model.name)
+    if row is None:
+        return
+    origin = registry.origin(f"models.{model.name}")
+    model.put("tag", model.tag, origin)
+    model.put("args", row.args, origin)
+    model.put("trained", row.weights, origin)
+    if row.default is not None:  # the encoder's own weights play no part
+        for key, value in (("default", row.default), ("tag", None), ("hub_id", None)):
+            model.put(key, value, origin)
+    _put_given(model, row, origin)
+
+
+def _put_support(model: Resolved, registry: Registry) -> None:
+    """How the decoder meets the encoder, and whether that is known to fail."""
+    decoder, origin = registry.decoders[model.decoder], COVERAGE
+    needs = f"{registry.origin(f'decoders.{model.decoder}')}.needs"
+    if model.row is not None:
+        model.adapted = adapted(model.decoder, decoder, model.row)
+        model.reason = coverage.problem(model.row.module, model.decoder)
+        if (lacking := decoder.refuses(model.row)) is not None:
+            place = registry.origin(f"decoders.{model.decoder}")
+            model.reason, origin = f"{model.decoder} needs {lacking}", f"{place}.takes"
+        if (way := dilation(model.decoder, model.args, model.row)) is not None:
+            model.put("dilation", way, TABLE)
+    elif decoder.needs is None:
+        model.reason, origin = f"{model.decoder} takes encoders of timm alone", needs
+    model.supported = model.reason is None
+    model.smp_loadable = model.supported and model.adapted is None
+    model.origins |= {"supported": origin, "smp_loadable": needs, "encoder_path": needs}
+
+
+def _put_given(model: Resolved, row: Rule | CuratedModel, origin: str) -> None:
+    """The values that rules and curated rows share, where the row gives them."""
+    for key in ("recipe", "mean", "std", "licence"):
+        if (value := getattr(row, key)) is not None:
+            model.put(key, value, origin)

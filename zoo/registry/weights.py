@@ -1,0 +1,70 @@
+"""Trained weights that the registry names: how they are shown, and what their row says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zoo.common.errors import InputError, shortened
+from zoo.registry.licences import fits_licence, non_commercial
+from zoo.registry.load import current_name, load_registry
+from zoo.registry.rows import CuratedModel, TrainedWeights
+
+UNPINNED = "no commit is pinned; that of main is looked up and recorded at each load"
+SHOWN = 6
+
+
+class Named(NamedTuple):
+    """Trained weights with the curated model that they belong to and its name."""
+
+    name: str
+    model: CuratedModel
+    weights: TrainedWeights
+
+
+def default_weights(name: str, overlay: Path | None = None) -> Named | None:
+    """The trained weights that a name alone stands for; None for an architecture's name."""
+    registry = load_registry(overlay)
+    model = registry.models.get(registry.renamed.get(name, name))
+    if model is None or model.default is None:
+        return None
+    name = current_name(name, registry)
+    return Named(name, model, model.weights[model.default])
+
+
+def weights_in(repo: str, overlay: Path | None = None) -> Named | None:
+    """The row of the repository `org/name` that tells its classes; None where there is none."""
+    for name, model in load_registry(overlay).models.items():
+        for weights in model.weights.values():
+            if weights.hub == repo and weights.classes is not None:
+                return Named(name, model, weights)
+    return None
+
+
+def shown(trained: dict[str, TrainedWeights]) -> Iterator[tuple[str, Any]]:
+    """Key and value of what `zoo show` tells of trained weights."""
+    for key, weights in trained.items():
+        place = f"trained.{key}"
+        yield place, f"{weights.hub}@{weights.revision}" if weights.revision else weights.hub
+        if weights.revision is None:
+            yield f"{place}.revision", UNPINNED
+        if weights.classes is not None:
+            yield (
+                f"{place}.classes",
+                f"{len(weights.classes)}: {shortened(weights.classes, SHOWN)}",
+            )
+        if weights.source is not None:
+            yield f"{place}.source", weights.source
+
+
+def check_licence(wanted: str, licence: str | None, what: str) -> None:
+    """Raise InputError unless the weights of `what`, under `licence`, are of the terms `wanted`."""
+    if not fits_licence(wanted, licence):
+        given = "of terms that are not known" if licence is None else licence
+        forbids = " and may not be used commercially" if non_commercial(licence) else ""
+        raise InputError(
+            f"The weights of {what} are {given}{forbids}; asked for was {wanted!r}. "
+            f"`zoo list --licence {wanted}` lists models whose weights are; encoder_weights=None "
+            "takes an architecture without any."
+        )

@@ -1,0 +1,40 @@
+"""Which floating-point precision a computation runs in."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+from zoo.common.errors import InputError
+
+
+def autocast(
+    precision: str, device: torch.device | str
+) -> contextlib.AbstractContextManager[object]:
+    """torch.autocast for `precision`; nothing for fp32."""
+    if precision == "fp32":
+        return contextlib.nullcontext()
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    return torch.autocast(torch.device(device).type, dtype=dtype)
+
+
+def resolve_precision(precision: str, device: torch.device | str) -> str:
+    """What `auto` means on `device`: bf16 where the hardware has it, else fp32.
+
+    Raises InputError for fp16 on a CPU, which would silently run in fp32.
+    """
+    kind = torch.device(device).type
+    if precision == "fp16" and kind == "cpu":
+        raise InputError("precision fp16 needs a GPU. On a CPU use bf16, fp32 or auto.")
+    if precision != "auto":
+        return precision
+    if kind == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return "bf16" if kind == "cpu" and cpu_has_bf16() else "fp32"
+
+
+def cpu_has_bf16() -> bool:
+    """True where this CPU multiplies bf16 in hardware (AVX-512 BF16 or AMX)."""
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

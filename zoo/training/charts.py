@@ -1,0 +1,258 @@
+"""Learning curves: a run's log as one chart of loss, mIoU and learning rate."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.common.errors import InputError
+from zoo.common.files import write_bytes, write_text
+
+if TYPE_CHECKING:
+    import altair
+
+Event = dict[str, Any]
+"""One line of log.jsonl; `event` is "step" or "epoch"."""
+
+Row = dict[str, float | str]
+"""One point of a chart: x, y and the name of its series."""
+
+SERIES = {
+    "training, steps": "#8fb3da",
+    "training, epochs": "#2f6db5",
+    "validation": "#d9730d",
+    "mIoU": "#2e8b57",
+    "learning rate": "#7a7f87",
+}
+"""The series of the three panels with their colours, readable on white and on black."""
+
+_NUMBERS = ("loss", "lr", "train_loss", "val_loss", "miou", "pixel_accuracy", "seconds")
+_BY_STEP = ("training, steps", "learning rate")
+_GREY = "#7a7f87"
+_WIDTH = 640
+_MAX_POINTS = 400
+
+
+def read_log(path: Path) -> list[Event]:
+    """The events of a log.jsonl, oldest first; empty where there is no such file.
+
+    A last line that a kill cut short is left out. Raises InputError naming the first other line
+    that is no event.
+    """
+    if not path.exists():
+        return []
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    except OSError as error:
+        raise InputError(f"Cannot read {path}: {error.strerror or error}.") from error
+    events = []
+    for number, line in enumerate(lines, 1):
+        event = _parse(line)
+        if event is not None:
+            events.append(event)
+        elif line.strip() and number < len(lines):
+            raise InputError(
+                f"{path}, line {number} is no log event: {line[:60]!r}. An event is a JSON object "
+                'with "event": "step" or "epoch", the numbers "step" and "epoch", and numbers for '
+                "what was measured; remove that line."
+            )
+    return events
+
+
+def latest(log: list[Event], kind: str) -> list[Event]:
+    """The events of one kind ("step" or "epoch") in order; one written again counts once."""
+    events = {event[kind]: event for event in log if event["event"] == kind}
+    return sorted(events.values(), key=lambda event: int(event["step"]))
+
+
+def curves(log: list[Event]) -> altair.VConcatChart:
+    """Loss, mIoU and learning rate over the epochs done, with a rule where each stage begins.
+
+    `log` holds the events of log.jsonl in any state of the run; where a resumed run wrote an epoch
+    or a step again, the later event counts. Values that are not finite are left out. The chart's
+    background is transparent.
+    """
+    import altair as alt
+
+    steps, epochs = latest(log, "step"), latest(log, "epoch")
+    length = _steps_per_epoch(epochs)
+    end = max((event["step"] / length for event in (*steps, *epochs)), default=0) or 1
+    axis = _axis(end, None)
+    last_axis = _axis(end, "epochs done" if epochs else "steps done")
+    starts = _stage_starts([*steps, *epochs], length)
+    loss = _lines(_loss_rows(steps, epochs, length), axis, "loss", legend=True)
+    miou = _lines(_rows(epochs, "miou", "mIoU", length, 100), axis, "mIoU on validation, %")
+    rate = _lines(_rows(_thinned(steps), "lr", "learning rate", length), last_axis, "learning rate")
+    loss += [_rules(starts, axis), *_stage_names(starts, end)]
+    miou += [_rules(starts, axis), *_best_mark(epochs, length, end, axis)]
+    rate += [_rules(starts, last_axis)]
+    panels = [
+        alt.layer(*marks).properties(width=_WIDTH, height=height)
+        for marks, height in ((loss, 190), (miou, 190), (rate, 90))
+    ]
+    chart = alt.vconcat(*panels, spacing=16).resolve_scale(color="independent")
+    return (
+        chart.configure(background="transparent", font="system-ui, sans-serif")
+        .configure_view(stroke=None)
+        .configure_axis(gridColor="#88888840", domainColor=_GREY, tickColor=_GREY)
+    )
+
+
+def svg(chart: altair.VConcatChart) -> str:
+    """The chart as the text of one SVG element; needs no network and no browser."""
+    stream = io.StringIO()
+    chart.save(stream, format="svg")
+    return stream.getvalue()
+
+
+def write_curves(run: Path) -> None:
+    """Write curves.svg and curves.png (white background, 2 pixels a point) into a run folder.
+
+    Raises InputError where log.jsonl is damaged and RunError where the files cannot be written.
+    """
+    chart = curves(read_log(run / "log.jsonl"))
+    chart.config.background = "white"
+    write_text(run / "curves.svg", svg(chart))
+    stream = io.BytesIO()
+    chart.save(stream, format="png", scale_factor=2)
+    write_bytes(run / "curves.png", stream.getvalue())
+
+
+def _parse(line: str) -> Event | None:
+    """The event of one line, or None where the line is not a well-formed event."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(event, dict) or event.get("event") not in ("step", "epoch"):
+        return None
+    shares = event.get("iou_per_class", {})
+    counts = [event.get("step"), event.get("epoch")]
+    if not all(isinstance(count, int) and count >= 0 for count in counts):
+        return None
+    if not isinstance(shares, dict):
+        return None
+    values = [*(event.get(key) for key in _NUMBERS), *shares.values()]
+    sound = all(value is None or isinstance(value, int | float) for value in values)
+    return event if sound else None
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _steps_per_epoch(epochs: list[Event]) -> float:
+    """Optimizer steps of one epoch, 1 where no epoch has ended; epochs may be left unscored."""
+    return max((event["step"] / event["epoch"] for event in epochs), default=1) or 1
+
+
+def _rows(
+    events: Sequence[Event], key: str, series: str, length: float, factor: float = 1.0
+) -> list[Row]:
+    return [
+        {"x": event["step"] / length, "y": event[key] * factor, "series": series}
+        for event in events
+        if _finite(event.get(key))
+    ]
+
+
+def _loss_rows(steps: list[Event], epochs: list[Event], length: float) -> list[Row]:
+    return [
+        *_rows(_thinned(steps), "loss", "training, steps", length),
+        *_rows(epochs, "train_loss", "training, epochs", length),
+        *_rows(epochs, "val_loss", "validation", length),
+    ]
+
+
+def _thinned(steps: list[Event]) -> list[Event]:
+    """At most about 400 events, evenly spaced, the last one among them."""
+    stride = -(-len(steps) // _MAX_POINTS) or 1
+    return steps[::-stride][::-1]
+
+
+def _stage_starts(events: list[Event], length: float) -> list[tuple[str, float]]:
+    """The stages in order, each with the place on the x axis where the one before it ended."""
+    starts: list[tuple[str, float]] = []
+    end = 0
+    for event in sorted(events, key=lambda event: (event["step"], event["event"] == "epoch")):
+        stage = event.get("stage")
+        if stage is not None and (not starts or str(stage) != starts[-1][0]):
+            starts.append((str(stage), end / length))
+        end = event["step"]
+    return starts
+
+
+def _axis(end: float, title: str | None) -> altair.X:
+    import altair as alt
+
+    scale = alt.Scale(domain=[0, end], nice=False)
+    return alt.X("x:Q", title=title, scale=scale, axis=alt.Axis(grid=False))
+
+
+def _data(rows: Sequence[Row]) -> altair.Chart:
+    import altair as alt
+
+    return alt.Chart(alt.Data(values=list(rows)))
+
+
+def _lines(rows: list[Row], axis: altair.X, title: str, legend: bool = False) -> list[altair.Chart]:
+    """One line for each series of `rows`; epochs get points, so that a single one shows."""
+    import altair as alt
+
+    names = [name for name in SERIES if any(row["series"] == name for row in rows)]
+    colour = alt.Color(
+        "series:N",
+        scale=alt.Scale(domain=names, range=[SERIES[name] for name in names]),
+        legend=alt.Legend(title=None, orient="top-right", offset=4) if legend and names else None,
+    )
+    # Without a point there is nothing to take the range of the axis from.
+    scale = alt.Scale(zero=title != "loss") if rows else alt.Scale(domain=[0, 1])
+    y = alt.Y("y:Q", title=title, scale=scale, axis=alt.Axis(tickCount=5))
+    dense = [row for row in rows if row["series"] in _BY_STEP]
+    sparse = [row for row in rows if row["series"] not in _BY_STEP]
+    return [
+        _data(dense).mark_line(strokeWidth=1.2).encode(x=axis, y=y, color=colour),
+        _data(sparse).mark_line(strokeWidth=2, point=True).encode(x=axis, y=y, color=colour),
+    ]
+
+
+def _rules(starts: list[tuple[str, float]], axis: altair.X) -> altair.Chart:
+    rows: list[Row] = [{"x": start} for _, start in starts[1:]]
+    return _data(rows).mark_rule(strokeDash=[4, 3], color=_GREY).encode(x=axis)
+
+
+def _stage_names(starts: list[tuple[str, float]], end: float) -> list[altair.Chart]:
+    """The stages' names above the first panel, each cut to the width of its stage."""
+    import altair as alt
+
+    bounds = [start / end * _WIDTH for _, start in starts] + [_WIDTH]
+    return [
+        _data([{"name": name}])
+        .mark_text(align="left", fontSize=11, color=_GREY, limit=max(right - left - 6, 12))
+        .encode(x=alt.value(left + 3), y=alt.value(-7), text="name:N")
+        for (name, _), (left, right) in zip(starts, itertools.pairwise(bounds), strict=True)
+    ]
+
+
+def _best_mark(
+    epochs: list[Event], length: float, end: float, axis: altair.X
+) -> list[altair.Chart]:
+    """A ring and a label at the last epoch that was the best one so far."""
+    import altair as alt
+
+    best = _rows([event for event in epochs if event.get("best")], "miou", "mIoU", length, 100)
+    if not best:
+        return []
+    row: Row = {**best[-1], "label": f"best {best[-1]['y']:.1f}"}
+    right = float(row["x"]) > end / 2
+    chart = _data([row]).encode(x=axis, y=alt.Y("y:Q"))
+    text = chart.mark_text(
+        align="right" if right else "left", dx=-9 if right else 9, dy=12, color=SERIES["mIoU"]
+    )
+    ring = chart.mark_point(size=130, color=SERIES["mIoU"], strokeWidth=2)
+    return [ring, text.encode(text="label:N")]

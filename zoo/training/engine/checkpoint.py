@@ -1,0 +1,113 @@
+"""What a run needs to go on exactly where it was, in one file that is replaced atomically."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from zoo.common.errors import InputError, RunError, shortened
+
+NAME = "checkpoint.pt"
+PARTS = ("model", "ema", "optimizer", "scaler", "plateau", "random", "progress")
+"""What a checkpoint holds."""
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come.
+
+    `epoch` is the epoch under way (from 0, counted over all stages), `step_in_epoch` the optimizer
+    steps done in it and `loss_sum` the sum of their losses, `step` those done in all; `seconds` of
+    training and evaluation so far; `micro_batch` is the one in force, which a lack of memory may
+    have lowered.
+    """
+
+    epoch: int = 0
+    step_in_epoch: int = 0
+    loss_sum: float = 0.0
+    step: int = 0
+    best_miou: float = -1.0
+    best_epoch: int = -1
+    epochs_without_gain: int = 0
+    seconds: float = 0.0
+    log_bytes: int = 0
+    micro_batch: int | None = None
+
+
+def save_checkpoint(run: Path, state: dict[str, Any], progress: Progress) -> None:
+    """Write `state` and `progress` to the run folder; the previous file stays whole until the end.
+
+    Raises RunError where the disk is full or the folder cannot be written.
+    """
+    content = {**state, "progress": dataclasses.asdict(progress)}
+    temporary: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(dir=run, prefix=f".{NAME}.")
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as stream:
+            torch.save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(run / NAME)
+    except (OSError, RuntimeError) as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        raise RunError(
+            f"Cannot write the checkpoint to {run}: {error}. "
+            "The previous checkpoint is unharmed; free some space and go on with --resume."
+        ) from error
+
+
+def load_checkpoint(run: Path) -> tuple[dict[str, Any], Progress]:
+    """Read the checkpoint of a run; only tensors and plain values are loaded.
+
+    Raises InputError where there is none, it cannot be read, or another version wrote it.
+    """
+    path = run / NAME
+    if not path.is_file():
+        raise InputError(f"{run} holds no checkpoint to resume from.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise InputError(f"{path} is not a readable checkpoint: {error}.") from error
+    _check_parts(path, content)
+    return content, Progress(**content.pop("progress"))
+
+
+def _check_parts(path: Path, content: Any) -> None:
+    """Raise InputError naming what an older or a newer version wrote otherwise."""
+    parts = content if isinstance(content, dict) else {}
+    known = {field.name for field in dataclasses.fields(Progress)}
+    progress = parts.get("progress")
+    told = set(progress) if isinstance(progress, dict) else set()
+    missing = [part for part in PARTS if part not in parts]
+    missing += [f"progress.{name}" for name in sorted(known - told) if "progress" in parts]
+    unknown = [f"progress.{name}" for name in sorted(told - known)]
+    problems = [f"it holds no {shortened(missing)}"] if missing else []
+    problems += [f"it holds {shortened(unknown)}, which this version does not know"] * bool(unknown)
+    if problems:
+        raise InputError(
+            f"{path} was written by another version of zoo: {'; '.join(problems)}. Go on with the "
+            "version that started the run (run.json: env.zoo), or start anew with another --out; "
+            f"the best model so far is in {path.parent / 'best'}."
+        )
+
+
+def random_state() -> dict[str, list[Tensor]]:
+    """The state of torch's random generators in this process, on the CPU and on each GPU."""
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": [torch.get_rng_state()], "cuda": gpus}
+
+
+def set_random_state(state: dict[str, list[Tensor]]) -> None:
+    """Go on with the random numbers where `random_state` was called."""
+    torch.set_rng_state(state["cpu"][0])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda"])

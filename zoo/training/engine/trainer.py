@@ -1,0 +1,393 @@
+"""The training loop: stages, epochs, steps, with checkpoints that resume exactly."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+from timm.layers import convert_sync_batchnorm
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import ModelEmaV3
+
+from zoo.common.console import progress_bar, remark
+from zoo.evaluation.counts import Confusion
+from zoo.evaluation.score import score
+from zoo.hub.folder import save_folder
+from zoo.models.heads.eomt import set_progress
+from zoo.models.layers import set_learning, train_mode
+from zoo.runtime.processes import Interrupted, Ranks, in_all_processes
+from zoo.training.engine.checkpoint import (
+    Progress,
+    load_checkpoint,
+    random_state,
+    save_checkpoint,
+    set_random_state,
+)
+from zoo.training.engine.features import FeatureCache
+from zoo.training.engine.optim import make_optimizer, start_stage
+from zoo.training.engine.precision import (
+    checkpoint_activations,
+    keep_float32,
+    make_accelerator,
+    speed_up_cpu,
+)
+from zoo.training.engine.schedules import Plateau
+from zoo.training.engine.sharding import Shards, check_sharding
+from zoo.training.engine.step import Inputs, Step
+from zoo.training.journal import Journal
+from zoo.training.losses import Objective
+from zoo.training.run_folder import BEST
+from zoo.training.trackers import TRACKERS
+
+if TYPE_CHECKING:
+    from zoo.data.loading.loader import EvalLoader, TrainLoader
+    from zoo.models.segmentation import SegmentationModel
+    from zoo.registry.recipe import Recipe, Stage
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended: `stopped` is "finished" or "early" (early stopping)."""
+
+    best_epoch: int
+    best_miou: float
+    epochs: int
+    steps: int
+    seconds: float
+    stopped: str
+
+
+class Trainer:
+    """Trains `model` by `recipe` and keeps the best weights by validation mIoU in `run`/best.
+
+    One optimizer and one set of parameter groups serve the whole run; a stage sets which layers
+    learn (`unfreeze`) and at which rates (`start_stage`), so that optimizer state is carried over.
+    Several processes (`ranks`) do the same on their parts of each batch; the first one writes.
+    `track` names trackers that the numbers of the log go to as well.
+    """
+
+    def __init__(
+        self,
+        model: SegmentationModel,
+        recipe: Recipe,
+        train: TrainLoader,
+        val: EvalLoader,
+        run: Path,
+        *,
+        class_weights: torch.Tensor | None,
+        precision: str,
+        training: dict[str, Any],
+        dataset: str,
+        ranks: Ranks | None = None,
+        track: Sequence[str] = (),
+    ):
+        self.recipe, self.train_loader, self.val_loader, self.run = recipe, train, val, run
+        self.training, self.dataset, self.precision = training, dataset, precision
+        self.ranks = ranks or Ranks()
+        self.accelerator = make_accelerator(precision, track, run / TRACKERS)
+        self.device = self.accelerator.device
+        if self.ranks.splits:
+            check_sharding(model, recipe, precision)
+        self.model = self._placed(model).train()  # for the first time, with all its weights
+        self.ema = None
+        if recipe.ema is not None:
+            self.ema = ModelEmaV3(self.model, decay=recipe.ema, use_warmup=True)
+        self.shards = Shards(self.model, self.ema, self.ranks) if self.ranks.splits else None
+        objective = Objective(
+            {**recipe.loss}, recipe.loss_options, class_weights, recipe.activation
+        ).to(self.device)
+        self.optimizer = self.accelerator.prepare(make_optimizer(self.model, recipe.optimizer))
+        self.step = Step(
+            self.model, objective, self.optimizer, self.accelerator, self.ranks, recipe,
+            split=None if self.shards is None else self.shards.net,
+        )  # fmt: skip
+        self.batches: TrainLoader | FeatureCache = train
+        if recipe.feature_views is not None:
+            self.batches = FeatureCache(
+                self.model, train, recipe, precision=precision, device=self.device,
+                after_batch=self._leave_encoding, speak=self.ranks.first,
+            )  # fmt: skip
+        self.progress = Progress(micro_batch=recipe.micro_batch)
+        self._steps = train.steps_per_epoch * sum(stage.epochs for stage in recipe.stages)
+        self._schedule: Scheduler | None = None
+        self._plateau: dict[str, Any] | None = None
+        self._stop_asked = False
+        self._saved_at = self._started_at = time.monotonic()
+
+    def _placed(self, model: SegmentationModel) -> SegmentationModel:
+        """The model on its device, set up as the recipe says; the names of its weights stay."""
+        keep_float32(model, self.recipe.fp32_modules)
+        if self.device.type == "cpu":
+            speed_up_cpu(model)
+        if self.recipe.activation_checkpointing:
+            checkpoint_activations(model)
+        if self.ranks.world > 1 and self.device.type == "cuda":
+            model.net = convert_sync_batchnorm(model.net)
+        by_channels = self.recipe.channels_last and not self.ranks.splits  # FSDP's own condition
+        layout = torch.channels_last if by_channels else torch.contiguous_format
+        return model.to(self.device).to(memory_format=layout)
+
+    def fit(self, resume: bool = False) -> Result:
+        """Train to the end, to early stopping, or until interrupted.
+
+        Raises RunError at a NaN loss or a full disk, Interrupted after Ctrl-C; in each case the
+        last checkpoint is whole and `fit(resume=True)` goes on from it.
+        """
+        if resume:
+            self._restore()
+        with self.ranks.together():
+            self.journal = Journal(
+                self.run, self.progress, self.recipe, self.accelerator, self.ranks.first
+            )
+        before = signal.signal(signal.SIGINT, self._ask_to_stop)
+        try:
+            stopped = self._stages()
+        finally:
+            signal.signal(signal.SIGINT, before)
+            self.journal.close()
+        done = self.progress
+        return Result(
+            done.best_epoch, done.best_miou, done.epoch, done.step, self._seconds(), stopped
+        )
+
+    def _stages(self) -> str:
+        if self._should_stop_early():  # a run that was killed just after it had stopped
+            return "early"
+        first = 0
+        for stage in self.recipe.stages:
+            last = first + stage.epochs
+            if self.progress.epoch < last:
+                schedule = self.start_stage(stage, self.progress.epoch - first)
+                for epoch in range(max(first, self.progress.epoch), last):
+                    if set_learning(self.model, stage, epoch - first):
+                        self.step.prepare()
+                    self._epoch(stage, schedule, epoch, epoch - first)
+                    if self._should_stop_early():
+                        return "early"
+            first = last
+        return "finished"
+
+    def start_stage(self, stage: Stage, epoch_in_stage: int) -> Scheduler | None:
+        """Set what learns and at which rates; returns the schedule, None for constant rates.
+
+        Called where a stage begins (or goes on, after `epoch_in_stage` epochs).
+        """
+        set_learning(self.model, stage, epoch_in_stage)
+        self.step.prepare()
+        if stage.optimizer_state == "fresh" and self._at_start(epoch_in_stage):
+            self.optimizer.state.clear()
+        self._schedule = start_stage(
+            self.optimizer, stage, self.recipe.optimizer.lr, self.train_loader.steps_per_epoch
+        )
+        if isinstance(self._schedule, Plateau) and self._plateau and epoch_in_stage:
+            self._schedule.load_state_dict(self._plateau)
+        return self._schedule
+
+    def _at_start(self, epoch_in_stage: int) -> bool:
+        return epoch_in_stage == 0 and self.progress.step_in_epoch == 0
+
+    def _epoch(self, stage: Stage, schedule: Scheduler | None, epoch: int, in_stage: int) -> None:
+        steps = self.train_loader.steps_per_epoch
+        first = self.progress.step_in_epoch
+        began = time.monotonic()
+        train_mode(self.model, frozen_statistics=self.recipe.batch_norm == "frozen")
+        with progress_bar() as bar:
+            task = bar.add_task(f"epoch {epoch + 1} ({stage.name})", total=steps, completed=first)
+            for images, masks in self._batches(epoch, first):
+                at = time.monotonic()
+                if schedule is not None:
+                    schedule.step_update(in_stage * steps + self.progress.step_in_epoch)
+                loss = self._update(images, masks)
+                speed = len(images) * self.ranks.world / (time.monotonic() - at)
+                rate = max(group["lr"] for group in self.optimizer.param_groups)
+                self.journal.step(self.progress, stage.name, loss, rate, speed)
+                bar.advance(task)
+                self._between_steps()
+        train_loss = self.progress.loss_sum / steps
+        miou = self._validate(stage, epoch, train_loss, began)
+        if schedule is not None:
+            schedule.step(in_stage + 1, miou)
+        self._save()
+
+    def _batches(self, epoch: int, first: int) -> Iterator[tuple[Inputs, torch.Tensor]]:
+        """The batches from step `first` on; one that a process cannot read stops all of them."""
+        batches = iter(self.batches.epoch(epoch, first))
+        for _ in range(first, self.train_loader.steps_per_epoch):
+            try:
+                with self.ranks.together():
+                    batch = next(batches)
+            except Interrupted:
+                self._stop()
+            yield batch
+
+    def _leave_encoding(self) -> None:
+        """Several processes stop after the next step, where all of them know of it."""
+        if self._stop_asked and self.ranks.world == 1:
+            raise Interrupted
+
+    def _update(self, images: Inputs, masks: torch.Tensor) -> float:
+        """One optimizer step on this process's images and masks, uint8; returns the loss."""
+        set_progress(self.model.net, self.progress.step / self._steps)
+        value = self.step(images, masks)
+        if not math.isfinite(value):
+            self._fail_on_loss(value)
+        self.progress.step += 1
+        self.progress.step_in_epoch += 1
+        self.progress.loss_sum += value
+        self.progress.micro_batch = self.step.micro_batch
+        if self.shards is not None:
+            self.shards.average(self.progress.step)
+        elif self.ema is not None:
+            self.ema.update(self.model, step=self.progress.step)
+        return value
+
+    def _fail_on_loss(self, value: float) -> None:
+        raise in_all_processes(
+            f"The loss became {value} at step {self.progress.step + 1} "
+            f"(epoch {self.progress.epoch + 1}). Checkpoint and best model in {self.run} are from "
+            "before that. Lower optimizer.lr, set clip_norm, or use precision=fp32."
+        )
+
+    def _validate(self, stage: Stage, epoch: int, train_loss: float, began: float) -> float | None:
+        """Score the weights where that is due and keep the best; returns the mIoU."""
+        due = (epoch + 1) % self.recipe.validate_every == 0
+        last = epoch + 1 == sum(s.epochs for s in self.recipe.stages)
+        confusion = self._score(epoch) if due or last else None
+        self.progress.epoch, self.progress.step_in_epoch = epoch + 1, 0
+        self.progress.loss_sum = 0.0
+        if confusion is None:
+            return None
+        better = confusion.miou > self.progress.best_miou
+        if better:
+            self.progress.best_miou, self.progress.best_epoch = confusion.miou, epoch + 1
+            self.progress.epochs_without_gain = 0
+            with self.ranks.together():
+                self._save_best(confusion)
+        else:
+            self.progress.epochs_without_gain += 1
+        seconds = time.monotonic() - began
+        self.journal.epoch(self.progress, stage.name, train_loss, confusion, seconds)
+        return confusion.miou
+
+    def _score(self, epoch: int) -> Confusion:
+        if self.shards is not None:
+            self.shards.gather(self.device)
+        try:
+            return score(
+                self._judged(),
+                self.val_loader,
+                precision=self.precision,
+                device=self.device,
+                description=f"epoch {epoch + 1} validation",
+                after_batch=self._leave_scoring,
+                ranks=self.ranks,
+            )
+        except Interrupted:
+            self._stop()
+        finally:
+            if self.shards is not None:
+                self.shards.release()
+
+    def _leave_scoring(self) -> None:
+        if self._stop_asked:
+            raise Interrupted
+
+    def _judged(self) -> SegmentationModel:
+        """The weights that are scored and kept: the averaged ones where there are any."""
+        if self.shards is not None:
+            return self.shards.whole
+        averaged: SegmentationModel | None = None if self.ema is None else self.ema.module
+        return self.model if averaged is None else averaged
+
+    def _save_best(self, confusion: Confusion) -> None:
+        if not self.ranks.first:
+            return
+        training = self.training | {
+            "steps": self.progress.step,
+            "epoch": self.progress.epoch,
+            "chosen_miou": confusion.miou,
+            "train_seconds": round(self._seconds(), 1),
+        }
+        metrics = {"dataset": self.dataset, "split": "val"} | confusion.metrics()
+        save_folder(self._judged(), self.run / BEST, training=training, metrics=metrics)
+
+    def _should_stop_early(self) -> bool:
+        rule = self.recipe.early_stop
+        return rule is not None and self.progress.epochs_without_gain >= rule.patience
+
+    def _between_steps(self) -> None:
+        if self.ranks.any(self._stop_asked):
+            self._stop()
+        due = time.monotonic() - self._saved_at > 60 * self.recipe.checkpoint_minutes
+        if self.ranks.any(due and self.ranks.first):
+            self._save()
+
+    def _ask_to_stop(self, signum: int, frame: FrameType | None) -> None:
+        del signum, frame
+        if self._stop_asked and self.ranks.world == 1:
+            raise KeyboardInterrupt
+        if not self._stop_asked:  # a launcher passes Ctrl-C on and may do so twice
+            self._stop_asked = True
+            remark("Stopping after this step; press Ctrl-C again to stop at once.")
+
+    def _stop(self) -> NoReturn:
+        self._save()
+        remark(
+            f"Stopped at step {self.progress.step}; the checkpoint is in {self.run}. "
+            f"Go on with the same command and --out {self.run} --resume."
+        )
+        raise Interrupted
+
+    def _seconds(self) -> float:
+        return self.progress.seconds + time.monotonic() - self._started_at
+
+    def _save(self) -> None:
+        now = time.monotonic()
+        self.progress.seconds += now - self._started_at
+        self._started_at = self._saved_at = now
+        random = self.ranks.gather(random_state())
+        state = self._state() if self.shards is None else self.shards.joined(self._state())
+        with self.ranks.together():
+            if self.ranks.first:
+                self.progress.log_bytes = self.journal.bytes()
+                save_checkpoint(self.run, state | {"random": random}, self.progress)
+
+    def _state(self) -> dict[str, Any]:
+        scaler, plateau = self.accelerator.scaler, self._schedule
+        return {
+            "model": self.model.state_dict(),
+            "ema": None if self.ema is None else self.ema.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "plateau": plateau.state_dict() if isinstance(plateau, Plateau) else None,
+        }
+
+    def _restore(self) -> None:
+        with self.ranks.together():
+            state, self.progress = load_checkpoint(self.run)
+        if self.shards is not None:
+            state = self.shards.parted(state, self.optimizer.param_groups)
+        self.model.load_state_dict(state["model"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self._plateau = state["plateau"]
+        if self.accelerator.scaler is not None and state["scaler"] is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        limits = [n for n in (self.progress.micro_batch, self.recipe.micro_batch) if n is not None]
+        self.step.micro_batch = min(limits, default=None)
+        remark(f"Resumed at epoch {self.progress.epoch + 1}, step {self.progress.step}.")
+        if len(state["random"]) == self.ranks.world:
+            set_random_state(state["random"][self.ranks.rank])
+        else:
+            remark(
+                f"The checkpoint is from {len(state['random'])} processes, now there are "
+                f"{self.ranks.world}: dropout draws other numbers from here on."
+            )
