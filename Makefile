@@ -4,11 +4,12 @@ BIN := .venv/bin
 JOBS ?= 2
 QUICKSTART ?= quickstart
 
-.PHONY: help quickstart test test-slow test-kills lint types install encoders leaderboard docs clean
+.PHONY: help quickstart test test-long test-slow test-kills lint types install encoders leaderboard docs clean
 
 help:
 	@echo "make quickstart   install into .venv, fine-tune on embedded scenes, show the result"
 	@echo "make test         install into .venv and run the test suite"
+	@echo "make test-long    the tests marked long: snippets, killed and resumed runs, the browser"
 	@echo "make test-slow    the tests marked slow (long runs, real data)"
 	@echo "make test-kills   a run killed twenty times ends with the bits of one that was not"
 	@echo "make lint types   ruff and mypy"
@@ -29,7 +30,10 @@ quickstart: install
 	$(BIN)/zoo quickstart --out $(QUICKSTART)
 
 test: install  # one thread a process: several share the cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not long"
+
+test-long: install  # snippets, killed and resumed runs, the browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "long"
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
