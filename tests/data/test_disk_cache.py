@@ -64,8 +64,8 @@ def ten(tmp_path: Path) -> Dataset:
 @pytest.fixture
 def remarks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     texts: list[str] = []
-    monkeypatch.setattr(disk_cache, "remark", texts.append)
-    monkeypatch.setattr(decoded, "remark", texts.append)
+    monkeypatch.setattr(disk_cache, "info", texts.append)
+    monkeypatch.setattr(decoded, "info", texts.append)
     return texts
 
 

@@ -133,7 +133,7 @@ def test_a_cache_that_cannot_be_written_costs_a_remark(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "file"))
     remarks: list[str] = []
-    monkeypatch.setattr(cache, "remark", remarks.append)
+    monkeypatch.setattr(cache, "info", remarks.append)
     assert scan_labels(load_dataset(tmp_path)).splits["train"].ignored == 2
     assert "will be slow: Cannot write" in remarks[0]
 

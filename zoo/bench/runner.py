@@ -22,7 +22,7 @@ from zoo.bench.folder import (
 from zoo.bench.jobs import matching
 from zoo.bench.prepare import orders
 from zoo.bench.suite import read_suite
-from zoo.common.console import progress_bar, remark
+from zoo.common.console import info, progress_bar
 from zoo.common.errors import InputError, unknown
 from zoo.records.record import read_records
 
@@ -119,12 +119,12 @@ class Queue:
                 self._failed += 1
             else:
                 self._waiting.append(order)
-        remark(
+        info(
             f"{len(self._wanted)} jobs: {self._done} done, {self._failed} failed before, "
             f"{len(self._waiting)} to do, {self._engine.settings.slots} at a time."
         )
         if self._failed:
-            remark("Failed jobs are left alone; repeat them by --retry.")
+            info("Failed jobs are left alone; repeat them by --retry.")
 
     def run(self) -> None:
         """Work until nothing waits; Ctrl-C stops every job after its step, a second one at once."""
@@ -177,10 +177,10 @@ class Queue:
         place = f"[{self._done + self._failed}/{len(self._wanted)}] {running.order.job}"
         failure = read_failure(folder)
         if failure is not None:
-            remark(f"{place}: failed. {' '.join(failure['reason'].split())} ({folder})")
+            info(f"{place}: failed. {' '.join(failure['reason'].split())} ({folder})")
             return
         minutes = (time.monotonic() - running.began) / 60
-        remark(f"{place}: done in {minutes:.1f} min{self._estimate()}")
+        info(f"{place}: done in {minutes:.1f} min{self._estimate()}")
 
     def _estimate(self) -> str:
         left = len(self._waiting) + len(self._running)
@@ -195,7 +195,7 @@ class Queue:
         """End what still runs: after its step, or at once where this is interrupted again."""
         if not self._running:
             return
-        remark("Stopping the jobs that run; the same command goes on from there.")
+        info("Stopping the jobs that run; the same command goes on from there.")
         try:
             for running in self._running:
                 running.task.interrupt()

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from zoo.common.console import remark, track
+from zoo.common.console import info, track
 from zoo.common.errors import InputError, shortened
 from zoo.common.files import write_text
 from zoo.models.decoders import DECODERS
@@ -372,12 +372,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.write:
         write_tables()
-        remark(f"Wrote {table.MODELS_FILE} and {table.WEIGHTS_FILE} in {FOLDER}.")
+        info(f"Wrote {table.MODELS_FILE} and {table.WEIGHTS_FILE} in {FOLDER}.")
         return 0
     wrong = check_tables(options.sample)
     for text in wrong:
         print(text)
-    remark("The tables differ from timm." if wrong else "The tables fit the installed timm.")
+    info("The tables differ from timm." if wrong else "The tables fit the installed timm.")
     return 1 if wrong else 0
 
 

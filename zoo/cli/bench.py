@@ -44,7 +44,7 @@ def run_command(
 ) -> None:
     """Run what is missing of SUITE; stop it any time and go on with the same command."""
     from zoo.bench.runner import run_suite
-    from zoo.common.console import remark
+    from zoo.common.console import info
     from zoo.common.errors import RunError
 
     outcome = run_suite(
@@ -56,7 +56,7 @@ def run_command(
             f"{outcome.failed} of {outcome.failed + outcome.done} jobs failed. `zoo bench status "
             f"{suite} --results {results} --out {out}` says why; --retry repeats them."
         )
-    remark(f"All {outcome.done} jobs are done; their records are in {results}.")
+    info(f"All {outcome.done} jobs are done; their records are in {results}.")
 
 
 @bench_app.command("status")
@@ -71,7 +71,7 @@ def status_command(
 ) -> None:
     """Say of every job of SUITE whether it is done, has failed, was begun or is missing."""
     from zoo.bench.status import suite_states, summary
-    from zoo.common.console import remark
+    from zoo.common.console import info
 
     states = suite_states(suite, results, out, registry)
     rows = [
@@ -89,7 +89,7 @@ def status_command(
         for state in states:
             note = " ".join(state.note.split())
             sys.stdout.write(f"{state.state:8s}{state.job}  {note}".rstrip() + "\n")
-    remark(summary(states))
+    info(summary(states))
 
 
 @bench_app.command("table")
@@ -140,7 +140,7 @@ def speed_command(
     """Time models on this machine: latency, throughput, memory, building, against a reference."""
     from zoo.bench.speed import table
     from zoo.bench.speed.setting import Setting, checked, parse_batches, parse_size
-    from zoo.common.console import print_table, remark
+    from zoo.common.console import info, print_table
     from zoo.common.errors import RunError, join_problems
     from zoo.records.speed import speed_record_text
 
@@ -155,7 +155,7 @@ def speed_command(
         sys.stdout.write(json.dumps(fields, indent=2) + "\n")
     elif records:
         print_table(table.COLUMNS, map(table.row, records))
-        remark(table.heading(records))
+        info(table.heading(records))
     if failed:
         raise RunError(join_problems("These models were not measured:", failed))
 
@@ -165,7 +165,7 @@ def _measured(
 ) -> tuple[list[SpeedRecord], list[str]]:
     """The records, written into `out` one by one, and what failed and why."""
     from zoo.bench.speed import measure
-    from zoo.common.console import remark
+    from zoo.common.console import info
     from zoo.records.speed import write_speed_record
 
     if out is not None:
@@ -177,7 +177,7 @@ def _measured(
             continue
         records.append(outcome.record)
         if out is not None:
-            remark(f"{outcome.model}: {write_speed_record(outcome.record, out)}")
+            info(f"{outcome.model}: {write_speed_record(outcome.record, out)}")
     return records, failed
 
 
@@ -209,7 +209,7 @@ def pick_command(
     from zoo.bench.pick import report, search
     from zoo.bench.pick.state import Asked
     from zoo.bench.speed.setting import parse_size
-    from zoo.common.console import print_table, remark
+    from zoo.common.console import info, print_table
 
     asked = Asked(
         data=data, budget=budget, max_latency_ms=max_latency_ms,
@@ -222,7 +222,7 @@ def pick_command(
     rows = json.loads((out / report.JSON).read_text(encoding="utf-8"))
     rungs = max(len(row["miou"]) for row in rows)
     print_table(report.columns(rungs), (report.cells(row, rungs) for row in rows))
-    remark(
+    info(
         f"{picked.configuration.model} has {100 * picked.miou:.2f} % mIoU on val after "
         f"fine-tuning. The run is {picked.run}, what was tried {out / report.MARKDOWN}; "
         f"`zoo eval {picked.run} --data {data}` scores it on the test split."

@@ -78,14 +78,14 @@ def pull_command(
     ] = None,
 ) -> None:
     """Bring a model from the Hub into the cache; prints its folder."""
-    from zoo.common.console import remark
+    from zoo.common.console import info
     from zoo.creation.locate import pull
     from zoo.remote.address import snapshot_origin
 
     if out is not None and out.exists():
         raise InputError(f"{out} exists already; give another --out.")
     folder = pull(model)
-    remark(f"Pulled {snapshot_origin(folder)}")
+    info(f"Pulled {snapshot_origin(folder)}")
     _print(str(folder if out is None else _copied(folder, out)))
 
 
@@ -101,7 +101,7 @@ def import_command(
     std: Annotated[str | None, typer.Option(help="Standard deviation of the same.")] = None,
 ) -> None:
     """Make a model folder of an old PyTorch checkpoint; nothing in the file is executed."""
-    from zoo.common.console import remark
+    from zoo.common.console import info
     from zoo.common.errors import printable, shortened
     from zoo.creation.import_checkpoint import import_checkpoint
 
@@ -117,14 +117,14 @@ def import_command(
         std=_numbers(std, "--std"),
     )
     if mean is None or std is None:
-        remark("A checkpoint holds no normalisation; that of the encoder is taken.")
+        info("A checkpoint holds no normalisation; that of the encoder is taken.")
     if made.prefix:
-        remark(f"Taken off the names: {printable(made.prefix)}")
+        info(f"Taken off the names: {printable(made.prefix)}")
     if made.left_out:
         left_out = shortened(map(printable, made.left_out), 8)
-        remark(f"Not part of the network, left out: {left_out}")
+        info(f"Not part of the network, left out: {left_out}")
     if made.filled:
-        remark(f"Counters that the file lacks were set to 0: {len(made.filled)}")
+        info(f"Counters that the file lacks were set to 0: {len(made.filled)}")
     _print(str(made.folder))
 
 

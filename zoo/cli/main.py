@@ -1,6 +1,6 @@
 """The command line: one verb, one call of the public functions.
 
-Data goes to stdout, remarks to stderr. Exit codes: 0 done, 1 a run failed, 2 bad input, 130
+Data goes to stdout, messages to stderr. Exit codes: 0 done, 1 a run failed, 2 bad input, 130
 interrupted. Heavy imports happen inside the verb that needs them.
 """
 

@@ -41,7 +41,7 @@ def list_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List model names that match PATTERN, one a line; or what was measured of them."""
-    from zoo.common.console import remark
+    from zoo.common.console import info
     from zoo.leaderboard.lookup import Wanted, find
     from zoo.registry.resolve import list_models, under_licence
 
@@ -56,10 +56,10 @@ def list_command(
             found = [row for row in found if row.model in kept]
         rows = json.dumps([row.as_json() for row in found], indent=2) if as_json else _lines(found)
         sys.stdout.write(rows + "\n" if rows else "")
-        remark(f"{len(found)} rows")
+        info(f"{len(found)} rows")
         return
     sys.stdout.write((json.dumps(names, indent=2) if as_json else "\n".join(names)) + "\n")
-    remark(f"{len(names)} models")
+    info(f"{len(names)} models")
 
 
 def _lines(found: list[Found]) -> str:

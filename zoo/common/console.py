@@ -1,4 +1,4 @@
-"""Remarks, tables and progress bars. Data goes to stdout, everything else to stderr."""
+"""Messages, tables and progress bars. Data goes to stdout, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -22,15 +22,20 @@ def first_process() -> bool:
 
 @functools.cache
 def stderr() -> Console:
-    """The console for remarks and progress bars."""
+    """The console for messages and progress bars."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, quiet=not first_process())
 
 
-def remark(text: str) -> None:
-    """Print one remark to stderr; markup characters in `text` are shown as they are."""
+def info(text: str) -> None:
+    """Print a message to stderr; markup characters in `text` are shown as they are."""
     stderr().print(text, markup=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning to stderr: something works on, but not as one would expect."""
+    info(f"Warning: {text}")
 
 
 def show(renderable: object) -> None:

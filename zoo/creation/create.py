@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import InputError
 from zoo.common.files import sha256
 from zoo.creation.locate import check_named, model_folder, named_weights, pulled, weights_by_key
@@ -304,7 +304,7 @@ def _from_folder(
     if isinstance(classes, int) and classes == len(spec.classes):
         names = spec.classes
     if names != spec.classes:
-        remark(
+        info(
             f"{folder}: the layer that scores the classes is replaced ({len(spec.classes)} -> "
             f"{len(names)} classes) and starts from random weights."
         )

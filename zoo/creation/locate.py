@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import InputError, unknown
 from zoo.registry.licences import non_commercial
 from zoo.registry.load import load_registry
@@ -98,9 +98,9 @@ def pulled(named: Named, registry: Path | None = None) -> Path:
     folder = pull_model(parse_address(named.weights.address), registry)
     if named.weights.revision is None:
         address = f"{named.weights.address}@{folder.name}"
-        remark(f"The registry pins no commit of {named.name}. Taken, and recorded: {address}")
+        info(f"The registry pins no commit of {named.name}. Taken, and recorded: {address}")
     if non_commercial(named.model.licence):
-        remark(f"The weights of {named.name} are {named.model.licence}: no commercial use.")
+        info(f"The weights of {named.name} are {named.model.licence}: no commercial use.")
     return folder
 
 

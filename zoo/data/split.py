@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import InputError, shortened
 from zoo.common.files import new_folder, read_yaml, write_text
 from zoo.data.dataset import IGNORE, Dataset, Sample, load_dataset
@@ -68,7 +68,7 @@ def split(
     links = _links(dataset, samples)
     rule = dataset.group if group is None else None if group == "none" else group
     if rule is not None and group is None:
-        remark(f"Kept whole, as the data set says: groups by {rule!r} (--group none: no groups).")
+        info(f"Kept whole, as the data set says: groups by {rule!r} (--group none: no groups).")
     groups = _groups(dataset, samples, rule, links)
     count = int(groups.max()) + 1
     if count < len(parts):
@@ -150,7 +150,7 @@ def _merged(dataset: Dataset) -> list[Sample]:
     chosen = [name for name in dataset.splits if name not in bare] or bare
     samples = [sample for name in chosen for sample in dataset.samples(name)]
     if bare:
-        remark(f"Left out, for want of masks: {shortened(bare)}.")
+        info(f"Left out, for want of masks: {shortened(bare)}.")
     return list({sample.image: sample for sample in samples}.values())
 
 
@@ -215,7 +215,7 @@ def _warn_of_lonely(classes: list[str], present: Integers, groups: Integers, wha
     counts = (sum_groups(present, groups) > 0).sum(axis=0)
     lonely = [name for name, n in zip(classes, counts, strict=True) if n == 1]
     if lonely:
-        remark(
+        info(
             f"Warning: only one {what} shows {shortened(lonely)}, so only one part can: it is "
             f"learned without being tested, or the other way round."
         )
@@ -229,16 +229,16 @@ def _warn_of_parts(
     for number, (part, share) in enumerate(zip(parts, shares, strict=True)):
         mine = part_of == number
         if abs(mine.mean() - share) > OFF_BY:
-            remark(
+            info(
                 f"Warning: {part} has {100 * mine.mean():.1f} % of the images instead of "
                 f"{100 * share:.1f} %, for groups are kept whole."
             )
         missing = np.flatnonzero(seen & ~present[mine].any(axis=0))
         if len(missing):
             names = shortened(dataset.classes[index] for index in missing)
-            remark(f"Warning: no image of {part} shows {names}.")
+            info(f"Warning: no image of {part} shows {names}.")
     sizes = Counter(part_of.tolist())
-    remark(", ".join(f"{part}: {sizes[number]} images" for number, part in enumerate(parts)))
+    info(", ".join(f"{part}: {sizes[number]} images" for number, part in enumerate(parts)))
 
 
 def _warn_of_leaks(
@@ -256,9 +256,7 @@ def _warn_of_leaks(
             first = (
                 f"{samples[a].name} ({parts[part_of[a]]}), {samples[b].name} ({parts[part_of[b]]})"
             )
-            remark(
-                f"Warning: {len(across)} pairs of {what} are torn apart, first {first}; {advice}"
-            )
+            info(f"Warning: {len(across)} pairs of {what} are torn apart, first {first}; {advice}")
 
 
 def _write(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import InputError
 from zoo.hub.card import fields_of, read_card
 from zoo.hub.config import MAX_CONFIG_BYTES, read_config
@@ -37,7 +37,7 @@ def proposed_rows(repos: Iterable[str], organisation: str | None = None) -> list
         try:
             found += _rows(parse_address(f"{PREFIX}{name.removeprefix(PREFIX)}"))
         except InputError as error:
-            remark(f"{name} is left out: {reason(error)}")
+            info(f"{name} is left out: {reason(error)}")
     if not found:
         raise InputError("None of the repositories holds a model with results on its card.")
     return distinct(found)
@@ -84,7 +84,7 @@ def _results(fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             try:
                 yield _result(result)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                remark(f"A result on the card cannot be read ({type(error).__name__}).")
+                info(f"A result on the card cannot be read ({type(error).__name__}).")
 
 
 def _result(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import InputError, RunError, ZooError, join_problems, printable, shortened
 from zoo.common.files import sha256
 from zoo.remote.address import Address, hub_timeout, problems
@@ -92,7 +92,7 @@ def _fetch(task: Task, name: str, files: list[str], timeout: float) -> dict[str,
         if cached is None:
             raise
         commit = cached[files[-1]].parent.name
-        remark(f"{reason(error)} The cached file of revision {commit[:12]} is used.")
+        info(f"{reason(error)} The cached file of revision {commit[:12]} is used.")
         return cached
     _check_listing(task, listing, name, files)
     found = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import InputError
 from zoo.registry.licences import OPEN, non_commercial
 
@@ -36,9 +36,9 @@ def model_licence(given: str | None, encoder: str | None) -> str | None:
         )
     kind = "non-commercial" if non_commercial(encoder) else "its own"
     if encoder == "unknown":
-        remark("The licence of the pretrained encoder is not known; look it up before you publish.")
+        info("The licence of the pretrained encoder is not known; look it up before you publish.")
         return given
-    remark(f"The pretrained encoder comes under {kind} terms ({encoder}); the card says so.")
+    info(f"The pretrained encoder comes under {kind} terms ({encoder}); the card says so.")
     return given or encoder
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import InputError, RunError, ZooError, join_problems, printable, shortened
 from zoo.hub.config import MAX_CONFIG_BYTES, read_config
 from zoo.hub.encoders import verify_safetensors
@@ -42,7 +42,7 @@ def pull_model(address: Address, registry: Path | None = None) -> Path:
         cached = _cached(task)
         if cached is None:
             raise
-        remark(f"{reason(error)} The cached model of revision {cached.name[:12]} is used.")
+        info(f"{reason(error)} The cached model of revision {cached.name[:12]} is used.")
         return cached
     folder = _fetch(task, listing, timeout, registry)
     note_revision(task, listing.commit)

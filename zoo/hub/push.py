@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import InputError, RunError, join_problems
 from zoo.hub.card import BEGIN, END, fields_of, merged, read_card, with_fields
 from zoo.hub.folder import CARD, is_model_folder, save_folder
@@ -190,7 +190,7 @@ def _write(
         if ask(task, timeout).commit != listing.commit:
             raise upload.overtaken(task)
     if not files:
-        remark(f"{task.repo} holds this model already; no commit was made.")
+        info(f"{task.repo} holds this model already; no commit was made.")
         return upload.Commit(listing.commit)
     message = aim.message or "Push a model with zoo"
     change = upload.Change(files, listing.commit, aim.branch, message, aim.pull_request)

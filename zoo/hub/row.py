@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import InputError
 from zoo.common.files import write_text
 from zoo.registry.rows import parse_registry
@@ -95,7 +95,7 @@ def register(path: Path, rows: Sequence[Row]) -> None:
     for row in rows:
         text = _with_row(text, row, path)
     write_text(path, text)
-    remark(f"Written into {path}: {', '.join(f'{row.key} of {row.model}' for row in rows)}")
+    info(f"Written into {path}: {', '.join(f'{row.key} of {row.model}' for row in rows)}")
 
 
 def _with_row(text: str, row: Row, path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import InputError, join_problems, shortened, unknown
 from zoo.models.spec import ModelSpec, class_names, palette_for, per_channel
 from zoo.registry import encoders as timm_table
@@ -51,11 +51,11 @@ def spec_from_smp(config: dict[str, Any], source: str, named: Named | None = Non
     if problems:
         raise InputError(join_problems(f"{source} has problems:", problems))
     if config.get("activation") is not None:
-        remark(f"{source} ends in {config['activation']}; the model here gives logits.")
+        info(f"{source} ends in {config['activation']}; the model here gives logits.")
     spec = _spec(config, decoders[str(kind)], int(count or 0), int(channels or 0))
     if named is None:
         known = "the encoder's" if _statistics(spec.encoder)[2] else "ImageNet's"
-        remark(f"{source} names neither classes nor normalisation; {known} mean and std are taken.")
+        info(f"{source} names neither classes nor normalisation; {known} mean and std are taken.")
         return spec
     return _as_named(spec, named, source)
 

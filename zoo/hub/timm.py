@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import InputError
 from zoo.hub.encoders import EncoderFile, fetch_encoder
 from zoo.remote.address import Address
@@ -43,7 +43,7 @@ def fetch_timm(encoder: str, address: Address) -> TimmWeights:
     stated = stated if isinstance(stated, dict) else {}
     mean, std = (_three(stated.get(key)) for key in ("mean", "std"))
     if mean is None or std is None:
-        remark(f"{address.repo} states no mean and std; those of timm's {encoder} are taken.")
+        info(f"{address.repo} states no mean and std; those of timm's {encoder} are taken.")
         mean = std = None
     licence = stated.get("license")
     return TimmWeights(file, mean, std, licence if isinstance(licence, str) else "unknown")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import constants, try_to_load_from_cache
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import RunError
 from zoo.common.files import sha256, write_text
 from zoo.remote.address import COMMIT
@@ -41,7 +41,7 @@ def cached_file(task: Task, name: str, commit: str) -> Path | None:
     with explained(task):
         blob = path.resolve()
         if DIGEST.fullmatch(blob.name) and blob.name != digest_of(path, blob.name):
-            remark(f"The cached file {name} of {task.repo} is damaged; deleted: {path}")
+            info(f"The cached file {name} of {task.repo} is damaged; deleted: {path}")
             path.unlink(missing_ok=True)
             blob.unlink(missing_ok=True)
             return None

@@ -21,7 +21,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined]
     hf_raise_for_status,
 )
 
-from zoo.common.console import progress_bar, remark
+from zoo.common.console import info, progress_bar
 from zoo.common.errors import InputError, RunError
 from zoo.remote.cache import digest_of, holds, link, snapshot
 from zoo.remote.client import Task, explained, may_pass
@@ -122,7 +122,7 @@ def _first_bytes(url: str, count: int, timeout: float) -> bytes:
 def _download(task: Task, commit: str, listed: Listed, blob: Path, timeout: float) -> None:
     """Bring the file to `blob`, through a temporary file that never outlives the call."""
     if listed.size >= SAID_FROM_BYTES:
-        remark(f"Fetching {listed.name} of {task.repo} ({listed.size / 1e6:.1f} MB).")
+        info(f"Fetching {listed.name} of {task.repo} ({listed.size / 1e6:.1f} MB).")
     blob.parent.mkdir(parents=True, exist_ok=True)
     part = blob.with_name(f"{blob.name}.{uuid.uuid4().hex[:8]}.incomplete")
     url = hf_hub_url(task.repo, listed.name, revision=commit)

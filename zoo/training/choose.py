@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate import PartialState
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import InputError
 from zoo.common.files import read_json
 from zoo.data.inspect.scan import ScanResult, scan_labels
@@ -57,7 +57,7 @@ def explained(plan: Plan) -> list[Choice]:
 def announce_choices(plan: Plan) -> None:
     """Print each chosen value with its reason."""
     for choice in explained(plan):
-        remark(f"{AUTO}: {choice.key}={choice.value}: {choice.reason}")
+        info(f"{AUTO}: {choice.key}={choice.value}: {choice.reason}")
 
 
 def _described(out: Path) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _facts(plan: Plan, scan: ScanResult) -> Facts:
 
 
 def _measure(plan: Plan, scan: ScanResult, began: float, recipe: Recipe) -> Cost:
-    remark("Measuring a few steps and a validation for the budget.")
+    info("Measuring a few steps and a validation for the budget.")
     return replace(cost_of(plan, scan, recipe), spent_s=time.monotonic() - began)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from zoo.common.console import progress_bar, remark
+from zoo.common.console import info, progress_bar
 from zoo.common.errors import InputError, RunError, unknown
 from zoo.common.files import write_json
 from zoo.creation.create import DEFAULT
@@ -99,7 +99,7 @@ def find_lr(
     announce_choices(plan)
     chosen = _stage(plan.recipe, stage)
     trainer = make_trainer(plan, prepare(plan, new_head, ranks), ranks)
-    remark(f"{plan.model}, stage {chosen.name}: {steps} steps from {LOWEST:g} to {HIGHEST:g}.")
+    info(f"{plan.model}, stage {chosen.name}: {steps} steps from {LOWEST:g} to {HIGHEST:g}.")
     points, ended = range_test(trainer, chosen, steps)
     finding = suggest(points, chosen.name, ended)
     _write(folder, finding, plan, trainer.precision)
@@ -190,7 +190,7 @@ def _write(folder: Path, finding: Finding, plan: Plan, precision: str) -> None:
     }
     write_json(folder / JSON, content)
     write_chart(finding, folder / CHART)
-    remark(
+    info(
         f"Suggested optimizer.lr={finding.suggestion:.1e}, a tenth of the rate with the lowest "
         f"loss; the loss falls fastest at {finding.steepest:.1e}. Curve in {folder / CHART}.png."
     )

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import InputError
 from zoo.common.files import write_json
 from zoo.creation.create import DEFAULT
@@ -85,7 +85,7 @@ def check_share(recipe: Recipe, processes: int) -> None:
 def _announce(plan: Plan, start: Start, ranks: Ranks) -> None:
     images = ", ".join(f"{split} {len(found)}" for split, found in plan.dataset.splits.items())
     epochs = sum(stage.epochs for stage in plan.recipe.stages)
-    remark(
+    info(
         f"{plan.model} on {plan.dataset.name} ({images} images): recipe {plan.recipe_name}, "
         f"{epochs} epochs of {start.train.steps_per_epoch} steps, {start.precision}, "
         f"{_encoder_init(plan, start)} encoder, into {plan.out}."
@@ -93,10 +93,10 @@ def _announce(plan: Plan, start: Start, ranks: Ranks) -> None:
     if ranks.world == 1:
         return
     share = plan.recipe.batch_size // ranks.world
-    remark(f"{ranks.world} processes ({ranks.device.type}), {share} images of a batch each.")
+    info(f"{ranks.world} processes ({ranks.device.type}), {share} images of a batch each.")
     learns = plan.recipe.batch_norm == "train"
     if ranks.device.type == "cpu" and learns and has_batch_norm(start.net):
-        remark(
+        info(
             f"On CPUs BatchNorm sees the {share} images of each process alone; with "
             "batch_norm=frozen or group the result is that of one process."
         )
@@ -111,7 +111,7 @@ def _run(trainer: Trainer, plan: Plan, resume: bool) -> Result:
         if trainer.ranks.first:
             write_json(plan.out / RESULT, asdict(result))
             write_curves(plan.out)
-    remark(
+    info(
         f"Best val mIoU {100 * result.best_miou:.2f} % at epoch {result.best_epoch}; "
         f"model in {plan.out / 'best'}, curves in {plan.out / 'curves.png'}."
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.training.run_folder import Log
 from zoo.training.trackers import start_trackers, track_entry
 
@@ -64,7 +64,7 @@ class Journal:
                 "seconds": seconds,
             }
         )
-        remark(
+        info(
             f"epoch {progress.epoch:3d}  {stage:8s} loss {loss:.4f}  val mIoU "
             f"{100 * found.miou:5.2f} %{'  best' if best else ''}"
         )

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def quickstart(out: Path) -> str:
         raise InputError(f"{out} already exists and is not empty. Give another --out.")
     began = time.monotonic()
     data = write_scenes(out / "data")
-    remark(f"Generated street scenes are in {data}.")
+    info(f"Generated street scenes are in {data}.")
     run = out / "run"
     finetune(MODEL, data, recipe=RECIPE, out=run, encoder_weights=_encoder_weights())
     record = write_result(evaluate(_best(run), data, split="test"), out / "results")
@@ -57,7 +57,7 @@ def _encoder_weights() -> str | None:
     hub_id = resolve(MODEL).hub_id
     if hub_id is not None and hub_answers(hub_id):
         return DEFAULT
-    remark("The Hugging Face Hub does not answer: the encoder starts from random weights.")
+    info("The Hugging Face Hub does not answer: the encoder starts from random weights.")
     return None
 
 

@@ -27,7 +27,7 @@ from zoo.bench.pick.store import Store, Trial
 from zoo.bench.pick.work import ORDER, RESULT, Order
 from zoo.bench.speed.measure import measure
 from zoo.bench.speed.setting import Setting, checked
-from zoo.common.console import progress_bar, remark
+from zoo.common.console import info, progress_bar
 from zoo.common.errors import InputError, RunError, join_problems
 from zoo.common.files import read_json, write_json
 from zoo.creation.create import DEFAULT
@@ -144,7 +144,7 @@ class Search:
             state.spent_s["latency"] = time.monotonic() - began
             state.write(self._out)
         for line in describe_candidates(state.candidates):
-            remark(line)
+            info(line)
         if not any(candidate.kept for candidate in state.candidates):
             raise InputError(
                 f"No model is within {limit:g} ms on this machine. Raise --max-latency-ms, lower "
@@ -163,7 +163,7 @@ class Search:
             state.schedule = Schedule(found.rungs, found.models, failed | found.left_out)
             state.write(self._out)
         for line in describe_schedule(state.schedule):
-            remark(line)
+            info(line)
 
     def _costs(self) -> tuple[dict[str, TrialCost], dict[str, str]]:
         """What trials of each candidate cost, and why some cannot be tried."""
@@ -211,7 +211,7 @@ class Search:
         planned = self._state.schedule.rungs[rung]
         late = is_late(planned, [trial.seconds for trial in done])
         if late:
-            remark(
+            info(
                 f"Rung {rung + 1} ends after {len(done)} of {planned.trials} trials: they take "
                 "longer than was measured."
             )

@@ -12,7 +12,7 @@ from typing import Any
 
 from zoo.bench.speed.setting import Setting
 from zoo.bench.worker import Worker
-from zoo.common.console import progress_bar, remark
+from zoo.common.console import info, progress_bar
 from zoo.common.errors import RunError
 from zoo.records.speed import SpeedRecord, parse_speed_record
 
@@ -165,7 +165,7 @@ def _latency(
             height, width = setting.size
             if batch == 1:
                 raise RunError(f"there is no memory for one image of {height}x{width}") from error
-            remark(f"{timed.model}: no memory for {batch} images of {height}x{width}, trying half.")
+            info(f"{timed.model}: no memory for {batch} images of {height}x{width}, trying half.")
             batch //= 2
 
 
@@ -191,7 +191,7 @@ def _largest(timed: Timed, wanted: int, least: int, seconds: float) -> dict[int,
         try:
             return {batch: batch / statistics.median(timed.time(batch, seconds)["seconds"])}
         except ShortageError:
-            remark(f"{timed.model}: no memory for {batch} images, trying half.")
+            info(f"{timed.model}: no memory for {batch} images, trying half.")
             batch //= 2
     return {}
 

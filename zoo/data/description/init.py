@@ -8,7 +8,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import InputError, RunError, shortened
 from zoo.common.files import write_text
 from zoo.data.dataset import IGNORE
@@ -169,14 +169,12 @@ def _share(count: int, total: int) -> str:
 def _tell(found: Survey, path: Path) -> None:
     """Say what was found and what is left to do."""
     for name, samples in found.samples.items():
-        remark(f"{name}: {len(samples)} images with masks ({found.splits[name]})")
+        info(f"{name}: {len(samples)} images with masks ({found.splits[name]})")
     if found.colours:
         shown = shortened((unpack(value) for value in sorted(found.colours)), 10)
-        remark(f"{found.looked_at} masks hold the colours {shown}.")
+        info(f"{found.looked_at} masks hold the colours {shown}.")
     elif found.labels:
-        remark(f"The shapes have the labels {shortened(sorted(found.labels), 10)}.")
+        info(f"The shapes have the labels {shortened(sorted(found.labels), 10)}.")
     else:
-        remark(f"{found.looked_at} masks hold the ids {shortened(sorted(found.ids))}.")
-    remark(
-        f"Wrote {path}. Give the classes their names there; `zoo doctor {path}` checks all masks."
-    )
+        info(f"{found.looked_at} masks hold the ids {shortened(sorted(found.ids))}.")
+    info(f"Wrote {path}. Give the classes their names there; `zoo doctor {path}` checks all masks.")

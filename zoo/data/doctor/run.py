@@ -10,7 +10,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from zoo.common.console import remark, track
+from zoo.common.console import info, track
 from zoo.data.dataset import Dataset, Sample
 from zoo.data.doctor.classes import (
     check_classes,
@@ -50,10 +50,10 @@ def doctor(
     else:
         show(diagnosis)
     if out is not None:
-        remark(f"Wrote {write_page(diagnosis, out)}")
+        info(f"Wrote {write_page(diagnosis, out)}")
     if fix is not None:
         for line in repair(diagnosis, fix):
-            remark(line)
+            info(line)
     return diagnosis.exit_code
 
 

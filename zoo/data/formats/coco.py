@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import InputError, join_problems, shortened
 from zoo.common.files import hash_of, new_folder, read_json, write_text
 from zoo.data.dataset import Sample
@@ -65,7 +65,7 @@ def _parts(annotations: Path) -> Path:
     folder = cache_folder() / "coco" / key
     if not (folder / INDEX).is_file():
         if stat.st_size > LARGE_BYTES:
-            remark(f"Taking {annotations} apart into one file an image; this happens once.")
+            info(f"Taking {annotations} apart into one file an image; this happens once.")
         content = read_shapes(annotations, MAX_COCO_BYTES)
         parts = _take_apart(content, annotations)
         with new_folder(folder) as new:

@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import InputError, shortened
 from zoo.common.files import hash_of, new_folder, read_json, write_bytes, write_text
 from zoo.common.optional import extra
@@ -50,7 +50,7 @@ def read_hub(place: str) -> Dataset:
     marks = {name: split._fingerprint for name, split in splits.items()}
     folder = cache_folder() / "hf" / hash_of([FORMAT, place, marks, columns, names])
     if not folder.is_dir():
-        remark(f"Writing the images and masks of {place} to {folder}; this happens once.")
+        info(f"Writing the images and masks of {place} to {folder}; this happens once.")
         with new_folder(folder) as new:
             for name, split in splits.items():
                 _write_split(new / SPLIT_NAMES.get(name, name), split, columns, place)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import InputError
 from zoo.common.files import hash_of
 
@@ -114,9 +114,7 @@ class FileCache:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._write(rows)
         except (OSError, sqlite3.Error) as error:
-            remark(
-                f"The next look at {self._root} will be slow: Cannot write {self._path}: {error}."
-            )
+            info(f"The next look at {self._root} will be slow: Cannot write {self._path}: {error}.")
 
     def _write(self, rows: list[tuple[bytes, int, int, str]]) -> None:
         """Add the rows; a file that is no database is replaced."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from statistics import fmean
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import InputError
 from zoo.data.dataset import Dataset, Sample
 from zoo.data.loading.disk_cache import DiskCache, EntryKeys, budget_bytes, gib, open_cache
@@ -90,7 +90,7 @@ def decoded_pairs(
         return DecodedPairs(dataset, samples, memory_bytes)
     disk, shared = open_cache(dataset, needed), readers > 1
     if speak:
-        remark(_plan(needed, memory_bytes * readers, disk, shared))
+        info(_plan(needed, memory_bytes * readers, disk, shared))
     return DecodedPairs(dataset, samples, memory_bytes, disk, shared)
 
 

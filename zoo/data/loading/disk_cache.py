@@ -16,7 +16,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import InputError
 from zoo.common.files import hash_of
 from zoo.data.dataset import Dataset, Sample
@@ -89,7 +89,7 @@ def open_cache(dataset: Dataset, needed_bytes: int) -> DiskCache | None:
         if max(own, needed_bytes) + sum(stored.values()) <= budget:
             break
         _remove(decoded_folder() / other)
-        remark(f"Removed {gib(stored.pop(other))} of another data set's decoded images.")
+        info(f"Removed {gib(stored.pop(other))} of another data set's decoded images.")
     folder = decoded_folder() / name
     with contextlib.suppress(OSError):
         os.utime(folder)
@@ -146,7 +146,7 @@ class DiskCache:
         except (OSError, sqlite3.Error) as error:
             self._usable = False
             self.close()
-            remark(f"Decoded images are no longer kept in {self.folder}: {error}.")
+            info(f"Decoded images are no longer kept in {self.folder}: {error}.")
             return None
 
     def _open(self) -> tuple[sqlite3.Connection, BinaryIO]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from zoo.common.console import remark, track
+from zoo.common.console import info, track
 from zoo.common.errors import InputError, join_problems
 from zoo.data.inspect.facts import cache_folder
 from zoo.data.loading.disk_cache import gib, room_bytes
@@ -147,7 +147,7 @@ class FeatureCache:
             return store.finished()
         except OSError as error:
             self._places = ["memory" if p == "memory" else "nowhere" for p in self._places]
-            remark(
+            info(
                 f"Features cannot be kept in {_folder()}: {error.strerror or error}. The run goes "
                 "on and encodes the images of such views in every epoch."
             )
@@ -176,7 +176,7 @@ class FeatureCache:
         }  # fmt: skip
         self._places = [place for place, count in counts.items() for _ in range(count)]
         if self._speak:
-            remark(_announcement(counts, size, self._loader.numbers))
+            info(_announcement(counts, size, self._loader.numbers))
         return layout
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from zoo.common.console import remark
+from zoo.common.console import info
 from zoo.common.errors import RunError
 from zoo.models.preprocess import normalise
 from zoo.runtime.processes import in_all_processes
@@ -262,7 +262,7 @@ class Step:
         self.micro_batch, self._proven = size // 2, 0
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        remark(
+        info(
             f"{size} images at a time do not fit into memory; going on with "
             f"micro_batch={self.micro_batch}, the batch as large as before."
         )

@@ -16,7 +16,7 @@ from timm.layers import convert_sync_batchnorm
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 
-from zoo.common.console import progress_bar, remark
+from zoo.common.console import info, progress_bar
 from zoo.evaluation.counts import Confusion
 from zoo.evaluation.score import score
 from zoo.hub.folder import save_folder
@@ -335,11 +335,11 @@ class Trainer:
             raise KeyboardInterrupt
         if not self._stop_asked:  # a launcher passes Ctrl-C on and may do so twice
             self._stop_asked = True
-            remark("Stopping after this step; press Ctrl-C again to stop at once.")
+            info("Stopping after this step; press Ctrl-C again to stop at once.")
 
     def _stop(self) -> NoReturn:
         self._save()
-        remark(
+        info(
             f"Stopped at step {self.progress.step}; the checkpoint is in {self.run}. "
             f"Go on with the same command and --out {self.run} --resume."
         )
@@ -383,11 +383,11 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         limits = [n for n in (self.progress.micro_batch, self.recipe.micro_batch) if n is not None]
         self.step.micro_batch = min(limits, default=None)
-        remark(f"Resumed at epoch {self.progress.epoch + 1}, step {self.progress.step}.")
+        info(f"Resumed at epoch {self.progress.epoch + 1}, step {self.progress.step}.")
         if len(state["random"]) == self.ranks.world:
             set_random_state(state["random"][self.ranks.rank])
         else:
-            remark(
+            info(
                 f"The checkpoint is from {len(state['random'])} processes, now there are "
                 f"{self.ranks.world}: dropout draws other numbers from here on."
             )
