@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from zoo.common.errors import InputError, shortened
 from zoo.data.dataset import IGNORE
+from zoo.records.metrics import BY_NAME, METRICS, PixelCounts, class_mean, metric_values
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,23 +18,18 @@ if TYPE_CHECKING:
 
 Labels: TypeAlias = "NDArray[np.integer[Any]] | Tensor"
 Counts: TypeAlias = NDArray[np.int64]
-Shares: TypeAlias = NDArray[np.float64]
-
-PER_CLASS = ("iou", "dice", "tpr", "tnr", "fpr")
-"""The per-class metrics that `Confusion.metrics` reports, as names of its properties."""
 
 
 class Confusion:
     """Pixel counts of a split: `matrix[t, p]` pixels of true class t were predicted as class p.
 
-    Counts are int64, so they are exact and can be added over batches, images and processes; every
-    metric is a float64 share in [0, 1] computed from the sums, never a mean over batches. Pixels
-    whose truth is 255 count nowhere.
+    Counts are int64, so they are exact and can be added over batches, images and processes. Every
+    metric of `zoo.records.metrics` is an attribute, such as `confusion.miou` (a float) and
+    `confusion.iou` (float64, one per class), in [0, 1]; it is computed from the sums and is never
+    a mean over batches. Pixels whose truth is 255 are ignored.
 
-    Absent classes: a class without a pixel in truth and prediction is NaN (None in JSON) and
-    leaves the means; a class that is predicted but absent from the truth has IoU and Dice 0 and
-    stays in their means. `tpr` is NaN where the truth has no pixel of the class, `precision`
-    where the prediction has none, `tnr` and `fpr` where the truth has no pixel of another class.
+    A class that is absent from truth and prediction has no IoU (NaN, None in JSON) and is left out
+    of the mean; a class that is predicted but absent from the truth has IoU and Dice 0.
     """
 
     def __init__(self, classes: int | Sequence[str]):
@@ -102,78 +98,25 @@ class Confusion:
         return total
 
     @property
-    def counts(self) -> Counts:
-        """K x 3: the pixels of each class that are true positives, false positives, negatives."""
-        wrong = [self._predicted - self._tp, self._truth - self._tp]
-        return np.stack([self._tp, *wrong], axis=1)
+    def pixel_counts(self) -> PixelCounts:
+        """True and false positives and negatives of each class, as metrics are computed from."""
+        return PixelCounts.from_confusion(self.matrix)
 
     @property
     def pixels(self) -> int:
         """The number of pixels counted."""
         return int(self.matrix.sum())
 
-    @property
-    def iou(self) -> Shares:
-        """Intersection over union per class, TP / (TP + FP + FN)."""
-        return _divide(self._tp, self._truth + self._predicted - self._tp)
-
-    @property
-    def dice(self) -> Shares:
-        """Dice per class, 2 TP / (2 TP + FP + FN), which is the F1 score."""
-        return _divide(2 * self._tp, self._truth + self._predicted)
-
-    @property
-    def tpr(self) -> Shares:
-        """True positive rate (recall, class accuracy) per class, TP / (TP + FN)."""
-        return _divide(self._tp, self._truth)
-
-    @property
-    def precision(self) -> Shares:
-        """Precision per class, TP / (TP + FP)."""
-        return _divide(self._tp, self._predicted)
-
-    @property
-    def fpr(self) -> Shares:
-        """False positive rate per class, FP / (FP + TN)."""
-        return _divide(self._predicted - self._tp, self.pixels - self._truth)
-
-    @property
-    def tnr(self) -> Shares:
-        """True negative rate (specificity) per class, TN / (FP + TN)."""
-        negatives = self.pixels - self._truth
-        return _divide(negatives - (self._predicted - self._tp), negatives)
-
-    @property
-    def pixel_accuracy(self) -> float:
-        """The share of counted pixels that are right; NaN where nothing was counted."""
-        return float(_divide(self._tp.sum(), self.matrix.sum()))
-
-    @property
-    def miou(self) -> float:
-        """The mean IoU over the classes present in truth or prediction; NaN where none is."""
-        return _mean(self.iou)
-
-    @property
-    def mean_dice(self) -> float:
-        """The mean Dice over the classes present in truth or prediction; NaN where none is."""
-        return _mean(self.dice)
-
-    @property
-    def mean_accuracy(self) -> float:
-        """The mean true positive rate over the classes present in the truth; NaN where none is."""
-        return _mean(self.tpr)
+    def __getattr__(self, name: str) -> Any:
+        """A metric by its name: float64 K per class, or a float; NaN where it is undefined."""
+        if name not in BY_NAME:
+            raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+        values = BY_NAME[name].values(self.pixel_counts)
+        return values if BY_NAME[name].per_class else float(values)
 
     def metrics(self) -> dict[str, Any]:
-        """The metrics as JSON values: shares in [0, 1], None where a share is undefined."""
-        result: dict[str, Any] = {
-            "miou": _json(self.miou),
-            "pixel_accuracy": _json(self.pixel_accuracy),
-            "mean_dice": _json(self.mean_dice),
-        }
-        for name in PER_CLASS:
-            values = map(_json, getattr(self, name))
-            result[f"{name}_per_class"] = dict(zip(self.classes, values, strict=True))
-        return result
+        """The metrics as JSON values: fractions in [0, 1], None where undefined."""
+        return metric_values(self.pixel_counts, self.classes)
 
     def to_json(self) -> dict[str, Any]:
         """Classes, counts (`confusion`, rows are the truth) and metrics as JSON values."""
@@ -190,31 +133,18 @@ class Confusion:
 
         table = Table(title="per cent", title_justify="left", show_footer=True)
         table.add_column("class", footer="mean")
-        share = _divide(self._truth, self._truth.sum())
         table.add_column("pixels", justify="right")
-        columns = [share]
-        for name in ("iou", "dice", "tpr", "precision", "tnr", "fpr"):
-            values: Shares = getattr(self, name)
-            columns.append(values)
-            title = {"iou": "IoU", "dice": "Dice"}.get(name, name)
-            table.add_column(title, justify="right", footer=_percent(_mean(values)))
+        truth = self.matrix.sum(axis=1)
+        columns = [truth / truth.sum() if truth.any() else np.full(len(truth), np.nan)]
+        for metric in METRICS:
+            if metric.per_class:
+                values = metric.values(self.pixel_counts)
+                columns.append(values)
+                mean = _percent(float(class_mean(values)))
+                table.add_column(metric.title, justify="right", footer=mean)
         for index, label in enumerate(self.classes):
             table.add_row(Text(label), *(_percent(values[index]) for values in columns))
         return table
-
-    @property
-    def _tp(self) -> Counts:
-        return self.matrix.diagonal()
-
-    @property
-    def _truth(self) -> Counts:
-        counts: Counts = self.matrix.sum(axis=1)
-        return counts
-
-    @property
-    def _predicted(self) -> Counts:
-        counts: Counts = self.matrix.sum(axis=0)
-        return counts
 
     def _check_range(self, labels: NDArray[Any], what: str, also: str) -> None:
         count = len(self.classes)
@@ -235,22 +165,6 @@ def _integers(values: Any, what: str) -> NDArray[Any]:
             "argmax of logits over the classes."
         )
     return array
-
-
-def _divide(part: Any, whole: Any) -> Shares:
-    """part / whole in float64, NaN where `whole` is 0."""
-    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-    share: Shares = np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole != 0)
-    return share
-
-
-def _mean(values: Shares) -> float:
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if defined.size else float("nan")
-
-
-def _json(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def _percent(value: float) -> str:

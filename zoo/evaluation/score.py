@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from zoo.common.console import progress_bar
@@ -99,4 +100,4 @@ def _count(
         one = Confusion(confusion.classes)
         one.add(mask, ids)
         confusion.add_matrix(one.matrix)
-        per_image[index] = one.counts
+        per_image[index] = np.stack(one.pixel_counts[:3], axis=1)

@@ -12,6 +12,7 @@ import yaml
 from zoo.common.errors import InputError, printable
 from zoo.common.files import parse_yaml
 from zoo.hub.licences import licence_fields
+from zoo.records.metrics import METRICS
 from zoo.registry.licences import non_commercial
 
 if TYPE_CHECKING:
@@ -186,10 +187,12 @@ def _measured(
 def _entries(data: str, split: str, protocol: int, found: Mapping[str, Any]) -> Iterator[Any]:
     from huggingface_hub import EvalResult
 
-    values = [("mean_iou", "mIoU", found.get("miou"))]
-    values += [("accuracy", "pixel accuracy", found.get("pixel_accuracy"))]
-    per_class = found.get("iou_per_class") or {}
-    values += [("iou", f"IoU {name}", value) for name, value in per_class.items()]
+    values = []
+    for metric in METRICS:
+        value = found.get(metric.key)
+        named = value if isinstance(value, Mapping) else {"": value}
+        if metric.hub is not None:
+            values += [(metric.hub, f"{metric.title} {n}".strip(), v) for n, v in named.items()]
     for kind, name, value in values:
         if value is not None:
             yield EvalResult(

@@ -13,6 +13,7 @@ from zoo.hub.config import MAX_CONFIG_BYTES, read_config
 from zoo.hub.folder import CARD, CONFIG, WEIGHTS
 from zoo.hub.pull import MAX_CARD_BYTES
 from zoo.hub.row import Row, distinct, weights_key
+from zoo.records.metrics import METRICS
 from zoo.remote.address import PREFIX, Address, hub_timeout, parse_address
 from zoo.remote.client import Task, explained, reason
 from zoo.remote.files import store
@@ -21,7 +22,7 @@ from zoo.remote.session import bounded
 
 LIBRARY = "segmentation-zoo"
 MAX_REPOS = 200
-NAMES = {"mean_iou": "miou", "accuracy": "pixel_accuracy"}
+NAMES = {metric.hub: metric.key for metric in METRICS if metric.hub and not metric.per_class}
 
 
 def proposed_rows(repos: Iterable[str], organisation: str | None = None) -> list[Row]:

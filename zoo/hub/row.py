@@ -13,6 +13,7 @@ import yaml
 from zoo.common.console import info
 from zoo.common.errors import InputError
 from zoo.common.files import write_text
+from zoo.records.metrics import STORED
 from zoo.registry.rows import parse_registry
 
 
@@ -79,7 +80,7 @@ def weights_key(data: str | None) -> str:
 
 def numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
     """The metrics that a row holds."""
-    kept = ("miou", "pixel_accuracy", "mean_dice")
+    kept = [metric.key for metric in STORED if not metric.per_class]
     given = metrics or {}
     return {key: round(float(given[key]), 6) for key in kept if given.get(key) is not None}
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, model_validator
+import numpy as np
+from pydantic import Field, JsonValue, create_model, model_validator
 
 from zoo.common.errors import InputError, join_problems
 from zoo.common.files import hash_of, read_json
@@ -29,6 +29,7 @@ from zoo.records.hashed import (
     sealed_text,
     write_once,
 )
+from zoo.records.metrics import STORED, PixelCounts, metric_values
 
 SCHEMA: Literal[1] = 1
 """The version of the record's fields that this code reads and writes."""
@@ -36,28 +37,36 @@ SCHEMA: Literal[1] = 1
 PROTOCOL = 1
 """The version of the way of measuring that new records follow."""
 
+MOST_PIXELS = 2**60
+"""More cannot be added up in 64 bits."""
+
 TOLERANCE = 1e-9
 """How far a stated metric may lie from the one that follows from the confusion matrix."""
 
-Shares = dict[str, Share | None]
-"""A share in [0, 1] by class name; None where it is undefined because the class is absent."""
 
+class _Metrics(Strict):
+    """The metrics of a record, one field for each stored row of METRICS: `miou`, `iou_per_class`.
 
-class Metrics(Strict):
-    """What follows from a confusion matrix: means over the classes, and the values per class.
-
-    Every number is a share in [0, 1]. A class that is neither in the truth nor predicted has no
-    IoU and no Dice and leaves the means; one that is predicted but never true has IoU 0.
+    Fractions in [0, 1], per class in a mapping by class name; None where a metric is undefined. A
+    metric that is younger than the record's file is computed from the confusion matrix.
     """
 
-    miou: Share
-    pixel_accuracy: Share
-    mean_dice: Share
-    iou_per_class: Shares
-    dice_per_class: Shares
-    tpr_per_class: Shares
-    tnr_per_class: Shares
-    fpr_per_class: Shares
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
+
+
+if TYPE_CHECKING:
+    Metrics = _Metrics
+else:
+    Metrics = create_model(
+        "Metrics",
+        __base__=_Metrics,
+        **{
+            metric.key: (dict[str, Share | None] if metric.per_class else Share | None, None)
+            for metric in STORED
+        },
+    )
 
 
 class Record(Strict):
@@ -111,44 +120,29 @@ class Record(Strict):
     @model_validator(mode="after")
     def _consistent(self) -> Record:
         problems = [*_field_problems(self), *_matrix_problems(self.confusion, self.classes)]
-        if not problems:
-            expected = metrics_from_confusion(self.confusion, self.classes)
-            problems = list(_metric_problems(self.metrics, expected))
         if problems:
             raise ValueError("; ".join(problems))
+        expected = metrics_from_confusion(self.confusion, self.classes)
+        if self.metrics != expected:
+            if problems := list(_metric_problems(self.metrics, expected)):
+                raise ValueError("; ".join(problems))
+            stated = self.metrics.model_fields_set
+            values = {key: getattr(self.metrics, key) for key in stated}
+            filled = Metrics.model_construct(stated, **{**dict(expected), **values})
+            object.__setattr__(self, "metrics", filled)
         return self
 
 
 def metrics_from_confusion(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> Metrics:
-    """Every metric of a K x K matrix of pixel counts, rows truth, columns prediction.
+    """Every stored metric of a K x K matrix of pixel counts, rows truth, columns prediction.
 
-    Computed with Python's exact integers. Raises InputError where the matrix is not K x K, holds a
-    negative count or holds no pixel.
+    Raises InputError where the matrix is not K x K, holds a negative count or holds no pixel.
     """
     problems = _matrix_problems(confusion, classes)
     if problems:
         raise InputError(join_problems("Unusable confusion matrix:", problems))
-    truth = [sum(row) for row in confusion]
-    predicted = [sum(column) for column in zip(*confusion, strict=True)]
-    hits = [confusion[index][index] for index in range(len(classes))]
-    total = sum(truth)
-    false = [p - h for p, h in zip(predicted, hits, strict=True)]
-    others = [total - t for t in truth]
-    unions = [t + f for t, f in zip(truth, false, strict=True)]
-    sums = [t + p for t, p in zip(truth, predicted, strict=True)]
-    iou = _ratios(hits, unions)
-    dice = _ratios([2 * h for h in hits], sums)
-    negatives = [o - f for o, f in zip(others, false, strict=True)]
-    return Metrics(
-        miou=_mean(iou),
-        pixel_accuracy=sum(hits) / total,
-        mean_dice=_mean(dice),
-        iou_per_class=dict(zip(classes, iou, strict=True)),
-        dice_per_class=dict(zip(classes, dice, strict=True)),
-        tpr_per_class=dict(zip(classes, _ratios(hits, truth), strict=True)),
-        tnr_per_class=dict(zip(classes, _ratios(negatives, others), strict=True)),
-        fpr_per_class=dict(zip(classes, _ratios(false, others), strict=True)),
-    )
+    counts = PixelCounts.from_confusion(np.array(confusion, dtype=np.int64))
+    return Metrics.model_validate(metric_values(counts, classes))
 
 
 def record_name(record: Record) -> str:
@@ -193,23 +187,20 @@ def read_record(path: Path) -> Record:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Every record below `folder`, in the order of the file names."""
-    return list(read_records_by_path(folder).values())
-
-
-def read_records_by_path(folder: Path) -> dict[Path, Record]:
-    """Every `*.json` below `folder` (sorted) with its record.
+    """Every record below `folder`, in the order of the file names.
 
     Raises InputError where the folder is missing, and one InputError that lists every file with a
     problem: unreadable, of another schema, changed since it was written, or there twice.
     """
-    return read_folder(folder, read_record)
+    return list(read_folder(folder, read_record).values())
 
 
 def _content(record: Record) -> dict[str, Any]:
     younger = ("chosen_miou", "image_counts", "input_size")  # than the oldest files
     unset = {name for name in younger if getattr(record, name) is None}
-    return record.model_dump(mode="json", by_alias=True, exclude={"record_hash", *unset})
+    content = record.model_dump(mode="json", by_alias=True, exclude={"record_hash", *unset})
+    content["metrics"] = record.metrics.model_dump(mode="json", exclude_unset=True)
+    return content
 
 
 def _field_problems(record: Record) -> list[str]:
@@ -238,40 +229,32 @@ def _matrix_problems(confusion: Sequence[Sequence[int]], classes: Sequence[str])
         return ["confusion: counts must not be negative"]
     if not any(map(any, confusion)):
         return ["confusion: holds no pixel, so there is nothing to report"]
+    if sum(map(sum, confusion)) > MOST_PIXELS:
+        return [f"confusion: holds more than {MOST_PIXELS} pixels"]
     return []
 
 
 def _metric_problems(given: Metrics, expected: Metrics) -> Iterator[str]:
     """The stated metrics that do not follow from the matrix."""
-    if given == expected:
-        return
-    for name, value in expected.model_dump().items():
+    for name, value in expected:
+        if name not in given.model_fields_set:
+            continue
         stated = getattr(given, name)
         if not isinstance(value, dict):
             if not _agree(stated, value):
                 yield f"metrics.{name}: {stated} does not follow from the confusion ({value})"
-            continue
-        if list(stated) != list(value) and set(stated) != set(value):
+        elif set(stated) != set(value):
             yield f"metrics.{name}: must have exactly the names in classes"
-            continue
-        for key, share in value.items():
-            if not _agree(stated[key], share):
-                yield (
-                    f"metrics.{name}.{key}: {stated[key]} does not follow from the confusion "
-                    f"({share})"
-                )
+        else:
+            for key, fraction in value.items():
+                if not _agree(stated[key], fraction):
+                    yield (
+                        f"metrics.{name}.{key}: {stated[key]} does not follow from the confusion "
+                        f"({fraction})"
+                    )
 
 
 def _agree(given: float | None, expected: float | None) -> bool:
     if given is None or expected is None:
         return given is expected
     return abs(given - expected) <= TOLERANCE
-
-
-def _ratios(parts: Sequence[int], wholes: Sequence[int]) -> list[float | None]:
-    return [part / whole if whole else None for part, whole in zip(parts, wholes, strict=True)]
-
-
-def _mean(values: Sequence[float | None]) -> float:
-    present = [value for value in values if value is not None]
-    return math.fsum(present) / len(present)

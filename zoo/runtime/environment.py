@@ -33,7 +33,7 @@ def _version(package: str) -> str:
 
 def commit() -> str:
     """The commit of the source tree that zoo runs from, `-dirty` if it was changed; else empty."""
-    root = Path(__file__).resolve().parent.parent
+    root = Path(__file__).resolve().parents[2]
     if not (root / "registry.yaml").is_file():
         return ""
     head = _git(root, "rev-parse", "HEAD")

@@ -18,6 +18,7 @@ from zoo.common.files import read_json, write_text
 from zoo.common.html import page
 from zoo.common.palette import default_palette
 from zoo.records.hashed import describe
+from zoo.records.metrics import METRICS
 from zoo.records.record import Record, read_record
 from zoo.training.charts import Event, curves, latest, read_log, svg
 
@@ -167,9 +168,11 @@ def _evaluation(run: Run) -> str:
     if record.input_size is not None:
         size += ", seen by the network at {} x {}".format(*record.input_size)
     facts = {
-        "mIoU": _percent(record.metrics.miou, 2),
-        "pixel accuracy": _percent(record.metrics.pixel_accuracy, 2),
-        "mean Dice": _percent(record.metrics.mean_dice, 2),
+        **{
+            metric.title: _percent(getattr(record.metrics, metric.key), 2)
+            for metric in METRICS
+            if metric.report and not metric.per_class
+        },
         "data": f"{record.dataset}, split {record.split}, {record.images} images, {size}",
         "data hash": record.data_hash,
         "chosen on": record.chosen_on or "nothing",

@@ -274,7 +274,7 @@ class Trainer:
             self.progress.epochs_without_gain += 1
         seconds = time.monotonic() - began
         self.journal.epoch(self.progress, stage.name, train_loss, confusion, seconds)
-        return confusion.miou
+        return float(confusion.miou)
 
     def _score(self, epoch: int) -> Confusion:
         if self.shards is not None:
