@@ -19,7 +19,6 @@ from zoo.models.heads.eomt import (
     TokenEncoder,
     attention_mask,
     masked_share,
-    set_progress,
 )
 from zoo.models.layers import encoder_layers, learning_names, unfreeze
 from zoo.models.outputs import LEAST_SCORE, MaskOutputs, Queries, pixel_logits
@@ -105,7 +104,7 @@ def test_forward_is_the_last_prediction_without_masked_attention() -> None:
         model.train()
         masked = model.training_outputs(images)
         assert isinstance(masked, MaskOutputs)
-        set_progress(model.net, 1.0)
+        model.on_step(1.0)
         free = model.training_outputs(images)
     assert isinstance(free, MaskOutputs)
     assert torch.equal(free.predictions[-1].masks, outputs.predictions[-1].masks)
@@ -241,8 +240,9 @@ def test_every_encoder_that_is_listed_takes_queries() -> None:
             assert TokenEncoder(name.removeprefix("eomt-"), None, 5).first >= 1
 
 
-def test_nets_without_queries_need_not_know_the_progress() -> None:
-    net = torch.nn.Linear(1, 1)
-    set_progress(net, 0.5)
-    assert not hasattr(net, "progress")
-    assert isinstance(model_of().net, EomtNetwork)
+def test_a_model_is_told_how_far_training_is() -> None:
+    model = model_of()
+    model.on_step(0.5)
+    assert isinstance(model.net, EomtNetwork)
+    assert model.net.progress == 0.5
+    create("unet-test_resnet", classes=2, encoder_weights=None).on_step(0.5)

@@ -22,6 +22,7 @@ from zoo.models.heads.linear import linear
 from zoo.models.heads.pspnet import pspnet
 from zoo.models.network import Network, Parts
 from zoo.models.pyramid import Pyramid, Source, canvas, plan
+from zoo.models.smp_parts import replace_head
 from zoo.models.unused import keep_as_buffers, unused_parameters
 from zoo.registry.decoders import check_options
 
@@ -69,7 +70,7 @@ def build_network(spec: ModelSpec, **pretrained: Any) -> Network | EomtNetwork:
         parts = HEADS[spec.decoder](encoder.levels, len(spec.classes), **spec.decoder_args)
     else:
         parts = _smp_parts(spec, encoder.levels, strides)
-    return Network(encoder, parts)
+    return Network(encoder, parts, len(spec.classes))
 
 
 class SmpDecoder(nn.Module):
@@ -153,6 +154,7 @@ def _smp_parts(spec: ModelSpec, levels: list[Level], strides: tuple[int, ...]) -
             **options,
         )
     decoder = DptDecoder(pyramid, net.decoder) if is_dpt else None
+    replace_head(net)
     return Parts(decoder or SmpDecoder(pyramid, net.decoder, strides), net.segmentation_head)
 
 

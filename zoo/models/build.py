@@ -165,10 +165,13 @@ def _replace_norms(net: Any, spec: ModelSpec) -> None:
 
 
 def _smp_net(spec: ModelSpec, state: dict[str, torch.Tensor] | None) -> nn.Module:
+    from zoo.models.smp_parts import replace_head
+
     config = smp_config(spec)
     if state is not None:
         config |= {"encoder_weights": True, "pretrained_cfg_overlay": {"state_dict": state}}
     net = smp_class(spec.decoder)(**config)
+    replace_head(net)
     if _builds_too_much(net, spec):
         _rest_unused(net, spec)
     hub_config: Any = net.config  # what SMP would store if asked to save the net by itself

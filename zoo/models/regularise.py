@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from zoo.common.errors import InputError
 from zoo.models.build import build
-from zoo.models.heads.eomt import MaskHead
 from zoo.models.layers import learning_names
 from zoo.models.norms import to_group_norm
 
@@ -48,7 +47,7 @@ def add_dropout(model: SegmentationModel, share: float) -> None:
     It acts while those layers are in training mode. It adds no parameter and no name, so that the
     weights load without it. Raises InputError where there is no such layer.
     """
-    layers = _scoring_layers(model)
+    layers = model.scoring_layers()
     if not layers:
         raise InputError(
             f"{model.spec.name} has no layer of its own that scores the classes, so `dropout` has "
@@ -91,18 +90,3 @@ def _no_drop_path(model: SegmentationModel) -> InputError:
         f"{model.spec.encoder} has no stochastic depth in timm, so `drop_path` has no place. "
         "Set drop_path to 0."
     )
-
-
-def _scoring_layers(model: SegmentationModel) -> list[nn.Module]:
-    head = getattr(model.net, "segmentation_head", None)
-    if not isinstance(head, nn.Module):
-        return []
-    if isinstance(head, MaskHead):
-        return [head.classes]
-    count = len(model.spec.classes)
-    return [
-        layer
-        for layer in head.modules()
-        if (isinstance(layer, nn.Conv2d) and layer.out_channels == count)
-        or (isinstance(layer, nn.Linear) and layer.out_features == count)
-    ]

@@ -10,11 +10,11 @@ from torch import nn
 from torch.nn import functional
 
 from zoo.common.errors import InputError
-from zoo.models.outputs import resized
+from zoo.models.network import class_layers
+from zoo.models.outputs import Auxiliary, MaskOutputs, Outputs, full_size, resized
 from zoo.models.preprocess import rescaled
 
 if TYPE_CHECKING:
-    from zoo.models.outputs import MaskOutputs, Outputs
     from zoo.models.spec import ModelSpec
 
 MOST_PROBED = 512
@@ -72,34 +72,57 @@ class SegmentationModel(nn.Module):
         logits: torch.Tensor = self.net(images)
         return logits[..., :height, :width]
 
-    def training_outputs(self, images: torch.Tensor) -> Outputs | MaskOutputs | torch.Tensor:
-        """What the losses take: logits as they are before the network's last enlargement.
+    def training_outputs(
+        self, images: torch.Tensor, features: Any = None
+    ) -> Outputs | MaskOutputs | torch.Tensor:
+        """What the losses take: logits as they are before the network's last upsampling.
 
-        `full_size` of the outputs is what `forward` returns for `images` with a factor of 1: crops
-        have their size already. A plain tensor is that itself; it comes from networks that do not
-        end in an enlargement, and from windows. Networks of mask queries give these, and raise
+        `features` is what `encode(images)` gave, where the encoder need not run again. `full_size`
+        of the outputs is what `forward` returns for `images` with a factor of 1: crops have their
+        size already. A plain tensor is that itself; it comes from networks that do not end in an
+        upsampling, and from sliding windows. Networks of mask queries give `MaskOutputs`, and raise
         InputError for images that need windows.
         """
-        from zoo.models.heads.eomt import EomtNetwork
-        from zoo.models.small_logits import net_outputs
-
         height, width = images.shape[-2:]
         fixed = self.spec.img_size
         padded = self.padded(images)
-        if isinstance(self.net, EomtNetwork):
-            if fixed and padded.shape[-2:] != (fixed, fixed):
-                raise InputError(
-                    f"{self.spec.name} learns from images of {fixed} x {fixed} pixels at most, got "
-                    f"{height} x {width}. Set crop to {fixed} or less, or build it with "
-                    "img_size= as large as the crop."
-                )
-            return self.net.training_outputs(padded)._replace(crop=(height, width))
         if fixed and padded.shape[-2:] != (fixed, fixed):
             return self._outputs_of_windows(padded, fixed, (height, width))
-        outputs = net_outputs(self.net, padded)
+        outputs = self._net_outputs(padded, features)
         if isinstance(outputs, torch.Tensor):
             return outputs[..., :height, :width]
         return outputs._replace(crop=(height, width))
+
+    def encode(self, images: torch.Tensor) -> Any:
+        """What the encoder gives for `images`, for `training_outputs`."""
+        return self.net.get_submodule("encoder")(self.padded(images))
+
+    def scoring_layers(self) -> list[nn.Module]:
+        """The layers that score the classes; none where the network has none of its own."""
+        offered = getattr(self.net, "scoring_layers", None)
+        if offered is not None:
+            layers: list[nn.Module] = offered()
+            return layers
+        head = getattr(self.net, "segmentation_head", None)
+        return [] if head is None else class_layers(head, len(self.spec.classes))
+
+    def on_step(self, progress: float) -> None:
+        """Tell the network before a training step how far training is, in [0, 1]."""
+        offered = getattr(self.net, "on_step", None)
+        if offered is not None:
+            offered(progress)
+
+    def _net_outputs(
+        self, images: torch.Tensor, features: Any = None
+    ) -> Outputs | MaskOutputs | torch.Tensor:
+        """The training outputs of images that have a size which the network takes."""
+        from zoo.models import smp_parts
+
+        if not hasattr(self.net, "training_outputs"):
+            return smp_parts.training_outputs(self.net, images, features)
+        outputs: Outputs | MaskOutputs | torch.Tensor
+        outputs = self.net.training_outputs(images, features)  # type: ignore[operator]
+        return outputs
 
     def _let_gates_learn(self) -> None:
         from zoo.models.network import allow_single_pooled_values
@@ -129,34 +152,49 @@ class SegmentationModel(nn.Module):
     def _outputs_of_windows(
         self, images: torch.Tensor, side: int, crop: tuple[int, int]
     ) -> Outputs | torch.Tensor:
-        """Logits of full size; with an auxiliary head also its own, seen through the windows."""
-        from zoo.models.network import Network
-        from zoo.models.outputs import Auxiliary, Outputs
-        from zoo.models.small_logits import stacked_scores
+        """Logits of full size from sliding windows; with an auxiliary head also its own."""
+        size = (images.shape[-2], images.shape[-1])
+        factors: list[float] = []
 
-        net, size = self.net, (images.shape[-2], images.shape[-1])
-        if not isinstance(net, Network) or net.auxiliary_head is None:
-            return self._windows(images, side, net)[..., : crop[0], : crop[1]]
-        stacked = self._windows(images, side, lambda window: stacked_scores(net, window), planes=2)
-        logits, aside = stacked.chunk(2, dim=1)
-        return Outputs(logits, size, crop, (Auxiliary(aside, net.auxiliary_head.factor),))
+        def stacked(window: torch.Tensor) -> torch.Tensor:
+            outputs = self._net_outputs(window)
+            if isinstance(outputs, MaskOutputs):
+                raise InputError(
+                    f"{self.spec.name} learns from images of {side} x {side} pixels at most, got "
+                    f"{crop[0]} x {crop[1]}. Set crop to {side} or less, or build it with "
+                    "img_size= as large as the crop."
+                )
+            if isinstance(outputs, torch.Tensor):
+                return outputs
+            factors[:] = [auxiliary.factor for auxiliary in outputs.auxiliary]
+            others = [resized(a.logits, outputs.size) for a in outputs.auxiliary]
+            return torch.cat([full_size(outputs), *others], dim=1)
+
+        planes: tuple[torch.Tensor, ...] = torch.split(
+            self._windows(images, side, stacked), len(self.spec.classes), dim=1
+        )
+        logits, *others = planes
+        if not others:
+            return logits[..., : crop[0], : crop[1]]
+        pairs = zip(others, factors, strict=True)
+        return Outputs(logits, size, crop, tuple(Auxiliary(*pair) for pair in pairs))
 
     def _windows(
-        self,
-        images: torch.Tensor,
-        side: int,
-        net: Callable[[torch.Tensor], torch.Tensor],
-        planes: int = 1,
+        self, images: torch.Tensor, side: int, net: Callable[[torch.Tensor], torch.Tensor]
     ) -> torch.Tensor:
-        """The mean of what `net` gives in windows: `planes` x classes channels of full size."""
-        batch, _, height, width = images.shape
-        total = images.new_zeros((batch, planes * len(self.spec.classes), height, width))
+        """The mean of what `net` gives in windows, at full size."""
+        height, width = images.shape[-2:]
+        total: torch.Tensor | None = None
         count = images.new_zeros((height, width))
         for top in window_starts(height, side):
             for left in window_starts(width, side):
                 place = (..., slice(top, top + side), slice(left, left + side))
-                total[place] += net(images[place])
+                found = net(images[place])
+                if total is None:
+                    total = images.new_zeros((*found.shape[:2], height, width))
+                total[place] += found
                 count[place] += 1
+        assert total is not None
         return total / count
 
 

@@ -130,17 +130,31 @@ class EomtNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits B x classes x H x W for `images` B x in_chans x H x W, normalised floats."""
         size = (images.shape[-2], images.shape[-1])
-        return pixel_logits(MaskOutputs(self._predictions(images, learning=False), size, size))
+        return pixel_logits(
+            MaskOutputs(self._predictions(self.encoder(images), learning=False), size, size)
+        )
 
-    def training_outputs(self, images: Tensor) -> MaskOutputs:
-        """The predictions before each of the last blocks and after them, for the losses."""
+    def training_outputs(self, images: Tensor, features: list[Tensor] | None = None) -> MaskOutputs:
+        """The predictions before each of the last blocks and after them, for the losses.
+
+        `features` is what the encoder gives for `images`, where that is known already.
+        """
         size = (images.shape[-2], images.shape[-1])
-        return MaskOutputs(self._predictions(images, learning=True), size, size)
+        given = self.encoder(images) if features is None else features
+        return MaskOutputs(self._predictions(given, learning=True), size, size)
 
-    def _predictions(self, images: Tensor, learning: bool) -> tuple[Queries, ...]:
-        _, patches, *prefix = self.encoder(images)
+    def scoring_layers(self) -> list[nn.Module]:
+        """The layer that scores the classes of the queries."""
+        return [self.segmentation_head.classes]
+
+    def on_step(self, progress: float) -> None:
+        """Note how far training is, in [0, 1]."""
+        self.progress = progress
+
+    def _predictions(self, features: list[Tensor], learning: bool) -> tuple[Queries, ...]:
+        _, patches, *prefix = features
         grid = (patches.shape[-2], patches.shape[-1])
-        queries = self.decoder.queries.expand(len(images), -1, -1)
+        queries = self.decoder.queries.expand(len(patches), -1, -1)
         tokens = torch.cat([queries, *prefix, patches.flatten(2).transpose(1, 2)], dim=1)
         found: list[Queries] = []
         first, depth = self.encoder.first, len(self.encoder.model.blocks)
@@ -186,12 +200,6 @@ def attention_mask(masks: Tensor, share: float, grid: tuple[int, int], length: i
         seen = torch.ones(batch, length, length, dtype=torch.bool, device=masks.device)
         seen[:, :count, -grid[0] * grid[1] :] = inside.flatten(2) | free
     return seen.unsqueeze(1)
-
-
-def set_progress(net: nn.Module, progress: float) -> None:
-    """Tell `net` how far training is, in [0, 1], where it has queries; others need not know."""
-    if isinstance(net, EomtNetwork):
-        net.progress = progress
 
 
 def eomt(

@@ -20,7 +20,6 @@ from zoo.common.console import info, progress_bar
 from zoo.evaluation.counts import Confusion
 from zoo.evaluation.score import score
 from zoo.hub.folder import save_folder
-from zoo.models.heads.eomt import set_progress
 from zoo.models.layers import set_learning, train_mode
 from zoo.runtime.processes import Interrupted, Ranks, in_all_processes
 from zoo.training.engine.checkpoint import (
@@ -234,7 +233,7 @@ class Trainer:
 
     def _update(self, images: Inputs, masks: torch.Tensor) -> float:
         """One optimizer step on this process's images and masks, uint8; returns the loss."""
-        set_progress(self.model.net, self.progress.step / self._steps)
+        self.model.on_step(self.progress.step / self._steps)
         value = self.step(images, masks)
         if not math.isfinite(value):
             self._fail_on_loss(value)
