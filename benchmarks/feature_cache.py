@@ -20,7 +20,8 @@ from typing import Any
 from zoo.common.console import track
 from zoo.common.files import write_json
 from zoo.creation.create import create
-from zoo.data.dataset import Dataset, load_dataset
+from zoo.data.dataset import Dataset
+from zoo.data.load import load_dataset
 from zoo.data.loading.loader import TrainLoader
 from zoo.data.scenes import write_scenes
 from zoo.models.layers import train_mode

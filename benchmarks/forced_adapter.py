@@ -23,7 +23,7 @@ import torch
 
 from zoo.bench.suite import merged, read_suite
 from zoo.creation import create as creation
-from zoo.data.dataset import load_dataset
+from zoo.data.load import load_dataset
 from zoo.evaluation.evaluate import evaluate, write_result
 from zoo.hub.folder import save_folder
 from zoo.registry.resolve import Resolved, resolve

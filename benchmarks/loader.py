@@ -33,7 +33,7 @@ WORKERS = (0, 2)
 
 def zoo_epoch(data: Path, batch: int, workers: int) -> Epoch:
     """The loader of `zoo finetune`."""
-    from zoo.data.dataset import load_dataset
+    from zoo.data.load import load_dataset
     from zoo.data.loading.loader import TrainLoader
     from zoo.registry.recipe import Augment
 
@@ -53,7 +53,7 @@ def torchvision_loader(data: Path, batch: int, workers: int) -> Any:
     from torchvision import tv_tensors
     from torchvision.transforms import v2
 
-    from zoo.data.dataset import load_dataset
+    from zoo.data.load import load_dataset
 
     fill = {tv_tensors.Image: 0, tv_tensors.Mask: 255}
     change = v2.Compose(
@@ -105,7 +105,7 @@ def fastai_loaders(data: Path, batch: int, **options: Any) -> Any:
         Saturation,
     )
 
-    from zoo.data.dataset import load_dataset
+    from zoo.data.load import load_dataset
 
     samples = load_dataset(f"camvid:{data}").samples("train")
     least = (CROP / SCALE[1]) ** 2 / (360 * 480)
@@ -155,7 +155,7 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
 
 def summary(speeds: dict[str, list[float]], options: argparse.Namespace) -> dict[str, Any]:
     """The medians, and zoo's best setting against the best setting of the others."""
-    from zoo.data.dataset import load_dataset
+    from zoo.data.load import load_dataset
     from zoo.runtime.environment import stamp
 
     medians = {name: statistics.median(values) for name, values in speeds.items()}

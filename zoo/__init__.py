@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from zoo.common.errors import InputError, RunError, ZooError
     from zoo.creation.create import create
     from zoo.creation.locate import pull
-    from zoo.data.dataset import load_dataset
+    from zoo.data.load import load_dataset
     from zoo.evaluation.evaluate import evaluate
     from zoo.hub.push import push
     from zoo.inference.predictor import predict
@@ -32,7 +32,7 @@ _HOMES = {
     "find_lr": "zoo.training.find_lr",
     "finetune": "zoo.training.finetune",
     "list_models": "zoo.registry.resolve",
-    "load_dataset": "zoo.data.dataset",
+    "load_dataset": "zoo.data.load",
     "predict": "zoo.inference.predictor",
     "pull": "zoo.creation.locate",
     "push": "zoo.hub.push",

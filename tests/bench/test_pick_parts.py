@@ -28,7 +28,7 @@ from zoo.bench.speed.measure import Outcome
 from zoo.bench.speed.setting import Setting
 from zoo.common.errors import InputError, RunError
 from zoo.common.files import read_json
-from zoo.data.dataset import load_dataset
+from zoo.data.load import load_dataset
 from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides
 from zoo.registry.resolve import resolve

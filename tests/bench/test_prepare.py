@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from zoo.data.dataset import load_dataset
 from zoo.data.inspect.scan import scan_labels
+from zoo.data.load import load_dataset
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "prepare.py"
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from zoo.common.errors import InputError
-from zoo.data.dataset import Dataset, Sample, load_dataset
+from zoo.data.dataset import Dataset, Sample
+from zoo.data.load import load_dataset
 
 THREE = "version: 1\nclasses: [sky, road, car]\n"
 

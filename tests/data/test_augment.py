@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from zoo.data.dataset import IGNORE
-from zoo.data.loading.mixing import mix_batch
 from zoo.data.loading.transforms import (
     OTHER_WINDOWS,
     Draw,
@@ -24,6 +23,7 @@ from zoo.data.loading.transforms import (
     choose_window,
     crop_pair,
     draw,
+    mix_batch,
 )
 from zoo.registry.recipe import Augment
 

@@ -8,8 +8,9 @@ import pytest
 from data_folders import write_split
 
 from zoo.common.errors import InputError
-from zoo.data.dataset import IGNORE, load_dataset
+from zoo.data.dataset import IGNORE
 from zoo.data.description.dataset_yaml import DatasetFile, read_dataset_file
+from zoo.data.load import load_dataset
 
 
 def problems(tmp_path: Path, text: str) -> str:

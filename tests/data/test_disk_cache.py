@@ -22,12 +22,20 @@ from data_folders import three_classes
 
 from zoo.common.errors import InputError
 from zoo.data.dataset import Dataset
-from zoo.data.loading import decoded, disk_cache
-from zoo.data.loading.decoded import DecodedPairs, decoded_bytes
-from zoo.data.loading.disk_cache import DiskCache, EntryKeys, budget_bytes, gib, open_cache
+from zoo.data.loading import decoded
+from zoo.data.loading import decoded as disk_cache
+from zoo.data.loading.decoded import (
+    DecodedPairs,
+    DiskCache,
+    EntryKeys,
+    budget_bytes,
+    decoded_bytes,
+    open_cache,
+)
 from zoo.data.loading.loader import TrainLoader
-from zoo.data.pixels.images import read_pair
+from zoo.data.pixels.masks import read_pair
 from zoo.registry.recipe import Augment
+from zoo.runtime.memory import gib
 
 AUGMENT = Augment(scale=[0.7, 1.5], flip=0.5, colour=0.3)
 PAIR_BYTES = 12 * 16 * 4
@@ -204,7 +212,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from zoo.data.loading.disk_cache import DiskCache
+from zoo.data.loading.decoded import DiskCache
 cache = DiskCache(Path(sys.argv[1]), 10**9)
 print("ready", flush=True)
 for number in range(int(sys.argv[2]), int(sys.argv[3])):

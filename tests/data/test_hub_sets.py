@@ -12,10 +12,11 @@ import pytest
 from data_folders import random_image, save
 
 from zoo.common.errors import InputError
-from zoo.data.dataset import IGNORE, Dataset, load_dataset
+from zoo.data.dataset import IGNORE, Dataset
 from zoo.data.formats import hub_sets as hub
 from zoo.data.inspect.scan import scan_labels
-from zoo.data.pixels.images import read_pair
+from zoo.data.load import load_dataset
+from zoo.data.pixels.masks import read_pair
 
 datasets = pytest.importorskip("datasets")
 

@@ -13,15 +13,10 @@ from data_folders import plain, random_image, sample, save
 from PIL import Image
 
 from zoo.common.errors import InputError
-from zoo.data.dataset import IGNORE, load_dataset
-from zoo.data.pixels.images import (
-    check_ids,
-    image_size,
-    read_image,
-    read_mask,
-    read_pair,
-    read_source_ids,
-)
+from zoo.data.dataset import IGNORE
+from zoo.data.load import load_dataset
+from zoo.data.pixels.images import image_size, read_image
+from zoo.data.pixels.masks import check_ids, read_mask, read_pair, read_source_ids
 
 
 def fails(function: Any, *arguments: Any) -> str:
@@ -67,10 +62,10 @@ def test_32_bit_and_float_pixels(tmp_path: Path) -> None:
     small = save(tmp_path / "s.tif", np.array([[65535, 0]], dtype=np.int32))
     assert read_image(small)[0, :, 0].tolist() == [255, 0]
     large = save(tmp_path / "l.tif", np.array([[65536]], dtype=np.int32))
-    assert "holds 32-bit pixels" in fails(read_image, large)
+    assert "has 32-bit pixels" in fails(read_image, large)
     real = save(tmp_path / "f.tif", np.array([[0.5]], dtype=np.float32))
     assert "floating-point pixels" in fails(read_image, real)
-    assert "Save it with 8 or 16 bits a channel" in fails(read_source_ids, real)
+    assert "Save it with 8 or 16 bits per channel" in fails(read_source_ids, real)
 
 
 def test_orientation_is_applied(tmp_path: Path) -> None:
@@ -219,7 +214,7 @@ def test_0_and_255_with_two_classes(tmp_path: Path) -> None:
     path = save(tmp_path / "x.png", [[0, 255]])
     message = fails(read_mask, path, plain(2, {0: 0, 1: 1}))
     assert "If 255 is the class 'class_1', write `mapping: {0: 0, 255: 1}`" in message
-    assert "if it marks pixels to leave out, write `ignore: 255`" in message
+    assert "if it marks pixels to ignore, write `ignore: 255`" in message
 
 
 def test_allowed_ids_raise_nothing(tmp_path: Path) -> None:
@@ -229,8 +224,8 @@ def test_allowed_ids_raise_nothing(tmp_path: Path) -> None:
 def test_colour_masks(tmp_path: Path) -> None:
     colour = save(tmp_path / "c.png", [[[1, 2, 3]]])
     message = fails(read_mask, colour, plain(3))
-    assert "is a colour image (mode RGB); a mask holds one id a pixel" in message
-    assert "Replace each colour by the id of its class and save the ids as PNG" in message
+    assert "is a colour image (mode RGB); a mask holds one id per pixel" in message
+    assert "replace each colour by the id of its class and save the ids as PNG" in message
     equal = save(tmp_path / "e.png", [[[1, 1, 1, 255]]])
     message = fails(read_mask, equal, plain(3))
     assert "(mode RGBA)" in message
@@ -239,7 +234,7 @@ def test_colour_masks(tmp_path: Path) -> None:
 
 def test_lossy_masks_under_another_name(tmp_path: Path) -> None:
     save(tmp_path / "x.jpg", [[0] * 8] * 8).rename(tmp_path / "x.png")
-    assert "is stored as JPEG, which need not keep ids" in fails(
+    assert "is stored as JPEG, which may change ids" in fails(
         read_mask, tmp_path / "x.png", plain(3)
     )
     path = save(tmp_path / "x.tif", [[0] * 16] * 16, compression="jpeg")
@@ -251,7 +246,7 @@ def test_pair_of_unequal_size(tmp_path: Path) -> None:
     mask = save(tmp_path / "m.png", [[0, 0], [0, 0], [0, 0]])
     message = fails(read_pair, sample(image, mask), plain(3))
     assert f"{mask} is 2x3 pixels, its image {image} is 3x2." in message
-    assert "scale masks with nearest only" in message
+    assert "resize masks with nearest only" in message
     assert "has no mask" in fails(read_pair, sample(image, None), plain(3))
 
 

@@ -14,7 +14,7 @@ from data_folders import save, three_classes
 from pydantic import ValidationError
 
 from zoo.common.errors import InputError
-from zoo.data.dataset import Dataset, load_dataset
+from zoo.data.dataset import Dataset
 from zoo.data.inspect.imbalance import (
     assign,
     class_weights,
@@ -24,6 +24,7 @@ from zoo.data.inspect.imbalance import (
     sum_groups,
     whole_parts,
 )
+from zoo.data.load import load_dataset
 from zoo.data.loading.loader import TrainLoader
 from zoo.registry.recipe import Augment, Recipe
 

@@ -11,10 +11,12 @@ from data_folders import random_image, save
 
 from zoo.common.errors import InputError, RunError
 from zoo.common.files import read_yaml
-from zoo.data.dataset import IGNORE, Dataset, load_dataset
+from zoo.data.dataset import IGNORE, Dataset
+from zoo.data.description import init as description
 from zoo.data.description.init import init
 from zoo.data.inspect.scan import scan_labels
-from zoo.data.pixels.images import read_mask
+from zoo.data.load import load_dataset
+from zoo.data.pixels.masks import read_mask
 
 
 def pair(root: Path, images: str, masks: str, pixels: object, name: str = "x") -> None:
@@ -190,13 +192,13 @@ def test_official_layouts_need_no_description(tmp_path: Path) -> None:
     for folder in ("leftImg8bit/train", "gtFine/train"):
         (tmp_path / folder).mkdir(parents=True)
     message = fails(tmp_path)
-    assert "is in the official layout of cityscapes and needs no description" in message
+    assert "has the official layout of cityscapes and needs no description" in message
     assert f"give `cityscapes:{tmp_path}` as the data" in message
     assert not (tmp_path / "dataset.yaml").exists()
 
 
 def test_folders_without_anything(tmp_path: Path) -> None:
-    assert "holds no images with masks that belong together" in fails(tmp_path)
+    assert "holds no images with matching masks" in fails(tmp_path)
     assert "is not a folder" in fails(tmp_path / "gone")
     assert "must be a .yaml file" in fails(tmp_path, out=tmp_path / "x.txt")
 
@@ -216,7 +218,7 @@ def test_masks_of_two_kinds(tmp_path: Path) -> None:
 
 def test_pictures_instead_of_masks(tmp_path: Path) -> None:
     pair(tmp_path, "images", "masks", random_image(0, 20, 20))
-    assert "different colours, more than 255 classes: these look like pictures" in fails(tmp_path)
+    assert "different colours, more than 255 classes: these look like photographs" in fails(tmp_path)
     assert not (tmp_path / "dataset.yaml").exists()
     wide = np.arange(400, dtype=np.uint16).reshape(20, 20)
     save(tmp_path / "masks" / "x.png", wide)
@@ -224,12 +226,10 @@ def test_pictures_instead_of_masks(tmp_path: Path) -> None:
 
 
 def test_at_most_200_masks_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from zoo.data.description import survey
-
     for number in range(9):
         pair(tmp_path, "images", "masks", [[0, 1]], str(number))
-    monkeypatch.setattr(survey, "LOOKED_AT", 4)
-    assert survey.survey(tmp_path).looked_at == 3
+    monkeypatch.setattr(description, "MAX_MASKS", 4)
+    assert description.survey(tmp_path).looked_at == 3
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

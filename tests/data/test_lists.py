@@ -10,11 +10,12 @@ import pytest
 from data_folders import THREE, fails, load, random_image, sample, save, write_split
 
 from zoo.common.errors import InputError
-from zoo.data.dataset import IGNORE, Dataset, load_dataset
-from zoo.data.formats import lists
+from zoo.data.dataset import IGNORE, Dataset, pack, unpack
+from zoo.data.formats import pairs as lists
 from zoo.data.inspect.scan import data_hash, scan_labels
-from zoo.data.pixels.images import image_size, read_image, read_mask, read_pair, read_pixels
-from zoo.data.pixels.masks import count_ids, pack, unpack
+from zoo.data.load import load_dataset
+from zoo.data.pixels.images import image_size, read_image, read_pixels
+from zoo.data.pixels.masks import count_ids, read_mask, read_pair
 
 ABC = "version: 1\nclasses: [a, b, c]\n"
 COLOURED = (
@@ -225,7 +226,7 @@ def test_unknown_colours(tmp_path: Path) -> None:
 
 def test_colour_masks_of_16_bits(tmp_path: Path) -> None:
     dataset = coloured(tmp_path, np.array([[1, 2, 3]], dtype=np.uint16))
-    with pytest.raises(InputError, match="more than 8 bits a channel, so it holds no colours"):
+    with pytest.raises(InputError, match="8 bits per channel, so it holds no class colours"):
         read_mask(dataset.splits["train"][0], dataset)
 
 
@@ -330,10 +331,10 @@ def test_arrays_that_are_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "type <U1" in message_of(path)
     np.save(path, np.zeros((1, 2, 3)))
     message = message_of(path)
-    assert "holds floating-point pixels" in message
+    assert "has floating-point pixels" in message
     assert "`range: [low, high]` in dataset.yaml" in message
     np.save(path, np.zeros((1, 2, 3), dtype=np.int16))
-    assert "holds signed 16-bit pixels" in message_of(path)
+    assert "has signed 16-bit pixels" in message_of(path)
     np.save(path, np.full((1, 2, 3), np.nan))
     assert "not a number (NaN)" in message_of(path, 3, (0.0, 1.0))
     np.save(path, np.zeros((4, 8, 9), dtype=np.uint8))
@@ -373,9 +374,8 @@ def test_16_bit_colour_png_with_a_range(tmp_path: Path) -> None:
     path = tmp_path / "x.png"
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b""))
     assert read_pixels(path).shape == (1, 1, 3)
-    assert (
-        "16 bits in each of several channels, which cannot be read exactly from PNG"
-        in message_of(path, 3, (0.0, 4095.0))
+    assert "several channels of 16 bits, which cannot be read exactly from PNG" in message_of(
+        path, 3, (0.0, 4095.0)
     )
 
 

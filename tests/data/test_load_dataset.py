@@ -12,9 +12,10 @@ from data_folders import THREE, plain, save, three_classes, write_split
 from zoo.common.errors import InputError
 from zoo.common.files import parse_yaml
 from zoo.common.palette import default_palette
-from zoo.data.dataset import IGNORE, Dataset, load_dataset
+from zoo.data.dataset import IGNORE, Dataset
 from zoo.data.formats import pairs
 from zoo.data.formats.pairs import list_files, natural_key, pair
+from zoo.data.load import load_dataset
 
 PIXEL = [[0]]
 
@@ -286,7 +287,7 @@ def test_suggestion_for_colour_masks(tmp_path: Path) -> None:
     save(tmp_path / "val" / "masks" / "x.png", [[[1, 2, 3]]])
     message = fails(tmp_path)
     assert "A first look at it failed:" in message
-    assert "Replace each colour by the id of its class" in message
+    assert "replace each colour by the id of its class" in message
 
 
 def test_no_suggestion_for_pictures(tmp_path: Path) -> None:

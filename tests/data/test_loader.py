@@ -20,12 +20,13 @@ from data_folders import save, three_classes
 from torch import Tensor
 
 from zoo.common.errors import InputError
-from zoo.data.dataset import Dataset, load_dataset
+from zoo.data.dataset import Dataset
 from zoo.data.inspect import scan
+from zoo.data.load import load_dataset
 from zoo.data.loading import decoded, loader
 from zoo.data.loading.loader import EvalLoader, TrainLoader, choose_workers
 from zoo.data.loading.transforms import crop_pair, draw
-from zoo.data.pixels.images import read_pair
+from zoo.data.pixels.masks import read_pair
 from zoo.registry.recipe import Augment
 from zoo.runtime import memory
 
@@ -217,7 +218,7 @@ def test_settings_out_of_range(ten: Dataset) -> None:
 READS = """
 import multiprocessing, sys, time
 from zoo.data.loading.loader import TrainLoader
-from zoo.data.dataset import load_dataset
+from zoo.data.load import load_dataset
 from zoo.registry.recipe import Augment
 
 if __name__ == "__main__":

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from zoo.data.dataset import IGNORE
 from zoo.data.loading.loader import TrainLoader
-from zoo.data.loading.mixing import mix_batch
-from zoo.data.loading.transforms import Draw, draw
+from zoo.data.loading.transforms import Draw, draw, mix_batch
 from zoo.registry.recipe import Augment
 
 NEVER = Draw(*[0.99] * (len(fields(Draw)) - 1), ())

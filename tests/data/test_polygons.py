@@ -13,11 +13,12 @@ import pytest
 from data_folders import fails, load, random_image, save
 
 from zoo.common.errors import InputError
-from zoo.data.dataset import IGNORE, Dataset, load_dataset
+from zoo.data.dataset import IGNORE, Dataset
 from zoo.data.formats import coco
 from zoo.data.inspect.scan import scan_labels
+from zoo.data.load import load_dataset
 from zoo.data.pixels import polygons
-from zoo.data.pixels.images import read_mask, read_pair
+from zoo.data.pixels.masks import read_mask, read_pair
 
 ABC = "version: 1\nclasses: [ground, road, car]\nunlabelled: ground\n"
 SQUARE = [1, 1, 3, 1, 3, 3, 1, 3]

@@ -11,12 +11,11 @@ from data_folders import save
 
 from zoo.common.class_lists import ADE20K, COCO_THINGS, names
 from zoo.common.errors import InputError
-from zoo.data.dataset import IGNORE, Dataset, load_dataset
-from zoo.data.formats import READERS
-from zoo.data.formats.tree import Tree
+from zoo.data.dataset import IGNORE, Dataset, pack
+from zoo.data.formats.trees import TREES, Tree, _camvid_split
 from zoo.data.inspect.scan import scan_labels
-from zoo.data.pixels.images import read_mask, read_pair, read_source_ids
-from zoo.data.pixels.masks import pack, to_source_ids
+from zoo.data.load import load_dataset
+from zoo.data.pixels.masks import read_mask, read_pair, read_source_ids, to_source_ids
 
 GRAY = [[9, 9]]
 
@@ -136,7 +135,7 @@ def test_a_generated_tree(tmp_path: Path, name: str) -> None:
 
 
 def test_every_tree_is_tested() -> None:
-    assert set(MAKERS) == set(READERS) - {"hf"}
+    assert set(MAKERS) == set(TREES)
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -264,7 +263,7 @@ def test_a_missing_list_is_named_in_the_layout(tmp_path: Path) -> None:
     assert "JPEGImages + SegmentationClass + ImageSets/Segmentation/train.txt" in fails(
         f"voc2012:{tmp_path}"
     )
-    assert isinstance(READERS["voc2012"], Tree)
+    assert isinstance(TREES["voc2012"], Tree)
 
 
 REAL = {
@@ -308,8 +307,6 @@ def test_real_names_of_ade20k_are_the_built_in_ones(shared_data: Path) -> None:
 
 @pytest.mark.real_data
 def test_real_camvid_splits_follow_the_rule_of_camvid32(shared_data: Path) -> None:
-    from zoo.data.formats.trees import _camvid_split
-
     dataset = load_dataset(f"camvid:{shared_data / 'camvid'}")
     for split, samples in dataset.splits.items():
         assert {_camvid_split(sample.name) for sample in samples} == {split}

@@ -14,11 +14,11 @@ import torch
 from data_folders import THREE, save, three_classes
 
 from zoo.common.errors import InputError
-from zoo.data.dataset import load_dataset
 from zoo.data.inspect import facts as cache
 from zoo.data.inspect import scan
 from zoo.data.inspect.facts import FileCache
 from zoo.data.inspect.scan import data_hash, scan_labels
+from zoo.data.load import load_dataset
 from zoo.data.loading.loader import TrainLoader
 from zoo.data.pixels import images, opening
 from zoo.data.scenes import write_scenes

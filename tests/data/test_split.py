@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 
 from zoo.cli.data import split_command
 from zoo.common.errors import InputError
-from zoo.data.dataset import Dataset, load_dataset
-from zoo.data.pixels.images import read_mask
+from zoo.data.dataset import Dataset
+from zoo.data.load import load_dataset
+from zoo.data.pixels.masks import read_mask
 from zoo.data.scenes import write_scenes
 from zoo.data.split import split
 

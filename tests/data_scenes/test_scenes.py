@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from zoo.common.errors import InputError
-from zoo.data.dataset import IGNORE, load_dataset
-from zoo.data.pixels.images import read_pair
+from zoo.data.dataset import IGNORE
+from zoo.data.load import load_dataset
+from zoo.data.pixels.masks import read_pair
 from zoo.data.scenes import CLASSES, PALETTE, scene, write_scenes
 from zoo.evaluation.counts import Confusion
 

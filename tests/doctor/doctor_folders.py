@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from zoo.common.files import read_yaml
-from zoo.data.dataset import load_dataset
 from zoo.data.doctor.run import diagnose
-from zoo.data.pixels.images import read_pair
+from zoo.data.load import load_dataset
+from zoo.data.pixels.masks import read_pair
 
 Found = set[tuple[str, str]]
 """Code and file; the file is empty where the finding names none."""

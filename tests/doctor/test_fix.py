@@ -14,10 +14,11 @@ from doctor_folders import add_pair, image, mask, pixels, replace, save
 from PIL import Image
 
 from zoo.common.errors import InputError
-from zoo.data.dataset import load_dataset
 from zoo.data.doctor.fix import repair
 from zoo.data.doctor.run import diagnose, doctor
-from zoo.data.pixels.images import read_image, read_mask, read_source_ids
+from zoo.data.load import load_dataset
+from zoo.data.pixels.images import read_image
+from zoo.data.pixels.masks import read_mask, read_source_ids
 
 
 def content(folder: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from zoo.common.errors import InputError
 from zoo.creation.create import create
-from zoo.data.dataset import load_dataset
+from zoo.data.load import load_dataset
 from zoo.data.scenes import write_scenes
 from zoo.evaluation.evaluate import evaluate as evaluate_model
 from zoo.evaluation.score import score

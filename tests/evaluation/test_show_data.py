@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 from zoo.cli.data import data_app
 from zoo.common.errors import InputError
-from zoo.data.dataset import load_dataset
+from zoo.data.load import load_dataset
 from zoo.data.loading.loader import TrainLoader
 from zoo.data.loading.transforms import draw
-from zoo.data.pixels.images import read_pair
+from zoo.data.pixels.masks import read_pair
 from zoo.data.scenes import write_scenes
 from zoo.data.show import GAP, HEADING, SIDE, augmented, show
 from zoo.registry.recipe import Augment

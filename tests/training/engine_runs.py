@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from zoo.creation.create import create
-from zoo.data.dataset import load_dataset
+from zoo.data.load import load_dataset
 from zoo.hub.folder import save_folder
 from zoo.training.engine.checkpoint import load_checkpoint
 

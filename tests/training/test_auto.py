@@ -14,8 +14,8 @@ import pytest
 
 from zoo.cli.main import run as command
 from zoo.common.errors import InputError, RunError
-from zoo.data.dataset import load_dataset
 from zoo.data.inspect.scan import SplitScan
+from zoo.data.load import load_dataset
 from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides
 from zoo.registry.recipe import Recipe, recipe_dict

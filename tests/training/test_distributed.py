@@ -24,7 +24,7 @@ from engine_runs import (
     without_batch_norm,
 )
 
-from zoo.data.dataset import load_dataset
+from zoo.data.load import load_dataset
 from zoo.data.loading.loader import EvalLoader
 from zoo.data.scenes import write_scenes
 from zoo.evaluation.evaluate import evaluate

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 import zoo
 from zoo.common.errors import InputError
-from zoo.data.dataset import load_dataset
+from zoo.data.load import load_dataset
 from zoo.data.loading.loader import TrainLoader
 from zoo.models.layers import train_mode, unfreeze
 from zoo.models.preprocess import normalise

@@ -18,7 +18,7 @@ from training_settings import MODEL, SHORT
 
 from zoo.common.errors import InputError, RunError
 from zoo.creation.create import create
-from zoo.data.dataset import load_dataset
+from zoo.data.load import load_dataset
 from zoo.data.loading.loader import EvalLoader
 from zoo.evaluation.evaluate import evaluate, make_record
 from zoo.inference.tiling import predict_ids

@@ -17,7 +17,7 @@ from engine_runs import SETTINGS
 from torch import Tensor
 
 from zoo.common.errors import InputError, RunError, ZooError
-from zoo.data.dataset import load_dataset
+from zoo.data.load import load_dataset
 from zoo.data.loading.loader import EvalLoader
 from zoo.evaluation.evaluate import evaluate
 from zoo.evaluation.score import score

@@ -9,8 +9,9 @@ from zoo.bench.folder import Order
 from zoo.bench.jobs import collect_jobs, expected_weights, indented, refuse
 from zoo.bench.suite import Suite
 from zoo.common.errors import InputError, unknown
-from zoo.data.dataset import Dataset, load_dataset
+from zoo.data.dataset import Dataset
 from zoo.data.inspect.scan import data_hash
+from zoo.data.load import load_dataset
 
 
 def orders(

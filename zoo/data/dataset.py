@@ -16,13 +16,12 @@ IGNORE = 255
 """The train id of pixels that neither the loss nor a metric counts."""
 MAX_CLASSES = 255
 """Train ids are bytes, and one of them is IGNORE."""
+SPLITS = ("train", "val", "test")
 OTHERS = "*"
 """In `Dataset.labels`: every label that is not listed."""
 
 Decoder = Literal["ids", "colours", "labelme", "coco"]
 """What the mask files hold: class ids, colours of classes, or outlines in JSON."""
-
-_FORMAT = re.compile(r"(?P<format>[A-Za-z][\w-]+):(?P<path>.+)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -121,30 +120,11 @@ class Dataset:
         return samples
 
 
-def load_dataset(data: str | Path) -> Dataset:
-    """Find and pair the files of a data set; no pixel is read.
+def pack(colour: Colour) -> int:
+    """A colour as the id that `read_colours` gives it."""
+    return (colour[0] << 16) | (colour[1] << 8) | colour[2]
 
-    `data` is a folder with a dataset.yaml, the path of a dataset.yaml, or `FORMAT:PATH` such as
-    `camvid:PATH`. Raises InputError for a missing or badly written description, an unknown format
-    and for missing, empty or unpaired folders.
-    """
-    from zoo.data.description.dataset_yaml import read_dataset_file
-    from zoo.data.description.suggest import explain_missing_file
-    from zoo.data.formats import READERS, read_format
 
-    path = Path(data).expanduser()
-    named = _FORMAT.fullmatch(str(data))
-    if named and not path.exists():
-        return read_format(named["format"], named["path"])
-    if path.is_dir():
-        file = path / "dataset.yaml"
-        if not file.is_file():
-            raise InputError(explain_missing_file(path))
-        return read_dataset_file(file)
-    if path.is_file() and path.suffix in {".yaml", ".yml"}:
-        return read_dataset_file(path)
-    state = "is neither a folder nor a .yaml file" if path.exists() else "does not exist"
-    raise InputError(
-        f"{path} {state}. Give a folder, a dataset.yaml or FORMAT:PATH "
-        f"(formats: {', '.join(READERS)})."
-    )
+def unpack(value: int) -> Colour:
+    """The colour of an id that `read_colours` gave."""
+    return value >> 16, (value >> 8) & 255, value & 255

@@ -19,7 +19,7 @@ from zoo.common.errors import InputError, join_problems, unknown
 from zoo.common.files import new_folder, read_json, write_json, write_text
 from zoo.common.palette import Colour
 from zoo.data.dataset import IGNORE
-from zoo.data.pixels.png import index_png, png
+from zoo.data.pixels.masks import index_png, png
 from zoo.data.scene_stage import Stage, develop
 from zoo.data.scene_street import (
     Street,

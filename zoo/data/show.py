@@ -11,10 +11,18 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from zoo.common.errors import InputError, join_problems
-from zoo.data.dataset import Dataset, load_dataset
-from zoo.data.loading.mixing import mix_batch
-from zoo.data.loading.transforms import Draw, change_colours, colour_factors, crop_pair, draw
-from zoo.data.pixels.images import Pixels, read_pair
+from zoo.data.dataset import Dataset
+from zoo.data.load import load_dataset
+from zoo.data.loading.transforms import (
+    Draw,
+    change_colours,
+    colour_factors,
+    crop_pair,
+    draw,
+    mix_batch,
+)
+from zoo.data.pixels.images import Pixels
+from zoo.data.pixels.masks import read_pair
 from zoo.data.pixels.overlay import overlay, save_png, with_legend
 from zoo.registry.recipe import Augment
 

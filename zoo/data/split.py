@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from zoo.common.console import info
 from zoo.common.errors import InputError, shortened
 from zoo.common.files import new_folder, read_yaml, write_text
-from zoo.data.dataset import IGNORE, Dataset, Sample, load_dataset
+from zoo.data.dataset import IGNORE, Dataset, Sample, unpack
 from zoo.data.formats.pairs import find_splits, natural_key
 from zoo.data.inspect.imbalance import assign, count_labels, read_each, sum_groups
 from zoo.data.inspect.near_duplicates import clusters, films, near_pairs, thumbnail
+from zoo.data.load import load_dataset
 from zoo.data.pixels.images import read_image
-from zoo.data.pixels.masks import unpack
 
 Integers = NDArray[np.int64]
 Links = dict[str, Integers]

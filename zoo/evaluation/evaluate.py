@@ -12,8 +12,9 @@ import numpy as np
 from zoo.common.errors import InputError
 from zoo.common.files import hash_of
 from zoo.creation.create import load_trained
-from zoo.data.dataset import Dataset, load_dataset
+from zoo.data.dataset import Dataset
 from zoo.data.inspect.scan import data_hash, scan_labels
+from zoo.data.load import load_dataset
 from zoo.data.loading.loader import EvalLoader
 from zoo.evaluation.score import check_classes, check_pixels, score
 from zoo.models.count import gmacs, params_m

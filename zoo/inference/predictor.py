@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from zoo.common.console import track
 from zoo.common.errors import InputError, shortened
 from zoo.creation.create import load_trained
-from zoo.data.formats.pairs import ARRAY_EXTENSIONS, IMAGE_EXTENSIONS
 from zoo.data.pixels.images import read_pixels
+from zoo.data.pixels.opening import ARRAY_EXTENSIONS, IMAGE_EXTENSIONS
 from zoo.data.pixels.overlay import as_rgb, overlay, save_index_png, save_png, with_legend
 from zoo.inference.tiling import predict_ids
 from zoo.runtime.precision import resolve_precision

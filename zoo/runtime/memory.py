@@ -44,3 +44,14 @@ def _container_bytes() -> int | None:
         limit = int((GROUP / "memory.max").read_text())
         return max(0, limit - int((GROUP / "memory.current").read_text()))
     return None
+
+
+def cache_folder() -> Path:
+    """The folder for things that can be computed again: `$ZOO_CACHE` or ~/.cache/zoo."""
+    given = os.environ.get("ZOO_CACHE")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "zoo"
+
+
+def gib(size: int) -> str:
+    """A number of bytes for people, such as `2.5 GiB`."""
+    return f"{size / 2**30:.3g} GiB"

@@ -10,7 +10,8 @@ from typing import Any
 from zoo.common.errors import InputError
 from zoo.creation.create import DEFAULT
 from zoo.creation.locate import model_folder
-from zoo.data.dataset import Dataset, load_dataset
+from zoo.data.dataset import Dataset
+from zoo.data.load import load_dataset
 from zoo.hub.folder import read_folder
 from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides, parse_overrides

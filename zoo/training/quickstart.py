@@ -69,8 +69,8 @@ def _best(run: Path) -> SegmentationModel:
 
 def write_pictures(run: Path, data: Path) -> list[Path]:
     """Image, truth and prediction of some test scenes side by side, into `run`/pictures."""
-    from zoo.data.dataset import load_dataset
-    from zoo.data.pixels.images import read_pair
+    from zoo.data.load import load_dataset
+    from zoo.data.pixels.masks import read_pair
     from zoo.data.pixels.overlay import comparison, save_png
     from zoo.inference.predictor import predict_mask
 

@@ -31,7 +31,7 @@ from zoo.common.console import info, progress_bar
 from zoo.common.errors import InputError, RunError, join_problems
 from zoo.common.files import read_json, write_json
 from zoo.creation.create import DEFAULT
-from zoo.data.dataset import load_dataset
+from zoo.data.load import load_dataset
 from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides, parse_overrides
 from zoo.registry.recipe import Recipe

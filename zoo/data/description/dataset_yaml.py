@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
+    ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -18,26 +25,142 @@ from pydantic import (
 from zoo.common.errors import InputError, join_problems, shortened, unknown
 from zoo.common.files import read_yaml
 from zoo.common.palette import Colour, default_palette
-from zoo.data.dataset import IGNORE, MAX_CLASSES, OTHERS, Dataset, Decoder
-from zoo.data.description.entries import (
-    Channels,
-    ClassEntry,
-    ClassLike,
-    CocoEntry,
-    CocoFiles,
-    Colour3,
-    GroupRule,
-    LabelMeEntry,
-    Name,
-    Range,
-    SourceId,
-    SplitEntry,
-    SplitLike,
-    Strict,
+from zoo.data.dataset import IGNORE, MAX_CLASSES, OTHERS, Dataset, Decoder, Sample, pack
+from zoo.data.formats.coco import read_coco
+from zoo.data.formats.pairs import (
+    LIST_EXTENSIONS,
+    Place,
+    find_layout,
+    find_splits,
+    leaves_root,
+    pair_place,
+    read_list,
+    read_names,
+    samples_by_name,
 )
-from zoo.data.description.splits import SHAPES, find_samples
-from zoo.data.pixels.masks import pack
+from zoo.data.pixels.opening import ARRAY_EXTENSIONS, IMAGE_EXTENSIONS, SHAPE_EXTENSIONS
 from zoo.data.pixels.polygons import unknown_labels
+
+MAX_PATTERN = 200
+
+
+class Strict(BaseModel):
+    """A part that knows all of its keys."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+def _inside(path: str) -> str:
+    """Refuse a path that is absolute or climbs out of the root."""
+    if leaves_root(path):
+        raise ValueError(f"{path!r} must lie below `root`: a relative path without '..'")
+    return path
+
+
+def _readable(name: str) -> str:
+    if not name.strip() or name != name.strip() or not name.isprintable():
+        raise ValueError(f"{name!r} must be printable text without spaces at its ends")
+    return name
+
+
+def _list_file(path: str) -> str:
+    if not path.endswith(LIST_EXTENSIONS):
+        raise ValueError(f"{path!r} must be a {' or '.join(LIST_EXTENSIONS)} file")
+    return path
+
+
+def _rule(group: str) -> str:
+    """Check the rule that names groups: `folder`, or an expression with a pair of parentheses."""
+    if group == "folder":
+        return group
+    try:
+        groups = re.compile(group).groups if len(group) <= MAX_PATTERN else 0
+    except re.error as error:
+        raise ValueError(f"{group!r} is no regular expression: {error}") from error
+    if groups != 1:
+        raise ValueError(
+            f"{group[:60]!r} must be `folder`, or a regular expression of at most {MAX_PATTERN} "
+            f"characters with one pair of parentheses around the name of the group"
+        )
+    return group
+
+
+def _ordered(values: list[float]) -> list[float]:
+    if not values[0] < values[1]:
+        raise ValueError(f"[low, high] with low below high is needed, not {values}")
+    return values
+
+
+def _as_class(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _kind(value: object) -> str:
+    """Which way to name the files of a split was taken."""
+    if isinstance(value, str):
+        return "path"
+    keys = value if isinstance(value, dict) else {}
+    return next((key for key in ("coco", "labelme") if key in keys), "folders")
+
+
+Inside = Annotated[str, AfterValidator(_inside)]
+ListFile = Annotated[Inside, AfterValidator(_list_file)]
+Name = Annotated[str, AfterValidator(_readable)]
+Channel = Annotated[int, Field(ge=0, le=255)]
+Colour3 = Annotated[list[Channel], Field(min_length=3, max_length=3)]
+SourceId = Annotated[int, Field(ge=0, le=65535)]
+GroupRule = Annotated[str, AfterValidator(_rule)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Range = Annotated[list[Finite], Field(min_length=2, max_length=2), AfterValidator(_ordered)]
+Channels = Annotated[int, Field(ge=1, le=256)]
+
+
+class ClassEntry(Strict):
+    """A class: its name and the colour that shows it."""
+
+    name: Name
+    colour: Colour3 | None = None
+
+
+class SplitEntry(Strict):
+    """The folders of one split, relative to the root; without `masks` the split has images only.
+
+    `list` is a file, relative to the description, whose names choose from the folders.
+    """
+
+    images: Inside
+    masks: Inside | None = None
+    list: ListFile | None = None
+
+
+class CocoFiles(Strict):
+    """A folder of images and the file with COCO's annotations, relative to the root."""
+
+    images: Inside
+    annotations: Inside
+
+
+class CocoEntry(Strict):
+    """A split in COCO's format."""
+
+    coco: CocoFiles
+
+
+class LabelMeEntry(Strict):
+    """A split whose folder holds LabelMe's JSON files beside the images."""
+
+    labelme: Inside
+
+
+ClassLike = Annotated[ClassEntry, BeforeValidator(_as_class)]
+SplitLike = Annotated[
+    Annotated[Inside, Tag("path")]
+    | Annotated[SplitEntry, Tag("folders")]
+    | Annotated[CocoEntry, Tag("coco")]
+    | Annotated[LabelMeEntry, Tag("labelme")],
+    Discriminator(_kind),
+]
+
 
 IGNORED = "ignore"
 """The word for IGNORE where a class is named."""
@@ -161,9 +284,12 @@ def read_dataset_file(path: Path) -> Dataset:
     if not root.is_dir():
         raise InputError(f"{path}: root {file.root!r} is not a folder (looked at {root}).")
     arrays = file.channels is not None or file.range is not None
-    found = find_samples(file.splits, root, path, arrays=arrays)
-    problems = _kind_problems(found.kinds) + _colour_problems(file)
-    problems += _shape_problems(file, found.kinds)
+    found = _Files(root, path, [*IMAGE_EXTENSIONS, *(ARRAY_EXTENSIONS if arrays else [])])
+    found.add_all(file.splits)
+    problems = [*_colour_problems(file), *_shape_problems(file, found.kinds)]
+    if len(found.kinds) > 1:
+        kinds = " and ".join(sorted(found.kinds))
+        problems.insert(0, f"splits: all masks must be of one kind, here are {kinds}")
     if problems:
         raise InputError(join_problems(f"{path} has problems:", problems))
     shapes = bool(found.kinds & SHAPES)
@@ -178,7 +304,7 @@ def read_dataset_file(path: Path) -> Dataset:
         palette=file.palette(),
         splits=found.splits,
         id_map=None if shapes else file.id_map(),
-        decoder=_decoder(file, found.kinds),
+        decoder="colours" if file.colours else next(iter(found.kinds), "ids"),
         labels=labels,
         unlabelled=IGNORE if file.unlabelled is None else file.train_id(file.unlabelled),
         channels=file.channels or 3,
@@ -202,22 +328,10 @@ def _validated(path: Path) -> DatasetFile:
         raise InputError(join_problems(f"{path} has problems:", problems)) from error
 
 
-def _decoder(file: DatasetFile, kinds: set[Decoder]) -> Decoder:
-    if file.colours:
-        return "colours"
-    return next(iter(kinds), "ids")
-
-
 def _labels(file: DatasetFile) -> dict[str, int]:
     """The train id of every label: the classes' own names, and what `labels` adds."""
     own = {entry.name: index for index, entry in enumerate(file.classes)}
     return own | {label: file.train_id(name) for label, name in (file.labels or {}).items()}
-
-
-def _kind_problems(kinds: set[Decoder]) -> list[str]:
-    if len(kinds) < 2:
-        return []
-    return [f"splits: all masks must be of one kind, here are {' and '.join(sorted(kinds))}"]
 
 
 def _colour_problems(file: DatasetFile) -> list[str]:
@@ -290,3 +404,84 @@ def _model_of(place: list[str], kind: str) -> type[BaseModel]:
         return CocoFiles if "coco" in place[:-1] else CocoEntry
     models: dict[str, type[BaseModel]] = {"labelme": LabelMeEntry, "folders": SplitEntry}
     return models.get(kind, DatasetFile)
+
+
+Entry = str | SplitEntry | CocoEntry | LabelMeEntry
+SHAPES: set[Decoder] = {"coco", "labelme"}
+"""The decoders that draw masks from shapes."""
+
+
+@dataclass
+class _Files:
+    """The samples of every split, the labels in COCO's files, and what is wrong.
+
+    Lists lie relative to `file`, the description; everything else is relative to `root`.
+    """
+
+    root: Path
+    file: Path
+    image_extensions: list[str]
+    splits: dict[str, list[Sample]] = field(default_factory=dict)
+    kinds: set[Decoder] = field(default_factory=set)
+    labels: set[str] = field(default_factory=set)
+    problems: list[str] = field(default_factory=list)
+
+    def add_all(self, entries: Mapping[str, Entry] | None) -> None:
+        """Find the files of every split as written; None: train, val and test in a known layout.
+
+        Raises one InputError with the problems of all splits.
+        """
+        if entries is None:
+            for name, (images, masks) in find_splits(self.root).items():
+                self._add(name, self._pairs(images, masks))
+            if not self.splits:
+                raise InputError(
+                    f"{self.file}: no train, val or test below {self.root}. Name the folders, for "
+                    f"example `splits: {{train: {{images: images, masks: masks}}}}`."
+                )
+        for name, entry in (entries or {}).items():
+            self._add(name, self._samples(name, entry), coco=isinstance(entry, CocoEntry))
+        if self.problems:
+            raise InputError(join_problems(f"{self.file} cannot be used:", self.problems))
+
+    def _add(self, split: str, samples: list[Sample], *, coco: bool = False) -> None:
+        self.splits[split] = samples
+        for sample in samples:
+            if sample.mask is not None:
+                shapes = sample.mask.suffix.lower() in SHAPE_EXTENSIONS
+                self.kinds.add("coco" if coco else "labelme" if shapes else "ids")
+
+    def _samples(self, split: str, entry: Entry) -> list[Sample]:
+        root, problems = self.root, self.problems
+        if isinstance(entry, CocoEntry):
+            images, annotations = root / entry.coco.images, root / entry.coco.annotations
+            samples, labels = read_coco(images, annotations, problems)
+            self.labels |= set(labels)
+            return samples
+        if isinstance(entry, LabelMeEntry):
+            folder, extensions = root / entry.labelme, self.image_extensions
+            place = Place(folder, folder, "", "", extensions, SHAPE_EXTENSIONS)
+            return pair_place(place, problems)
+        if isinstance(entry, SplitEntry):
+            masks = None if entry.masks is None else root / entry.masks
+            return self._pairs(root / entry.images, masks, entry.list)
+        if entry.endswith(LIST_EXTENSIONS):
+            return read_list(self.file.parent / entry, root, self.image_extensions, problems)
+        try:
+            layout = find_layout(root, entry)
+        except InputError as error:
+            problems.append(str(error))
+            return []
+        if layout is None:
+            problems.append(f"splits.{split}: {root / entry} is missing")
+            return []
+        return self._pairs(*layout)
+
+    def _pairs(self, images: Path, masks: Path | None, names: str | None = None) -> list[Sample]:
+        """The pairs of two folders: all of them, or those that a list of names selects."""
+        place = Place(images, masks, image_extensions=self.image_extensions)
+        if names is None:
+            return pair_place(place, self.problems)
+        file = self.file.parent / names
+        chosen = read_names(file, self.problems)
+        return samples_by_name(chosen, place, file, self.problems) if chosen else []

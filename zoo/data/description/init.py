@@ -1,36 +1,61 @@
-"""`zoo data init`: a first dataset.yaml for a folder, from what lies in it."""
+"""A first dataset.yaml for a folder: find its images and masks, look at some masks, write the file.
+
+`zoo data init` runs all of it. `explain_missing_file` is the short form in the message for a folder
+without a dataset.yaml.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import tempfile
 from collections import Counter
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
 
 from zoo.common.console import info
-from zoo.common.errors import InputError, RunError, shortened
+from zoo.common.errors import InputError, RunError, join_problems, shortened
 from zoo.common.files import write_text
-from zoo.data.dataset import IGNORE
+from zoo.data.dataset import IGNORE, MAX_CLASSES, SPLITS, Sample, unpack
 from zoo.data.description.dataset_yaml import read_dataset_file
-from zoo.data.description.survey import Survey, survey
+from zoo.data.formats.coco import MAX_COCO_BYTES, read_coco
+from zoo.data.formats.pairs import Place, find_splits, layouts, list_files, pair, pair_all
 from zoo.data.formats.trees import official_layout
-from zoo.data.pixels.masks import unpack
+from zoo.data.pixels.masks import read_colours, read_ids
+from zoo.data.pixels.opening import IMAGE_EXTENSIONS, SHAPE_EXTENSIONS, opened
+from zoo.data.pixels.polygons import labels_of, read_shapes
 
+MAX_MASKS = 200
+"""Masks that are opened at most."""
+MASKS_PER_SPLIT = 8
+"""Masks of each split that `explain_missing_file` opens."""
+MAX_DENSE_ID = 30
+"""Ids with gaps get a mapping where the largest is at least this."""
 BACKGROUND = "background"
 IGNORED_LABEL = "__ignore__"
-"""The label by which LabelMe's users mark what is to be left out."""
-SPARSE = 30
-"""Ids with gaps get a mapping where the largest is at least this."""
+"""The label by which LabelMe's users mark what to ignore."""
+SPLIT_WORDS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+    "dev": "val", "test": "test", "testing": "test",
+}  # fmt: skip
+MASK_WORDS = {
+    "annot", "annotation", "annotations", "gt", "groundtruth", "label", "labels", "lbl", "mask",
+    "masks", "seg", "segmentation", "segmentations", "segmentationclass", "target", "targets",
+}  # fmt: skip
 
 
 def init(folder: str | Path, *, out: str | Path | None = None, force: bool = False) -> Path:
     """Look at the images and masks of `folder`, write a dataset.yaml for them, return its path.
 
-    At most 200 masks are opened. The file is commented, lies in `folder` unless `out` says else,
-    and loads as it is; the names of classes are for the user to fill in. What was found is
-    printed as remarks. Raises InputError where nothing is found that fits together, where the
-    folder needs no description, and where the file exists and `force` is not given.
+    At most 200 masks are opened. The file is commented, lies in `folder` unless `out` says
+    otherwise, and loads as it is; the user fills in the names of the classes. What was found is
+    printed. Raises InputError where no images and masks fit together, where the folder needs no
+    description, and where the file exists and `force` is not given.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -43,27 +68,12 @@ def init(folder: str | Path, *, out: str | Path | None = None, force: bool = Fal
     layout = official_layout(root)
     if layout is not None:
         raise InputError(
-            f"{root} is in the official layout of {layout} and needs no description: give "
+            f"{root} has the official layout of {layout} and needs no description: give "
             f"`{layout}:{root}` as the data."
         )
     found = survey(root)
-    text = description(found, _root_line(root, path))
-    _check(text, path)
-    write_text(path, text)
-    _tell(found, path)
-    return path
-
-
-def _root_line(root: Path, path: Path) -> list[str]:
-    """`root:` where the description lies elsewhere."""
-    if path.parent.resolve() == root.resolve():
-        return []
-    return [f"root: {_quoted(os.path.relpath(root.resolve(), path.parent.resolve()))}"]
-
-
-def _check(text: str, path: Path) -> None:
-    """Load the text from a file beside `path`, so that nothing is written that does not load."""
-    try:
+    text = _description(found, root, path)
+    try:  # from a file beside `path`, so that nothing is written that does not load
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".zoo.", suffix=".yaml") as file:
             file.write(text.encode())
@@ -71,103 +81,7 @@ def _check(text: str, path: Path) -> None:
             read_dataset_file(Path(file.name))
     except OSError as error:
         raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
-
-
-def description(found: Survey, head: list[str]) -> str:
-    """The text of a dataset.yaml for what was found; `head` are lines to put first."""
-    lines = ["# Give the classes their names, then delete the comments.", "version: 1", *head]
-    if found.colours:
-        lines += _colour_lines(found)
-    elif found.labels:
-        lines += _label_lines(found)
-    else:
-        lines += _id_lines(found)
-    lines += ["splits:", *(f"  {_quoted(name)}: {text}" for name, text in found.splits.items())]
-    if set(found.splits) == {"train"}:
-        lines += [
-            "# Only one split was found; training also needs val: `zoo data split` makes one."
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def _quoted(text: str) -> str:
-    """Text as YAML, quoted where it has to be."""
-    plain = text.replace("_", "").replace("-", "").isalnum() and text[0].isalpha()
-    words = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
-    return text if plain and text.lower() not in words else json.dumps(text)
-
-
-def _colour_lines(found: Survey) -> list[str]:
-    """Classes by their colours, the most frequent first."""
-    total = found.colours.total()
-    lines = ["# The masks are coded by colour.", "colours: true", "classes:"]
-    for index, (value, count) in enumerate(found.colours.most_common()):
-        colour = list(unpack(value))
-        lines.append(f"  - {{name: class_{index}, colour: {colour}}}  # {_share(count, total)}")
-    return [
-        *lines,
-        "# Move colours that mean 'leave this out' from the classes to here:",
-        "ignore_colours: []",
-    ]
-
-
-def _label_lines(found: Survey) -> list[str]:
-    """Classes by the labels of shapes; what lies in no shape is the background."""
-    names = sorted(name for name in found.labels if name != IGNORED_LABEL)
-    classes = names if BACKGROUND in names else [BACKGROUND, *names]
-    lines = ["classes:", *(f"  - {_quoted(name)}" for name in classes)]
-    lines += [
-        "# What lies in no shape; a class, or 'ignore' to leave it out.",
-        "unlabelled: background",
-    ]
-    if IGNORED_LABEL in found.labels:
-        lines.append(f"labels: {{{IGNORED_LABEL}: ignore}}")
-    return lines
-
-
-def _id_lines(found: Survey) -> list[str]:
-    """Classes by ids: a pair of ids is background and foreground, gaps get a mapping."""
-    total, ids = found.ids.total(), found.ids
-    named = sorted(set(ids) - {IGNORE})
-    if len(ids) <= 2 and (0 in ids or not named):
-        return _pair_lines(ids)
-    sources = list(range(max(named) + 1)) if max(named) < SPARSE else named
-    if len(sources) < 2:
-        sources = [0, *sources]
-    lines = ["classes:"]
-    for index, source in enumerate(sources):
-        share = _share(ids[source], total) if ids[source] else "not seen"
-        lines.append(f"  - class_{index}  # id {source}, {share}")
-    if sources != list(range(len(sources))):
-        pairs = ", ".join(f"{source}: {index}" for index, source in enumerate(sources))
-        lines += ["# id in the masks: class number", f"mapping: {{{pairs}}}"]
-    seen = f"{_share(ids[IGNORE], total)} of the pixels" if ids[IGNORE] else "not seen"
-    return [*lines, f"ignore: {IGNORE}  # {seen}"]
-
-
-def _pair_lines(ids: Counter[int]) -> list[str]:
-    """Two classes: 0 and the other id, or 0 and 255 where only 0 was seen."""
-    total, other = ids.total(), max(ids)
-    other = other or IGNORE
-    lines = [
-        "classes:",
-        f"  - background  # id 0, {_share(ids[0], total)}",
-        f"  - foreground  # id {other}, {_share(ids[other], total)}",
-    ]
-    if other == 1:
-        return lines
-    lines.append(f"mapping: {{0: 0, {other}: 1}}  # id in the masks: class number")
-    if other == IGNORE:
-        lines += ["# If 255 marks pixels to leave out, replace the line above by `ignore: 255`."]
-    return lines
-
-
-def _share(count: int, total: int) -> str:
-    return f"{100 * count / total:.2g} %"
-
-
-def _tell(found: Survey, path: Path) -> None:
-    """Say what was found and what is left to do."""
+    write_text(path, text)
     for name, samples in found.samples.items():
         info(f"{name}: {len(samples)} images with masks ({found.splits[name]})")
     if found.colours:
@@ -178,3 +92,345 @@ def _tell(found: Survey, path: Path) -> None:
     else:
         info(f"{found.looked_at} masks hold the ids {shortened(sorted(found.ids))}.")
     info(f"Wrote {path}. Give the classes their names there; `zoo doctor {path}` checks all masks.")
+    return path
+
+
+def explain_missing_file(root: Path) -> str:
+    """The message for a folder without dataset.yaml, with one that can be pasted."""
+    header = f"{root} has no dataset.yaml, so its ids have no names."
+    try:
+        splits = find_splits(root)
+    except InputError as error:
+        return f"{header} {error}."
+    plain = not splits and all((root / side).is_dir() for side in ("images", "masks"))
+    places = {"train": (root / "images", root / "masks")} if plain else splits
+    if not places:
+        looked = [
+            f"{images.relative_to(root)}/ + {masks.relative_to(root)}/"
+            for images, masks in layouts(root, "train")
+        ]
+        here = sorted(f"{p.name}/" if p.is_dir() else p.name for p in root.iterdir())
+        return (
+            f"{header} No train, val or test was found: looked for {', '.join(looked)} and the "
+            f"same for val and test. The folder holds: {shortened(here, 10) or 'nothing'}. Name "
+            f"the folders under `splits:` in a dataset.yaml."
+        )
+    ids: set[int] = set()
+    count = 0
+    try:
+        for images, masks in places.values():
+            samples = pair(images, masks)
+            for sample in samples[:: -(-len(samples) // MASKS_PER_SPLIT)]:
+                assert sample.mask is not None
+                ids |= set(np.unique(read_ids(sample.mask)).tolist())
+                count += 1
+    except InputError as error:
+        return f"{header} A first look at it failed:\n{error}"
+    if len(ids) > MAX_CLASSES:
+        return (
+            f"{header} {count} masks hold {len(ids)} different ids, more than {MAX_CLASSES} "
+            f"classes: these look like photographs. A mask holds one class id per pixel."
+        )
+    return (
+        f"{header} {count} masks hold the ids {shortened(sorted(ids))}.\n"
+        f"`zoo data init {root}` looks closer and writes the file.\n"
+        f"Or write the names of your classes into {root / 'dataset.yaml'}:\n\n"
+        f"{suggested_file(sorted(ids), plain=plain)}"
+    )
+
+
+def suggested_file(ids: list[int], *, plain: bool = False) -> str:
+    """The text of a dataset.yaml that accepts masks with `ids`; `plain` where there is no split."""
+    lines = ["version: 1"]
+    if plain:
+        lines.append("splits: {train: {images: images, masks: masks}}")
+    if set(ids) <= {0, IGNORE}:
+        lines += ["classes: [background, foreground]", "mapping: {0: 0, 255: 1}"]
+        return "\n".join(lines)
+    sources = _class_ids(ids)
+    lines.append(f"classes: {json.dumps([f'class_{value}' for value in sources])}")
+    if sources != list(range(len(sources))):
+        lines.append(_mapping(sources))
+    lines.append("ignore: 255")
+    return "\n".join(lines)
+
+
+def _class_ids(ids: list[int]) -> list[int]:
+    """The ids that get a class: all up to the largest where it is small, else those that occur."""
+    named = sorted(set(ids) - {IGNORE})
+    return list(range(max(named) + 1)) if max(named) < MAX_DENSE_ID else named
+
+
+def _mapping(sources: list[int]) -> str:
+    return f"mapping: {{{', '.join(f'{source}: {i}' for i, source in enumerate(sources))}}}"
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a folder holds: samples and the text that names them, and the content of masks.
+
+    `splits` has the value of `splits:` for each split. One of `ids`, `colours` and `labels` is
+    filled: how many pixels, or shapes, have each.
+    """
+
+    samples: dict[str, list[Sample]]
+    splits: dict[str, str]
+    ids: Counter[int] = field(default_factory=Counter)
+    colours: Counter[int] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
+    looked_at: int = 0
+
+
+def survey(root: Path) -> Survey:
+    """Find the images and masks below `root` and look at no more than 200 masks.
+
+    Raises InputError where nothing fits together, with what was looked for.
+    """
+    for find in (_coco, _labelme):
+        found = find(root)
+        if found is not None:
+            return found
+    splits = _folders_of_splits(root)
+    if not splits:
+        raise InputError(
+            f"{root} holds no images with matching masks. Looked for folders of equal "
+            f"names, such as images/ and masks/, train/images/ and train/masks/, or train/ and "
+            f"trainannot/; for COCO's JSON; and for LabelMe's JSON beside the images."
+        )
+    samples = pair_all(root, {name: Place(*place) for name, place in splits.items()})
+    texts = {
+        name: f"{{images: {_relative(images, root)}, masks: {_relative(masks, root)}}}"
+        for name, (images, masks) in splits.items()
+    }
+    masks = list(_some_masks(samples))
+    coloured = [_is_coloured(mask) for mask in masks]
+    if any(coloured) and not all(coloured):
+        kinds = [masks[coloured.index(True)], masks[coloured.index(False)]]
+        raise InputError(
+            join_problems(
+                "Some masks are colour images and some hold ids, for example:", map(str, kinds)
+            )
+        )
+    found_ids: Counter[int] = Counter()
+    for mask in masks:
+        stored = read_colours(mask) if any(coloured) else read_ids(mask)
+        values, counts = np.unique(stored, return_counts=True)
+        found_ids.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        if len(found_ids) > MAX_CLASSES + 1:
+            what = "colours" if any(coloured) else "ids"
+            raise InputError(
+                f"{mask}: with it the masks hold {len(found_ids)} different {what}, more than "
+                f"{MAX_CLASSES} classes: these look like photographs, or like masks that were "
+                f"resized or compressed with loss."
+            )
+    if any(coloured):
+        return Survey(samples, texts, colours=found_ids, looked_at=len(masks))
+    return Survey(samples, texts, ids=found_ids, looked_at=len(masks))
+
+
+def _relative(path: Path, root: Path) -> str:
+    return json.dumps(path.relative_to(root).as_posix(), ensure_ascii=False)
+
+
+def _some_masks(samples: dict[str, list[Sample]]) -> Iterator[Path]:
+    """Masks of all splits, evenly spread, no more than may be opened."""
+    masks = [s.mask for listed in samples.values() for s in listed if s.mask is not None]
+    yield from masks[:: max(1, -(-len(masks) // MAX_MASKS))]
+
+
+def _is_coloured(mask: Path) -> bool:
+    with opened(mask) as image:
+        return image.mode in {"RGB", "RGBA", "LA", "CMYK", "YCbCr"}
+
+
+def _split_of(parts: tuple[str, ...]) -> str:
+    """The split that a path names; train where it names none."""
+    words = [word for part in parts for word in re.split(r"[^a-z]+", part.lower())]
+    return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "train")
+
+
+def _folders_of_splits(root: Path) -> dict[str, tuple[Path, Path]]:
+    """Folders of images and masks: in a known layout, or with the same file names."""
+    plain = root / "images", root / "masks"
+    if all(side.is_dir() for side in plain):
+        inside = {child.name for child in plain[0].iterdir() if child.is_dir()}
+        if not inside & set(SPLITS):
+            return {"train": plain}
+    try:
+        found = find_splits(root)
+    except InputError:
+        found = _matching_folders(root)
+        if not found:
+            raise
+    return found or _matching_folders(root)
+
+
+def _matching_folders(root: Path) -> dict[str, tuple[Path, Path]]:
+    """Pairs of folders with the same stems, one of which is named like masks.
+
+    Raises InputError where a split could be more than one pair.
+    """
+    stems: dict[str, set[str]] = {}
+    for name in list_files(root):
+        path = PurePosixPath(name)
+        if path.suffix.lower() in IMAGE_EXTENSIONS:
+            stems.setdefault(str(path.parent), set()).add(path.stem)
+    masks = [folder for folder in stems if MASK_WORDS & set(re.split(r"[\W_]", folder.lower()))]
+    pairs: dict[str, tuple[Path, Path]] = {}
+    for mask in masks:
+        split = _split_of(PurePosixPath(mask).parts)
+        for image, names in stems.items():
+            same_split = _split_of(PurePosixPath(image).parts) == split
+            if image not in masks and same_split and names == stems[mask]:
+                if split in pairs:
+                    raise InputError(
+                        f"{root}: several folders could be the masks of {split!r}, among them "
+                        f"{pairs[split][1]} and {root / mask}. Write `splits:` by hand."
+                    )
+                pairs[split] = root / image, root / mask
+    return pairs
+
+
+def _coco(root: Path) -> Survey | None:
+    """Annotation files in COCO's format, each a split."""
+    samples: dict[str, list[Sample]] = {}
+    texts: dict[str, str] = {}
+    labels: Counter[str] = Counter()
+    for file, listed in _coco_files(root).items():
+        split = _split_of((*file.relative_to(root).parts[:-1], file.stem))
+        below = sorted({(root / name).parent for name in list_files(root)})
+        holding = [
+            folder
+            for folder in (file.parent, root, *below)
+            if all((folder / name).is_file() for name in listed)
+        ]
+        if not holding or split in samples:
+            state = f"belong to a second {split} split of" if holding else "are in no folder below"
+            raise InputError(
+                f"The images that {file} lists {state} {root}. Write `splits:` by hand."
+            )
+        problems: list[str] = []
+        samples[split], found = read_coco(holding[0], file, problems)
+        if problems:
+            raise InputError(join_problems(f"{root} cannot be used:", problems))
+        labels.update(found)
+        images, annotations = _relative(holding[0], root), _relative(file, root)
+        texts[split] = f"{{coco: {{images: {images}, annotations: {annotations}}}}}"
+    return Survey(samples, texts, labels=labels) if samples else None
+
+
+def _coco_files(root: Path) -> dict[Path, list[str]]:
+    """The annotation files below `root`, each with the first images that it lists."""
+    found = {}
+    for file in _json_files(root, beside_image=False):
+        with contextlib.suppress(InputError):  # some other JSON
+            content = read_shapes(file, MAX_COCO_BYTES)
+            if {"images", "annotations", "categories"} <= set(content):
+                images = content["images"][:3] if isinstance(content["images"], list) else []
+                found[file] = [str(i.get("file_name")) for i in images if isinstance(i, dict)]
+    return found
+
+
+def _json_files(root: Path, *, beside_image: bool) -> Iterator[Path]:
+    """The JSON files below `root` that have, or do not have, an image of the same name beside."""
+    for name in list_files(root):
+        file = root / name
+        if name.lower().endswith(".json"):
+            beside = any(file.with_suffix(extension).is_file() for extension in IMAGE_EXTENSIONS)
+            if beside == beside_image:
+                yield file
+
+
+def _labelme(root: Path) -> Survey | None:
+    """Folders in which LabelMe's JSON files lie beside the images."""
+    samples: dict[str, list[Sample]] = {}
+    texts: dict[str, str] = {}
+    first: dict[Path, Path] = {}
+    for file in _json_files(root, beside_image=True):
+        first.setdefault(file.parent, file)
+    for folder, file in sorted(first.items()):
+        if "shapes" not in read_shapes(file):
+            continue
+        split = _split_of(folder.relative_to(root).parts)
+        if split in samples:
+            raise InputError(f"{root} has several folders for {split!r}. Write `splits:` by hand.")
+        place = Place(folder, folder, mask_extensions=SHAPE_EXTENSIONS)
+        samples |= pair_all(root, {split: place})
+        texts[split] = f"{{labelme: {_relative(folder, root)}}}"
+    masks = list(_some_masks(samples))
+    labels: Counter[str] = Counter()
+    for file in masks:
+        labels.update(labels_of(file))
+    return Survey(samples, texts, labels=labels, looked_at=len(masks)) if samples else None
+
+
+def _description(found: Survey, root: Path, path: Path) -> str:
+    """The text of the dataset.yaml at `path` for what was found in `root`."""
+    lines = ["# Give the classes their names, then delete the comments.", "version: 1"]
+    if path.parent.resolve() != root.resolve():
+        lines.append(f"root: {_quoted(os.path.relpath(root.resolve(), path.parent.resolve()))}")
+    if found.colours:
+        total = found.colours.total()
+        lines += ["# The masks are coded by colour.", "colours: true", "classes:"]
+        for index, (value, count) in enumerate(found.colours.most_common()):
+            colour = list(unpack(value))
+            seen = _percent(count, total)
+            lines.append(f"  - {{name: class_{index}, colour: {colour}}}  # {seen}")
+        lines += ["# Move colours to ignore from the classes to here:", "ignore_colours: []"]
+    elif found.labels:
+        names = sorted(name for name in found.labels if name != IGNORED_LABEL)
+        classes = names if BACKGROUND in names else [BACKGROUND, *names]
+        lines += ["classes:", *(f"  - {_quoted(name)}" for name in classes)]
+        lines += ["# Pixels in no shape: a class, or 'ignore'.", f"unlabelled: {BACKGROUND}"]
+        if IGNORED_LABEL in found.labels:
+            lines.append(f"labels: {{{IGNORED_LABEL}: ignore}}")
+    else:
+        lines += _id_lines(found.ids)
+    lines += ["splits:", *(f"  {_quoted(name)}: {text}" for name, text in found.splits.items())]
+    if set(found.splits) == {"train"}:
+        lines.append(
+            "# Only one split was found; training also needs val: `zoo data split` makes one."
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    """Text as YAML, quoted where it has to be."""
+    plain = text.replace("_", "").replace("-", "").isalnum() and text[0].isalpha()
+    words = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
+    return text if plain and text.lower() not in words else json.dumps(text)
+
+
+def _id_lines(ids: Counter[int]) -> list[str]:
+    """Classes by ids: a pair of ids is background and foreground, gaps get a mapping."""
+    total = ids.total()
+    named = sorted(set(ids) - {IGNORE})
+    if len(ids) <= 2 and (0 in ids or not named):
+        other = max(ids) or IGNORE
+        lines = [
+            "classes:",
+            f"  - background  # id 0, {_percent(ids[0], total)}",
+            f"  - foreground  # id {other}, {_percent(ids[other], total)}",
+        ]
+        if other != 1:
+            lines.append(f"mapping: {{0: 0, {other}: 1}}  # id in the masks: class number")
+        if other == IGNORE:
+            lines.append(
+                "# If 255 marks pixels to ignore, replace the line above by `ignore: 255`."
+            )
+        return lines
+    sources = _class_ids(named)
+    if len(sources) < 2:
+        sources = [0, *sources]
+    lines = ["classes:"]
+    for index, source in enumerate(sources):
+        fraction = _percent(ids[source], total) if ids[source] else "not seen"
+        lines.append(f"  - class_{index}  # id {source}, {fraction}")
+    if sources != list(range(len(sources))):
+        lines += ["# id in the masks: class number", _mapping(sources)]
+    seen = f"{_percent(ids[IGNORE], total)} of the pixels" if ids[IGNORE] else "not seen"
+    return [*lines, f"ignore: {IGNORE}  # {seen}"]
+
+
+def _percent(count: int, total: int) -> str:
+    return f"{100 * count / total:.2g} %"

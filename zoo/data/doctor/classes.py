@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from zoo.common.errors import shortened
 from zoo.data.dataset import IGNORE, MAX_CLASSES
-from zoo.data.description.suggest import suggested_file
+from zoo.data.description.init import suggested_file
 from zoo.data.doctor.look import Pair
 from zoo.data.doctor.masks import is_binary, is_shifted
 from zoo.data.doctor.source import Fault, Source, ignored_ids

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from zoo.data.dataset import SPLITS
 from zoo.data.doctor.look import Pair
 from zoo.data.doctor.source import Fault, Source
-from zoo.data.formats.pairs import SPLITS
 from zoo.data.inspect.near_duplicates import THUMB, near_pairs
 
 

@@ -20,8 +20,8 @@ from zoo.data.doctor.images import ALPHA_MODES, is_unturned
 from zoo.data.doctor.look import MaskLook, Pair
 from zoo.data.doctor.masks import is_binary, is_zero_255
 from zoo.data.doctor.source import Source
-from zoo.data.pixels.images import read_image, read_source_ids
-from zoo.data.pixels.png import index_png, png
+from zoo.data.pixels.images import read_image
+from zoo.data.pixels.masks import index_png, png, read_source_ids
 
 Pixels = NDArray[np.uint8]
 LEFT_OUT = {"D105", "D106", "D107"}

@@ -14,11 +14,10 @@ from PIL import Image
 from zoo.common.errors import InputError
 from zoo.common.palette import Colour
 from zoo.data.dataset import Dataset
-from zoo.data.formats.pairs import LOSSLESS
 from zoo.data.inspect.near_duplicates import thumbnail
-from zoo.data.pixels.images import ORIENTATION, read_image, read_source_ids
-from zoo.data.pixels.masks import count_ids
-from zoo.data.pixels.opening import opened
+from zoo.data.pixels.images import ORIENTATION, read_image
+from zoo.data.pixels.masks import count_ids, read_source_ids
+from zoo.data.pixels.opening import LOSSLESS, opened
 
 PNG_TAGS = (b"eXIf", b"Raw profile type", b"adobe.xmp")
 """Words in a PNG that may hold an EXIF orientation."""

@@ -21,8 +21,8 @@ from zoo.data.doctor.findings import Diagnosis, Finding, count_splits
 from zoo.data.doctor.look import Pair, as_rgb
 from zoo.data.doctor.source import Source
 from zoo.data.doctor.terminal import summary
-from zoo.data.pixels.images import read_image, read_source_ids
-from zoo.data.pixels.png import IGNORE_COLOUR, png
+from zoo.data.pixels.images import read_image
+from zoo.data.pixels.masks import IGNORE_COLOUR, png, read_source_ids
 
 LISTED = 200
 PICTURES = 6

@@ -14,20 +14,12 @@ from pydantic import ValidationError
 from zoo.common.errors import InputError
 from zoo.common.files import read_yaml
 from zoo.common.palette import Colour
-from zoo.data.dataset import IGNORE, Dataset, Sample, load_dataset
-from zoo.data.description.dataset_yaml import DatasetFile
-from zoo.data.description.entries import SplitEntry
-from zoo.data.formats import READERS
-from zoo.data.formats.lists import LIST_EXTENSIONS
-from zoo.data.formats.pairs import (
-    IMAGE_EXTENSIONS,
-    MASK_EXTENSIONS,
-    SPLITS,
-    Place,
-    layouts,
-    list_files,
-)
-from zoo.data.formats.tree import Tree
+from zoo.data.dataset import IGNORE, SPLITS, Dataset, Sample
+from zoo.data.description.dataset_yaml import DatasetFile, SplitEntry
+from zoo.data.formats.pairs import LIST_EXTENSIONS, Place, layouts, list_files
+from zoo.data.formats.trees import TREES
+from zoo.data.load import load_dataset
+from zoo.data.pixels.opening import IMAGE_EXTENSIONS, MASK_EXTENSIONS
 
 
 class Fault(NamedTuple):
@@ -121,8 +113,8 @@ def _nameless(root: Path, fault: Fault) -> Source:
 
 def _official(name: str, root: Path, error: InputError) -> Source:
     """The files of a public layout. Raises `error` where its folders cannot be told."""
-    reader = READERS.get(name)
-    if not isinstance(reader, Tree) or not root.is_dir():
+    reader = TREES.get(name)
+    if reader is None or not root.is_dir():
         raise error
     places = {
         split: Place(

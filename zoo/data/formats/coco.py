@@ -11,10 +11,9 @@ from zoo.common.console import info
 from zoo.common.errors import InputError, join_problems, shortened
 from zoo.common.files import hash_of, new_folder, read_json, write_text
 from zoo.data.dataset import Sample
-from zoo.data.formats.lists import leaves_root
-from zoo.data.formats.pairs import SHOWN, natural_key, without_extension
-from zoo.data.inspect.facts import cache_folder
+from zoo.data.formats.pairs import SHOWN, leaves_root, natural_key, without_extension
 from zoo.data.pixels.polygons import read_shapes
+from zoo.runtime.memory import cache_folder
 
 MAX_COCO_BYTES = 2_000_000_000
 LARGE_BYTES = 50_000_000

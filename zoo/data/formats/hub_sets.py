@@ -16,9 +16,8 @@ from zoo.common.console import info
 from zoo.common.errors import InputError, shortened
 from zoo.common.files import hash_of, new_folder, read_json, write_bytes, write_text
 from zoo.common.optional import extra
-from zoo.data.dataset import Dataset
-from zoo.data.formats.pairs import FORMATS
-from zoo.data.inspect.facts import cache_folder
+from zoo.data.pixels.opening import FORMATS
+from zoo.runtime.memory import cache_folder
 
 IMAGE_COLUMNS = ("image", "pixel_values")
 MASK_COLUMNS = (
@@ -37,12 +36,13 @@ FORMAT = 1
 """Number of the form of the files in the cache; another number writes them anew."""
 
 
-def read_hub(place: str) -> Dataset:
-    """Read a data set with a column of images and one of masks; `place` is a repository or folder.
+def export_hub(place: str) -> Path:
+    """Write a data set with a column of images and one of masks as files; return its dataset.yaml.
 
-    A repository may be followed by `@revision`; a folder is one that the library `datasets` saved,
-    or one of parquet files. The names of the classes come from the id2label.json beside the data.
-    Raises InputError where the library is not installed or the data set has another form.
+    `place` is a repository, which may be followed by `@revision`, or a folder: one that the
+    library `datasets` saved, or one of parquet files. The names of the classes come from the
+    id2label.json beside the data. Raises InputError where the library is not installed or the data
+    set has another form.
     """
     splits = _load(place)
     columns = _columns(place, splits)
@@ -62,9 +62,7 @@ def read_hub(place: str) -> Dataset:
             f"{folder}: `zoo data init {folder} --out my.yaml` writes a description to complete; "
             f"then give my.yaml as the data."
         )
-    from zoo.data.description.dataset_yaml import read_dataset_file
-
-    return read_dataset_file(folder / "dataset.yaml")
+    return folder / "dataset.yaml"
 
 
 def _load(place: str) -> dict[str, Any]:

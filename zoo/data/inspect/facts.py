@@ -14,6 +14,7 @@ from typing import Any
 from zoo.common.console import info
 from zoo.common.errors import InputError
 from zoo.common.files import hash_of
+from zoo.runtime.memory import cache_folder
 
 TABLE = (
     "CREATE TABLE IF NOT EXISTS files "
@@ -37,12 +38,6 @@ class Seen:
     shape: tuple[int, int] | None = None
     ids: dict[str, dict[int, int]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
-
-
-def cache_folder() -> Path:
-    """The folder for things that can be computed again: `$ZOO_CACHE` or ~/.cache/zoo."""
-    given = os.environ.get("ZOO_CACHE")
-    return Path(given).expanduser() if given else Path.home() / ".cache" / "zoo"
 
 
 class FileCache:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from zoo.common.console import track
 from zoo.common.errors import InputError, join_problems, unknown
 from zoo.data.dataset import IGNORE, Dataset, Sample
-from zoo.data.pixels.images import read_mask
+from zoo.data.pixels.masks import read_mask
 
 T = TypeVar("T")
 Counts = NDArray[np.int64]

@@ -20,15 +20,8 @@ from zoo.common.files import hash_of
 from zoo.data.dataset import IGNORE, Dataset, Sample
 from zoo.data.inspect.facts import FileCache
 from zoo.data.loading.decoded import DecodedPairs
-from zoo.data.pixels.images import (
-    check_ids,
-    check_sizes,
-    count_ids,
-    image_size,
-    read_image,
-    read_mask,
-    read_source_ids,
-)
+from zoo.data.pixels.images import image_size, read_image
+from zoo.data.pixels.masks import check_ids, check_sizes, count_ids, read_mask, read_source_ids
 
 T = TypeVar("T")
 SHOWN_FAULTS = 20

@@ -22,9 +22,16 @@ from zoo.data.dataset import Dataset
 from zoo.data.inspect.imbalance import draw_order
 from zoo.data.inspect.scan import image_sizes
 from zoo.data.loading.decoded import DecodedPairs, decoded_pairs
-from zoo.data.loading.mixing import mix_batch
-from zoo.data.loading.transforms import change_colours, colour_factors, crop_pair, draw, mix
-from zoo.data.pixels.images import Pixels, read_pair
+from zoo.data.loading.transforms import (
+    change_colours,
+    colour_factors,
+    crop_pair,
+    draw,
+    mix,
+    mix_batch,
+)
+from zoo.data.pixels.images import Pixels
+from zoo.data.pixels.masks import read_pair
 from zoo.registry.recipe import Augment
 from zoo.runtime.memory import default_cache_gib, local_processes
 

@@ -1,9 +1,10 @@
-"""Mask pictures: reading the ids or colours that they store, and what these mean."""
+"""Masks: reading the ids or colours that files store, mapping them to train ids, writing PNGs."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,64 @@ from PIL import Image, ImageOps
 
 from zoo.common.errors import InputError, shortened
 from zoo.common.palette import Colour
-from zoo.data.dataset import IGNORE, Dataset
-from zoo.data.formats.pairs import LOSSLESS
-from zoo.data.pixels.arrays import no_range
-from zoo.data.pixels.opening import opened, raw_mode
+from zoo.data.dataset import IGNORE, Dataset, Sample, unpack
+from zoo.data.pixels.images import Pixels, is_wide, read_image, read_wide
+from zoo.data.pixels.opening import LOSSLESS, opened, raw_mode
+from zoo.data.pixels.polygons import draw_shapes
 
 LOW_DEPTH = {"L;2": 85, "L;4": 17}
-"""Pillow spreads gray values of 2 and 4 bits over [0, 255] by these factors."""
+"""Pillow multiplies gray values of 2 and 4 bits by these factors."""
+IGNORE_COLOUR: Colour = (128, 128, 128)
+"""How ignored pixels are shown."""
 SHOWN = 10
+
+
+def read_pair(sample: Sample, dataset: Dataset) -> tuple[Pixels, Pixels]:
+    """Read an image (uint8 HxWxC) and its mask (uint8 HxW train ids).
+
+    Raises InputError as `read_image` and `read_mask` do, and where the sizes differ.
+    """
+    image, mask = read_image(sample.image, dataset), read_mask(sample, dataset)
+    check_sizes(sample, image.shape[:2], mask.shape)
+    return image, mask
+
+
+def check_sizes(sample: Sample, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
+    """Raise InputError where the (height, width) of image and mask differ."""
+    if tuple(image) != tuple(mask):
+        raise InputError(
+            f"{sample.mask} is {mask[1]}x{mask[0]} pixels, its image {sample.image} is "
+            f"{image[1]}x{image[0]}. Both must have the same size; resize masks with nearest only."
+        )
+
+
+def read_mask(mask: Path | Sample, dataset: Dataset) -> Pixels:
+    """Read a mask as uint8 HxW train ids, with IGNORE where the data set ignores.
+
+    Raises InputError as `read_source_ids` does, and for ids that the data set does not name.
+    """
+    return to_train_ids(read_source_ids(mask, dataset), _mask_path(mask), dataset)
+
+
+def read_source_ids(mask: Path | Sample, dataset: Dataset | None = None) -> NDArray[Any]:
+    """Read what a mask stores: HxW ids uint8 or uint16; uint32 where colours are ids.
+
+    `dataset` says what the file holds; without it, ids. Shapes are drawn with train ids, which are
+    then the stored ids. Raises InputError for broken files and for those of another kind.
+    """
+    path = _mask_path(mask)
+    decoder = "ids" if dataset is None else dataset.decoder
+    if dataset is not None and decoder in {"labelme", "coco"}:
+        return draw_shapes(path, dataset)
+    return read_colours(path) if decoder == "colours" else read_ids(path)
+
+
+def _mask_path(mask: Path | Sample) -> Path:
+    if isinstance(mask, Path):
+        return mask
+    if mask.mask is None:
+        raise InputError(f"{mask.image} has no mask.")
+    return mask.mask
 
 
 def read_ids(path: Path) -> NDArray[Any]:
@@ -31,60 +82,55 @@ def read_ids(path: Path) -> NDArray[Any]:
     """
     with opened(path) as stored:
         _check_lossless(stored, path)
-        spread = LOW_DEPTH.get(raw_mode(stored), 1)
-        picture = ImageOps.exif_transpose(stored)
-        if is_wide(picture):
-            return read_wide(picture, path)
-        if picture.mode not in {"L", "P", "1"}:
-            raise InputError(_colour_mask(path, picture))
-        ids = np.array(picture, dtype=np.uint8)
-        return ids if spread == 1 else ids // np.uint8(spread)
+        factor = LOW_DEPTH.get(raw_mode(stored), 1)
+        image = ImageOps.exif_transpose(stored)
+        if is_wide(image):
+            return read_wide(image, path)
+        if image.mode not in {"L", "P", "1"}:
+            channels = np.asarray(image.convert("RGB"))
+            if (channels == channels[:, :, :1]).all():
+                fix = "Its channels are equal: save one of them, `Image.open(file).getchannel(0)`."
+            else:
+                fix = (
+                    "Write `colours: true` and the colour of every class in dataset.yaml. Or "
+                    "replace each colour by the id of its class and save the ids as PNG."
+                )
+            raise InputError(
+                f"{path} is a colour image (mode {image.mode}); a mask holds one id per pixel: "
+                f"8- or 16-bit gray, palette or 1-bit. {fix}"
+            )
+        ids = np.array(image, dtype=np.uint8)
+        return ids if factor == 1 else ids // np.uint8(factor)
 
 
 def read_colours(path: Path) -> NDArray[np.uint32]:
     """Read the colours of a mask: HxW uint32, `red * 65536 + green * 256 + blue`.
 
     Gray and palette images have colours too; an alpha channel is dropped. Raises InputError for
-    more than 8 bits a channel, for lossy formats and for broken files.
+    more than 8 bits per channel, for lossy formats and for broken files.
     """
     with opened(path) as stored:
         _check_lossless(stored, path)
-        picture = ImageOps.exif_transpose(stored)
-        if is_wide(picture) or "16" in raw_mode(stored):
+        image = ImageOps.exif_transpose(stored)
+        if is_wide(image) or "16" in raw_mode(stored):
             raise InputError(
-                f"{path} has more than 8 bits a channel, so it holds no colours of classes. Save "
+                f"{path} has more than 8 bits per channel, so it holds no class colours. Save "
                 f"it as 8-bit RGB, or leave out `colours: true` if it holds ids."
             )
-        red, green, blue = np.moveaxis(np.array(picture.convert("RGB"), dtype=np.uint32), 2, 0)
+        red, green, blue = np.moveaxis(np.array(image.convert("RGB"), dtype=np.uint32), 2, 0)
         packed: NDArray[np.uint32] = (red << 16) | (green << 8) | blue
         return packed
 
 
-def pack(colour: Colour) -> int:
-    """A colour as the id that `read_colours` gives it."""
-    return (colour[0] << 16) | (colour[1] << 8) | colour[2]
+def _check_lossless(stored: Image.Image, path: Path) -> None:
+    if stored.format not in LOSSLESS or stored.info.get("compression") == "jpeg":
+        raise InputError(
+            f"{path} is stored as {stored.format}, which may change ids. "
+            f"Export the mask again as PNG."
+        )
 
 
-def unpack(value: int) -> Colour:
-    """The colour of an id that `read_colours` gave."""
-    return value >> 16, (value >> 8) & 255, value & 255
-
-
-def is_wide(picture: Image.Image) -> bool:
-    """Whether the pixels are gray of more than 8 bits, or floats."""
-    return picture.mode == "F" or picture.mode.startswith("I")
-
-
-def read_wide(picture: Image.Image, path: Path) -> NDArray[np.uint16]:
-    """Gray of 16 bits as uint16 HxW. Raises InputError for floats and for values beyond 65535."""
-    if picture.mode != "F":
-        values = np.asarray(picture)
-        if values.min(initial=0) >= 0 and values.max(initial=0) <= 65535:
-            return values.astype(np.uint16)
-    raise InputError(no_range(path, "floating-point" if picture.mode == "F" else "32-bit"))
-
-
-def to_train_ids(ids: NDArray[Any], path: Path, dataset: Dataset) -> NDArray[np.uint8]:
+def to_train_ids(ids: NDArray[Any], path: Path, dataset: Dataset) -> Pixels:
     """Map stored ids (uint8, uint16, or uint32 for colours) to train ids; `path` is for messages.
 
     Raises InputError for ids that the data set does not name.
@@ -93,14 +139,25 @@ def to_train_ids(ids: NDArray[Any], path: Path, dataset: Dataset) -> NDArray[np.
     table, allowed = _tables(tuple(sorted(dataset.allowed_ids().items())), count)
     if not allowed[ids].all():
         check_ids(path, count_ids(ids), dataset)
-    train_ids: NDArray[np.uint8] = table[ids]
+    train_ids: Pixels = table[ids]
     return train_ids
 
 
-def to_source_ids(mask: NDArray[np.uint8], dataset: Dataset) -> NDArray[np.uint32]:
-    """The way back: HxW train ids as the ids that masks of `dataset` hold, uint32.
+@functools.lru_cache(maxsize=8)
+def _tables(items: tuple[tuple[int, int], ...], count: int) -> tuple[Pixels, NDArray[np.bool_]]:
+    """Train id, and whether the id is allowed, for every id below `count`."""
+    table = np.full(count, IGNORE, dtype=np.uint8)
+    allowed = np.zeros(count, dtype=np.bool_)
+    for source, train_id in items:
+        if source < count:
+            table[source], allowed[source] = train_id, True
+    return table, allowed
 
-    Where several ids mean the same, the least is written. Raises InputError for a train id that
+
+def to_source_ids(mask: Pixels, dataset: Dataset) -> NDArray[np.uint32]:
+    """Map HxW train ids back to the ids that masks of `dataset` hold, uint32.
+
+    Where several ids mean the same, the lowest is written. Raises InputError for a train id that
     no id stands for.
     """
     sources = dataset.source_ids()
@@ -130,15 +187,22 @@ def check_ids(path: Path, found: dict[int, int], dataset: Dataset) -> None:
     if not wrong:
         return
     if dataset.decoder == "colours":
-        raise InputError(_unknown_colours(path, wrong, dataset))
-    listed = _counted(wrong)
+        frequent = sorted(wrong.items(), key=lambda item: (-item[1], item[0]))
+        listed = shortened((f"{unpack(v)} ({count} pixels)" for v, count in frequent), SHOWN)
+        raise InputError(
+            f"{path} holds {len(wrong)} colours that are no class: {listed}. The "
+            f"{len(allowed)} colours of {dataset.name} are those of its classes and "
+            f"`ignore_colours`. Add the missing ones; many rare colours along edges mean that the "
+            f"mask was resized or compressed with loss: export it again."
+        )
+    listed = shortened((f"{v} ({count} pixels)" for v, count in sorted(wrong.items())), SHOWN)
     ignored = sorted(value for value, train_id in allowed.items() if train_id == IGNORE)
     named = shortened(_ranges(sorted(set(allowed) - set(ignored))), SHOWN)
     also = f", ignored: {shortened(ignored, SHOWN)}" if ignored else ""
     if len(dataset.classes) == 2 and IGNORE in wrong:
         fix = (
             f"If 255 is the class {dataset.classes[1]!r}, write `mapping: {{0: 0, 255: 1}}` in "
-            f"dataset.yaml; if it marks pixels to leave out, write `ignore: 255`."
+            f"dataset.yaml; if it marks pixels to ignore, write `ignore: 255`."
         )
     else:
         fix = (
@@ -148,64 +212,33 @@ def check_ids(path: Path, found: dict[int, int], dataset: Dataset) -> None:
     raise InputError(f"{path} holds ids that are no class: {listed}. Allowed: {named}{also}. {fix}")
 
 
-def _counted(wrong: dict[int, int]) -> str:
-    return shortened((f"{value} ({count} pixels)" for value, count in sorted(wrong.items())), SHOWN)
-
-
-def _unknown_colours(path: Path, wrong: dict[int, int], dataset: Dataset) -> str:
-    """The message for colours that no class has, the most frequent first."""
-    frequent = sorted(wrong.items(), key=lambda item: (-item[1], item[0]))
-    listed = shortened((f"{unpack(value)} ({count} pixels)" for value, count in frequent), SHOWN)
-    return (
-        f"{path} holds {len(wrong)} colours that are no class: {listed}. The "
-        f"{len(dataset.allowed_ids())} colours of {dataset.name} are those of its classes and "
-        f"`ignore_colours`. Add what is missing; many rare colours along edges mean that the mask "
-        f"was resized or compressed with loss: export it again."
-    )
-
-
-def _ranges(values: list[int]) -> Iterator[str]:
+def _ranges(values: list[int]) -> list[str]:
     """Runs of consecutive integers as `0 to 10`."""
-    start = 0
-    for index in range(1, len(values) + 1):
-        if index == len(values) or values[index] != values[index - 1] + 1:
-            first, last = values[start], values[index - 1]
-            yield str(first) if first == last else f"{first} to {last}"
-            start = index
+    known = set(values)
+    starts = [value for value in values if value - 1 not in known]
+    ends = [value for value in values if value + 1 not in known]
+    pairs = zip(starts, ends, strict=True)
+    return [str(first) if first == last else f"{first} to {last}" for first, last in pairs]
 
 
-@functools.lru_cache(maxsize=8)
-def _tables(
-    items: tuple[tuple[int, int], ...], count: int
-) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Train id and permission for every id below `count`."""
-    table = np.full(count, IGNORE, dtype=np.uint8)
-    allowed = np.zeros(count, dtype=np.bool_)
-    for source, train_id in items:
-        if source < count:
-            table[source], allowed[source] = train_id, True
-    return table, allowed
+def index_png(mask: Pixels, palette: Sequence[Colour]) -> bytes:
+    """The palette PNG of a mask uint8 HxW; its indices are the mask, 255 included.
+
+    All 256 colours are written: with a shorter palette the encoder would pack two ids into a byte
+    and cut 255 to 15.
+    """
+    colours = [*palette[:IGNORE], *[(0, 0, 0)] * (IGNORE - len(palette)), IGNORE_COLOUR]
+    image = Image.fromarray(mask)
+    image.putpalette([channel for colour in colours for channel in colour])
+    return _png_file(image, 6)
 
 
-def _check_lossless(stored: Image.Image, path: Path) -> None:
-    if stored.format not in LOSSLESS or stored.info.get("compression") == "jpeg":
-        raise InputError(
-            f"{path} is stored as {stored.format}, which need not keep ids exactly. "
-            f"Export the mask again as PNG."
-        )
+def png(image: Pixels, compress_level: int = 6) -> bytes:
+    """The PNG file of an image: uint8 HxWx3, or HxW for gray."""
+    return _png_file(Image.fromarray(image), compress_level)
 
 
-def _colour_mask(path: Path, picture: Image.Image) -> str:
-    """The message for a mask with several channels."""
-    channels = np.asarray(picture.convert("RGB"))
-    if (channels == channels[:, :, :1]).all():
-        fix = "Its channels are equal: save one of them, `Image.open(file).getchannel(0)`."
-    else:
-        fix = (
-            "Write `colours: true` and the colour of every class in dataset.yaml. Or: "
-            "Replace each colour by the id of its class and save the ids as PNG."
-        )
-    return (
-        f"{path} is a colour image (mode {picture.mode}); a mask holds one id a pixel: 8- or "
-        f"16-bit gray, palette or 1-bit. {fix}"
-    )
+def _png_file(image: Image.Image, compress_level: int) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format="PNG", compress_level=compress_level)
+    return stream.getvalue()

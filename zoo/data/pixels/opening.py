@@ -1,4 +1,4 @@
-"""Opening picture files: known formats only, within a size limit, with messages for a person."""
+"""Opening image files: known formats only, within a size limit, with clear messages."""
 
 from __future__ import annotations
 
@@ -12,18 +12,43 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from zoo.common.errors import InputError, shortened
-from zoo.data.formats.pairs import FORMATS
 
+FORMATS = {
+    "PNG": [".png"],
+    "JPEG": [".jpg", ".jpeg", ".jpe", ".jfif"],
+    "WEBP": [".webp"],
+    "BMP": [".bmp"],
+    "DIB": [".dib"],
+    "GIF": [".gif"],
+    "TIFF": [".tif", ".tiff"],
+    "PPM": [".ppm", ".pgm", ".pbm", ".pnm"],
+    "JPEG2000": [".jp2", ".j2k", ".jpx"],
+    "AVIF": [".avif"],
+    "TGA": [".tga"],
+    "SGI": [".sgi"],
+    "PCX": [".pcx"],
+    "QOI": [".qoi"],
+}
+"""The formats that images may have, by Pillow's name, with their extensions."""
+LOSSLESS = {"PNG", "BMP", "DIB", "GIF", "TIFF", "PPM", "TGA", "PCX"}
+"""The formats that masks may have: they keep every id as it is."""
+IMAGE_EXTENSIONS = [extension for listed in FORMATS.values() for extension in listed]
+MASK_EXTENSIONS = [extension for name in FORMATS if name in LOSSLESS for extension in FORMATS[name]]
+JPEG_EXTENSIONS = FORMATS["JPEG"]
+ARRAY_EXTENSIONS = [".npy"]
+"""Images of any number of channels; looked for where the data set says how to read them."""
+SHAPE_EXTENSIONS = [".json"]
+"""Masks as outlines of shapes."""
 DEFAULT_MEGAPIXELS = 200
 _OPENING = threading.Lock()
 
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
-    """Open a picture; whatever goes wrong inside the block becomes an InputError with its path."""
-    with readable(path), _open_unlimited(path) as picture:
-        check_pixels(path, picture.height, picture.width)
-        yield picture
+    """Open an image; whatever goes wrong inside the block becomes an InputError with its path."""
+    with readable(path), _open_unlimited(path) as image:
+        check_pixels(path, image.height, image.width)
+        yield image
 
 
 @contextlib.contextmanager
@@ -47,7 +72,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def check_pixels(path: Path, height: int, width: int) -> None:
-    """Raise InputError where the picture has more pixels than allowed."""
+    """Raise InputError for an image with more pixels than allowed."""
     limit = max_pixels()
     if height * width > limit:
         raise InputError(
@@ -57,7 +82,7 @@ def check_pixels(path: Path, height: int, width: int) -> None:
 
 
 def max_pixels() -> float:
-    """The most pixels that a picture may have. Raises InputError for a bad environment variable."""
+    """The most pixels an image may have. Raises InputError for an invalid ZOO_MAX_MEGAPIXELS."""
     text = os.environ.get("ZOO_MAX_MEGAPIXELS", str(DEFAULT_MEGAPIXELS))
     try:
         value = float(text)
@@ -68,16 +93,16 @@ def max_pixels() -> float:
     return value * 1e6
 
 
-def raw_mode(picture: Image.Image) -> str:
+def raw_mode(image: Image.Image) -> str:
     """How the file packs its pixels, e.g. `L;4`; empty where the format does not say."""
-    tiles = getattr(picture, "tile", None)
+    tiles = getattr(image, "tile", None)
     arguments = tiles[0][3] if tiles else None
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return first if isinstance(first, str) else ""
 
 
 def _open_unlimited(path: Path) -> Image.Image:
-    """Open without Pillow's own size limit, which lies below ours and cannot be given per call."""
+    """Open without Pillow's own size limit, which is lower and cannot be set per call."""
     with _OPENING:
         limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
@@ -88,6 +113,6 @@ def _open_unlimited(path: Path) -> Image.Image:
 
 @functools.cache
 def _formats() -> list[str]:
-    """Those of our formats that the installed Pillow reads."""
+    """Those of FORMATS that the installed Pillow reads."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]

@@ -19,7 +19,7 @@ from zoo.common.errors import InputError, shortened
 from zoo.common.files import write_bytes
 from zoo.common.palette import Colour
 from zoo.data.dataset import IGNORE
-from zoo.data.pixels.png import IGNORE_COLOUR, index_png, png
+from zoo.data.pixels.masks import IGNORE_COLOUR, index_png, png
 
 Picture: TypeAlias = NDArray[np.uint8]
 

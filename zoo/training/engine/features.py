@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from zoo.common.console import info, track
 from zoo.common.errors import InputError, join_problems
-from zoo.data.inspect.facts import cache_folder
-from zoo.data.loading.disk_cache import gib, room_bytes
+from zoo.data.loading.decoded import room_bytes
 from zoo.models.preprocess import normalise
-from zoo.runtime.memory import default_cache_gib, local_processes
+from zoo.runtime.memory import cache_folder, default_cache_gib, gib, local_processes
 from zoo.runtime.precision import autocast
 from zoo.training.engine.feature_rows import FeatureBatch, Layout, used_leaves
 from zoo.training.engine.step import TrainingNet
