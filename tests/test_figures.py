@@ -11,8 +11,8 @@ from leaderboard.examples import record
 from zoo.checks.figures import count_problems, score_problems
 from zoo.cli.main import run
 from zoo.creation.create import create
-from zoo.leaderboard.assemble import board
 from zoo.leaderboard.board import Board
+from zoo.leaderboard.build import assemble
 from zoo.leaderboard.rank import rank
 from zoo.models.count import gmacs, params_m
 from zoo.records.record import Record, write_record
@@ -84,7 +84,7 @@ def test_an_installation_without_records_has_nothing_to_compare(tmp_path: Path) 
 
 def on_board(*records: Record) -> Board:
     named = {Path(f"{number}.json"): item for number, item in enumerate(records)}
-    return board(rank(named), {}, (Path(), Path()), None)
+    return assemble(rank(named), {}, (Path(), Path()), None)
 
 
 def test_counts_are_made_again() -> None:

@@ -15,9 +15,8 @@ from zoo.hub.card import card
 from zoo.leaderboard import board as board_module
 from zoo.leaderboard import build as build_module
 from zoo.leaderboard import lookup
-from zoo.leaderboard.assemble import facts
 from zoo.leaderboard.board import Board, board_text, change_lines, front, read_board
-from zoo.leaderboard.build import build, check, write
+from zoo.leaderboard.build import build, check, facts, write
 from zoo.leaderboard.lookup import Wanted, choose_setup, find, measured_rows
 from zoo.models.spec import ModelSpec, palette_for
 from zoo.records.record import write_record
@@ -67,7 +66,7 @@ def test_a_row_holds_what_was_measured_and_what_the_registry_knows(tmp_path: Pat
     assert (row.model, row.decoder, row.encoder) == ("unet-resnet18", "unet", "resnet18")
     assert (row.family, row.licence) == ("resnet", "apache-2.0")
     assert row.miou == 0.738636
-    assert row.iou_per_class == [0.727273, 0.75, None]
+    assert row.per_class("iou_per_class") == [0.727273, 0.75, None]
     assert (row.rank, row.best, row.worst, row.places) == (1, 1, 1, "1")
     assert (row.interval, row.images_interval, row.seeds) == (None, None, 1)
     assert found.environments == {"e1": {"torch": "2.15.0", "zoo": "0.1.0"}}
@@ -135,8 +134,8 @@ def test_a_version_is_compared_with_the_last_one_of_other_records(tmp_path: Path
     ("text", "message"),
     [
         ("{", "Cannot read"),
-        ("[]", "is no leaderboard of schema 1. Restore it, or remove it and run"),
-        ('{"schema": 2}', "is no leaderboard of schema 1"),
+        ("[]", "is not a leaderboard of schema 1. Restore it, or remove it and run"),
+        ('{"schema": 2}', "is not a leaderboard of schema 1"),
         ('{"schema": 1, "generated": "x"}', "version: Field required"),
     ],
 )

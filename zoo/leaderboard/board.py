@@ -12,10 +12,13 @@ from typing import Any, Literal
 
 from zoo.common.errors import InputError, RunError, join_problems
 from zoo.common.files import read_json
+from zoo.records.metrics import ON_LEADERBOARD, SCORE
 
 FILE = "leaderboard.json"
 SCHEMA: Literal[1] = 1
 PACKAGE = Path(__file__).parent
+
+_OTHER_METRICS = [metric.key for metric in ON_LEADERBOARD if metric is not SCORE]
 
 
 @dataclass(frozen=True)
@@ -35,11 +38,13 @@ class Run:
 class Entry:
     """One row of a table: a model with one recipe, over its seeds and folds.
 
-    `id` names the setting and stays when it is measured again. Shares lie in [0, 1]; `interval` is
-    the half-width of the 95 % interval over seeds or folds, `images_interval` the one over the
-    choice of images, None where they cannot be told. `best` to `worst` are the ranks up to which
-    neighbours are too close to call. `family` is timm's module of the encoder; `licence` that of
-    the encoder's weights. `params_m` in millions, `gmacs` in 1e9 multiply-accumulates of one image.
+    `id` names the setting and stays when it is measured again. Metrics are fractions in [0, 1];
+    `metrics` has the others of the leaderboard by key, in a list in the order of the classes where
+    they are per class; in JSON its items stand beside the other fields. `interval` is the
+    half-width of the 95 % interval over seeds or folds, `images_interval` the one over the choice
+    of images, None where unknown. `best` to `worst` are the ranks that are too close to call.
+    `family` is timm's module of the encoder; `licence` that of the encoder's weights. `params_m` in
+    millions, `gmacs` in 1e9 multiply-accumulates of one image.
     """
 
     id: str
@@ -59,9 +64,7 @@ class Entry:
     interval: float | None
     images_interval: float | None
     seeds: int
-    pixel_accuracy: float
-    mean_dice: float
-    iou_per_class: list[float | None]
+    metrics: dict[str, float | list[float | None] | None]
     params_m: float
     gmacs: float | None
     steps: float
@@ -74,8 +77,18 @@ class Entry:
 
     @property
     def repeats(self) -> str:
-        """What was repeated how often, as it stands under the heading `seeds`."""
+        """What was repeated how often, for the column `seeds`."""
         return repeats(self.seeds, self.folds)
+
+    def metric(self, key: str) -> float | None:
+        """A metric of the whole split; None where it is undefined or unknown."""
+        value = self.metrics.get(key)
+        return None if isinstance(value, list) else value
+
+    def per_class(self, key: str) -> list[float | None]:
+        """A metric per class, in the order of the table's classes."""
+        value = self.metrics[key]
+        return value if isinstance(value, list) else []
 
     @property
     def places(self) -> str:
@@ -101,13 +114,13 @@ class BoardTable:
 
     @property
     def title(self) -> str:
-        """The data, the split and the encoder's start in words."""
+        """The data set, the split and the encoder's initialisation in words."""
         return f"{self.dataset}, {self.split}, {self.encoder_init} encoder"
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a model infers in one setup: milliseconds of a batch, images a second, megabytes."""
+    """How fast a model runs in one setup: milliseconds per batch, images per second, MiB."""
 
     model: str
     setup: str
@@ -202,11 +215,16 @@ def read_board(path: Path) -> Board:
     value = read_json(path)
     if not isinstance(value, dict) or value.get("schema") != SCHEMA:
         raise InputError(
-            f"{path} is no leaderboard of schema {SCHEMA}. Restore it, or remove it and run "
-            "`zoo leaderboard build`, which then forgets the version before."
+            f"{path} is not a leaderboard of schema {SCHEMA}. Restore it, or remove it and run "
+            "`zoo leaderboard build`, which then has no previous version to compare with."
         )
     try:
+        for table in value.get("tables", ()):
+            for row in table["rows"]:
+                row["metrics"] = {key: row.pop(key) for key in _OTHER_METRICS if key in row}
         return TypeAdapter(Board).validate_python(value)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read: its tables need rows.") from error
     except ValidationError as error:
         problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:20]]
         raise InputError(join_problems(f"{path} cannot be read:", problems)) from error
@@ -260,13 +278,27 @@ def _change(now: Place, before: Place | None) -> str:
     return f"changed: {now.title}, {', '.join(parts)}"
 
 
+def _plain(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass as they stand in the file."""
+    fields = dict(vars(value))
+    if not isinstance(value, Entry):
+        return fields
+    names = list(fields)
+    at = names.index("metrics")
+    return {
+        **{name: fields[name] for name in names[:at]},
+        **value.metrics,
+        **{name: fields[name] for name in names[at + 1 :]},
+    }
+
+
 def _lines(value: Any, depth: int, indent: str = "") -> str:
     """JSON with a line for each item down to `depth` levels; plain values share a line."""
-    value = vars(value) if dataclasses.is_dataclass(value) else value
+    value = _plain(value) if dataclasses.is_dataclass(value) else value
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     plain = not any(isinstance(v, (dict, list)) or dataclasses.is_dataclass(v) for v in inner)
     if depth == 0 or plain:
-        return json.dumps(value, allow_nan=False, default=vars)
+        return json.dumps(value, allow_nan=False, default=_plain)
     deeper = [_lines(item, depth - 1, indent + " ") for item in inner]
     if isinstance(value, dict):
         deeper = [f"{json.dumps(key)}: {text}" for key, text in zip(value, deeper, strict=True)]

@@ -9,30 +9,24 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from zoo.common.errors import InputError, join_problems
 from zoo.common.files import hash_of
 from zoo.leaderboard.board import repeats
 from zoo.leaderboard.bootstrap import Samples, half_width
+from zoo.records.metrics import ON_LEADERBOARD
 from zoo.records.record import Record
 
 _FOLD = re.compile(r"/fold_\d+$")
 
 NOISE = 0.01
-"""The mIoU by which single runs of one setting differ anyway."""
-
-# Two-sided 95 % quantiles of Student's t for 1, 2, ... degrees of freedom; beyond the table the
-# last one serves, which makes an interval slightly too wide, never too narrow.
-_T95 = [
-    *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
-    *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
-    *(2.0796, 2.0739, 2.0687, 2.0639, 2.0595, 2.0555, 2.0518, 2.0484, 2.0452, 2.0423),
-]
+"""Single runs that differ by less mIoU than this are not told apart."""
 
 
 @dataclass(frozen=True, order=True)
 class TableKey:
-    """What two runs must share to stand in one table."""
+    """What two runs must share to be compared in one table."""
 
     dataset: str
     split: str
@@ -59,7 +53,7 @@ class Estimate:
 
     @property
     def repeats(self) -> str:
-        """What was repeated how often, as it stands under the heading `seeds`."""
+        """What was repeated how often, for the column `seeds`."""
         return repeats(self.seeds, self.folds)
 
 
@@ -67,19 +61,19 @@ class Estimate:
 class Row:
     """One model with one recipe, over its seeds and folds; `records` are ordered by path.
 
-    `best` to `worst` are the places of the rows that are too close to this one to call. `samples`
-    are the mIoU on test sets drawn from the images and `images` the half-width of the 95 % interval
-    that they give; both None where a record has no counts per image, and for folds, whose interval
-    has the choice of the images in it already.
+    `best` to `worst` are the ranks of the rows that are too close to this one to call. `metrics`
+    has the metrics of the leaderboard by key, means over seeds and folds; those per class are
+    mappings by class name, None where undefined. `samples` are the mIoU on test sets resampled
+    from the images and `images` the half-width of the 95 % interval that they give; both are None
+    where a record has no counts per image, and for folds, whose interval covers the choice of
+    images already.
     """
 
     rank: int
     records: Mapping[Path, Record]
     miou: Estimate
     images: float | None
-    pixel_accuracy: float
-    mean_dice: float
-    iou_per_class: Mapping[str, float | None]
+    metrics: Mapping[str, Any]
     samples: Samples | None = field(default=None, compare=False, repr=False)
     best: int = 0
     worst: int = 0
@@ -96,12 +90,12 @@ class Row:
 
     @property
     def setting(self) -> str:
-        """What the row's records share, as text that also orders rows of equal mIoU by name."""
+        """What the row's records share, as text that also orders rows of equal mIoU."""
         return _setting(self.first)
 
     def mean(self, value: Callable[[Record], float]) -> float:
         """The mean of `value` over seeds; the runs of one seed are averaged first."""
-        return statistics.fmean(_repeated(self.records.values(), value))
+        return statistics.fmean(_per_repeat(self.records.values(), value))
 
     def distinct(self, value: Callable[[Record], object]) -> list[str]:
         """The different values among the row's records as sorted texts."""
@@ -117,16 +111,17 @@ class Table:
 
 
 Sampling = Callable[[Path, Record], Samples | None]
-"""The mIoU of a record on drawn test sets, None where it has no counts per image."""
+"""The mIoU of a record on resampled test sets, None where it has no counts per image."""
 
 
 def rank(records: Mapping[Path, Record], sampling: Sampling | None = None) -> list[Table]:
-    """The tables of all records, in the order of their keys; without `sampling`, by seeds alone.
+    """The tables of all records, in the order of their keys.
 
-    A setting that was run on several folds (drive/fold_0, drive/fold_1) makes one row of the whole
-    (drive), with the mean over the folds, and stands beside those of the same folds alone.
-    Raises InputError where records of one data hash count different numbers of true pixels: they
-    cannot come from the same masks.
+    Ties are decided by seeds and, with `sampling`, by the bootstrap over images. A setting that was
+    run on several folds (drive/fold_0, drive/fold_1) makes one row of the whole (drive), with the
+    mean over the folds, in a table of settings that were run on the same folds. Raises InputError
+    where records of one data hash count different numbers of true pixels: they cannot come from the
+    same masks.
     """
     groups: dict[TableKey, dict[Path, Record]] = {}
     settings: dict[tuple[TableKey, str], dict[Path, Record]] = {}
@@ -139,31 +134,9 @@ def rank(records: Mapping[Path, Record], sampling: Sampling | None = None) -> li
         raise InputError(join_problems("These records do not belong in one table:", problems))
     tables: dict[TableKey, list[dict[Path, Record]]] = {}
     for runs in settings.values():
-        for key, group in _complete(runs):
+        for key, group in _joined_folds(runs):
             tables.setdefault(key, []).append(group)
     return [Table(key, _rows(tables[key], sampling)) for key in sorted(tables)]
-
-
-def _without_fold(key: TableKey) -> TableKey:
-    """The key of drive for that of drive/fold_0, with which runs on all folds are found."""
-    whole = _FOLD.sub("", key.dataset)
-    return key if whole == key.dataset else replace(key, dataset=whole, data_hash="", images=0)
-
-
-def _complete(runs: dict[Path, Record]) -> list[tuple[TableKey, dict[Path, Record]]]:
-    """The table of all `runs` of a setting: that of its data, or of all folds that it was run on.
-
-    Folds that are not of one division (one of them there twice, with different pixels) stay apart.
-    """
-    keys = sorted({table_key(record) for record in runs.values()})
-    if len(keys) > 1 and len({key.dataset for key in keys}) == len(keys):
-        hashes = hash_of([key.data_hash for key in keys])
-        images = sum(key.images for key in keys)
-        return [(replace(_without_fold(keys[0]), data_hash=hashes, images=images), runs)]
-    return [
-        (key, {path: record for path, record in runs.items() if table_key(record) == key})
-        for key in keys
-    ]
 
 
 def table_key(record: Record) -> TableKey:
@@ -183,10 +156,13 @@ def table_key(record: Record) -> TableKey:
 
 def estimate(values: list[float]) -> Estimate:
     """The mean of one value per seed and Student's 95 % interval; raises ValueError if empty."""
+    from scipy.special import stdtrit  # here, so that only builds of a leaderboard load scipy
+
     count = len(values)
     interval = None
     if count > 1:
-        quantile = _T95[min(count - 1, len(_T95)) - 1]
+        # Four digits, as in printed tables, so that leaderboards of before keep their bytes.
+        quantile = round(float(stdtrit(count - 1, 0.975)), 4)
         interval = quantile * statistics.stdev(values) / math.sqrt(count)
     return Estimate(statistics.fmean(values), interval, count)
 
@@ -194,8 +170,9 @@ def estimate(values: list[float]) -> Estimate:
 def tied(better: Estimate, worse: Estimate, images: float = 0.0) -> bool:
     """Whether two means are too close to call.
 
-    Closer than the 95 % interval that the seeds of both and the choice of the images (`images`, the
-    half-width of the difference on the same images) give together. A single run is worth `NOISE`.
+    They are where they differ by no more than the 95 % interval that the seeds of both and the
+    choice of images (`images`, the half-width of the difference on the same images) give together.
+    A single run counts with `NOISE`.
     """
     difference = better.mean - worse.mean
     if better.interval is None or worse.interval is None:
@@ -203,104 +180,27 @@ def tied(better: Estimate, worse: Estimate, images: float = 0.0) -> bool:
     return difference <= math.hypot(better.interval, worse.interval, images)
 
 
-def _tied_rows(better: Row, worse: Row) -> bool:
-    if tied(better.miou, worse.miou) or better.samples is None or worse.samples is None:
-        return tied(better.miou, worse.miou)
-    return tied(better.miou, worse.miou, half_width(better.samples - worse.samples))
+def _without_fold(key: TableKey) -> TableKey:
+    """The key of drive for that of drive/fold_0, under which the runs on all folds are found."""
+    whole = _FOLD.sub("", key.dataset)
+    return key if whole == key.dataset else replace(key, dataset=whole, data_hash="", images=0)
 
 
-def _rows(groups: list[dict[Path, Record]], sampling: Sampling | None) -> list[Row]:
-    measured = [
-        (_miou(group.values()), _setting(next(iter(group.values()))), group) for group in groups
-    ]
-    measured.sort(key=lambda item: (-item[0].mean, item[1]))
-    return _with_ties(
-        [
-            _row(place, records, miou, _samples(records, sampling))
-            for place, (miou, _, records) in enumerate(measured, 1)
-        ]
-    )
+def _joined_folds(runs: dict[Path, Record]) -> list[tuple[TableKey, dict[Path, Record]]]:
+    """The table of all `runs` of a setting: that of its data, or of all folds that it was run on.
 
-
-def _miou(runs: Iterable[Record]) -> Estimate:
-    values = _repeated(runs, lambda record: record.metrics.miou)
-    seeds = len({record.seed for record in runs})
-    return replace(estimate(values), seeds=seeds, folds=_folds(runs))
-
-
-def _folds(runs: Iterable[Record]) -> int:
-    return len({record.dataset for record in runs})
-
-
-def _with_ties(rows: list[Row]) -> list[Row]:
-    """The rows, each with the places up to which its neighbours are too close to call."""
-    best = [row.rank for row in rows]
-    worst = [row.rank for row in rows]
-    for index, row in enumerate(rows):
-        for above in range(index - 1, -1, -1):
-            if not _tied_rows(rows[above], row):
-                break
-            best[index], worst[above] = above + 1, row.rank
-    return [replace(r, best=b, worst=w) for r, b, w in zip(rows, best, worst, strict=True)]
-
-
-def _samples(records: Mapping[Path, Record], sampling: Sampling | None) -> Samples | None:
-    """The mean over seeds of what `sampling` gives; None where a record has none, or for folds."""
-    if sampling is None or _folds(records.values()) > 1:
-        return None
-    seeds: dict[int, list[Samples]] = {}
-    for path, record in records.items():
-        found = sampling(path, record)
-        if found is None:
-            return None
-        seeds.setdefault(record.seed, []).append(found)
-    means = [sum(runs[1:], runs[0]) / len(runs) for _, runs in sorted(seeds.items())]
-    return sum(means[1:], means[0]) / len(means)
-
-
-def _row(rank: int, records: dict[Path, Record], miou: Estimate, samples: Samples | None) -> Row:
-    runs = records.values()
-    return Row(
-        rank=rank,
-        records=records,
-        miou=miou,
-        images=None if samples is None else half_width(samples),
-        pixel_accuracy=statistics.fmean(_repeated(runs, lambda r: r.metrics.pixel_accuracy)),
-        mean_dice=statistics.fmean(_repeated(runs, lambda r: r.metrics.mean_dice)),
-        iou_per_class={name: _class_mean(runs, name) for name in next(iter(runs)).classes},
-        samples=samples,
-    )
-
-
-def _setting(record: Record) -> str:
-    overrides = json.dumps(record.overrides, sort_keys=True)
-    weights = record.encoder_weights
-    return json.dumps([record.model, weights, record.recipe, record.recipe_hash, overrides])
-
-
-def _repeated(records: Iterable[Record], value: Callable[[Record], float | None]) -> list[float]:
-    """One value per seed, or per fold where there are several, its seeds averaged.
-
-    A seed that was run again is averaged, so it never counts twice.
+    Folds that are not of one division (one of them occurs twice, with different pixels) are not
+    joined.
     """
-    folds: dict[str, dict[int, list[float]]] = {}
-    for record in records:
-        found = value(record)
-        if found is not None:
-            folds.setdefault(record.dataset, {}).setdefault(record.seed, []).append(found)
-    by_seed = [[_mean(seeds[seed]) for seed in sorted(seeds)] for _, seeds in sorted(folds.items())]
-    if len(by_seed) > 1:
-        return [statistics.fmean(values) for values in by_seed]
-    return by_seed[0] if by_seed else []
-
-
-def _mean(values: list[float]) -> float:
-    return values[0] if len(values) == 1 else statistics.fmean(values)
-
-
-def _class_mean(records: Iterable[Record], name: str) -> float | None:
-    values = _repeated(records, lambda record: record.metrics.iou_per_class[name])
-    return statistics.fmean(values) if values else None
+    keys = sorted({table_key(record) for record in runs.values()})
+    if len(keys) > 1 and len({key.dataset for key in keys}) == len(keys):
+        hashes = hash_of([key.data_hash for key in keys])
+        images = sum(key.images for key in keys)
+        return [(replace(_without_fold(keys[0]), data_hash=hashes, images=images), runs)]
+    return [
+        (key, {path: record for path, record in runs.items() if table_key(record) == key})
+        for key in keys
+    ]
 
 
 def _truth_problems(group: Mapping[Path, Record]) -> list[str]:
@@ -312,3 +212,97 @@ def _truth_problems(group: Mapping[Path, Record]) -> list[str]:
         for path in others
         if [sum(row) for row in group[path].confusion] != expected
     ]
+
+
+def _rows(groups: list[dict[Path, Record]], sampling: Sampling | None) -> list[Row]:
+    """The rows of a table, best first, each with the ranks it is too close to call with."""
+    rows = [_row(records, sampling) for records in groups]
+    rows.sort(key=lambda row: (-row.miou.mean, row.setting))
+    best, worst = list(range(1, len(rows) + 1)), list(range(1, len(rows) + 1))
+    for index, row in enumerate(rows):
+        for above in range(index - 1, -1, -1):
+            if not _tied_rows(rows[above], row):
+                break
+            best[index], worst[above] = above + 1, index + 1
+    return [
+        replace(row, rank=place, best=first, worst=last)
+        for place, (row, first, last) in enumerate(zip(rows, best, worst, strict=True), 1)
+    ]
+
+
+def _tied_rows(better: Row, worse: Row) -> bool:
+    by_seeds = tied(better.miou, worse.miou)
+    if by_seeds or better.samples is None or worse.samples is None:
+        return by_seeds
+    return tied(better.miou, worse.miou, half_width(better.samples - worse.samples))
+
+
+def _row(records: dict[Path, Record], sampling: Sampling | None) -> Row:
+    """A row that has no rank yet."""
+    runs = records.values()
+    seeds = len({record.seed for record in runs})
+    folds = len({record.dataset for record in runs})
+    miou = estimate(_per_repeat(runs, lambda record: record.metrics.miou))
+    samples = None if sampling is None or folds > 1 else _samples(records, sampling)
+    return Row(
+        rank=0,
+        records=records,
+        miou=replace(miou, seeds=seeds, folds=folds),
+        images=None if samples is None else half_width(samples),
+        metrics={
+            metric.key: {name: _mean(runs, metric.key, name) for name in next(iter(runs)).classes}
+            if metric.per_class
+            else _mean(runs, metric.key)
+            for metric in ON_LEADERBOARD
+        },
+        samples=samples,
+    )
+
+
+def _samples(records: Mapping[Path, Record], sampling: Sampling) -> Samples | None:
+    """The mean over seeds of what `sampling` gives; None where it gives none for a record."""
+    seeds: dict[int, list[Samples]] = {}
+    for path, record in records.items():
+        found = sampling(path, record)
+        if found is None:
+            return None
+        seeds.setdefault(record.seed, []).append(found)
+    means = [sum(runs[1:], runs[0]) / len(runs) for _, runs in sorted(seeds.items())]
+    return sum(means[1:], means[0]) / len(means)
+
+
+def _setting(record: Record) -> str:
+    overrides = json.dumps(record.overrides, sort_keys=True)
+    weights = record.encoder_weights
+    return json.dumps([record.model, weights, record.recipe, record.recipe_hash, overrides])
+
+
+def _mean(records: Iterable[Record], key: str, name: str | None = None) -> float | None:
+    """The mean of a metric, or of its value for the class `name`; None where it is undefined."""
+
+    def value(record: Record) -> float | None:
+        found: Any = getattr(record.metrics, key)
+        fraction: float | None = found if name is None else found[name]
+        return fraction
+
+    values = _per_repeat(records, value)
+    return statistics.fmean(values) if values else None
+
+
+def _per_repeat(records: Iterable[Record], value: Callable[[Record], float | None]) -> list[float]:
+    """One value per seed, or per fold where there are several, its seeds averaged.
+
+    A seed that was run again is averaged, so that it never counts twice.
+    """
+    folds: dict[str, dict[int, list[float]]] = {}
+    for record in records:
+        found = value(record)
+        if found is not None:
+            folds.setdefault(record.dataset, {}).setdefault(record.seed, []).append(found)
+    by_seed = [
+        [statistics.fmean(seeds[seed]) for seed in sorted(seeds)]
+        for _, seeds in sorted(folds.items())
+    ]
+    if len(by_seed) > 1:
+        return [statistics.fmean(values) for values in by_seed]
+    return by_seed[0] if by_seed else []

@@ -8,6 +8,7 @@ const tables = all("table.board");
 const columns = new Map(tables.map((table) => [table, names(table)]));
 const STEP = 100;  // rows shown at a time: a long table is sorted as fast as a short one
 const limits = new Map(tables.map((table) => [table, STEP]));
+const points = all("figure[data-rows]").flatMap(linkPoints);
 let fitting = null;  // the ids of the rows that meet the filters, null for all
 
 function names(table) {
@@ -90,7 +91,24 @@ function filter() {
     }
   }
   tables.forEach(show);
+  for (const point of points) point.classList.toggle("out", !fitting.has(point.dataset.id));
   field("count").textContent = `${fitting.size} of ${total} rows`;
+}
+
+function linkPoints(figure) {  // each point leads to its row and shows its numbers as a tooltip
+  const ids = figure.dataset.rows.split(" ");
+  return all(".mark-symbol path", figure).map((mark, place) => {
+    const create = (name) => document.createElementNS(mark.namespaceURI, name);
+    const link = create("a"), title = create("title");
+    title.textContent = mark.getAttribute("aria-label");
+    link.setAttribute("href", `#r-${ids[place]}`);
+    link.dataset.id = ids[place];
+    if (!mark.closest(".ahead_marks")) link.setAttribute("tabindex", "-1");
+    mark.replaceWith(link);
+    mark.append(title);
+    link.append(mark);
+    return link;
+  });
 }
 
 function openTarget() {

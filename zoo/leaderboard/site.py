@@ -2,195 +2,244 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from html import escape
-from importlib import resources
+import json
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from zoo.common.html import data_block, page
+from zoo.common.html import asset, render
 from zoo.leaderboard.board import Board, BoardTable, Entry, Speed, change_lines
-from zoo.leaderboard.plots import Point, plot
-from zoo.leaderboard.rank import NOISE
-from zoo.leaderboard.render import FOLDED
-from zoo.leaderboard.site_rows import class_table, main_table, provenance
+from zoo.leaderboard.plots import Plot, Point, plot
+from zoo.leaderboard.render import notes, recipe_label
+from zoo.records.metrics import ON_LEADERBOARD, SCORE
 
 CHANGES = 50
 """As many changes since the last version are listed; further ones are counted."""
 
+NONE = "\u2013"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its title and its text for a row and the row's timing.
+
+    Numbers are right-aligned; `descending` columns begin with the largest. The page's script finds
+    a column by its `name`.
+    """
+
+    title: str
+    text: Callable[[Entry, Speed | None], str]
+    number: bool = True
+    descending: bool = False
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table of the page: its title and caption, its columns, the id and texts of each row."""
+
+    title: str
+    caption: str
+    columns: Sequence[Column]
+    rows: list[tuple[str, list[str]]]
+    css_class: str
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot, with the place and the name of the setup that its costs were measured in."""
+
+    plot: Plot
+    place: int | None = None
+    setup: str = ""
+
 
 def site(board: Board) -> str:
-    """The page as HTML text. Every text of a record is escaped, and one script alone may run."""
-    body = [
-        f"<!-- generated {board.generated} -->",
-        _about(board),
-        _changes(board),
-        _controls(board),
-        *(_section(board, table) for table in board.tables),
-        "" if board.tables else "<p>There are no records yet.</p>",
-        _environments(board),
-        data_block("speeds", _speeds(board)),
-    ]
-    return page("Leaderboard", _asset("site.css"), "\n".join(filter(None, body)), _asset("site.js"))
-
-
-def _asset(name: str) -> str:
-    return resources.files("zoo.leaderboard").joinpath(name).read_text(encoding="utf-8")
-
-
-def _about(board: Board) -> str:
-    rows = sum(len(table.rows) for table in board.tables)
-    tables = f"{len(board.tables)} table{'' if len(board.tables) == 1 else 's'}"
-    newest = f", the newest of {escape(board.newest[:10])}" if board.newest else ""
-    return (
-        f"<p>{rows} rows in {tables}{newest}; version {escape(board.version)}. "
-        "Every number follows from a record. Rows compare within one table alone. A model's name "
-        "leads to where its numbers come from; the heads of the columns sort.</p>"
-    )
-
-
-def _changes(board: Board) -> str:
-    if board.previous is None:
-        return ""
-    lines = change_lines(board)
-    items = [f"<li>{escape(line)}</li>" for line in lines[:CHANGES]]
-    rest = len(lines) - len(items)
-    items += [f"<li>and {rest} more</li>"] if rest else []
-    before = f"{escape(board.previous.version)} of {escape(board.previous.newest[:10])}"
-    listed = f"<ul>{''.join(items)}</ul>" if items else "<p>No row differs.</p>"
-    return (
-        f'<details id="changes"><summary>Changes since version {before}: {len(lines)}</summary>'
-        f"{listed}</details>"
-    )
-
-
-def _controls(board: Board) -> str:
-    entries = [entry for _, entry in board.entries()]
-    setups = [(str(place), setup) for place, setup in enumerate(board.setups)]
-    fields = [
-        _field("search", '<input type="search" id="search" autocomplete="off">', "model"),
-        _choice("decoder", "decoder", _named(entries, lambda entry: entry.decoder)),
-        _choice("family", "encoder family", _named(entries, lambda entry: entry.family)),
-        _choice("licence", "licence", _named(entries, lambda e: e.licence or "not stated")),
-        _field("params", _number("params"), "parameters up to, M"),
-        _field("latency", _number("latency"), "latency up to, ms") if setups else "",
-        _choice("setup", "timed on", setups, every=False) if setups else "",
-    ]
-    return (
-        f'<form class="controls" role="search">{"".join(fields)}'
-        '<button type="reset">show all</button><output id="count" aria-live="polite"></output>'
-        "</form>"
-    )
-
-
-def _named(entries: Iterable[Entry], value: Callable[[Entry], str]) -> list[tuple[str, str]]:
-    names = sorted({value(entry) for entry in entries})
-    return [(name, name) for name in names]
-
-
-def _choice(name: str, label: str, options: list[tuple[str, str]], every: bool = True) -> str:
-    listed = [("", "all"), *options] if every else options
-    inner = "".join(f'<option value="{escape(v)}">{escape(text)}</option>' for v, text in listed)
-    return _field(name, f'<select id="{name}">{inner}</select>', label)
-
-
-def _number(name: str) -> str:
-    return f'<input type="number" id="{name}" min="0" step="any" inputmode="decimal">'
-
-
-def _field(name: str, control: str, label: str) -> str:
-    return f'<div><label for="{name}">{escape(label)}</label>{control}</div>'
-
-
-def _section(board: Board, table: BoardTable) -> str:
-    size = f"{table.size[0]} x {table.size[1]} pixels" if table.size else "native sizes (mixed)"
-    about = (
-        f"{table.images} images, {size}, {len(table.classes)} classes, ignored label "
-        f"{', '.join(table.ignore)}, test-time augmentation {table.tta}, protocol "
-        f"{table.protocol}, content hash {table.data_hash}"
-    )
+    """The page as HTML text. Every text of a record is escaped; only the page's script may run."""
     setup = board.setups[0] if board.setups else None
-    notes = "".join(f"<li>{escape(note)}</li>" for note in _notes(table))
-    made = "\n".join(provenance(table, row) for row in table.rows)
-    return (
-        f"<section><h2>{escape(table.title)}</h2><p>{escape(about)}</p>"
-        f"{main_table(table, board.speed_in(setup))}<ul class=notes>{notes}</ul>"
-        f'<div class="plots">{_plots(board, table)}</div>'
-        f"<details><summary>IoU per class</summary>{class_table(table)}</details>"
-        '<details class="made"><summary>Where the numbers come from</summary>'
-        "<p>DATA is your copy of the data, RUN and RESULTS are folders that you choose.</p>"
-        f"{made}</details></section>"
+    rows = [row for _, row in board.entries()]
+    changes = change_lines(board)
+    return render(
+        "leaderboard/site.html",
+        title="Leaderboard",
+        style=asset("leaderboard/site.css"),
+        script=asset("leaderboard/site.js"),
+        board=board,
+        rows=len(rows),
+        changes=changes[:CHANGES],
+        more_changes=len(changes[CHANGES:]),
+        choices={
+            "decoder": ("decoder", _options({row.decoder for row in rows})),
+            "family": ("encoder family", _options({row.family for row in rows})),
+            "licence": ("licence", _options({_licence(row) for row in rows})),
+        },
+        setups=enumerate(board.setups),
+        sections=[_section(board, table, board.speed_in(setup)) for table in board.tables],
+        speeds=_speeds(board),
+        commands=commands,
+        percent=percent,
     )
 
 
-def _notes(table: BoardTable) -> list[str]:
-    lines = ["mIoU: the mean over seeds \u00b1 the half-width of Student's 95 % interval."]
-    if any(row.best != row.worst for row in table.rows):
-        lines.append("A range of ranks: the rows from the first to the last are too close to call.")
-    if any(row.interval is None for row in table.rows):
-        lines.append(f"Single runs differ by about {100 * NOISE:.0f} mIoU by chance.")
-    if any(row.images_interval is not None for row in table.rows):
-        lines.append("\u00b1 images: 95 % interval of the bootstrap over the images.")
-    if any(row.folds > 1 for row in table.rows):
-        lines.append(FOLDED)
-    elif any(row.images_interval is None for row in table.rows):
-        lines.append("\u00b1 images \u2013: no counts per image, so ties rest on seeds alone.")
-    return lines
+def _options(names: set[str]) -> list[tuple[str, str]]:
+    return [(name, name) for name in sorted(names)]
 
 
-def _plots(board: Board, table: BoardTable) -> str:
-    figures = [
-        _figure(table, "parameters, M", lambda row: row.params_m),
-        _figure(table, "multiply-accumulates, G", lambda row: row.gmacs),
+def commands(table: BoardTable, row: Entry) -> str:
+    """The commands that measure the row's first run again; DATA is the user's copy of the data."""
+    run = row.runs[0]
+    commit = run.commit.removesuffix("-dirty")
+    lines = [f"git checkout {shlex.quote(commit)}"] if commit else []
+    if commit != run.commit:
+        lines[-1] += "  # with changes that were not committed"
+    target = row.model
+    if row.recipe != "none":
+        target = "RUN"
+        given = [f"{key}={json.dumps(value)}" for key, value in sorted(row.overrides.items())]
+        words = ["zoo", "finetune", row.model, "--data", "DATA", "--recipe", row.recipe]
+        words += ["--out", target]
+        words += ["--encoder-weights", "none"] if table.encoder_init == "random" else []
+        lines.append(shlex.join([*words, f"seed={run.seed}", *given]))
+    score = ["zoo", "eval", target, "--data", "DATA", "--split", table.split, "--out", "RESULTS"]
+    return "\n".join([*lines, shlex.join(score)])
+
+
+def percent(fraction: float | None, digits: int) -> str:
+    """A fraction in percent; a dash where there is none."""
+    return NONE if fraction is None else f"{100 * fraction:.{digits}f}"
+
+
+def _section(board: Board, table: BoardTable, timed: dict[str, Speed]) -> dict[str, Any]:
+    """What the template shows of one table."""
+    columns = _columns(timed=bool(timed))
+    grids = [
+        Grid(
+            "Models",
+            f"Models on {table.title}",
+            columns,
+            _cells(table, columns, timed),
+            "board main",
+        )
     ]
+    for metric in ON_LEADERBOARD:
+        if metric.per_class:
+            per_class = [
+                *columns[:2],
+                *_class_columns(table, metric.key, metric.better == "higher"),
+            ]
+            title = f"{metric.title} per class"
+            caption = f"{title} on {table.title}, percent"
+            grids.append(Grid(title, caption, per_class, _cells(table, per_class, {}), "board"))
+    return {
+        "table": table,
+        "main": grids[0],
+        "classes": grids[1:],
+        "notes": _notes(table.rows),
+        "figures": list(_figures(board, table)),
+    }
+
+
+def _cells(
+    table: BoardTable, columns: Sequence[Column], timed: dict[str, Speed]
+) -> list[tuple[str, list[str]]]:
+    return [
+        (row.id, [column.text(row, timed.get(row.model)) for column in columns])
+        for row in table.rows
+    ]
+
+
+def _columns(timed: bool) -> list[Column]:
+    """The columns of a main table; those of one setup only where models were `timed`."""
+
+    def score(row: Entry, _: Speed | None) -> str:
+        interval = "" if row.interval is None else f" \u00b1 {100 * row.interval:.2f}"
+        return f"{percent(row.miou, 2)}{interval}"
+
+    def recipe(row: Entry, _: Speed | None) -> str:
+        return recipe_label(row.recipe, row.recipe_hash, row.overrides)
+
+    columns = [
+        Column("rank", lambda row, _: row.places),
+        Column("model", lambda row, _: row.model, number=False),
+        Column(f"{SCORE.title} %", score, descending=True, name=SCORE.key),
+        Column("\u00b1 images", lambda row, _: percent(row.images_interval, 2)),
+        Column("seeds", lambda row, _: row.repeats, descending=True),
+        *(
+            Column(f"{metric.title} %", _metric(metric.key), descending=metric.better == "higher")
+            for metric in ON_LEADERBOARD
+            if metric is not SCORE and not metric.per_class
+        ),
+        Column("params M", lambda row, _: _number(row.params_m, 2), name="params"),
+        Column("GMACs", lambda row, _: _number(row.gmacs, 2)),
+    ]
+    if timed:
+        columns += [
+            Column("latency ms", lambda _, s: _number(s.p50 if s else None, 1), name="latency"),
+            Column("memory MB", lambda _, s: _number(s.peak_mb if s else None, 0), name="memory"),
+        ]
+    columns += [
+        Column("decoder", lambda row, _: row.decoder, number=False, name="decoder"),
+        Column("encoder family", lambda row, _: row.family, number=False, name="family"),
+        Column("licence of weights", lambda row, _: _licence(row), number=False, name="licence"),
+        Column("recipe", recipe, number=False),
+        Column("precision", lambda row, _: ", ".join(row.precision), number=False),
+    ]
+    return columns
+
+
+def _metric(key: str) -> Callable[[Entry, Speed | None], str]:
+    return lambda row, _: percent(row.metric(key), 2)
+
+
+def _class_columns(table: BoardTable, key: str, descending: bool) -> Iterator[Column]:
+    def text(index: int) -> Callable[[Entry, Speed | None], str]:
+        return lambda row, _: percent(row.per_class(key)[index], 1)
+
+    for index, name in enumerate(table.classes):
+        yield Column(name, text(index), descending=descending)
+
+
+def _licence(row: Entry) -> str:
+    return row.licence or "not stated"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return NONE if value is None else f"{value:.{digits}f}"
+
+
+def _notes(rows: Sequence[Entry]) -> list[str]:
+    lines = ["mIoU: the mean over seeds \u00b1 the half-width of Student's 95 % interval."]
+    if any(row.images_interval is not None for row in rows):
+        lines.append("\u00b1 images: 95 % interval of the bootstrap over the images.")
+    return lines + notes(
+        ranges=any(row.best != row.worst for row in rows),
+        single_runs=any(row.interval is None for row in rows),
+        folds=any(row.folds > 1 for row in rows),
+        uncounted=any(row.images_interval is None for row in rows),
+    )
+
+
+def _figures(board: Board, table: BoardTable) -> Iterator[Figure]:
+    """A plot of the score against each cost that is known."""
+    for label, cost in (("parameters, M", "params_m"), ("multiply-accumulates, G", "gmacs")):
+        if found := _plot(table, label, {row.id: getattr(row, cost) for row in table.rows}):
+            yield Figure(found)
     for place, setup in enumerate(board.setups):
         timed = board.speed_in(setup)
-        for label, value in (("latency, ms", _p50), ("peak memory, MB", _peak)):
-            figures.append(_figure(table, label, _of_model(timed, value), (place, setup)))
-    return "".join(figures)
+        for label, cost in (("latency, ms", "p50"), ("peak memory, MB", "peak_mb")):
+            costs = {row.id: getattr(timed.get(row.model), cost, None) for row in table.rows}
+            if found := _plot(table, label, costs):
+                yield Figure(found, place, setup)
 
 
-def _p50(speed: Speed) -> float | None:
-    return speed.p50
-
-
-def _peak(speed: Speed) -> float | None:
-    return speed.peak_mb
-
-
-def _of_model(
-    timed: dict[str, Speed], value: Callable[[Speed], float | None]
-) -> Callable[[Entry], float | None]:
-    return lambda row: value(timed[row.model]) if row.model in timed else None
-
-
-def _figure(
-    table: BoardTable,
-    label: str,
-    cost: Callable[[Entry], float | None],
-    setup: tuple[int, str] | None = None,
-) -> str:
+def _plot(table: BoardTable, label: str, costs: dict[str, float | None]) -> Plot | None:
     points = [
-        Point(row.id, row.model, found, 100 * row.miou)
+        Point(row.id, row.model, cost, 100 * row.miou)
         for row in table.rows
-        if (found := cost(row))
+        if (cost := costs[row.id])
     ]
-    picture = plot(points, label)
-    if not picture:
-        return ""
-    if setup is None:
-        return f"<figure>{picture}</figure>"
-    place, text = setup
-    hidden = " hidden" if place else ""
-    caption = f"<figcaption>{escape(text)}</figcaption>"
-    return f'<figure data-setup="{place}"{hidden}>{picture}{caption}</figure>'
-
-
-def _environments(board: Board) -> str:
-    items = [
-        f'<dt id="{escape(name)}" tabindex="-1">{escape(name)}</dt><dd>'
-        f"{escape(', '.join(f'{key} {text}' for key, text in versions.items()))}</dd>"
-        for name, versions in board.environments.items()
-    ]
-    return f"<section><h2>Versions</h2><dl>{''.join(items)}</dl></section>" if items else ""
+    return plot(points, label)
 
 
 def _speeds(board: Board) -> dict[str, list[list[float | None] | None]]:

@@ -74,8 +74,9 @@ class Metric:
     `values` gives [..., classes] for a metric per class and [...] for one of the whole split, NaN
     where it is undefined; `undefined` says in words where that is. `unit` "fraction" means a value
     in [0, 1], rendered in percent. `stored`: stated in records and in the JSON of `zoo eval`.
-    `leaderboard`: a column, or for a metric per class a table of its own. `report`: shown in the
-    run report. `hub`: the metric's type in the results of a model card, None to leave it out.
+    `leaderboard`: a column, or for a metric per class a table of its own; of stored metrics only.
+    `report`: shown in the run report. `hub`: the metric's type in the results of a model card, None
+    to leave it out.
     """
 
     name: str
@@ -131,6 +132,7 @@ METRICS: tuple[Metric, ...] = (
 BY_NAME = {metric.name: metric for metric in METRICS}
 
 STORED = tuple(metric for metric in METRICS if metric.stored)
+ON_LEADERBOARD = tuple(metric for metric in METRICS if metric.leaderboard)
 
 SCORE = BY_NAME["miou"]
 """The metric that chooses epochs and ranks models."""
