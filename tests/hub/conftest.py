@@ -11,19 +11,20 @@ from urllib.parse import unquote
 import huggingface_hub
 import pytest
 from hub_server import LoopbackHub
+from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http
 
-from zoo.remote import files as download
-from zoo.remote import listing, session, upload
+from zoo.remote import client as remote_client
+from zoo.remote import upload
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "RETRY_PAUSE_S", 0.0)
-    monkeypatch.setattr(listing, "RETRY_PAUSE_S", 0.0)
-    monkeypatch.setattr(upload, "RETRY_PAUSE_S", 0.0)
-    monkeypatch.setattr(_http, "time", SimpleNamespace(sleep=lambda _: None, time=time.time))
-    monkeypatch.setattr(download, "CHUNK_BYTES", 1024)
+    monkeypatch.setattr(remote_client, "RETRY_PAUSE_S", 0.0)
+    without_pauses = SimpleNamespace(sleep=lambda _: None, time=time.time)
+    for module in (_http, file_download):
+        monkeypatch.setattr(module, "time", without_pauses)
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1024)
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def silences(loopback_hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> list
     """
     found: list[float] = []
     clock = SimpleNamespace(monotonic=lambda: sum(found), sleep=lambda _: None)
-    for module in (download, listing, session, upload):
+    for module in (remote_client, upload):
         monkeypatch.setattr(module, "time", clock)
     client = type(huggingface_hub.get_session()).__module__.partition(".")[0]
     http: Any = importlib.import_module(client)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from pathlib import Path
@@ -43,7 +44,7 @@ def test_three_requests_bring_the_file_and_the_cdn_sees_no_token(hub: LoopbackHu
     assert file.path.read_bytes() == WEIGHTS
     assert (file.repo, file.revision, file.sha256) == (REPO, commit, DIGEST)
     resolve = f"/{REPO}/resolve/{commit}/model.safetensors"
-    assert hub.lines == [f"GET {INFO}", f"GET {resolve}", f"GET {CDN}"]
+    assert hub.lines == [f"GET {INFO}", f"HEAD {resolve}", f"GET {CDN}"]
     assert [request.token for request in hub.requests] == ["fake", "fake", None]
     assert "authorization" not in hub.requests[2].headers
     assert hub.requests[2].headers["host"] == f"localhost:{hub.port}"
@@ -75,7 +76,7 @@ def test_a_commit_with_the_same_file_downloads_nothing(hub: LoopbackHub) -> None
     hub.requests.clear()
     file = fetch()
     assert (file.revision, file.path.read_bytes()) == (commit, WEIGHTS)
-    assert hub.lines == [f"GET {INFO}"]
+    assert hub.lines == [f"GET {INFO}", f"HEAD /{REPO}/resolve/{commit}/model.safetensors"]
 
 
 def test_the_client_of_the_hub_finds_the_file_in_its_cache(hub: LoopbackHub) -> None:
@@ -100,7 +101,7 @@ def test_without_symbolic_links_the_file_itself_lies_in_the_snapshot(
     def refuse(*args: object) -> None:
         raise OSError("no links here")
 
-    monkeypatch.setattr(Path, "symlink_to", refuse)
+    monkeypatch.setattr(os, "symlink", refuse)
     first = fetch()
     assert not first.path.is_symlink()
     assert first.path.read_bytes() == WEIGHTS
@@ -121,7 +122,7 @@ def test_wrong_bytes_are_refused_and_not_kept(hub: LoopbackHub) -> None:
 @pytest.mark.parametrize("body", [WEIGHTS[:-1], WEIGHTS + b"x" * 5000], ids=["short", "long"])
 def test_wrong_length_is_refused(hub: LoopbackHub, body: bytes) -> None:
     hub.fault("/cdn/*", body=body)
-    assert "is not the one that the Hub lists" in failure(RunError)
+    assert "sent a file of another size than it lists" in failure(RunError)
     assert blobs() == []
 
 
@@ -161,15 +162,6 @@ def test_one_failure_of_the_first_request_is_forgiven(
 def test_one_failure_of_the_download_is_forgiven(hub: LoopbackHub, fault: dict[str, Any]) -> None:
     hub.fault("/cdn/*", times=1, **fault)
     assert fetch().path.read_bytes() == WEIGHTS
-
-
-def test_bytes_that_came_earn_another_try(hub: LoopbackHub) -> None:
-    hub.fault("/cdn/*", status=503, times=1)
-    hub.fault("/cdn/*", cut=10_240, times=1)
-    hub.fault("/cdn/*", status=503, times=1)
-    assert fetch().path.read_bytes() == WEIGHTS
-    ranges = [request.headers.get("range") for request in hub.requests if request.path == CDN]
-    assert ranges == [None, None, "bytes=10240-", "bytes=10240-"]
 
 
 @pytest.mark.parametrize(
@@ -259,14 +251,14 @@ def test_a_silent_server_is_given_up_in_time(
     hub.fault(pattern, silent=True)
     message = failure(RunError)
     assert silences == [SILENCE_S]
-    assert f"the Hub at 127.0.0.1:{hub.port} did not answer (ReadTimeout)" in message
+    assert f"the Hub at 127.0.0.1:{hub.port} did not answer" in message
     assert all(way in message for way in WAYS)
 
 
 def test_a_download_that_stalls_is_resumed_once_and_given_up(hub: LoopbackHub) -> None:
     hub.fault("/cdn/*", silent=True)
     hub.fault("/cdn/*", silent=True, cut=10_240, times=1)
-    assert "ReadTimeout" in failure(RunError)
+    assert f"did not answer within {SILENCE_S} seconds" in failure(RunError)
     assert [request.path for request in hub.requests].count(CDN) == 2
 
 

@@ -15,6 +15,8 @@ from hub_server import LoopbackHub
 import zoo
 from zoo.common.errors import InputError, RunError
 from zoo.hub.card import BEGIN, END, fields_of
+from zoo.remote.address import Address
+from zoo.remote.client import Task, bounded
 
 BRANCHES = f"/api/models/{REPO}"
 
@@ -50,7 +52,7 @@ def test_an_unchanged_push_makes_no_commit(
     loopback_hub.requests.clear()
     second = zoo.push(folder, REPO)
     assert (second.revision, second.changed) == (first.revision, [])
-    assert {request.method for request in loopback_hub.requests} == {"GET"}
+    assert {request.method for request in loopback_hub.requests} == {"GET", "HEAD"}
     assert "holds this model already" in capsys.readouterr().err
 
 
@@ -157,12 +159,13 @@ def test_texts_on_the_card_do_nothing(loopback_hub: LoopbackHub) -> None:
     assert "\x1b" not in text
 
 
-def test_large_files_never_go_through_xet(
+def test_large_files_go_through_xet_only_where_that_is_asked_for(
     loopback_hub: LoopbackHub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    monkeypatch.delenv("HF_HUB_DISABLE_XET")
     done = zoo.push(folder, REPO)
     assert remote(loopback_hub)["model.safetensors"] == (folder / "model.safetensors").read_bytes()
     assert not any("xet" in line for line in loopback_hub.lines)
@@ -170,6 +173,9 @@ def test_large_files_never_go_through_xet(
     loopback_hub.requests.clear()
     assert same_output(zoo.create(f"hf-hub:{REPO}@{done.revision}"), tiny())
     assert not any("xet" in line for line in loopback_hub.lines)
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "0")
+    with bounded(Task("look", Address(REPO)), 1.0):
+        assert constants.HF_HUB_DISABLE_XET is False
 
 
 def test_offline_nothing_is_sent(

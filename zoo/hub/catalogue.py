@@ -15,10 +15,8 @@ from zoo.hub.pull import MAX_CARD_BYTES
 from zoo.hub.row import Row, distinct, weights_key
 from zoo.records.metrics import METRICS
 from zoo.remote.address import PREFIX, Address, hub_timeout, parse_address
-from zoo.remote.client import Task, explained, reason
-from zoo.remote.files import store
-from zoo.remote.listing import ask
-from zoo.remote.session import bounded
+from zoo.remote.client import Task, api, call, list_files, reason
+from zoo.remote.files import download
 
 LIBRARY = "segmentation-zoo"
 MAX_REPOS = 200
@@ -45,28 +43,27 @@ def proposed_rows(repos: Iterable[str], organisation: str | None = None) -> list
 
 
 def _repositories(organisation: str) -> list[str]:
-    from huggingface_hub import HfApi
-
     task = Task(f"list the models of {organisation}", Address(f"{organisation}/-"))
-    with explained(task), bounded(task, hub_timeout()):
-        models = HfApi(library_name="zoo").list_models(
-            author=organisation, filter=LIBRARY, limit=MAX_REPOS
-        )
+
+    def ask() -> list[str]:
+        models = api().list_models(author=organisation, filter=LIBRARY, limit=MAX_REPOS)
         return sorted(model.id for model in models)
+
+    return call(task, hub_timeout(), ask)
 
 
 def _rows(address: Address) -> list[Row]:
     task, timeout = Task(f"read the card of {address.repo}", address), hub_timeout()
-    listing = ask(task, timeout)
+    listing = list_files(task, timeout)
     missing = [name for name in (CONFIG, WEIGHTS, CARD) if name not in listing.files]
     if missing:
         raise InputError(f"{address.repo} holds no {' and no '.join(missing)}.")
-    described = read_config(store(task, listing, CONFIG, timeout, MAX_CONFIG_BYTES))
+    described = read_config(download(task, listing, CONFIG, timeout, MAX_CONFIG_BYTES))
     if described.foreign:
         raise InputError(f"{address.repo} was not pushed by zoo, so its classes have no names.")
     spec = described.spec
     row = Row(spec.name, spec.encoder, address.repo, listing.commit, "")
-    card = read_card(store(task, listing, CARD, timeout, MAX_CARD_BYTES), address.repo)
+    card = read_card(download(task, listing, CARD, timeout, MAX_CARD_BYTES), address.repo)
     rows: dict[str, Row] = {}
     for result in _results(fields_of(card)):
         made = replace(row, **result, key=weights_key(result["data"]))

@@ -12,10 +12,8 @@ from zoo.common.console import info
 from zoo.common.errors import InputError, RunError, ZooError, join_problems, printable, shortened
 from zoo.common.files import sha256
 from zoo.remote.address import Address, hub_timeout, problems
-from zoo.remote.cache import cached_commit, cached_file, note_revision
-from zoo.remote.client import Task, host, reason
-from zoo.remote.files import store
-from zoo.remote.listing import Listing, ask
+from zoo.remote.client import Listing, Task, host, list_files, reason
+from zoo.remote.files import cached_commit, cached_file, download, note_revision
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -86,7 +84,7 @@ def _fetch(task: Task, name: str, files: list[str], timeout: float) -> dict[str,
     if task.address.pinned and (cached := _cached(task, files)):
         return cached
     try:
-        listing = ask(task, timeout)
+        listing = list_files(task, timeout)
     except ZooError as error:
         cached = _cached(task, files)
         if cached is None:
@@ -96,7 +94,9 @@ def _fetch(task: Task, name: str, files: list[str], timeout: float) -> dict[str,
         return cached
     _check_listing(task, listing, name, files)
     found = {
-        file: store(task, listing, file, timeout, MAX_CONFIG_BYTES if file == CONFIG_FILE else None)
+        file: download(
+            task, listing, file, timeout, MAX_CONFIG_BYTES if file == CONFIG_FILE else None
+        )
         for file in files
     }
     note_revision(task, listing.commit)
@@ -141,14 +141,14 @@ def hub_answers(hub_id: str, timeout: float = 3.0) -> bool:
     task = _task(hub_id, Address(hub_id))
     try:
         _check(task, hub_id, WEIGHTS_FILE)
-        _check_listing(task, ask(task, timeout), hub_id, [WEIGHTS_FILE])
+        _check_listing(task, list_files(task, timeout), hub_id, [WEIGHTS_FILE])
     except ZooError:
         return False
     return True
 
 
-def verify_safetensors(path: Path) -> None:
-    """Check the header of a safetensors file against its length; reads no tensor.
+def verify_safetensors(path: Path) -> dict[str, tuple[int, ...]]:
+    """Check the header of a safetensors file against its length; returns the shapes of its tensors.
 
     Raises InputError where the file is missing, truncated, empty, a pickle or anything else.
     """
@@ -156,11 +156,14 @@ def verify_safetensors(path: Path) -> None:
 
     try:
         with safe_open(str(path), framework="numpy") as file:
-            problem = None if list(file.keys()) else "it holds no tensors"
+            names = file.keys()
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+        problem = None if shapes else "it holds no tensors"
     except (SafetensorError, OSError) as error:
         problem = _file_problem(path) or f"its header cannot be read ({error})"
     if problem is not None:
         raise InputError(f"{path} is not a usable safetensors file: {problem}.")
+    return shapes
 
 
 def _file_problem(path: Path) -> str | None:

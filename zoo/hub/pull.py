@@ -10,10 +10,15 @@ from zoo.hub.config import MAX_CONFIG_BYTES, read_config
 from zoo.hub.encoders import verify_safetensors
 from zoo.hub.folder import CARD, CONFIG, WEIGHTS, check_shapes
 from zoo.remote.address import Address, hub_timeout
-from zoo.remote.cache import cached_commit, cached_file, note_revision, snapshot
-from zoo.remote.client import Task, host, reason
-from zoo.remote.files import read_shapes, store
-from zoo.remote.listing import Listing, ask
+from zoo.remote.client import Listing, Task, host, list_files, reason
+from zoo.remote.files import (
+    cached_commit,
+    cached_file,
+    download,
+    note_revision,
+    read_shapes,
+    snapshot,
+)
 
 WAYS = (
     "from a folder at hand: give its path in place of hf-hub:ORG/REPO",
@@ -37,7 +42,7 @@ def pull_model(address: Address, registry: Path | None = None) -> Path:
     if address.pinned and (cached := _cached(task)):
         return cached
     try:
-        listing = ask(task, timeout)
+        listing = list_files(task, timeout)
     except ZooError as error:
         cached = _cached(task)
         if cached is None:
@@ -58,17 +63,22 @@ def _cached(task: Task) -> Path | None:
 
 def _fetch(task: Task, listing: Listing, timeout: float, registry: Path | None) -> Path:
     _check_listing(task, listing)
-    described = read_config(store(task, listing, CONFIG, timeout, MAX_CONFIG_BYTES), registry)
+    described = read_config(download(task, listing, CONFIG, timeout, MAX_CONFIG_BYTES), registry)
+    cached = cached_file(task, WEIGHTS, listing.commit)
     try:
-        check_shapes(described, read_shapes(task, listing, WEIGHTS, timeout))
+        if cached is None:
+            check_shapes(described, read_shapes(task, listing, WEIGHTS, timeout))
+        else:
+            check_shapes(described, verify_safetensors(cached))
     except InputError as error:
         header, *problems = str(error).splitlines()
         text = join_problems("", [line.strip(" -") for line in problems])
         raise InputError(f"{task.repo} at {listing.commit[:12]}: {header}{text}") from error
     card = listing.files.get(CARD)
     if card is not None and card.size <= MAX_CARD_BYTES:
-        store(task, listing, CARD, timeout)
-    verify_safetensors(store(task, listing, WEIGHTS, timeout))
+        download(task, listing, CARD, timeout)
+    if cached is None:
+        verify_safetensors(download(task, listing, WEIGHTS, timeout))
     return snapshot(task, listing.commit)
 
 

@@ -20,9 +20,16 @@ from zoo.hub.row import Row, register
 from zoo.registry.licences import non_commercial
 from zoo.remote import upload
 from zoo.remote.address import Address, hub_timeout, problems
-from zoo.remote.client import LOGIN, NoRepositoryError, NoRevisionError, Task
-from zoo.remote.files import store
-from zoo.remote.listing import Listing, ask
+from zoo.remote.client import (
+    LOGIN,
+    Listing,
+    NoRepositoryError,
+    NoRevisionError,
+    Task,
+    list_files,
+    overtaken,
+)
+from zoo.remote.files import download
 
 if TYPE_CHECKING:
     from zoo.models.segmentation import SegmentationModel
@@ -169,11 +176,11 @@ def _send(task: Task, aim: Aim, parcel: Parcel, dry_run: bool) -> Pushed:
 def _ask(task: Task, timeout: float) -> Listing | None:
     """What is there; None where the repository or the branch does not exist."""
     try:
-        return ask(task, timeout)
+        return list_files(task, timeout)
     except NoRepositoryError:
         return None
     except NoRevisionError:
-        return ask(replace(task, address=Address(task.repo)), timeout)
+        return list_files(replace(task, address=Address(task.repo)), timeout)
 
 
 def _write(
@@ -182,13 +189,13 @@ def _write(
     """One commit of `files` on top of `listing`, which the card in them was merged with."""
     if listing is None:
         upload.create_repository(task, aim.private, timeout)
-        listing = ask(replace(task, address=Address(task.repo)), timeout)
+        listing = list_files(replace(task, address=Address(task.repo)), timeout)
         if files.keys() & listing.files.keys():
-            raise upload.overtaken(task)
+            raise overtaken(task)
     if aim.branch != "main":
         upload.create_branch(task, aim.branch, timeout)
-        if ask(task, timeout).commit != listing.commit:
-            raise upload.overtaken(task)
+        if list_files(task, timeout).commit != listing.commit:
+            raise overtaken(task)
     if not files:
         info(f"{task.repo} holds this model already; no commit was made.")
         return upload.Commit(listing.commit)
@@ -201,7 +208,7 @@ def _card(task: Task, parcel: Parcel, listing: Listing | None, timeout: float) -
     """README.md with what people wrote: there if anything, else in the folder."""
     existing = None
     if listing is not None and CARD in listing.files:
-        existing = read_card(store(task, listing, CARD, timeout, MAX_CARD_BYTES), task.repo)
+        existing = read_card(download(task, listing, CARD, timeout, MAX_CARD_BYTES), task.repo)
     if existing is None and parcel.person is not None and _has_own_words(parcel.person):
         existing = parcel.person
     text = merged(parcel.card, existing)
@@ -239,7 +246,7 @@ def _tag_is_free(task: Task, tag: str, commit: str | None, timeout: float) -> bo
     Raises InputError where it names another commit: tags are not moved.
     """
     try:
-        named = ask(replace(task, address=Address(task.repo, tag)), timeout).commit
+        named = list_files(replace(task, address=Address(task.repo, tag)), timeout).commit
     except (NoRevisionError, NoRepositoryError):
         return True
     if named != commit:

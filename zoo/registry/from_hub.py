@@ -31,20 +31,18 @@ def fetch_overlay(text: str) -> Path:
             f"The registry {text} is not pinned, so it could change at any time. Give the full "
             f"commit: hf-hub:{address.repo}@<40 hexadecimal digits>."
         )
-    from zoo.remote.cache import cached_file
-    from zoo.remote.client import Task
-    from zoo.remote.files import store
-    from zoo.remote.listing import ask
+    from zoo.remote.client import Task, list_files
+    from zoo.remote.files import cached_file, download
 
     task = Task(f"fetch the registry {address.repo}", address, WAYS)
     if (cached := cached_file(task, FILE, str(address.revision))) is not None:
         return cached
     timeout = hub_timeout()
-    listing = ask(task, timeout)
+    listing = list_files(task, timeout)
     listed = listing.files.get(FILE)
     if listed is None or listed.size > MAX_BYTES:
         raise InputError(f"{address.repo} holds no {FILE} of at most {MAX_BYTES} bytes.")
-    return store(task, listing, FILE, timeout)
+    return download(task, listing, FILE, timeout)
 
 
 def unsafe_parts(file: RegistryFile) -> Iterator[str]:
