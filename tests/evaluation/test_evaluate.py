@@ -15,7 +15,7 @@ from zoo.creation.create import create
 from zoo.data.load import load_dataset
 from zoo.data.scenes import write_scenes
 from zoo.evaluation.evaluate import evaluate as evaluate_model
-from zoo.evaluation.score import score
+from zoo.evaluation.evaluate import score
 from zoo.inference import tiling
 from zoo.inference.tiling import best_class, predict_ids
 from zoo.models.segmentation import SegmentationModel

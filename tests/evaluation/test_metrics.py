@@ -202,11 +202,11 @@ def refused(message: str):
 def test_labels_out_of_range():
     confusion = Confusion(3)
     good = np.zeros(4, dtype=np.uint8)
-    with refused(r"truth holds labels that are no class: 3, 11\. Allowed: 0 to 2 and 255"):
+    with refused(r"truth holds labels that are not classes: 3, 11\. Allowed: 0 to 2 and 255"):
         confusion.add(np.array([0, 11, 3, 255], dtype=np.uint8), good)
-    with refused(r"prediction holds labels that are no class: 255\. Allowed: 0 to 2\."):
+    with refused(r"prediction holds labels that are not classes: 255\. Allowed: 0 to 2\."):
         confusion.add(good, np.array([0, 1, 2, 255], dtype=np.uint8))
-    with refused(r"truth holds labels that are no class: -1\."):
+    with refused(r"truth holds labels that are not classes: -1\."):
         confusion.add(np.array([0, 0, 0, -1]), good)
     assert confusion.pixels == 0
 

@@ -12,10 +12,9 @@ from leaderboard.examples import counted, record
 
 from zoo.common.errors import InputError
 from zoo.leaderboard.build import build
+from zoo.records import hashed
 from zoo.records.image_counts import counts_file, write_with_counts
 from zoo.records.record import read_records, write_record
-from zoo.runtime import parallel as processes
-from zoo.runtime.parallel import each
 
 FIRST = [[4, 1, 0], [0, 5, 0], [0, 0, 0]]
 SECOND = [[4, 1, 0], [1, 4, 0], [0, 0, 0]]
@@ -26,7 +25,7 @@ forks = pytest.mark.skipif(sys.platform != "linux", reason="processes are forked
 @pytest.fixture
 def shared(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few items are many, two processes whatever the machine, and the test's helpers no threads."""
-    monkeypatch.setattr(processes, "MANY", 2)
+    monkeypatch.setattr(hashed, "MANY", 2)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     monkeypatch.setattr(threading, "active_count", lambda: 1)
 
@@ -44,22 +43,22 @@ def negative(value: int) -> int:
 @forks
 @pytest.mark.usefixtures("shared")
 def test_other_processes_do_the_work_in_order() -> None:
-    assert os.getpid() not in each(ident, range(5))
-    assert each(negative, range(5)) == [0, -1, -2, -3, -4]
+    assert os.getpid() not in hashed._in_processes(ident, range(5))
+    assert hashed._in_processes(negative, range(5)) == [0, -1, -2, -3, -4]
     with pytest.raises(InputError, match="seven"):
-        each(negative, range(100))
+        hashed._in_processes(negative, range(100))
 
 
 @pytest.mark.usefixtures("shared")
 @pytest.mark.parametrize("reason", ["few", "threads", "system"])
 def test_one_process_does_it_alone(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if reason == "few":
-        monkeypatch.setattr(processes, "MANY", 6)
+        monkeypatch.setattr(hashed, "MANY", 6)
     elif reason == "threads":
         monkeypatch.setattr(threading, "active_count", lambda: 2)
     else:
         monkeypatch.setattr(sys, "platform", "darwin")
-    assert each(ident, range(5)) == [os.getpid()] * 5
+    assert hashed._in_processes(ident, range(5)) == [os.getpid()] * 5
 
 
 def test_a_leaderboard_is_the_same_from_one_process_and_from_two(

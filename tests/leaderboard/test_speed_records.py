@@ -78,7 +78,7 @@ def test_all_problems_of_a_folder_come_at_once(tmp_path: Path) -> None:
         "edited.json is not a usable record:",
         "it was changed after it was written",
         f"Cannot read {tmp_path / 'cut.json'} as JSON",
-        "record_hash: missing; records are written by zoo alone",
+        "record_hash: missing; only zoo writes records",
     ):
         assert part in text, part
     with pytest.raises(InputError, match="There is no folder"):

@@ -27,8 +27,7 @@ from engine_runs import (
 from zoo.data.load import load_dataset
 from zoo.data.loading.loader import EvalLoader
 from zoo.data.scenes import write_scenes
-from zoo.evaluation.evaluate import evaluate
-from zoo.evaluation.score import score
+from zoo.evaluation.evaluate import evaluate, score
 from zoo.hub.folder import load_folder
 from zoo.models.layers import encoder_layers
 from zoo.runtime.processes import Ranks

@@ -19,8 +19,7 @@ from torch import Tensor
 from zoo.common.errors import InputError, RunError, ZooError
 from zoo.data.load import load_dataset
 from zoo.data.loading.loader import EvalLoader
-from zoo.evaluation.evaluate import evaluate
-from zoo.evaluation.score import score
+from zoo.evaluation.evaluate import evaluate, score
 from zoo.hub.folder import load_folder
 from zoo.runtime.processes import Ranks, start_ranks
 from zoo.training.engine import trainer

@@ -54,8 +54,8 @@ class Confusion:
     def add(self, truth: Labels, prediction: Labels) -> None:
         """Count the pixels of two label arrays or tensors of one shape and any integer type.
 
-        Where the truth is 255 the prediction may hold anything. Raises InputError where the shapes
-        differ, a value is not an integer, or a label is no class; the counts then stay unchanged.
+        The prediction may be anything where the truth is 255. Raises InputError where the shapes
+        differ, a value is not an integer, or a label is not a class; counts then stay unchanged.
         """
         true, predicted = _integers(truth, "truth"), _integers(prediction, "prediction")
         if true.shape != predicted.shape:
@@ -131,7 +131,7 @@ class Confusion:
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(title="per cent", title_justify="left", show_footer=True)
+        table = Table(title="percent", title_justify="left", show_footer=True)
         table.add_column("class", footer="mean")
         table.add_column("pixels", justify="right")
         truth = self.matrix.sum(axis=1)
@@ -152,7 +152,7 @@ class Confusion:
             return
         wrong = np.unique(labels[(labels < 0) | (labels >= count)])
         raise InputError(
-            f"The {what} holds labels that are no class: {shortened(wrong)}. Allowed: 0 to "
+            f"The {what} holds labels that are not classes: {shortened(wrong)}. Allowed: 0 to "
             f"{count - 1}{also}. Compare the list of {count} classes with the ids in the masks."
         )
 

@@ -1,14 +1,17 @@
-"""One evaluation, and its record: the evidence that leaderboards are made of."""
+"""Scoring a model on one split, and its record: the evidence that leaderboards are made of."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 
+from zoo.common.console import progress_bar
 from zoo.common.errors import InputError
 from zoo.common.files import hash_of
 from zoo.creation.create import load_trained
@@ -16,25 +19,22 @@ from zoo.data.dataset import Dataset
 from zoo.data.inspect.scan import data_hash, scan_labels
 from zoo.data.load import load_dataset
 from zoo.data.loading.loader import EvalLoader
-from zoo.evaluation.score import check_classes, check_pixels, score
+from zoo.evaluation.counts import Confusion
+from zoo.inference.tiling import predict_ids
 from zoo.models.count import gmacs, params_m
+from zoo.models.segmentation import SegmentationModel
 from zoo.records.image_counts import ImageCounts, counts_hash, write_with_counts
 from zoo.records.record import PROTOCOL, SCHEMA, Record, parse_record
 from zoo.runtime.environment import stamp
 from zoo.runtime.precision import resolve_precision
 from zoo.runtime.processes import Ranks, start_ranks
 
-if TYPE_CHECKING:
-    from zoo.evaluation.counts import Confusion
-    from zoo.models.segmentation import SegmentationModel
-    from zoo.models.spec import ModelSpec
-
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation found. `seconds` is the time of reading, predicting and counting.
+    """The result of one evaluation. `seconds` is the time of reading, predicting and counting.
 
-    `per_image` has the counts of each image, in the order of the names as in the hash of the data.
+    `per_image` has the counts of each image, ordered by name as in the hash of the data.
     """
 
     model: SegmentationModel
@@ -48,7 +48,7 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Every metric as a share in [0, 1], None where a class is absent."""
+        """Every metric as a fraction in [0, 1], None where a class is absent."""
         return self.confusion.metrics()
 
 
@@ -65,23 +65,42 @@ def evaluate(
     `model`: a run folder, a model folder or a model. Returns `.metrics` (mIoU, pixel accuracy and
     per class IoU, Dice, TPR, TNR, FPR, all in [0, 1]) and `.confusion`; writes the record into the
     folder `out` if given. Under torchrun or `accelerate launch` the processes share the images,
-    each scored once. Raises InputError where the classes differ, where every pixel is ignored, and
-    where a record is asked for of the split that chose the model.
+    each image scored once. Raises InputError where the classes differ, where every pixel is
+    ignored, and where a record is asked for of the split that chose the model.
     """
     model = load_trained(model)
     ranks = start_ranks()
-    with ranks.first_then_rest():
-        dataset, chosen = _checked(model, data, split, precision, out, ranks)
+    with ranks.first_then_rest():  # the first process scans the masks, the others read its results
+        dataset = load_dataset(data)
+        samples = dataset.samples(split)
+        check_classes(model, dataset.classes, dataset.name)
+        check_pixels(model, dataset)
+        if out is not None:
+            check_reportable(model, split)
+        precision = resolve_precision(precision, ranks.device)
+        scan_labels(dataset, [split])
         loader = EvalLoader(dataset, split, rank=ranks.rank, world=ranks.world)
     began = time.monotonic()
-    counts = np.zeros((len(dataset.samples(split)), len(dataset.classes), 3), np.int64)
-    device = ranks.device
+    per_image = np.zeros((len(samples), len(dataset.classes), 3), np.int64)
     confusion = score(
-        model.to(device), loader, precision=chosen, device=device, ranks=ranks, per_image=counts
+        model.to(ranks.device),
+        loader,
+        precision=precision,
+        device=ranks.device,
+        ranks=ranks,
+        per_image=per_image,
     )
-    seconds = round(time.monotonic() - began, 2)
-    counts = counts[_by_name(dataset, split)]
-    found = Evaluation(model, dataset, split, confusion, counts, chosen, device.type, seconds)
+    by_name = sorted(range(len(samples)), key=lambda index: samples[index].name)
+    found = Evaluation(
+        model=model,
+        dataset=dataset,
+        split=split,
+        confusion=confusion,
+        per_image=per_image[by_name],
+        precision=precision,
+        device=ranks.device.type,
+        seconds=round(time.monotonic() - began, 2),
+    )
     with ranks.together():
         if confusion.pixels == 0:
             raise InputError(
@@ -92,6 +111,87 @@ def evaluate(
     return found
 
 
+def score(
+    model: SegmentationModel,
+    loader: EvalLoader,
+    *,
+    precision: str = "fp32",
+    device: torch.device | str = "cpu",
+    description: str = "evaluate",
+    after_batch: Callable[[], None] | None = None,
+    ranks: Ranks | None = None,
+    per_image: ImageCounts | None = None,
+) -> Confusion:
+    """The confusion matrix of `model` over all images of `loader`.
+
+    The model's mode is restored afterwards. `after_batch` is called after each batch and may raise
+    to stop. `precision`: fp32, bf16 or fp16 (autocast). With several `ranks`, each has its own part
+    of the images in `loader`, and all get the counts of the whole. `per_image`, zeros of images of
+    the split x classes x 3, is filled with each image's own counts.
+    """
+    ranks = ranks or Ranks()
+    confusion = Confusion(model.spec.classes)
+    was_training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with ranks.together(), progress_bar() as bar:
+            task = bar.add_task(description, total=loader.images)
+            for indices, images, masks in loader:
+                predicted = predict_ids(model, images, precision=precision, device=device).cpu()
+                if per_image is None:
+                    confusion.add(masks, predicted)
+                else:
+                    for index, mask, ids in zip(indices, masks, predicted, strict=True):
+                        one = Confusion(confusion.classes)
+                        one.add(mask, ids)
+                        confusion.add_matrix(one.matrix)
+                        per_image[index] = np.stack(one.pixel_counts[:3], axis=1)
+                bar.advance(task, len(indices))
+                if after_batch is not None:
+                    after_batch()
+    finally:
+        for module, mode in was_training:
+            module.training = mode
+    ranks.add_up(confusion.matrix)
+    if per_image is not None:
+        ranks.add_up(per_image)
+    return confusion
+
+
+def check_classes(model: SegmentationModel, classes: list[str], name: str) -> None:
+    """Raise InputError unless the model has exactly the classes of the data, in their order."""
+    if model.spec.classes != classes:
+        raise InputError(
+            f"{model.spec.name} predicts {len(model.spec.classes)} classes "
+            f"({', '.join(model.spec.classes[:6])} ...), {name} has {len(classes)} "
+            f"({', '.join(classes[:6])} ...). Fine-tune the model on these classes first."
+        )
+
+
+def check_pixels(model: SegmentationModel, dataset: Dataset) -> None:
+    """Raise InputError unless the data's images have the channels and values the model expects."""
+    spec = model.spec
+    if dataset.channels != spec.in_chans:
+        raise InputError(
+            f"{spec.name} takes {spec.in_chans} channels, {dataset.name} has {dataset.channels}. "
+            "Start from a name, which is built for the channels of the data."
+        )
+    if dataset.value_range != spec.value_range:
+        raise InputError(
+            f"{spec.name} was trained on pixels of the range {spec.value_range}, {dataset.name} "
+            f"has {dataset.value_range} (None: 8 bits). Give both the same `range:`."
+        )
+
+
+def check_reportable(model: SegmentationModel, split: str) -> None:
+    """Raise InputError where `split` chose the model: its score there is too good to report."""
+    if (model.provenance or {}).get("chosen_on") == split:
+        raise InputError(
+            f"The split {split!r} chose the best epoch of this model, so its score is too good to "
+            "be a result. Record another split, or leave out --out to see the score."
+        )
+
+
 def write_result(found: Evaluation, folder: Path) -> Record:
     """Write the record of an evaluation and its counts per image into `folder`."""
     record = make_record(found)
@@ -99,46 +199,13 @@ def write_result(found: Evaluation, folder: Path) -> Record:
     return record
 
 
-def _by_name(dataset: Dataset, split: str) -> list[int]:
-    """The places of the split's images in the order of their names."""
-    names = [sample.name for sample in dataset.samples(split)]
-    return sorted(range(len(names)), key=names.__getitem__)
-
-
-def _checked(
-    model: SegmentationModel,
-    data: str | Path,
-    split: str,
-    precision: str,
-    out: str | Path | None,
-    ranks: Ranks,
-) -> tuple[Dataset, str]:
-    """The data set and the precision, once everything is known to fit."""
-    dataset = load_dataset(data)
-    dataset.samples(split)
-    check_classes(model, dataset.classes, dataset.name)
-    check_pixels(model, dataset)
-    if out is not None:
-        check_reportable(model, split)
-    chosen = resolve_precision(precision, ranks.device)
-    scan_labels(dataset, [split])
-    return dataset, chosen
-
-
-def check_reportable(model: SegmentationModel, split: str) -> None:
-    """Raise InputError where `split` chose the model: a score on it is no result."""
-    if (model.provenance or {}).get("chosen_on") == split:
-        raise InputError(
-            f"The split {split!r} chose the best epoch of this model, so its score is too good to "
-            "be a result. Record another split, or leave --out away to see the score."
-        )
-
-
 def make_record(found: Evaluation) -> Record:
     """The record of an evaluation. Raises InputError where `check_reportable` does."""
     check_reportable(found.model, found.split)
     spec, training = found.model.spec, found.model.provenance or {}
-    size = _common_size(found.dataset, found.split)
+    sizes = scan_labels(found.dataset, [found.split]).splits[found.split].sizes
+    size = list(next(iter(sizes))) if len(sizes) == 1 else None
+    input_size = None if size is None else list(spec.input_size(*size))
     fields: dict[str, Any] = {
         "schema": SCHEMA,
         "protocol": PROTOCOL,
@@ -155,7 +222,7 @@ def make_record(found: Evaluation) -> Record:
         "classes": found.dataset.classes,
         "ignore": spec.ignore_index,
         "size": size,
-        "input_size": _input_size(spec, size),
+        "input_size": None if input_size == size else input_size,
         "tta": "none",
         "images": len(found.dataset.samples(found.split)),
         "recipe": training.get("recipe", "none"),
@@ -174,15 +241,3 @@ def make_record(found: Evaluation) -> Record:
         **stamp(found.device),
     }
     return parse_record(fields, f"the evaluation of {spec.name}")
-
-
-def _input_size(spec: ModelSpec, size: list[int] | None) -> list[int] | None:
-    """[height, width] that the network sees of images of `size`, where these differ."""
-    seen = None if size is None else list(spec.input_size(*size))
-    return None if seen == size else seen
-
-
-def _common_size(dataset: Dataset, split: str) -> list[int] | None:
-    """[height, width] in pixels that all images of the split share, or None."""
-    sizes = scan_labels(dataset, [split]).splits[split].sizes
-    return list(next(iter(sizes))) if len(sizes) == 1 else None

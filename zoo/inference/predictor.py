@@ -6,7 +6,7 @@ import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +19,9 @@ from zoo.data.pixels.images import read_pixels
 from zoo.data.pixels.opening import ARRAY_EXTENSIONS, IMAGE_EXTENSIONS
 from zoo.data.pixels.overlay import as_rgb, overlay, save_index_png, save_png, with_legend
 from zoo.inference.tiling import predict_ids
+from zoo.models.segmentation import SegmentationModel
 from zoo.runtime.precision import resolve_precision
-
-if TYPE_CHECKING:
-    from zoo.models.segmentation import SegmentationModel
+from zoo.runtime.processes import start_ranks
 
 IMAGE_SUFFIXES = {*IMAGE_EXTENSIONS, *ARRAY_EXTENSIONS}
 
@@ -49,12 +48,10 @@ def predict(
     Writes index masks and overlays below `out` if given. Each result holds the mask as uint8
     H x W with class ids.
     """
-    from accelerate import PartialState
-
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     if not given:
         raise InputError("Nothing to predict: give at least one image, folder or pattern.")
-    device = PartialState().device
+    device = start_ranks().device
     return list(
         predict_images(
             load_trained(model),
@@ -64,41 +61,6 @@ def predict(
             device=device,
         )
     )
-
-
-def find_images(inputs: Sequence[str | Path]) -> list[tuple[Path, Path]]:
-    """Every image that `inputs` names (files, folders or globs), each with a relative output name.
-
-    Raises InputError where an input matches nothing or two images would get the same name.
-    """
-    found: dict[Path, Path] = {}
-    for given in inputs:
-        for path, name in _matches(given):
-            if name in found and found[name] != path:
-                raise InputError(
-                    f"{found[name]} and {path} would both be written as {name}. "
-                    "Give their common folder, or predict them into two folders."
-                )
-            found[name] = path
-    return [(path, name) for name, path in found.items()]
-
-
-def _matches(given: str | Path) -> list[tuple[Path, Path]]:
-    path = Path(given)
-    if path.is_file():
-        return [(path, Path(path.stem))]
-    if path.is_dir():
-        files = sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
-        matches = [(file, file.relative_to(path).with_suffix("")) for file in files]
-    else:
-        files = sorted(Path(f) for f in glob.glob(str(given), recursive=True))
-        matches = [(f, Path(f.stem)) for f in files if f.suffix.lower() in IMAGE_SUFFIXES]
-    if not matches:
-        raise InputError(
-            f"{given} is no image, no folder with images and no pattern that matches images. "
-            f"Images end in {shortened(sorted(IMAGE_SUFFIXES))}."
-        )
-    return matches
 
 
 def predict_images(
@@ -112,20 +74,31 @@ def predict_images(
     """Segment every image that `inputs` names and write its mask and overlay below `out`.
 
     `out`/masks/NAME.png holds class ids (palette PNG, size of the image), `out`/overlays/NAME.png
-    the coloured picture with a legend. Without `out` nothing is written.
+    the mask over the image, with a legend. Without `out` nothing is written.
     """
     images = find_images(inputs)
-    model.to(device).eval()
+    spec = model.to(device).eval().spec
     for path, name in track(images, "predict", len(images)):
-        image = read_pixels(path, model.spec.in_chans, model.spec.value_range)
+        image = read_pixels(path, spec.in_chans, spec.value_range)
         mask = predict_mask(model, image, precision=precision, device=device)
-        yield _write(model, path, image, mask, out, name)
+        if out is None:
+            yield Prediction(path, mask, None, None)
+            continue
+        target = name.with_name(name.name + ".png")
+        mask_file, overlay_file = out / "masks" / target, out / "overlays" / target
+        save_index_png(mask, spec.palette, mask_file)
+        shown = overlay(as_rgb(image), mask, spec.palette)
+        save_png(with_legend(shown, spec.classes, spec.palette, mask), overlay_file)
+        yield Prediction(path, mask, mask_file, overlay_file)
 
 
 def predict_mask(
     model: SegmentationModel, image: NDArray[np.uint8], **options: Any
 ) -> NDArray[np.uint8]:
-    """Class ids, uint8 H x W, of one uint8 image H x W x 3; the model must be in eval mode."""
+    """Class ids, uint8 H x W, of one uint8 image H x W x C; the model must be in eval mode.
+
+    `options` are those of `predict_ids`. Raises InputError where the channels differ.
+    """
     if image.shape[2] != model.spec.in_chans:
         raise InputError(
             f"{model.spec.name} takes {model.spec.in_chans} channels, the image has "
@@ -136,19 +109,32 @@ def predict_mask(
     return ids
 
 
-def _write(
-    model: SegmentationModel,
-    path: Path,
-    image: NDArray[np.uint8],
-    mask: NDArray[np.uint8],
-    out: Path | None,
-    name: Path,
-) -> Prediction:
-    if out is None:
-        return Prediction(path, mask, None, None)
-    target = name.with_name(name.name + ".png")
-    mask_file, overlay_file = out / "masks" / target, out / "overlays" / target
-    save_index_png(mask, model.spec.palette, mask_file)
-    picture = overlay(as_rgb(image), mask, model.spec.palette)
-    save_png(with_legend(picture, model.spec.classes, model.spec.palette, mask), overlay_file)
-    return Prediction(path, mask, mask_file, overlay_file)
+def find_images(inputs: Sequence[str | Path]) -> list[tuple[Path, Path]]:
+    """Every image that `inputs` names (files, folders or globs), each with a relative output name.
+
+    Raises InputError where an input matches nothing or two images would get the same name.
+    """
+    found: dict[Path, Path] = {}
+    for given in inputs:
+        path = Path(given)
+        if path.is_file():
+            matches = [(path, Path(path.stem))]
+        elif path.is_dir():
+            files = sorted(f for f in path.rglob("*") if f.suffix.lower() in IMAGE_SUFFIXES)
+            matches = [(file, file.relative_to(path).with_suffix("")) for file in files]
+        else:
+            files = sorted(Path(f) for f in glob.glob(str(given), recursive=True))
+            matches = [(f, Path(f.stem)) for f in files if f.suffix.lower() in IMAGE_SUFFIXES]
+        if not matches:
+            raise InputError(
+                f"{given} is not an image, a folder with images or a pattern that matches images. "
+                f"Images end in {shortened(sorted(IMAGE_SUFFIXES))}."
+            )
+        for image, name in matches:
+            if name in found and found[name] != image:
+                raise InputError(
+                    f"{found[name]} and {image} would both be written as {name}. "
+                    "Give their common folder, or predict them into two folders."
+                )
+            found[name] = image
+    return [(image, name) for name, image in found.items()]

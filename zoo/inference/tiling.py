@@ -1,23 +1,20 @@
-"""From pixels to class ids: whole images, or windows where they are large."""
+"""From pixels to class ids: whole images, and sliding-window inference for large ones."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 
 from zoo.models.outputs import resized
 from zoo.models.preprocess import normalise, rescaled
+from zoo.models.segmentation import SegmentationModel
 from zoo.runtime.precision import autocast
 
-if TYPE_CHECKING:
-    from zoo.models.segmentation import SegmentationModel
-
 MOST_PIXELS = 2**22
-"""Images with more pixels are seen through windows, so that memory does not grow with them."""
+"""Larger images are predicted in windows, so that memory does not grow with the image."""
 WINDOW, MARGIN = 1024, 192
-"""Side of a window's part that counts, and the context that it sees around it, in pixels."""
+"""Side of the part of a window that is kept, and of the context around it, in pixels."""
 
 
 def predict_ids(
@@ -29,21 +26,21 @@ def predict_ids(
 ) -> torch.Tensor:
     """Class ids, uint8 B x H x W, of uint8 images B x in_chans x H x W.
 
-    The model must be in evaluation mode. Images that have more than 4 megapixels for the network,
-    after what `spec` says of their size, are seen through windows of 1024 such pixels with 192
-    pixels of context on each side.
+    The model must be in evaluation mode. Images that have more than 4 megapixels at the network's
+    input size (see `spec`) are predicted by sliding-window inference: windows of 1024 such pixels
+    with 192 pixels of context on each side.
     """
     height, width = images.shape[-2:]
     factor = model.spec.enlargement(height, width)
-    seen = partial(_ids, model, factor=factor, precision=precision, device=device)
+    ids_of = partial(_ids, model, factor=factor, precision=precision, device=device)
     if height * width * factor**2 <= MOST_PIXELS:
-        return seen(images)
+        return ids_of(images)
     side, margin = (max(1, round(length / factor)) for length in (WINDOW, MARGIN))
     ids = torch.empty((len(images), height, width), dtype=torch.uint8)
     for top in range(0, height, side):
         for left in range(0, width, side):
             y, x = max(0, top - margin), max(0, left - margin)
-            found = seen(images[..., y : top + side + margin, x : left + side + margin])
+            found = ids_of(images[..., y : top + side + margin, x : left + side + margin])
             place = ids[..., top : top + side, left : left + side]
             found = found[..., top - y :, left - x :]
             place.copy_(found[..., : place.shape[-2], : place.shape[-1]])
@@ -59,18 +56,18 @@ def _ids(
     precision: str,
     device: torch.device | str,
 ) -> torch.Tensor:
-    seen = rescaled(normalise(images, model.spec, device), factor)
+    inputs = rescaled(normalise(images, model.spec, device), factor)
     with autocast(precision, device):
-        logits: torch.Tensor = model(seen, factor=1.0)
-    if seen.shape == images.shape:
+        logits: torch.Tensor = model(inputs, factor=1.0)
+    if inputs.shape == images.shape:
         return logits.argmax(dim=1).to(torch.uint8)
     return best_class(logits, (images.shape[-2], images.shape[-1]))
 
 
 def best_class(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Class ids, uint8 B x H x W, of `logits` brought to `size` (H, W) bilinearly.
+    """Class ids, uint8 B x H x W, of `logits` resized bilinearly to `size` (H, W).
 
-    One class after the other, so that memory grows with the image but not with its classes too.
+    One class at a time, so that memory does not grow with the number of classes.
     """
     most = logits.new_full((len(logits), *size), -torch.inf, dtype=torch.float32)
     ids = torch.zeros_like(most, dtype=torch.uint8)

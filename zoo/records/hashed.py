@@ -1,10 +1,16 @@
-"""What all kinds of records share: strict fields, a hash over the content, writing only once."""
+"""Hashed records: strict fields, a hash over the content, written once, read in parallel."""
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -14,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoo.common.errors import InputError, join_problems
 from zoo.common.files import hash_of, write_text
-from zoo.runtime.parallel import each
 
 Text = Annotated[str, Field(min_length=1, max_length=300)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
@@ -22,7 +27,7 @@ Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Positive = Annotated[int, Field(ge=1)]
 Amount = Annotated[float, Field(ge=0)]
 AboveZero = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 Size = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 """[height, width] in pixels."""
 Versions = Annotated[dict[str, Text], Field(min_length=1)]
@@ -38,18 +43,23 @@ class Strict(BaseModel):
     )
 
 
-class Sealed(Protocol):
+class Hashed(Protocol):
     """A record that has been read: it carries the hash of its content."""
 
     @property
     def record_hash(self) -> str | None: ...
 
 
-R = TypeVar("R", bound=Sealed)
+R = TypeVar("R", bound=Hashed)
 M = TypeVar("M", bound=BaseModel)
+A = TypeVar("A")
+B = TypeVar("B")
+
+MANY = 1000
+"""From this many files on, several processes read; starting them costs as much as 100 files."""
 
 
-def sealed_text(content: Mapping[str, Any]) -> str:
+def hashed_text(content: Mapping[str, Any]) -> str:
     """The text of a record's file: its content and the hash of it, JSON with one line a field."""
     fields = {**content, "record_hash": hash_of(content)}
     lines = (f"  {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in fields.items())
@@ -90,6 +100,8 @@ def parse(model: type[M], schema: int, value: object, source: str) -> M:
 def read_folder(folder: Path, read: Callable[[Path], R]) -> dict[Path, R]:
     """Every `*.json` below `folder` (sorted) with its record, as `read` reads one file.
 
+    On Linux, many files are read by several processes; `read` must then be a module's function.
+
     Raises InputError where the folder is missing, and one InputError that lists every file with a
     problem: unreadable, of another schema, changed since it was written, or there twice.
     """
@@ -99,7 +111,7 @@ def read_folder(folder: Path, read: Callable[[Path], R]) -> dict[Path, R]:
     problems: list[str] = []
     seen: dict[str | None, Path] = {}
     paths = sorted(folder.rglob("*.json"))
-    for path, record in zip(paths, each(partial(_outcome, read), paths), strict=True):
+    for path, record in zip(paths, _in_processes(partial(_outcome, read), paths), strict=True):
         if isinstance(record, str):
             problems.append(record)
             continue
@@ -115,11 +127,30 @@ def read_folder(folder: Path, read: Callable[[Path], R]) -> dict[Path, R]:
 
 
 def _outcome(read: Callable[[Path], R], path: Path) -> R | str:
-    """What `read` gives, or what it says against the file."""
+    """What `read` gives, or its message where it refuses the file."""
     try:
         return read(path)
     except InputError as error:
         return str(error).replace("\n", "\n  ")
+
+
+def _in_processes(work: Callable[[A], B], items: Sequence[A]) -> list[B]:
+    """What `work` gives for each item, in the order of the items; raises what `work` raises.
+
+    Many items are shared among forked processes, one per core, on Linux and where this process has
+    a single thread (a fork copies no other); `work` and what it takes and gives are pickled then.
+    """
+    can_fork = sys.platform == "linux" and threading.active_count() == 1
+    can_fork = can_fork and not multiprocessing.current_process().daemon
+    count = min(len(os.sched_getaffinity(0)), 8) if can_fork else 1
+    if count == 1 or len(items) < MANY:
+        return [work(item) for item in items]
+    context = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(count, context, signal.signal, (signal.SIGINT, signal.SIG_IGN))
+    try:
+        return list(pool.map(work, items, chunksize=max(1, len(items) // (8 * count))))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def name_part(text: str) -> str:
@@ -142,7 +173,7 @@ def check_hash(value: Mapping[str, Any], source: str) -> None:
     # The hash is taken over the file's own fields, so that a later version of this code, with
     # more optional fields, still accepts it.
     if value.get("record_hash") is None:
-        raise refused(source, ["record_hash: missing; records are written by zoo alone"])
+        raise refused(source, ["record_hash: missing; only zoo writes records"])
     found = hash_of({key: item for key, item in value.items() if key != "record_hash"})
     if found != value["record_hash"]:
         problem = (
@@ -153,7 +184,7 @@ def check_hash(value: Mapping[str, Any], source: str) -> None:
 
 
 def origin_problems(date: str, fields: Mapping[str, Any]) -> Iterator[str]:
-    """A date that is none, and every text in `fields` that holds a path of one machine."""
+    """A date that is not ISO 8601, and every text in `fields` that holds a path of one machine."""
     try:
         datetime.fromisoformat(date)
     except ValueError:

@@ -14,19 +14,19 @@ from zoo.common.files import hash_of, read_json
 from zoo.records.hashed import (
     Amount,
     Count,
+    Fraction,
     Hash,
     Positive,
-    Share,
     Size,
     Strict,
     Text,
     Versions,
     check_hash,
+    hashed_text,
     name_part,
     origin_problems,
     parse,
     read_folder,
-    sealed_text,
     write_once,
 )
 from zoo.records.metrics import STORED, PixelCounts, metric_values
@@ -63,7 +63,7 @@ else:
         "Metrics",
         __base__=_Metrics,
         **{
-            metric.key: (dict[str, Share | None] if metric.per_class else Share | None, None)
+            metric.key: (dict[str, Fraction | None] if metric.per_class else Fraction | None, None)
             for metric in STORED
         },
     )
@@ -90,7 +90,7 @@ class Record(Strict):
     data_hash: Hash
     split: Text
     chosen_on: Text | None
-    chosen_miou: Share | None = None
+    chosen_miou: Fraction | None = None
     classes: Annotated[list[Text], Field(min_length=1)]
     ignore: int | None
     protocol: Positive
@@ -158,7 +158,7 @@ def record_name(record: Record) -> str:
 
 def record_text(record: Record) -> str:
     """The record with its hash as the text of its file: JSON with one line per field."""
-    return sealed_text(_content(record))
+    return hashed_text(_content(record))
 
 
 def write_record(record: Record, folder: Path) -> Path:

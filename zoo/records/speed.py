@@ -19,11 +19,11 @@ from zoo.records.hashed import (
     Text,
     Versions,
     check_hash,
+    hashed_text,
     name_part,
     origin_problems,
     parse,
     read_folder,
-    sealed_text,
     write_once,
 )
 
@@ -108,7 +108,7 @@ def write_speed_record(record: SpeedRecord, folder: Path) -> Path:
 
 def speed_record_text(record: SpeedRecord) -> str:
     """The record with its hash as the text of its file: JSON with one line per field."""
-    return sealed_text(_content(record))
+    return hashed_text(_content(record))
 
 
 def parse_speed_record(value: object, source: str) -> SpeedRecord:

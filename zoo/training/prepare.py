@@ -20,7 +20,7 @@ from zoo.data.inspect.imbalance import (
 from zoo.data.inspect.scan import ScanResult, data_hash, scan_labels
 from zoo.data.loading.loader import EvalLoader, TrainLoader
 from zoo.data.loading.transforms import mix
-from zoo.evaluation.score import check_pixels
+from zoo.evaluation.evaluate import check_pixels
 from zoo.hub.folder import read_folder
 from zoo.models.regularise import apply_recipe
 from zoo.runtime.precision import resolve_precision

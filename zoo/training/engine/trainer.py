@@ -18,7 +18,7 @@ from timm.utils import ModelEmaV3
 
 from zoo.common.console import info, progress_bar
 from zoo.evaluation.counts import Confusion
-from zoo.evaluation.score import score
+from zoo.evaluation.evaluate import score
 from zoo.hub.folder import save_folder
 from zoo.models.layers import set_learning, train_mode
 from zoo.runtime.processes import Interrupted, Ranks, in_all_processes
