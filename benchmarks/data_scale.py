@@ -19,7 +19,7 @@ from PIL import Image
 
 from zoo.common.console import track
 from zoo.common.files import write_json
-from zoo.data.doctor.run import diagnose
+from zoo.data.doctor import diagnose
 from zoo.data.inspect.scan import scan_labels
 from zoo.data.load import load_dataset
 from zoo.data.loading.loader import TrainLoader

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from zoo.common.files import read_yaml
-from zoo.data.doctor.run import diagnose
+from zoo.data.doctor import diagnose
 from zoo.data.load import load_dataset
 from zoo.data.pixels.masks import read_pair
 

@@ -26,8 +26,8 @@ from doctor_folders import (
 )
 from PIL import Image
 
+from zoo.data.doctor import diagnose
 from zoo.data.doctor.codes import CODES
-from zoo.data.doctor.run import diagnose
 
 Spoil = Callable[[Path], list[Path]]
 ONE = "train_0007"

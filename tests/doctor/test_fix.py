@@ -14,8 +14,8 @@ from doctor_folders import add_pair, image, mask, pixels, replace, save
 from PIL import Image
 
 from zoo.common.errors import InputError
+from zoo.data.doctor import diagnose, doctor
 from zoo.data.doctor.fix import repair
-from zoo.data.doctor.run import diagnose, doctor
 from zoo.data.load import load_dataset
 from zoo.data.pixels.images import read_image
 from zoo.data.pixels.masks import read_mask, read_source_ids
@@ -114,10 +114,10 @@ def test_what_cannot_be_fixed_is_said(data: Path, tmp_path: Path) -> None:
     save(mask(data, "train_0005"), equal)
     text = "\n".join(fixed(data, tmp_path / "new"))
     assert "Not fixed: D304 Mask in a lossy format (train/masks/train_0001.jpg)" in text
-    assert "train_0002.png has colours that are those of no class" in text
-    assert "train_0003.png is transparent in places, where no id is certain" in text
+    assert "train_0002.png has colours that belong to no class" in text
+    assert "train_0003.png is partly transparent; there no id is certain" in text
     assert "train_0004.png has ids above 255, which need 16 bits" in text
-    assert "train_0005.png has equal channels, but ids that are no class" in text
+    assert "train_0005.png has equal channels, but ids without a class" in text
     assert content(tmp_path / "new" / "train")["masks/train_0001.jpg"]
 
 
@@ -134,7 +134,7 @@ def test_nothing_to_fix_writes_nothing(
     clean: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert doctor(clean, fix=tmp_path / "new") == 0
-    assert "Nothing that can be fixed" in capsys.readouterr().err
+    assert "Nothing to fix automatically" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 
@@ -142,12 +142,12 @@ def test_where_no_copy_is_written(data: Path, tmp_path: Path) -> None:
     mask(data, "train_0001").unlink()
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "file").touch()
-    with pytest.raises(InputError, match="is there already; give --fix a new folder"):
+    with pytest.raises(InputError, match="already exists; give --fix a new folder"):
         doctor(data, fix=tmp_path / "old")
-    with pytest.raises(InputError, match="which is never touched; give --fix a folder elsewhere"):
+    with pytest.raises(InputError, match="which is never changed; give --fix a folder elsewhere"):
         doctor(data, fix=data / "new")
     (data / "dataset.yaml").unlink()
-    with pytest.raises(InputError, match="has no sound dataset"):
+    with pytest.raises(InputError, match="has no valid dataset"):
         doctor(data, fix=tmp_path / "new")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from doctor_folders import found_in
 
-from zoo.data.doctor.run import diagnose
+from zoo.data.doctor import diagnose
 from zoo.data.inspect.near_duplicates import numbered
 from zoo.data.load import load_dataset
 

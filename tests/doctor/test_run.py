@@ -11,8 +11,8 @@ from doctor_folders import image, mask, pixels, save
 
 from zoo.common.errors import InputError
 from zoo.common.files import parse_yaml
+from zoo.data.doctor import diagnose, doctor
 from zoo.data.doctor.codes import CODES
-from zoo.data.doctor.run import diagnose, doctor
 
 DOCS = Path(__file__).parents[2] / "docs" / "doctor.md"
 

@@ -308,4 +308,4 @@ def test_bad_input_is_refused_before_anything_is_written(
     assert not out.exists()
 
 
-PINNED = [3.33581, 3.16482, 3.24382, 2.90445, 2.98185, 2.98206]
+PINNED = [3.36980, 3.07646, 2.96786, 2.73190, 2.63242, 2.61850]

@@ -91,7 +91,7 @@ def doctor_command(
     ] = None,
 ) -> None:
     """Look at every image and mask of DATA and report what is wrong; exit code 2 at an error."""
-    from zoo.data.doctor.run import doctor
+    from zoo.data.doctor import doctor
 
     code = doctor(data, out, as_json, fix)
     if code:

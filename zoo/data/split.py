@@ -24,7 +24,7 @@ from zoo.common.files import new_folder, read_yaml, write_text
 from zoo.data.dataset import IGNORE, Dataset, Sample, unpack
 from zoo.data.formats.pairs import find_splits, natural_key
 from zoo.data.inspect.imbalance import assign, count_labels, read_each, sum_groups
-from zoo.data.inspect.near_duplicates import clusters, films, near_pairs, thumbnail
+from zoo.data.inspect.near_duplicates import clusters, near_pairs, thumbnail, videos
 from zoo.data.load import load_dataset
 from zoo.data.pixels.images import read_image
 
@@ -203,7 +203,7 @@ def _links(dataset: Dataset, samples: list[Sample]) -> Links:
     )
     thumbs = np.array(read)
     folders = [str(sample.image.parent) for sample in samples]
-    found = films([sample.name for sample in samples], folders, thumbs)
+    found = videos([sample.name for sample in samples], folders, thumbs)
     frames = [pair for film in found for pair in itertools.pairwise(film.members)]
     return {
         "neighbouring frames": np.array(frames, dtype=np.int64).reshape(-1, 2),

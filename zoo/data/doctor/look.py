@@ -1,4 +1,4 @@
-"""Looking at one image and one mask: everything that the checks need, from a single decoding."""
+"""One image and one mask: everything that the checks need, from decoding each file once."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from zoo.data.inspect.near_duplicates import thumbnail
 from zoo.data.pixels.images import ORIENTATION, read_image
 from zoo.data.pixels.masks import count_ids, read_source_ids
 from zoo.data.pixels.opening import LOSSLESS, opened
+from zoo.data.pixels.overlay import as_rgb
 
 PNG_TAGS = (b"eXIf", b"Raw profile type", b"adobe.xmp")
-"""Words in a PNG that may hold an EXIF orientation."""
+"""A PNG with an EXIF orientation contains one of these."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about itself; `size` is (height, width) as stored, before any turn."""
+    """What a file says about itself; `size` is (height, width) as stored, before any rotation."""
 
     format: str
     mode: str
@@ -38,10 +39,10 @@ class Header:
 
 @dataclass(frozen=True)
 class ImageLook:
-    """One image; `problem` is the reason where it cannot be decoded, and the rest is then empty.
+    """One image; `problem` says why it cannot be decoded, and the rest is then empty.
 
-    `size` is (height, width) as zoo sees it. `sums` and `squares` are over all pixels of the three
-    channels of `as_rgb`, in [0, 255]; `digest` names the decoded pixels; `thumb` is that of
+    `size` is (height, width) as zoo reads it. `sums` and `squares` are over all pixels of the three
+    channels of `as_rgb`, in [0, 255]; `digest` identifies the decoded pixels; `thumb` is that of
     `zoo.data.inspect.near_duplicates`.
     """
 
@@ -60,9 +61,9 @@ class ImageLook:
 
 @dataclass(frozen=True)
 class MaskLook:
-    """One mask; `ids` counts the pixels of each stored id and is empty where there are none.
+    """One mask; `ids` counts the pixels of each stored id and is empty if there are none.
 
-    `rim` is the share of edges, in [0, 1], at which an id lies strictly between its neighbours.
+    `rim` is the fraction of edges, in [0, 1], where an id lies strictly between its neighbours.
     """
 
     path: Path
@@ -75,7 +76,7 @@ class MaskLook:
 
     @property
     def colour(self) -> bool:
-        """Whether it holds colours in place of the ids that were expected."""
+        """Whether it holds colours instead of ids."""
         return self.header is not None and not self.ids and not is_id_mode(self.header.mode)
 
     @property
@@ -86,7 +87,7 @@ class MaskLook:
 
 @dataclass(frozen=True)
 class Pair:
-    """One image with its mask (None in a split of images alone), as far as they could be read."""
+    """One image with its mask (None in a split without masks), as far as they could be read."""
 
     split: str
     name: str
@@ -95,7 +96,7 @@ class Pair:
 
 
 def is_id_mode(mode: str) -> bool:
-    """Whether Pillow's `mode` holds one number a pixel."""
+    """Whether Pillow's `mode` holds one number per pixel."""
     return mode in {"L", "P", "1", "F"} or mode.startswith("I")
 
 
@@ -106,12 +107,13 @@ def look_at_image(path: Path, dataset: Dataset) -> ImageLook:
         pixels = read_image(path, dataset)
     except InputError as error:
         return ImageLook(path, header, str(error))
-    picture = Image.fromarray(as_rgb(pixels))
-    counts = np.array(picture.histogram(), dtype=np.float64).reshape(3, 256)
+    rgb = as_rgb(pixels)
+    counts = np.array(Image.fromarray(rgb).histogram(), dtype=np.float64).reshape(3, 256)
     levels = np.arange(256.0)
     sums, squares = counts @ levels, counts @ levels**2
     number = pixels.shape[0] * pixels.shape[1]
     spread = float(np.sqrt(np.maximum(squares / number - (sums / number) ** 2, 0)).mean())
+    gray = bool((counts == counts[0]).all() and (rgb == rgb[:, :, :1]).all())
     return ImageLook(
         path,
         header,
@@ -120,7 +122,7 @@ def look_at_image(path: Path, dataset: Dataset) -> ImageLook:
         squares=(float(squares[0]), float(squares[1]), float(squares[2])),
         spread=spread,
         constant=bool((counts > 0).sum() == 3),
-        gray=_is_gray(as_rgb(pixels), counts),
+        gray=gray,
         digest=_digest(pixels),
         thumb=thumbnail(pixels),
     )
@@ -131,7 +133,7 @@ def look_at_mask(path: Path, dataset: Dataset) -> MaskLook:
     header = read_header(path)
     plain = dataset.decoder == "ids"
     if header is not None and (header.lossy or (plain and not is_id_mode(header.mode))):
-        return MaskLook(path, header, size=turned(header))
+        return MaskLook(path, header, size=rotated_size(header))
     try:
         ids = read_source_ids(path, dataset)
     except InputError as error:
@@ -142,13 +144,13 @@ def look_at_mask(path: Path, dataset: Dataset) -> MaskLook:
         header,
         size=(ids.shape[0], ids.shape[1]),
         ids=found,
-        rim=rim_share(ids) if plain and len(found) > 2 else 0.0,
+        rim=rim_fraction(ids) if plain and len(found) > 2 else 0.0,
         digest=_digest(ids),
     )
 
 
 def read_header(path: Path) -> Header | None:
-    """What the file says about itself, or None where it is no image in a known format."""
+    """What the file says about itself, or None if it is not an image in a known format."""
     try:
         with opened(path) as picture:
             return Header(
@@ -165,9 +167,9 @@ def read_header(path: Path) -> Header | None:
 
 
 def _orientation(picture: Image.Image, path: Path) -> int:
-    """The EXIF orientation, 1 where there is none.
+    """The EXIF orientation, 1 if there is none.
 
-    Pillow decodes a whole PNG to look for the tag, so that is left to files that mention one.
+    Pillow decodes a whole PNG to look for the tag, so this is done only if the file mentions one.
     """
     if picture.format == "PNG":
         content = path.read_bytes()
@@ -176,16 +178,16 @@ def _orientation(picture: Image.Image, path: Path) -> int:
     return int(picture.getexif().get(ORIENTATION, 1) or 1)
 
 
-def turned(header: Header) -> tuple[int, int]:
+def rotated_size(header: Header) -> tuple[int, int]:
     """(height, width) after the EXIF orientation."""
     height, width = header.size
     return (width, height) if 5 <= header.orientation <= 8 else (height, width)
 
 
-def rim_share(ids: NDArray[Any]) -> float:
-    """The share of edges, in [0, 1], at which a pixel's id lies strictly between its neighbours.
+def rim_fraction(ids: NDArray[Any]) -> float:
+    """The fraction of edges, in [0, 1], where a pixel's id lies strictly between its neighbours.
 
-    `ids` is HxW. Masks scaled with nearest neighbour have hardly any, interpolated ones many.
+    `ids` is HxW. Masks resized with nearest neighbour have hardly any, interpolated ones many.
     """
     between = edges = 0
     for lines in (ids, ids.T):
@@ -194,22 +196,6 @@ def rim_share(ids: NDArray[Any]) -> float:
         inner = (rise[:, 1:] & rise[:, :-1]) | (fall[:, 1:] & fall[:, :-1])
         between += int(np.count_nonzero(inner))
     return between / edges if edges else 0.0
-
-
-def as_rgb(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Three channels to look at: the first three of HxWxC, or the first one three times."""
-    if pixels.shape[2] == 3:
-        return pixels
-    if pixels.shape[2] > 3:
-        return np.ascontiguousarray(pixels[:, :, :3])
-    return np.repeat(pixels[:, :, :1], 3, axis=2)
-
-
-def _is_gray(pixels: NDArray[np.uint8], counts: NDArray[np.float64]) -> bool:
-    if not (counts[0] == counts[1]).all() or not (counts[0] == counts[2]).all():
-        return False
-    first = pixels[:, :, 0]
-    return bool((first == pixels[:, :, 1]).all() and (first == pixels[:, :, 2]).all())
 
 
 def _palette(picture: Image.Image) -> list[Colour]:

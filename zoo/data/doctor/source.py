@@ -1,4 +1,4 @@
-"""Finding the files of a data set, sound or not: what loading refuses becomes a fault here."""
+"""Finding the files of a data set, valid or not: what loading refuses becomes a fault here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from zoo.data.pixels.opening import IMAGE_EXTENSIONS, MASK_EXTENSIONS
 
 
 class Fault(NamedTuple):
-    """One thing that is wrong: its code, the file (None: the whole set) and a remark."""
+    """One problem: its code, the file (None: the whole data set) and a comment."""
 
     code: str
     path: Path | None
@@ -34,8 +34,8 @@ class Fault(NamedTuple):
 class Source:
     """The files of a data set and the meaning of its ids, as far as they could be found.
 
-    `dataset` has no classes where the description cannot be read. `places` are the folders of
-    each split, where the files were not found by `load_dataset`.
+    `dataset` has no classes if dataset.yaml cannot be read. `places` are the folders of each
+    split, if `load_dataset` did not find the files.
     """
 
     dataset: Dataset
@@ -54,7 +54,7 @@ class Source:
 
     @property
     def classes(self) -> list[str]:
-        """The names of the classes; empty where they are not known."""
+        """The names of the classes; empty if they are unknown."""
         return self.dataset.classes
 
     @property
@@ -69,29 +69,24 @@ class Source:
 
     @cached_property
     def id_map(self) -> dict[int, int]:
-        """Every allowed id with its train id or IGNORE; empty where there are no classes."""
+        """Every allowed id with its train id or IGNORE; empty if there are no classes."""
         return self.dataset.allowed_ids() if self.classes else {}
 
     def shown(self, path: Path) -> str:
-        """The path below the root where it lies there, else as it is."""
+        """The path relative to the root if it is below it, else unchanged."""
         inside = path.is_relative_to(self.root)
         return (path.relative_to(self.root) if inside else path).as_posix()
 
 
 def find_source(data: str) -> Source:
-    """Find the files of `data`, which may be as broken as it likes.
+    """Find the files of `data`, which may be broken in any way.
 
-    Raises InputError, as `load_dataset` does, where there is nothing to look at: no such folder or
-    no such format.
+    Raises InputError, as `load_dataset` does, if there is no such folder or no such format.
     """
     try:
         return Source(load_dataset(data))
-    except InputError as error:
-        return _described(data, error)
-
-
-def _described(data: str, error: InputError) -> Source:
-    """The source behind a description that `load_dataset` refused with `error`."""
+    except InputError as refusal:
+        error = refusal
     path = Path(data).expanduser()
     named = re.fullmatch(r"([A-Za-z][\w-]+):(.+)", data, re.DOTALL)
     if named and not path.exists():
@@ -100,19 +95,18 @@ def _described(data: str, error: InputError) -> Source:
     if file.is_file() and file.suffix in {".yaml", ".yml"}:
         return _from_file(file, error)
     if path.is_dir():
-        fault = Fault("D101", file, "is missing; the masks were looked at without names")
-        return _nameless(path, fault)
+        return _nameless(path, Fault("D101", file, "is missing; masks were checked without names"))
     raise error
 
 
 def _nameless(root: Path, fault: Fault) -> Source:
-    """The files below `root` without a description, because of `fault`."""
+    """The files below `root` without dataset.yaml, because of `fault`."""
     source = Source(Dataset(root.resolve().name, root, [], [], {}), [fault])
     return _paired(source, _guess(root))
 
 
 def _official(name: str, root: Path, error: InputError) -> Source:
-    """The files of a public layout. Raises `error` where its folders cannot be told."""
+    """The files of a public layout. Raises `error` if its folders cannot be determined."""
     reader = TREES.get(name)
     if reader is None or not root.is_dir():
         raise error
@@ -154,7 +148,7 @@ def _from_file(file: Path, error: InputError) -> Source:
 
 
 def _places(content: DatasetFile, root: Path) -> dict[str, Place]:
-    """The folders of every split that names some, as written or as they are found."""
+    """The folders of every split, as written or as found."""
     if content.splits is None:
         return _guess(root)
     places: dict[str, Place] = {}
@@ -168,7 +162,7 @@ def _places(content: DatasetFile, root: Path) -> dict[str, Place]:
 
 
 def _guess(root: Path) -> dict[str, Place]:
-    """The folders of train, val and test that are there, else images/ and masks/ as train."""
+    """The folders of train, val and test that exist, else images/ and masks/ as train."""
     candidates = {split: layouts(root, split) for split in SPLITS}
     here = {
         split: _best(places)
@@ -181,12 +175,12 @@ def _guess(root: Path) -> dict[str, Place]:
 
 
 def _best(places: list[tuple[Path, Path]]) -> Place:
-    """The place of which most is there; of equals the first."""
+    """The first of the places of which most folders exist."""
     return Place(*max(places, key=lambda place: sum(side.is_dir() for side in place)))
 
 
 def _explained(source: Source, error: InputError) -> Source:
-    """Add the refusal itself where no single fault explains it."""
+    """Add the refusal itself if no single fault explains it."""
     masks = [s.mask for samples in source.splits.values() for s in samples if s.mask is not None]
     lossy = any(mask.suffix.lower() not in MASK_EXTENSIONS for mask in masks)
     if not source.faults and not lossy:
@@ -195,7 +189,7 @@ def _explained(source: Source, error: InputError) -> Source:
 
 
 def _paired(source: Source, places: dict[str, Place]) -> Source:
-    """Fill in the samples of every split; whatever stands alone becomes a fault."""
+    """Fill in the samples of every split; files without partner become faults."""
     source.places.update(places)
     for split, place in places.items():
         images = _by_stem(place.images, place.image_ending, source.faults)
@@ -211,7 +205,7 @@ def _paired(source: Source, places: dict[str, Place]) -> Source:
 
 
 def _by_stem(folder: Path, ending: str, faults: list[Fault]) -> dict[str, Path]:
-    """The pictures below `folder` by their path without ending and extension."""
+    """The images below `folder` by their path without ending and extension."""
     try:
         names = list_files(folder)
     except InputError as error:
@@ -223,12 +217,12 @@ def _by_stem(folder: Path, ending: str, faults: list[Fault]) -> dict[str, Path]:
         if PurePosixPath(name).suffix.lower() in IMAGE_EXTENSIONS and stem.endswith(ending):
             stems[stem.removesuffix(ending)].append(name)
     if not stems:
-        faults.append(Fault("D104", folder, "holds no picture"))
+        faults.append(Fault("D104", folder, "holds no images"))
     for same in stems.values():
-        faults += [Fault("D107", folder / name, f"beside {same[0]}") for name in same[1:]]
+        faults += [Fault("D107", folder / name, f"same name as {same[0]}") for name in same[1:]]
     return {stem: folder / same[0] for stem, same in stems.items()}
 
 
 def ignored_ids(source: Source) -> list[int]:
-    """The ids that the description ignores."""
+    """The ids that dataset.yaml ignores."""
     return sorted(value for value, train_id in source.id_map.items() if train_id == IGNORE)

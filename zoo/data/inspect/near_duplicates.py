@@ -1,15 +1,17 @@
-"""Pictures that look alike: near copies, and films, whose numbered frames change slowly."""
+"""Images that look alike: near-duplicates, and videos, whose numbered frames change slowly."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 THUMB = (32, 36)
 """Height and width of the gray thumbnails that are compared."""
@@ -17,16 +19,16 @@ BANDS = 8
 MOST_BITS = BANDS - 1
 """Hashes that differ in fewer bits than there are bands agree in at least one band."""
 MARGIN = 2
-"""Gray levels that one cell must exceed the next by; keeps flat areas from tossing coins."""
+"""Gray levels by which a cell must exceed the next one; without it flat areas give random bits."""
 FLAT = 3.0
-"""Thumbnails whose gray levels deviate less show nothing to compare."""
-LEAST_LIKE = 0.985
+"""Thumbnails whose gray levels have a smaller standard deviation are not compared."""
+MIN_CORRELATION = 0.985
 """Correlation of the edges of two thumbnails. Copies of photographs that were halved, compressed or
-made brighter reach 0.99, the eyes of two people in front of one camera at most 0.981."""
+brightened reach 0.99; fundus images of two people from one camera at most 0.981."""
 FEWEST_FRAMES = 8
-MOST_SMOOTH = 0.75
-"""Neighbours of CamVid's four videos differ by 0.4 to 0.6 of what distant frames differ by;
-single photographs with running numbers by about 1."""
+MAX_SMOOTHNESS = 0.75
+"""In CamVid's four videos neighbours differ 0.4 to 0.6 times as much as distant frames; in
+numbered single photographs about as much."""
 ROWS = 512
 CHUNK = 4096
 
@@ -38,7 +40,7 @@ _BITS = np.array([value.bit_count() for value in range(65536)], dtype=np.uint8)
 
 
 class Numbered(NamedTuple):
-    """Files whose names differ in a number: the name with *, the numbers, the places in a list."""
+    """Files whose names differ in a number: the name with *, the numbers, the indices in a list."""
 
     series: str
     numbers: list[int]
@@ -55,7 +57,7 @@ def thumbnail(pixels: NDArray[np.uint8]) -> Thumbs:
 
 
 def difference_hash(thumbs: Thumbs) -> Hashes:
-    """64 bits for each of N thumbnails (uint8 Nx32x36): is a cell brighter than its right one?"""
+    """64 bits for each of N thumbnails (uint8 Nx32x36): is a cell brighter than the next one?"""
     cells = thumbs.reshape(len(thumbs), 8, 4, 9, 4).mean(axis=(2, 4))
     bits = cells[:, :, :-1] > cells[:, :, 1:] + MARGIN
     packed = np.packbits(bits.reshape(len(thumbs), 64), axis=1)
@@ -63,9 +65,9 @@ def difference_hash(thumbs: Thumbs) -> Hashes:
 
 
 def edges(thumbs: Thumbs) -> Floats:
-    """Differences between neighbours of 2x2 pixels in NxHxW: float32 NxD, rows of length 1.
+    """Differences between neighbouring 2x2 blocks of NxHxW: float32 NxD, rows of length 1.
 
-    Edges tell pictures apart that have their broad shades in common, as medical ones often do.
+    Edges distinguish images whose large-scale brightness is alike, as in medical data sets.
     """
     count, height, width = thumbs.shape
     blocks = thumbs.reshape(count, height // 2, 2, width // 2, 2).mean((2, 4), dtype=np.float32)
@@ -77,17 +79,17 @@ def edges(thumbs: Thumbs) -> Floats:
 
 
 def near_pairs(thumbs: Thumbs, parts: Integers | None = None) -> Integers:
-    """Near copies among thumbnails, at different `parts` if given: sorted rows i < j, int64 Px2."""
+    """Near-duplicates among thumbnails, in different `parts` if given: sorted i < j, int64 Px2."""
     (busy,) = np.nonzero(thumbs.std(axis=(1, 2)) > FLAT)
     kept = np.arange(len(busy)) if parts is None else parts[busy]
     return busy[close_pairs(difference_hash(thumbs[busy]), edges(thumbs[busy]), kept)]
 
 
 def close_pairs(hashes: Hashes, looks: Floats, parts: Integers) -> Integers:
-    """Pairs i < j of different parts with nearly equal hashes and looks: sorted, int64 Px2.
+    """Pairs i < j of different parts with nearly equal hashes and edges: sorted, int64 Px2.
 
     Only hashes that agree in one of eight bands of 8 bits are compared, so the work grows with the
-    number of images that look alike rather than with all pairs. `looks` is float32 NxD.
+    number of similar images rather than with that of all pairs. `looks` is float32 NxD.
     """
     found = [np.zeros((0, 2), dtype=np.int64)]
     for band in range(BANDS):
@@ -97,16 +99,19 @@ def close_pairs(hashes: Hashes, looks: Floats, parts: Integers) -> Integers:
         for members in np.split(order, starts):
             for begin in range(0, len(members), ROWS):
                 rows = members[begin : begin + ROWS]
-                pairs = _alike(hashes, parts, rows, members[begin:], band)
-                found += _confirmed(looks, pairs)
+                pairs = _similar_hashes(hashes, parts, rows, members[begin:], band)
+                for chunk in range(0, len(pairs), CHUNK):
+                    chosen = pairs[chunk : chunk + CHUNK]
+                    one, two = looks[chosen[:, 0]], looks[chosen[:, 1]]
+                    found.append(chosen[np.einsum("ij,ij->i", one, two) > MIN_CORRELATION])
     pairs = np.concatenate(found)
     return pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
 
 
-def _alike(
+def _similar_hashes(
     hashes: Hashes, parts: Integers, rows: Integers, columns: Integers, band: int
 ) -> Integers:
-    """Index pairs whose hashes differ in few bits and agree in no band before `band`."""
+    """Pairs of indices whose hashes differ in few bits and agree in no band before `band`."""
     differing = hashes[rows][:, None] ^ hashes[columns][None, :]
     good = parts[rows][:, None] != parts[columns][None, :]
     good &= rows[:, None] < columns[None, :]
@@ -118,18 +123,11 @@ def _alike(
     return np.stack([rows[one[few]], columns[two[few]]], axis=1)
 
 
-def _confirmed(looks: Floats, pairs: Integers) -> Iterator[Integers]:
-    for begin in range(0, len(pairs), CHUNK):
-        chosen = pairs[begin : begin + CHUNK]
-        like = np.einsum("ij,ij->i", looks[chosen[:, 0]], looks[chosen[:, 1]])
-        yield chosen[like > LEAST_LIKE]
-
-
 def numbered(names: Sequence[str], parts: Sequence[str]) -> list[Numbered]:
-    """The names that differ in nothing but their number, at least 8 of them, in its order.
+    """The series of at least 8 names that differ only in a number, in its order.
 
-    The number is the last one of three digits or more, else the last one. One that occurs twice
-    shows that counting starts anew in each of the `parts`, which are then looked at singly.
+    The number is the last one of three digits or more, else the last one. If one occurs twice,
+    each of the `parts` counts separately and is a series of its own.
     """
     found: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     for index, name in enumerate(names):
@@ -137,29 +135,28 @@ def numbered(names: Sequence[str], parts: Sequence[str]) -> list[Numbered]:
         if runs:
             series = f"{name[: runs[-1].start()]}*{name[runs[-1].end() :]}"
             found[series].append((int(runs[-1].group()), index))
-    divided = []
+    all_series = []
     for series, entries in found.items():
         groups: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
-        anew = len({number for number, _ in entries}) < len(entries)
+        repeated = len({number for number, _ in entries}) < len(entries)
         for number, index in sorted(entries):
-            groups[parts[index] if anew else ""].append((number, index))
-        divided += [
+            groups[parts[index] if repeated else ""].append((number, index))
+        all_series += [
             Numbered(series, [number for number, _ in group], [index for _, index in group])
             for group in groups.values()
             if len(group) >= FEWEST_FRAMES
         ]
-    return divided
+    return all_series
 
 
-def films(names: Sequence[str], parts: Sequence[str], thumbs: Thumbs) -> list[Numbered]:
-    """The numbered files whose neighbours look much more alike than distant ones."""
-    return [
-        found for found in numbered(names, parts) if smoothness(thumbs[found.members]) < MOST_SMOOTH
-    ]
+def videos(names: Sequence[str], parts: Sequence[str], thumbs: Thumbs) -> list[Numbered]:
+    """The numbered series whose neighbours look much more alike than distant frames."""
+    found = numbered(names, parts)
+    return [series for series in found if smoothness(thumbs[series.members]) < MAX_SMOOTHNESS]
 
 
 def smoothness(thumbs: Thumbs) -> float:
-    """How much neighbours differ, as a share of how much thumbnails half of them apart differ."""
+    """The difference between neighbours, relative to that of frames half the series apart."""
     looks = thumbs.reshape(len(thumbs), -1).astype(np.float32)
     looks -= looks.mean(axis=1, keepdims=True)
     looks /= looks.std(axis=1, keepdims=True) + 1
@@ -169,16 +166,8 @@ def smoothness(thumbs: Thumbs) -> float:
 
 
 def clusters(count: int, links: Iterable[Sequence[int]]) -> Integers:
-    """The number of the cluster of each of `count` items, joined by `links` (union-find)."""
-    parent = list(range(count))
-
-    def root(item: int) -> int:
-        while parent[item] != item:
-            parent[item] = parent[parent[item]]
-            item = parent[item]
-        return item
-
-    for first, second in links:
-        a, b = sorted((root(first), root(second)))
-        parent[b] = a
-    return np.unique([root(item) for item in range(count)], return_inverse=True)[1]
+    """The connected component of each of `count` items joined by `links`, int64, from 0 on."""
+    rows, columns = np.reshape(list(links), (-1, 2)).astype(np.int64).T
+    graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(count, count))
+    found: Integers = connected_components(graph, directed=False)[1].astype(np.int64)
+    return found

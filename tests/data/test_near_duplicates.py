@@ -1,4 +1,4 @@
-"""Near copies and films, against hand-worked values, plain loops and real pictures."""
+"""Near copies and videos, against hand-worked values, plain loops and real pictures."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from zoo.data.inspect.near_duplicates import (
     clusters,
     difference_hash,
     edges,
-    films,
     near_pairs,
     numbered,
     smoothness,
     thumbnail,
+    videos,
 )
 from zoo.data.pixels.images import read_image
 
@@ -133,7 +133,7 @@ def test_a_film_moves_slowly() -> None:
     panned = [thumbnail(np.array(scene.crop((x, 0, x + 144, 128)))) for x in range(0, 500, 25)]
     others = [thumbnail(np.array(cloudy(seed))) for seed in range(20)]
     names = [f"pan_{n:03d}" for n in range(20)] + [f"photo_{n:03d}" for n in range(20)]
-    (film,) = films(names, [""] * 40, np.array(panned + others))
+    (film,) = videos(names, [""] * 40, np.array(panned + others))
     assert (film.series, film.members) == ("pan_*", list(range(20)))
     assert smoothness(np.array(panned)) < 0.6
     assert 0.9 < smoothness(np.array(others)) < 1.1
@@ -156,4 +156,4 @@ def test_different_eyes_and_cells_are_no_copies(shared_data: Path) -> None:
         files = sorted((shared_data / folder).iterdir())[:20]
         thumbs = np.array([thumbnail(read_image(file)) for file in files])
         assert near_pairs(thumbs).tolist() == []
-        assert films([file.stem for file in files], [""] * len(files), thumbs) == []
+        assert videos([file.stem for file in files], [""] * len(files), thumbs) == []

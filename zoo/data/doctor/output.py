@@ -1,0 +1,151 @@
+"""A diagnosis for people: tables for a terminal, and one self-contained HTML page with images."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from zoo.common.errors import InputError
+from zoo.common.files import write_text
+from zoo.common.html import render
+from zoo.data.dataset import IGNORE
+from zoo.data.doctor.codes import SEVERITIES, Diagnosis, Finding
+from zoo.data.doctor.look import Pair
+from zoo.data.doctor.source import Source
+from zoo.data.pixels.images import read_image
+from zoo.data.pixels.masks import IGNORE_COLOUR, png, read_source_ids
+from zoo.data.pixels.overlay import as_rgb
+
+SHOWN = 3
+"""How many files of a finding the terminal names."""
+COLOURS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
+LISTED = 200
+IMAGES = 6
+SAMPLES = 8
+"""How many files of a finding the page names, how many it shows, and how many of the rest."""
+LONGEST = 320
+UNKNOWN = (255, 0, 255)
+"""The colour of ids without a class."""
+
+
+def show(diagnosis: Diagnosis) -> None:
+    """Print one table for each severity to stdout, then a summary line."""
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    splits = ", ".join(f"{name} {count}" for name, count in diagnosis.splits.items())
+    console.print(Text(_printable(f"{diagnosis.source.name}: {splits or 'no pairs'}"), "bold"))
+    for severity in SEVERITIES:
+        found = [finding for finding in diagnosis.of(severity) if finding.code != "D603"]
+        if found:
+            heading = Text(f"{severity.capitalize()}s", style=COLOURS[severity])
+            columns = ("code", "what", "where", "remedy")
+            table = Table(*columns, title=heading, title_justify="left", box=None)
+            for finding in found:
+                about = finding.about
+                remedy = about.remedy + (" (--fix)" if about.fixable else "")
+                cells = (about.code, about.title, _where(finding), remedy)
+                table.add_row(*(Text(_printable(cell)) for cell in cells))
+            console.print()
+            console.print(table)
+    if diagnosis.facts["dataset_yaml"]:
+        console.print(Text("\nA dataset.yaml that fits the masks (D603):\n", style="bold"))
+        console.print(Text(diagnosis.facts["dataset_yaml"]))
+    console.print(Text(f"\n{diagnosis.summary}", style="bold"))
+
+
+def _printable(text: str) -> str:
+    """`text` without control characters of a terminal; line ends stay."""
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+
+
+def _where(finding: Finding) -> str:
+    """The detail and the first files, one per line."""
+    lines = [finding.detail] if finding.detail else []
+    for path, text in list(finding.files.items())[:SHOWN]:
+        lines.append(f"{path}: {text}" if text else path)
+    if len(finding.files) > SHOWN:
+        lines.append(f"... and {len(finding.files) - SHOWN} more")
+    return "\n".join(lines)
+
+
+def write_page(diagnosis: Diagnosis, folder: Path) -> Path:
+    """Write `folder`/report.html and return its path; it needs no other file and no network."""
+    source, pixels = diagnosis.source, diagnosis.facts["pixels"]
+    classes = [
+        (name, colour, [_percent(counts[index], sum(counts)) for counts in pixels.values()])
+        for index, (name, colour) in enumerate(zip(source.classes, source.palette, strict=True))
+    ]
+    sections = [
+        (severity, [(f, _concerned(diagnosis, f)) for f in diagnosis.of(severity)])
+        for severity in SEVERITIES
+    ]
+    page = render(
+        "data/doctor/report.html",
+        title=f"Doctor: {source.name}",
+        diagnosis=diagnosis,
+        sections=sections,
+        classes=classes if pixels else [],
+        samples=diagnosis.pairs[:: max(1, -(-len(diagnosis.pairs) // SAMPLES))],
+        listed=LISTED,
+        shown=source.shown,
+        image=lambda pair: _data_url(source, pair),
+    )
+    path = folder / "report.html"
+    # File names may not be valid text.
+    write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
+    return path
+
+
+def _percent(count: int, total: int) -> str:
+    return f"{100 * count / total if total else 0:.2f}"
+
+
+def _concerned(diagnosis: Diagnosis, finding: Finding) -> list[Pair]:
+    """The first pairs whose image or mask the finding names."""
+    shown, files = diagnosis.source.shown, finding.files
+    found = [
+        pair
+        for pair in diagnosis.pairs
+        if shown(pair.image.path) in files or (pair.mask and shown(pair.mask.path) in files)
+    ]
+    return found[:IMAGES]
+
+
+def _data_url(source: Source, pair: Pair) -> str | None:
+    """The image beside the image under its mask, as far as both can be decoded."""
+    try:
+        picture = Image.fromarray(as_rgb(read_image(pair.image.path, source.dataset)))
+    except InputError:
+        return None
+    picture.thumbnail((LONGEST, LONGEST))
+    image = np.asarray(picture)
+    ids = None
+    if pair.mask is not None:
+        try:
+            ids = read_source_ids(pair.mask.path, source.dataset)
+        except InputError:
+            ids = None
+    if ids is not None:
+        colours = _coloured(source, ids, image.shape[:2])
+        mixed = ((image.astype(np.uint16) + colours) // 2).astype(np.uint8)
+        gap = np.full((image.shape[0], 4, 3), 255, dtype=np.uint8)
+        image = np.concatenate([image, gap, mixed], axis=1)
+    return f"data:image/png;base64,{base64.b64encode(png(image)).decode('ascii')}"
+
+
+def _coloured(source: Source, ids: NDArray[np.integer], size: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The mask in the colours of its classes, resized to (height, width) `size`: HxWx3."""
+    rows = np.arange(size[0]) * ids.shape[0] // size[0]
+    columns = np.arange(size[1]) * ids.shape[1] // size[1]
+    values, places = np.unique(ids[np.ix_(rows, columns)], return_inverse=True)
+    palette = {**dict(enumerate(source.palette)), IGNORE: IGNORE_COLOUR}
+    colours = [palette.get(source.id_map.get(int(value), -1), UNKNOWN) for value in values]
+    coloured: NDArray[np.uint8] = np.array(colours, dtype=np.uint8)[places.reshape(size)]
+    return coloured
