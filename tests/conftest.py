@@ -1,4 +1,4 @@
-"""What every test sees: a Hub on the loopback address, and the real data where it is at hand.
+"""What every test sees: a Hub on the loopback address, and the real data where it exists.
 
 The Hub's client reads its endpoint once, when it is first imported, so the environment is set here
 before any test module is loaded. With pytest-xdist each worker has its own port and HF_HOME.
@@ -47,21 +47,21 @@ def _set_environment() -> None:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "NO_PROXY": "127.0.0.1,localhost",
+        # Processes that a test starts find tests/helpers too; pyproject.toml says so for pytest.
+        "PYTHONPATH": os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]),
     }
 
 
 _set_environment()
-sys.path.insert(0, str(TESTS))
-sys.path.insert(0, str(TESTS / "hub"))
 
 if TYPE_CHECKING:
-    from hub_server import LoopbackHub
+    from helpers.hub_server import LoopbackHub
 
 
 @pytest.fixture(scope="session")
 def hub_server() -> Iterator[LoopbackHub]:
     """The loopback Hub at HF_ENDPOINT, started when the first test asks for it."""
-    from hub_server import LoopbackHub
+    from helpers.hub_server import LoopbackHub
 
     hub = LoopbackHub(port=int(os.environ["ZOO_TEST_HUB_PORT"]))
     yield hub

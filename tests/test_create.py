@@ -21,7 +21,7 @@ from zoo.registry.encoders import encoders
 from zoo.registry.resolve import list_models
 
 if TYPE_CHECKING:
-    from hub_server import LoopbackHub
+    from helpers.hub_server import LoopbackHub
 
 TINY = "test_resnet"
 TINY_REPO = "timm/test_resnet.r160_in1k"

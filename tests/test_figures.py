@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from leaderboard.examples import record
+from helpers.record_examples import record
 
 from zoo.checks.figures import count_problems, score_problems
 from zoo.cli.main import run

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from leaderboard.examples import record
+from helpers.record_examples import record
 from PIL import Image
 
 from zoo.common.errors import InputError

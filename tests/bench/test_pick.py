@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from zoo.cli.main import run
 from zoo.common.errors import InputError, RunError
 from zoo.common.files import read_json, write_json
 
-HERE = Path(__file__).parent
 MODELS = ("unet-test_resnet", "fpn-test_resnet", "linknet-test_resnet", "manet-test_resnet")
 pytest.importorskip("optuna")
 
@@ -28,7 +26,6 @@ pytest.importorskip("optuna")
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Trials that only pretend, and what the run at the end was asked for."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.getcwd()]))
     found: list[dict[str, Any]] = []
 
     def finetune(model: str, data: str, **options: Any) -> None:
@@ -67,8 +64,8 @@ def test_a_search_halves_and_goes_on_where_it_was_stopped(
     ends = (KeyboardInterrupt, InputError, KeyboardInterrupt)  # in a rung, then in the last run
     for end in ends:
         with pytest.raises(end):
-            search.pick(asked(scenes), out, worker="fake_trial")
-    picked = search.pick(asked(scenes), out, worker="fake_trial")
+            search.pick(asked(scenes), out, worker="helpers.fake_trial")
+    picked = search.pick(asked(scenes), out, worker="helpers.fake_trial")
     said = " ".join(capsys.readouterr().err.split())
     assert "try unet-test_resnet: named" in said
     assert "leave manet-test_resnet: it cannot be trained: no such weights" in said
@@ -108,9 +105,9 @@ def test_a_search_halves_and_goes_on_where_it_was_stopped(
 def test_every_trial_may_fail(scenes: Path, tmp_path: Path, calls: list[dict[str, Any]]) -> None:
     only = asked(scenes, models=("linknet-test_resnet",), budget="100s")
     with pytest.raises(RunError, match=r"Every trial failed:\n  - linknet-test_resnet: The proc"):
-        search.pick(only, tmp_path / "a", worker="fake_trial")
+        search.pick(only, tmp_path / "a", worker="helpers.fake_trial")
     with pytest.raises(RunError, match=r"No model can be trained:\n  - manet-.*: no such weights"):
-        search.pick(asked(scenes, models=MODELS[3:]), tmp_path / "b", worker="fake_trial")
+        search.pick(asked(scenes, models=MODELS[3:]), tmp_path / "b", worker="helpers.fake_trial")
     assert calls == []
 
 
@@ -119,24 +116,24 @@ def test_another_search_in_the_folder_is_named(
 ) -> None:
     out = tmp_path / "search"
     with pytest.raises(InputError, match=r"A budget of 30s is too little to compare two trials"):
-        search.pick(asked(scenes, budget="30s"), out, worker="fake_trial")
+        search.pick(asked(scenes, budget="30s"), out, worker="helpers.fake_trial")
     before = (out / "pick.json").read_bytes()
     with pytest.raises(InputError) as caught:
-        search.pick(asked(scenes, budget="1h", seed=1), out, worker="fake_trial")
+        search.pick(asked(scenes, budget="1h", seed=1), out, worker="helpers.fake_trial")
     assert f"{out} holds another search. Ask for the same again" in str(caught.value)
     assert "budget" not in str(caught.value)  # no trial has used it yet
     assert "- seed: it has 0, asked is 1" in str(caught.value)
     assert (out / "pick.json").read_bytes() == before
     with pytest.raises(InputError, match="the machine is slower by now"):
-        search.pick(asked(scenes, budget="150s"), out, worker="fake_trial")
+        search.pick(asked(scenes, budget="150s"), out, worker="helpers.fake_trial")
     lines = (out / "started").read_text().splitlines()
     assert sum(line.endswith(" None") for line in lines) == 4 + 1  # only what had failed, again
     with pytest.raises(InputError, match=r"- budget: it has '150s', asked is '1h'"):
-        search.pick(asked(scenes, budget="1h"), out, worker="fake_trial")
+        search.pick(asked(scenes, budget="1h"), out, worker="helpers.fake_trial")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
     with pytest.raises(InputError, match=r"full is not an empty folder\. Give another --out"):
-        search.pick(asked(scenes), tmp_path / "full", worker="fake_trial")
+        search.pick(asked(scenes), tmp_path / "full", worker="helpers.fake_trial")
 
 
 @pytest.mark.parametrize(
@@ -169,15 +166,15 @@ def test_no_model_within_the_latency(
 ) -> None:  # fmt: skip
     monkeypatch.setenv("FAKE_SPEED_LOG", str(tmp_path / "log"))
     real = search.measure
-    monkeypatch.setattr(search, "measure", lambda *given: real(*given, module="fake_speed"))
+    monkeypatch.setattr(search, "measure", lambda *given: real(*given, module="helpers.fake_speed"))
     one = asked(scenes, models=MODELS[:2], max_latency_ms=5.0)
     with pytest.raises(InputError, match=r"No model is within 5 ms on this machine. Raise --max"):
-        search.pick(one, tmp_path / "search", worker="fake_trial")
+        search.pick(one, tmp_path / "search", worker="helpers.fake_trial")
     said = capsys.readouterr().err
     assert "leave unet-test_resnet: 20.0 ms at 64x80 is more than 5 ms" in said
     two = asked(scenes, models=MODELS[:2], max_latency_ms=25.0, size=(96, 64), budget="100s")
     with pytest.raises(InputError, match="the machine is slower by now"):
-        search.pick(two, tmp_path / "other", worker="fake_trial")
+        search.pick(two, tmp_path / "other", worker="helpers.fake_trial")
     assert calls[0]["model"] == "unet-test_resnet"
     assert json.loads((tmp_path / "other" / "tried.json").read_text())[0]["latency_ms"] == 20.0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from leaderboard.examples import speed_record
+from helpers.record_examples import speed_record
 
 from zoo.bench.pick.candidates import DEFAULTS, Candidate, common_size, named, within_latency
 from zoo.bench.pick.halving import (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import types
 from collections.abc import Callable
@@ -22,8 +21,6 @@ from zoo.bench.suite import read_suite
 from zoo.cli.main import run
 from zoo.common.errors import InputError
 from zoo.records.record import read_records
-
-HERE = Path(__file__).parent
 
 
 class RayError(Exception):
@@ -82,7 +79,6 @@ def wanted(
     suite_file: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> list[Order]:
     """Four jobs, done by processes that only pretend."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.getcwd()]))
     return orders(read_suite(suite_file), [f"scenes={scenes}"], tmp_path / "results")
 
 
@@ -100,7 +96,7 @@ def test_jobs_are_given_to_ray_with_their_resources(
 ) -> None:
     ray = fake(monkeypatch, {"CPU": 4.0})
     monkeypatch.setenv("ZOO_CACHE", "kept")
-    settings = Settings(0, threads=2, worker="fake_job")
+    settings = Settings(0, threads=2, worker="helpers.fake_job")
     assert run_queue(wanted, tmp_path / "work", settings) == Outcome(done=4, failed=0)
     assert ray.asked == [{"num_cpus": 2, "num_gpus": 0, "max_retries": 0}] * 4
     assert ray.open == 0
@@ -144,7 +140,9 @@ def test_a_lost_worker_is_a_failure_with_its_reason(
 ) -> None:
     ray, out = fake(monkeypatch, {"CPU": 2.0}), tmp_path / "work"
     ray.lose = True
-    assert run_queue(wanted[:1], out, Settings(0, worker="fake_job")) == Outcome(0, failed=1)
+    assert run_queue(wanted[:1], out, Settings(0, worker="helpers.fake_job")) == Outcome(
+        0, failed=1
+    )
     failure = read_failure(out / wanted[0].job.folder)
     assert failure is not None
     assert failure["reason"] == "Its Ray worker ended: the machine is gone"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -24,7 +23,6 @@ from zoo.bench.suite import read_suite
 from zoo.common.errors import InputError, RunError
 from zoo.records.record import read_records
 
-HERE = Path(__file__).parent
 OTHERS = """  refused: {encoder_weights: none, set: [ema=0.5]}
   dies: {encoder_weights: none, set: [ema=0.6]}
   waits: {encoder_weights: none, set: [ema=0.7]}
@@ -36,7 +34,6 @@ def make_orders(
     suite_file: Path, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., list[Order]]:
     """The jobs of the tiny suite with other variants, done by a process that only pretends."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.getcwd()]))
 
     def make(*variants: str) -> list[Order]:
         used = [line for line in OTHERS.splitlines() if line.split(":")[0].strip() in variants]
@@ -50,7 +47,7 @@ def make_orders(
 
 
 def run_queue(wanted: list[Order], out: Path, retry: bool = False, **settings: Any) -> Outcome:
-    engine = LocalEngine(Settings(**({"slots": 2} | settings), worker="fake_job"))
+    engine = LocalEngine(Settings(**({"slots": 2} | settings), worker="helpers.fake_job"))
     queue = Queue(wanted, out, engine)
     queue.sort_out(retry)
     queue.run()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +19,18 @@ from zoo.records.speed import (
     read_speed_records,
 )
 
-HERE = Path(__file__).parent
 SETTING = Setting(size=(64, 96), batches=(2, 4, 16), rounds=3, reference="fpn-test_resnet")
 
 
 @pytest.fixture
 def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What the processes that only pretend have answered, in order."""
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.getcwd()]))
     monkeypatch.setenv("FAKE_SPEED_LOG", str(tmp_path / "log"))
     return tmp_path / "log"
 
 
 def timed(*names: str, setting: Setting = SETTING) -> list[Outcome]:
-    return list(measure.measure(names, setting, module="fake_speed"))
+    return list(measure.measure(names, setting, module="helpers.fake_speed"))
 
 
 def record(outcome: Outcome) -> SpeedRecord:
@@ -109,7 +106,7 @@ def test_the_verb_writes_records_and_says_what_failed(
 
     def pretend(names: list[str], setting: Setting) -> list[Outcome]:
         assert setting.batches == (2, 4)
-        return list(real(names, setting, module="fake_speed"))
+        return list(real(names, setting, module="helpers.fake_speed"))
 
     monkeypatch.setattr("zoo.bench.speed.measure.measure", pretend)
     words = ["bench", "speed", "unet-test_resnet", "fcn-test_resnet", "unet-test_resnet"]

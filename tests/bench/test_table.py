@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from leaderboard.examples import confusion_with, fields
+from helpers.record_examples import confusion_with, fields
 
 from zoo.bench.jobs import Job, suite_jobs
 from zoo.bench.suite import read_suite

@@ -1,13 +1,10 @@
-"""Every test here has its own, empty cache folder, and finds data_folders.py."""
+"""Every test here has its own, empty cache folder."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True)

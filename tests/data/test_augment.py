@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_folders import random_image, random_mask
+from helpers.data_folders import random_image, random_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from data_folders import write_split
+from helpers.data_folders import write_split
 
 from zoo.common.errors import InputError
 from zoo.data.dataset import IGNORE

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_folders import three_classes
+from helpers.data_folders import three_classes
 
 from zoo.common.errors import InputError
 from zoo.data.dataset import Dataset

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_folders import random_image, save
+from helpers.data_folders import random_image, save
 
 from zoo.common.errors import InputError
 from zoo.data.dataset import IGNORE, Dataset

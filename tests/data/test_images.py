@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_folders import plain, random_image, sample, save
+from helpers.data_folders import plain, random_image, sample, save
 from PIL import Image
 
 from zoo.common.errors import InputError

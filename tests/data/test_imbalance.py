@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from data_folders import save, three_classes
+from helpers.data_folders import save, three_classes
 from pydantic import ValidationError
 
 from zoo.common.errors import InputError

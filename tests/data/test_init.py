@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_folders import random_image, save
+from helpers.data_folders import random_image, save
 
 from zoo.common.errors import InputError, RunError
 from zoo.common.files import read_yaml

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_folders import THREE, fails, load, random_image, sample, save, write_split
+from helpers.data_folders import THREE, fails, load, random_image, sample, save, write_split
 
 from zoo.common.errors import InputError
 from zoo.data.dataset import IGNORE, Dataset, pack, unpack

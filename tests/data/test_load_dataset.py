@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from data_folders import THREE, plain, save, three_classes, write_split
+from helpers.data_folders import THREE, plain, save, three_classes, write_split
 
 from zoo.common.errors import InputError
 from zoo.common.files import parse_yaml

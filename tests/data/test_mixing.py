@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
-from data_folders import three_classes
+from helpers.data_folders import three_classes
 from torch import Tensor
 
 from zoo.data.dataset import IGNORE

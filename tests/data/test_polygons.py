@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from data_folders import fails, load, random_image, save
+from helpers.data_folders import fails, load, random_image, save
 
 from zoo.common.errors import InputError
 from zoo.data.dataset import IGNORE, Dataset

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_folders import save
+from helpers.data_folders import save
 
 from zoo.common.class_lists import ADE20K, COCO_THINGS, names
 from zoo.common.errors import InputError

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from data_folders import THREE, save, three_classes
+from helpers.data_folders import THREE, save, three_classes
 
 from zoo.common.errors import InputError
 from zoo.data.inspect import facts as cache

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
-from data_folders import save
+from helpers.data_folders import save
 from PIL import Image
 from typer.testing import CliRunner
 

@@ -6,15 +6,11 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from doctor_folders import Found, content, found_in, linked, write_binary, write_street
+from helpers.doctor_folders import Found, content, found_in, linked, write_binary, write_street
 
 from zoo.data.scenes import write_scenes
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from doctor_folders import (
+from helpers.doctor_folders import (
     FACTS,
     Found,
     add_pair,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from doctor_folders import add_pair, image, mask, pixels, replace, save
+from helpers.doctor_folders import add_pair, image, mask, pixels, replace, save
 from PIL import Image
 
 from zoo.common.errors import InputError

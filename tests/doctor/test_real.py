@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from doctor_folders import found_in
+from helpers.doctor_folders import found_in
 
 from zoo.data.doctor import diagnose
 from zoo.data.inspect.near_duplicates import numbered

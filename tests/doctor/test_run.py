@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from doctor_folders import image, mask, pixels, save
+from helpers.doctor_folders import image, mask, pixels, save
 
 from zoo.common.errors import InputError
 from zoo.common.files import parse_yaml

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 import huggingface_hub
 import pytest
-from hub_server import LoopbackHub
+from helpers.hub_server import LoopbackHub
 from huggingface_hub import constants, file_download
 from huggingface_hub.utils import _http
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_models import REPO, add_tiny, files_of, write_tiny
-from hub_server import LoopbackHub
+from helpers.hub_models import REPO, add_tiny, files_of, write_tiny
+from helpers.hub_server import LoopbackHub
 
 from zoo.cli.main import run
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from encoder_case import REPO, WAYS, WEIGHTS, blobs, failure, fetch
-from hub_server import LoopbackHub
+from helpers.encoder_case import REPO, WAYS, WEIGHTS, blobs, failure, fetch
+from helpers.hub_server import LoopbackHub
 from huggingface_hub import constants
 
 from zoo.common.errors import RunError

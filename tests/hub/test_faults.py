@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fault_table import (
+from helpers.fault_table import (
     ANYWHERE,
     CALLS,
     FAULTS,
@@ -19,8 +19,8 @@ from fault_table import (
     run_pull,
     run_push,
 )
-from hub_models import write_tiny
-from hub_server import LoopbackHub
+from helpers.hub_models import write_tiny
+from helpers.hub_server import LoopbackHub
 
 from zoo.remote.address import TIMEOUT_S
 

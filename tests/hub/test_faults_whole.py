@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from fault_table import (
+from helpers.fault_table import (
     ANYWHERE,
     CALLS,
     FAULTS,
@@ -26,9 +26,9 @@ from fault_table import (
     rows,
     whole,
 )
-from hub_models import REPO, files_of, tiny, write_tiny
-from hub_server import LoopbackHub
-from hub_server.state import etag
+from helpers.hub_models import REPO, files_of, tiny, write_tiny
+from helpers.hub_server import LoopbackHub
+from helpers.hub_server.state import etag
 from huggingface_hub import constants
 from safetensors.torch import load, save
 

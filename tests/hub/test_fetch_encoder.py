@@ -11,8 +11,19 @@ from typing import Any
 import huggingface_hub
 import numpy as np
 import pytest
-from encoder_case import CDN, DIGEST, INFO, REPO, SILENCE_S, WAYS, WEIGHTS, blobs, failure, fetch
-from hub_server import LoopbackHub
+from helpers.encoder_case import (
+    CDN,
+    DIGEST,
+    INFO,
+    REPO,
+    SILENCE_S,
+    WAYS,
+    WEIGHTS,
+    blobs,
+    failure,
+    fetch,
+)
+from helpers.hub_server import LoopbackHub
 from huggingface_hub import constants
 from safetensors.numpy import save
 

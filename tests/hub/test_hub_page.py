@@ -12,8 +12,8 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import yaml
-from hub_models import add_tiny, files_of, same_output, tiny
-from hub_server import LoopbackHub
+from helpers.hub_models import add_tiny, files_of, same_output, tiny
+from helpers.hub_server import LoopbackHub
 from safetensors.torch import save
 
 import zoo

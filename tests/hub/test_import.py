@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from hub_models import same_output, tiny
+from helpers.hub_models import same_output, tiny
 
 import zoo
 from zoo.cli.main import run

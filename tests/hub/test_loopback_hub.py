@@ -8,7 +8,7 @@ import json
 
 import huggingface_hub
 import pytest
-from hub_server import LoopbackHub
+from helpers.hub_server import LoopbackHub
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 REPO = "org/net"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from hub_models import files_of
-from hub_server import LoopbackHub
+from helpers.hub_models import files_of
+from helpers.hub_server import LoopbackHub
 from PIL import Image
 
 import zoo

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from hub_models import REPO, add_tiny, files_of, same_output, tiny, write_tiny
-from hub_server import LoopbackHub
+from helpers.hub_models import REPO, add_tiny, files_of, same_output, tiny, write_tiny
+from helpers.hub_server import LoopbackHub
 from huggingface_hub import constants
 from safetensors.torch import save
 

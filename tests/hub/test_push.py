@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from hub_models import REPO, files_of, same_output, tiny, write_tiny
-from hub_server import LoopbackHub
+from helpers.hub_models import REPO, files_of, same_output, tiny, write_tiny
+from helpers.hub_server import LoopbackHub
 
 import zoo
 from zoo.common.errors import InputError, RunError
@@ -385,7 +385,7 @@ def test_the_snippet_of_the_card_runs(
 
 
 def test_a_record_on_the_card(loopback_hub: LoopbackHub, folder: Path, tmp_path: Path) -> None:
-    from leaderboard.examples import fields
+    from helpers.record_examples import fields
 
     stated = {"model": "unet-test_resnet", "classes": ["road", "a | b"], "steps": 7}
     stated |= {"confusion": [[6, 2], [2, 10]], "dataset": "streets", "split": "test"}

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from hub_models import REPO, files_of, tiny, write_tiny
-from hub_server import LoopbackHub
+from helpers.hub_models import REPO, files_of, tiny, write_tiny
+from helpers.hub_server import LoopbackHub
 
 import zoo
 from zoo.cli.main import run

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from hub_models import REPO, files_of, same_output, tiny
-from hub_server import LoopbackHub
+from helpers.hub_models import REPO, files_of, same_output, tiny
+from helpers.hub_server import LoopbackHub
 
 import zoo
 from zoo.common.errors import InputError

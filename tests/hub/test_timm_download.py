@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import timm
 import torch
-from hub_server import LoopbackHub
+from helpers.hub_server import LoopbackHub
 from safetensors.torch import save
 
 from zoo.hub.encoders import fetch_encoder

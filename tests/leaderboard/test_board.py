@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from leaderboard.examples import confusion_with, record, speed_record
+from helpers.record_examples import confusion_with, record, speed_record
 
 from zoo.cli.main import run
 from zoo.common.errors import InputError, RunError

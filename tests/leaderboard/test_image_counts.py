@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from leaderboard.examples import counted, record
+from helpers.record_examples import counted, record
 
 from zoo.common.errors import InputError, RunError
 from zoo.leaderboard.bootstrap import RESAMPLES, half_width, miou_samples

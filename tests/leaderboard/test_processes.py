@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from leaderboard.examples import counted, record
+from helpers.record_examples import counted, record
 
 from zoo.common.errors import InputError
 from zoo.leaderboard.build import build

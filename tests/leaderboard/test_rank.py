@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from leaderboard.examples import confusion_with, record
+from helpers.record_examples import confusion_with, record
 
 from zoo.common.errors import InputError
 from zoo.leaderboard.rank import Estimate, estimate, rank, tied

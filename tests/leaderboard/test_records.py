@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from leaderboard.examples import CLASSES, CONFUSION, fields, record
+from helpers.record_examples import CLASSES, CONFUSION, fields, record
 
 from zoo.common.errors import InputError
 from zoo.common.files import hash_of, write_text

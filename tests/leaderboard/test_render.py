@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.record_examples import confusion_with, fields, record
 from hypothesis import example, given
 from hypothesis import strategies as st
-from leaderboard.examples import confusion_with, fields, record
 from markdown_it import MarkdownIt
 
 from zoo.common.errors import InputError

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from leaderboard.examples import confusion_with, counted, fields, record, speed_record
+from helpers.record_examples import confusion_with, counted, fields, record, speed_record
 
 from zoo.common.html import data_block, page
 from zoo.leaderboard import site

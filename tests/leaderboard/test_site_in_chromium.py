@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from leaderboard.examples import confusion_with, record, speed_record
+from helpers.record_examples import confusion_with, record, speed_record
 
 from zoo.leaderboard.build import write
 from zoo.records.record import write_record

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from leaderboard.examples import speed_fields, speed_record
+from helpers.record_examples import speed_fields, speed_record
 
 from zoo.common.errors import InputError
 from zoo.common.files import hash_of

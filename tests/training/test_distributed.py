@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_runs import (
+from helpers.engine_runs import (
     SETTINGS,
     TORCHRUN,
     command,
@@ -119,7 +119,7 @@ def seen(
     model: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, list[dict[str, Any]]]:
     folder = tmp_path_factory.mktemp("together")
-    script = Path(__file__).parent / "two_processes.py"
+    script = Path(__file__).parents[1] / "helpers" / "two_processes.py"
     done = subprocess.run(
         [sys.executable, "-m", *TORCHRUN, "2", str(script), str(folder), str(model), str(scenes)],
         capture_output=True, text=True, timeout=600, check=False,

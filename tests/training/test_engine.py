@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_runs import SETTINGS, largest_difference, logged, without_batch_norm
+from helpers.engine_runs import SETTINGS, largest_difference, logged, without_batch_norm
 from torch import Tensor, nn
 
 from zoo.common.errors import InputError, RunError

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_runs import SETTINGS, logged, without_batch_norm
+from helpers.engine_runs import SETTINGS, logged, without_batch_norm
 
 from zoo.common.errors import InputError
 from zoo.training.engine import trainer

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_runs import SETTINGS, logged
+from helpers.engine_runs import SETTINGS, logged
 
 from zoo.common.errors import InputError
 from zoo.training.finetune import finetune

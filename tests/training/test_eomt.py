@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from engine_runs import logged
+from helpers.engine_runs import logged
 
 from zoo.cli.main import run
 from zoo.creation.create import create

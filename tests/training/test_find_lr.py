@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training_settings import MODEL
+from helpers.training_settings import MODEL
 
 from zoo.cli.main import run as zoo
 from zoo.common.errors import InputError, RunError

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from engine_runs import wait_for_steps
+from helpers.engine_runs import wait_for_steps
+from helpers.training_settings import MODEL, SHORT
 from safetensors.torch import load_file
-from training_settings import MODEL, SHORT
 
 from zoo.common.errors import InputError, RunError
 from zoo.creation.create import create

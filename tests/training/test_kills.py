@@ -9,10 +9,10 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import kill_points
 import pytest
 import torch
-from training_settings import MODEL
+from helpers import kill_points
+from helpers.training_settings import MODEL
 
 from zoo.data.scenes import write_scenes
 from zoo.training.engine.checkpoint import load_checkpoint

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from loss_references import REFERENCES, WEIGHTED
+from helpers.loss_references import REFERENCES, WEIGHTED
 from torch.nn import functional
 
 from zoo.training import losses

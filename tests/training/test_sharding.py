@@ -14,7 +14,7 @@ import pytest
 import torch
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
-from engine_runs import (
+from helpers.engine_runs import (
     SETTINGS,
     TORCHRUN,
     by_adamw,
@@ -55,7 +55,7 @@ def model(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def seen(model: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Seen:
     folder = tmp_path_factory.mktemp("split")
-    script = Path(__file__).parent / "two_shards.py"
+    script = Path(__file__).parents[1] / "helpers" / "two_shards.py"
     done = subprocess.run(
         [
             sys.executable, "-m", *TORCHRUN, "2", str(script), str(folder), str(model),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from training_settings import MODEL
+from helpers.training_settings import MODEL
 
 from zoo.common.errors import InputError
 from zoo.training.engine.checkpoint import load_checkpoint

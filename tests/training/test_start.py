@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine_runs import logged
+from helpers.engine_runs import logged
+from helpers.training_settings import MODEL
 from PIL import Image
 from torch.nn import functional
-from training_settings import MODEL
 
 from zoo.common.errors import InputError, RunError
 from zoo.hub.folder import load_folder

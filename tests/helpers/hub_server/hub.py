@@ -16,8 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from hub_server import reading, writing
-from hub_server.state import Fault, Repo, Request, Response, Route, error
+from helpers.hub_server import reading, writing
+from helpers.hub_server.state import Fault, Repo, Request, Response, Route, error
 
 INVERTED = bytes(255 - value for value in range(256))
 

@@ -11,8 +11,7 @@ import zoo
 from zoo.hub.folder import save_folder
 
 if TYPE_CHECKING:
-    from hub_server import LoopbackHub
-
+    from helpers.hub_server import LoopbackHub
     from zoo.models.segmentation import SegmentationModel
 
 REPO = "org/tiny"

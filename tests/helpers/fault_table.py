@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hub_models import REPO, files_of
-from hub_server import LoopbackHub
 from huggingface_hub import constants
 
 import zoo
+from helpers.hub_models import REPO, files_of
+from helpers.hub_server import LoopbackHub
 from zoo.common.errors import ZooError
 from zoo.hub.pull import pull_model
 from zoo.remote.address import parse_address

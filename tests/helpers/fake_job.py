@@ -9,18 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+from helpers.record_examples import fields
 from zoo.bench.folder import read_order, write_failure
 from zoo.records.record import parse_record, write_record
 
 FOLDER = Path(sys.argv[1])
 ORDER = read_order(FOLDER)
-EXAMPLES = Path(__file__).parent.parent / "leaderboard"
 
 
 def write_result() -> None:
-    sys.path.insert(0, str(EXAMPLES))
-    from examples import fields
-
     job = ORDER.job
     record = fields(
         model=job.model,

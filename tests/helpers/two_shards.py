@@ -8,11 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from engine_runs import SETTINGS, by_adamw
 from torch.distributed.tensor import DTensor
 
+from helpers.engine_runs import SETTINGS, by_adamw
 from zoo.common.errors import InputError
 from zoo.runtime.processes import start_ranks
 from zoo.training.engine import trainer

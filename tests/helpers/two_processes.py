@@ -10,12 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 import torch
-from engine_runs import SETTINGS
 from torch import Tensor
 
+from helpers.engine_runs import SETTINGS
 from zoo.common.errors import InputError, RunError, ZooError
 from zoo.data.load import load_dataset
 from zoo.data.loading.loader import EvalLoader

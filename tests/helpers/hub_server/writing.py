@@ -7,10 +7,19 @@ import hashlib
 import json
 from typing import TYPE_CHECKING
 
-from hub_server.state import LFS_SUFFIXES, Repo, Request, Response, answer_json, error, find, git_id
+from helpers.hub_server.state import (
+    LFS_SUFFIXES,
+    Repo,
+    Request,
+    Response,
+    answer_json,
+    error,
+    find,
+    git_id,
+)
 
 if TYPE_CHECKING:
-    from hub_server import LoopbackHub
+    from helpers.hub_server import LoopbackHub
 
 
 def _refused(hub: LoopbackHub, request: Request) -> Response | None:

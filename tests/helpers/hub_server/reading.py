@@ -6,7 +6,7 @@ import hashlib
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from hub_server.state import (
+from helpers.hub_server.state import (
     LFS_SUFFIXES,
     Request,
     Response,
@@ -19,7 +19,7 @@ from hub_server.state import (
 )
 
 if TYPE_CHECKING:
-    from hub_server import LoopbackHub
+    from helpers.hub_server import LoopbackHub
 
 
 def info(hub: LoopbackHub, request: Request, repo: str, revision: str | None) -> Response:
