@@ -77,7 +77,7 @@ class TrainLoader:
         samples = dataset.samples(split)
         share = int(cache_gib * 2**30 / max(1, self.workers))
         readers = max(1, self.workers) * world
-        pairs = decoded_pairs(dataset, samples, share, readers, speak=rank == 0)
+        pairs = decoded_pairs(dataset, samples, share, readers, verbose=rank == 0)
         self._source = _Crops(pairs, dataset.channels, crop, augment, seed)
         self._count, self._seed = len(samples), seed
         self._weights = None if weights is None else _checked_weights(weights, len(samples))
