@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from zoo.bench.worker import Worker, answers
+from zoo.bench.speed.measure import Worker, answers
 
 
 class Candidate:

@@ -22,7 +22,7 @@ from typing import Any
 
 from candidates import Candidate, in_turns
 
-from zoo.bench.worker import answers
+from zoo.bench.speed.measure import answers
 
 Epoch = Callable[[int], Iterator[int]]
 """Gives the number of images of each batch of an epoch."""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from zoo.bench.pick import search
-from zoo.bench.pick.space import Configuration
+from zoo.bench.pick.plan import Configuration
 from zoo.bench.pick.state import Asked
 from zoo.cli.main import run
 from zoo.common.errors import InputError, RunError

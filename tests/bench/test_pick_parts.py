@@ -10,22 +10,27 @@ from typing import Any
 import pytest
 from helpers.record_examples import speed_record
 
-from zoo.bench.pick.candidates import DEFAULTS, Candidate, common_size, named, within_latency
-from zoo.bench.pick.halving import (
+from zoo.bench.pick.plan import (
+    DEFAULTS,
+    Candidate,
+    Configuration,
     Rung,
     TrialCost,
+    choices,
+    common_size,
     final_seconds,
+    grid,
     is_late,
     least_final_s,
+    named,
     rungs_of,
     schedule,
     survivors,
+    within_latency,
 )
-from zoo.bench.pick.space import Configuration, choices, grid
-from zoo.bench.pick.store import Store
-from zoo.bench.pick.work import Order, part, shortened_plan, work
-from zoo.bench.speed.measure import Outcome
-from zoo.bench.speed.setting import Setting
+from zoo.bench.pick.state import Store
+from zoo.bench.pick.trial import TrialOrder, part, shortened_plan, work
+from zoo.bench.speed.measure import SpeedOutcome, SpeedSetting
 from zoo.common.errors import InputError, RunError
 from zoo.common.files import read_json
 from zoo.data.load import load_dataset
@@ -166,14 +171,14 @@ def test_models_are_named_or_matched() -> None:
 
 
 def test_the_latency_decides_and_is_said() -> None:
-    def measure(names: Sequence[str], setting: Setting) -> Iterator[Outcome]:
+    def measure(names: Sequence[str], setting: SpeedSetting) -> Iterator[SpeedOutcome]:
         assert setting.size == (64, 96)
-        yield Outcome("a", speed_record(latency_ms={"p50": 30.0, "p95": 31.0}))
-        yield Outcome("b", speed_record(latency_ms={"p50": 30.1, "p95": 31.0}))
-        yield Outcome("c", None, "no memory")
+        yield SpeedOutcome("a", speed_record(latency_ms={"p50": 30.0, "p95": 31.0}))
+        yield SpeedOutcome("b", speed_record(latency_ms={"p50": 30.1, "p95": 31.0}))
+        yield SpeedOutcome("c", None, "no memory")
 
     models = {"a": "small", "b": "named", "c": "named"}
-    assert within_latency(models, 30, Setting(size=(64, 96)), measure) == [
+    assert within_latency(models, 30, SpeedSetting(size=(64, 96)), measure) == [
         Candidate("a", True, "small; 30.0 ms at 64x96 of at most 30 ms", 30.0),
         Candidate("b", False, "30.1 ms at 64x96 is more than 30 ms", 30.1),
         Candidate("c", False, "its latency cannot be measured: no memory"),
@@ -225,13 +230,13 @@ def test_a_process_measures_and_trains(scenes: Path, tmp_path: Path) -> None:
         "overrides": ["batch_size=4", "crop=64", "precision=fp32"], "registry": None,
     }  # fmt: skip
     began = time.time()
-    work(tmp_path / "cost", Order(**values, steps=None, began=began))
+    work(tmp_path / "cost", TrialOrder(**values, steps=None, began=began))
     answer = read_json(tmp_path / "cost" / "result.json")
     cost = TrialCost(**answer["result"])
     assert 0 < cost.start_s < answer["seconds"] < time.time() - began
     assert 0 < 30 * cost.step_s < cost.least_s
     assert cost.final_s > cost.step_s
-    work(tmp_path / "trial", Order(**values, steps=4, began=began))
+    work(tmp_path / "trial", TrialOrder(**values, steps=4, began=began))
     [miou] = read_json(tmp_path / "trial" / "result.json")["result"].values()
     assert 0 < miou < 1
     log = (tmp_path / "trial" / "run" / "log.jsonl").read_text()

@@ -12,11 +12,9 @@ from typing import Any
 
 import pytest
 
-from zoo.bench.engines import Settings
-from zoo.bench.folder import Order, read_failure
-from zoo.bench.prepare import orders
-from zoo.bench.ray_engine import RayEngine, run_job
-from zoo.bench.runner import Outcome, Queue, run_suite
+from zoo.bench.engines import EngineSettings, RayEngine, run_job
+from zoo.bench.job import Order, read_failure
+from zoo.bench.runner import Queue, SuiteOutcome, orders, run_suite
 from zoo.bench.suite import read_suite
 from zoo.cli.main import run
 from zoo.common.errors import InputError
@@ -82,7 +80,7 @@ def wanted(
     return orders(read_suite(suite_file), [f"scenes={scenes}"], tmp_path / "results")
 
 
-def run_queue(wanted: list[Order], out: Path, settings: Settings) -> Outcome:
+def run_queue(wanted: list[Order], out: Path, settings: EngineSettings) -> SuiteOutcome:
     engine = RayEngine(settings)
     queue = Queue(wanted, out, engine)
     queue.sort_out(False)
@@ -96,8 +94,8 @@ def test_jobs_are_given_to_ray_with_their_resources(
 ) -> None:
     ray = fake(monkeypatch, {"CPU": 4.0})
     monkeypatch.setenv("ZOO_CACHE", "kept")
-    settings = Settings(0, threads=2, worker="helpers.fake_job")
-    assert run_queue(wanted, tmp_path / "work", settings) == Outcome(done=4, failed=0)
+    settings = EngineSettings(0, threads=2, worker="helpers.fake_job")
+    assert run_queue(wanted, tmp_path / "work", settings) == SuiteOutcome(done=4, failed=0)
     assert ray.asked == [{"num_cpus": 2, "num_gpus": 0, "max_retries": 0}] * 4
     assert ray.open == 0
     assert len(read_records(tmp_path / "results")) == 4
@@ -121,9 +119,9 @@ def test_as_many_jobs_run_as_the_cluster_holds(
     gpus: int,
 ) -> None:
     ray = fake(monkeypatch, *machines)
-    engine = RayEngine(Settings(0, threads))
+    engine = RayEngine(EngineSettings(0, threads))
     assert engine.settings.slots == slots
-    assert RayEngine(Settings(1, threads)).settings.slots == 1
+    assert RayEngine(EngineSettings(1, threads)).settings.slots == 1
     engine.start(Path("nowhere"), 0)
     assert ray.asked == [{"num_cpus": threads or 1, "num_gpus": gpus, "max_retries": 0}]
 
@@ -131,7 +129,7 @@ def test_as_many_jobs_run_as_the_cluster_holds(
 def test_a_job_that_no_machine_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ray = fake(monkeypatch, {"CPU": 2.0}, {"CPU": 1.0})
     with pytest.raises(InputError, match=r"takes 3 CPUs, and no machine .* more than 2\. Give fe"):
-        RayEngine(Settings(0, threads=3))
+        RayEngine(EngineSettings(0, threads=3))
     assert ray.open == 0
 
 
@@ -140,7 +138,7 @@ def test_a_lost_worker_is_a_failure_with_its_reason(
 ) -> None:
     ray, out = fake(monkeypatch, {"CPU": 2.0}), tmp_path / "work"
     ray.lose = True
-    assert run_queue(wanted[:1], out, Settings(0, worker="helpers.fake_job")) == Outcome(
+    assert run_queue(wanted[:1], out, EngineSettings(0, worker="helpers.fake_job")) == SuiteOutcome(
         0, failed=1
     )
     failure = read_failure(out / wanted[0].job.folder)
@@ -149,7 +147,7 @@ def test_a_lost_worker_is_a_failure_with_its_reason(
 
 
 def test_a_machine_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
-    code, reason = run_job("work/job", str(tmp_path), "zoo.bench.work", {})
+    code, reason = run_job("work/job", str(tmp_path), "zoo.bench.job", {})
     assert code == 1
     assert f"does not see {tmp_path / 'work/job'}. Give --out, --results and --data" in reason
 
@@ -184,7 +182,7 @@ def test_a_local_cluster_of_two_workers_gives_the_same_records(
     suite_file.write_text(text.replace("epochs: 1}", "epochs: 8}"))
     data = [f"scenes={scenes}"]
     local = run_suite(suite_file, data, tmp_path / "a", tmp_path / "local", threads=1, jobs=2)
-    assert local == Outcome(done=4, failed=0)
+    assert local == SuiteOutcome(done=4, failed=0)
     out, results = tmp_path / "b", tmp_path / "ray"
     fill = Queue._fill
 
@@ -203,5 +201,5 @@ def test_a_local_cluster_of_two_workers_gives_the_same_records(
     assert not results.exists()
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     went_on = run_suite(suite_file, data, out, results, threads=1, engine="ray")
-    assert went_on == Outcome(done=4, failed=0)
+    assert went_on == SuiteOutcome(done=4, failed=0)
     assert contents(results) == contents(tmp_path / "local")

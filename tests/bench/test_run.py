@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 
-from zoo.bench.engines import LocalEngine, Settings
-from zoo.bench.folder import RUN, Order, read_failure
-from zoo.bench.prepare import orders
-from zoo.bench.runner import Outcome, Queue, run_suite
-from zoo.bench.status import suite_states, summary
+from zoo.bench.engines import EngineSettings, LocalEngine
+from zoo.bench.job import RUN, Order, read_failure
+from zoo.bench.runner import Queue, SuiteOutcome, orders, run_suite
 from zoo.bench.suite import read_suite
+from zoo.bench.table import suite_states, summary
 from zoo.common.errors import InputError, RunError
 from zoo.records.record import read_records
 
@@ -46,8 +45,8 @@ def make_orders(
     return make
 
 
-def run_queue(wanted: list[Order], out: Path, retry: bool = False, **settings: Any) -> Outcome:
-    engine = LocalEngine(Settings(**({"slots": 2} | settings), worker="helpers.fake_job"))
+def run_queue(wanted: list[Order], out: Path, retry: bool = False, **settings: Any) -> SuiteOutcome:
+    engine = LocalEngine(EngineSettings(**({"slots": 2} | settings), worker="helpers.fake_job"))
     queue = Queue(wanted, out, engine)
     queue.sort_out(retry)
     queue.run()
@@ -64,14 +63,14 @@ def test_what_is_missing_is_run_and_nothing_else(
     make_orders: Callable[..., list[Order]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted, out = make_orders("base", "short"), tmp_path / "work"
-    assert run_queue(wanted[:3], out) == Outcome(done=3, failed=0)
+    assert run_queue(wanted[:3], out) == SuiteOutcome(done=3, failed=0)
     said = " ".join(capsys.readouterr().err.split())
     assert "3 jobs: 0 done, 0 failed before, 3 to do, 2 at a time." in said
     assert re.search(
         r"\[3/3\] unet-test_resnet on scenes, base, seed 1: done in \d\.\d min\.", said
     )
     assert "about 0 min for the 2 left." in said
-    assert run_queue(wanted, out) == Outcome(done=4, failed=0)
+    assert run_queue(wanted, out) == SuiteOutcome(done=4, failed=0)
     assert len(notes(out, "ended")) == len(read_records(tmp_path / "results")) == 4
 
 
@@ -92,7 +91,7 @@ def test_a_failure_is_kept_to_its_job_and_repeated_on_demand(
     make_orders: Callable[..., list[Order]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted, out = make_orders("base", "refused", "dies")[:3], tmp_path / "work"
-    assert run_queue(wanted, out) == Outcome(done=1, failed=2)
+    assert run_queue(wanted, out) == SuiteOutcome(done=1, failed=2)
     said = " ".join(capsys.readouterr().err.split())
     assert "refused, seed 0: failed. There is no such thing: - here" in said
     assert "dies, seed 0: failed. The process was ended by SIGKILL." in said
@@ -102,12 +101,12 @@ def test_a_failure_is_kept_to_its_job_and_repeated_on_demand(
         "reason": "The process was ended by SIGKILL.",
         "log": ["last words"],
     }
-    assert run_queue(wanted, out) == Outcome(done=1, failed=2)
+    assert run_queue(wanted, out) == SuiteOutcome(done=1, failed=2)
     assert len(notes(out, "began")) == 3
     assert "repeat them by --retry" in capsys.readouterr().err
     for folder in (refused, dies):
         (folder / RUN).mkdir()
-    assert run_queue(wanted, out, retry=True) == Outcome(done=1, failed=2)
+    assert run_queue(wanted, out, retry=True) == SuiteOutcome(done=1, failed=2)
     assert len(notes(out, "began")) == 5
     assert not (refused / RUN).exists()  # bad input: starts anew
     assert (dies / RUN).exists()  # goes on where it was
@@ -125,12 +124,12 @@ def test_the_status_says_what_became_of_each_job(
     assert [(state.state, state.note) for state in states[:4]] == [
         ("done", "mIoU 73.86 %"),  # (8 / 11 + 9 / 12) / 2, from the example record
         ("failed", "There is no such thing:\n  - here"),
-        ("begun", "3 epochs"),
+        ("in progress", "3 epochs"),
         ("missing", ""),
     ]
     assert states[0].minutes == pytest.approx(620 / 60)
     assert summary(states) == (
-        "8 jobs: 1 done, 1 failed, 1 begun, 5 missing; a job took 10.3 min on average."
+        "8 jobs: 1 done, 1 failed, 1 in progress, 5 missing; a job took 10.3 min on average."
     )
     assert {state.state for state in suite_states(suite_file, tmp_path / "none")} == {"missing"}
 
@@ -141,7 +140,7 @@ def test_records_of_other_data_or_weights_do_not_count(
     wanted, out = make_orders("base")[:1], tmp_path / "work"
     run_queue(wanted, out)
     other = [Order(**{**vars(wanted[0]), "data_hash": "0" * 16})]
-    assert run_queue(other, out) == Outcome(done=1, failed=0)
+    assert run_queue(other, out) == SuiteOutcome(done=1, failed=0)
     assert len(notes(out, "ended")) == 2
 
 
@@ -215,15 +214,15 @@ def test_the_verb_fails_where_a_job_did(
     from zoo.cli.bench import run_command
     from zoo.cli.main import run
 
-    ended = {"result": Outcome(1, 2)}
+    ended = {"result": SuiteOutcome(1, 2)}
 
-    def ends(*arguments: object, **options: object) -> Outcome:
+    def ends(*arguments: object, **options: object) -> SuiteOutcome:
         return ended["result"]
 
     monkeypatch.setattr("zoo.bench.runner.run_suite", ends)
     with pytest.raises(RunError, match=r"2 of 3 jobs failed. `zoo bench status .* --out"):
         run_command(suite_file, tmp_path)
-    ended["result"] = Outcome(3, 0)
+    ended["result"] = SuiteOutcome(3, 0)
     assert run(["bench", "run", str(suite_file), "--out", str(tmp_path)]) == 0
 
 
@@ -280,7 +279,7 @@ def test_a_job_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     folder = tmp_path / "job"
     folder.mkdir()
     code = (
-        "import sys, time\nfrom pathlib import Path\nimport zoo.bench.work as work\n"
+        "import sys, time\nfrom pathlib import Path\nimport zoo.bench.job as work\n"
         "work.read_order = lambda folder: print('began', flush=True) or time.sleep(60)\n"
         "sys.exit(work.main(Path(sys.argv[1])))\n"
     )
@@ -299,7 +298,7 @@ def test_a_job_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
 def test_a_failure_holds_the_last_words(
     make_orders: Callable[..., list[Order]], tmp_path: Path
 ) -> None:
-    engine = LocalEngine(Settings(1, worker="no_such_module"))
+    engine = LocalEngine(EngineSettings(1, worker="no_such_module"))
     queue = Queue(make_orders("base")[:1], tmp_path / "w", engine)
     queue.sort_out(False)
     queue.run()

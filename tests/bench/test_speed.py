@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 
 from zoo.bench.speed import measure
-from zoo.bench.speed.measure import Outcome, percentile_95
-from zoo.bench.speed.setting import Setting, checked, parse_batches, parse_size, setting_from
+from zoo.bench.speed.measure import (
+    SpeedOutcome,
+    SpeedSetting,
+    checked,
+    parse_batches,
+    parse_size,
+    percentile_95,
+    setting_from,
+)
 from zoo.cli.main import run
 from zoo.common.errors import InputError, RunError
 from zoo.records.speed import (
@@ -19,7 +26,7 @@ from zoo.records.speed import (
     read_speed_records,
 )
 
-SETTING = Setting(size=(64, 96), batches=(2, 4, 16), rounds=3, reference="fpn-test_resnet")
+SETTING = SpeedSetting(size=(64, 96), batches=(2, 4, 16), rounds=3, reference="fpn-test_resnet")
 
 
 @pytest.fixture
@@ -29,11 +36,11 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "log"
 
 
-def timed(*names: str, setting: Setting = SETTING) -> list[Outcome]:
+def timed(*names: str, setting: SpeedSetting = SETTING) -> list[SpeedOutcome]:
     return list(measure.measure(names, setting, module="helpers.fake_speed"))
 
 
-def record(outcome: Outcome) -> SpeedRecord:
+def record(outcome: SpeedOutcome) -> SpeedRecord:
     assert outcome.record is not None, outcome.reason
     return outcome.record
 
@@ -64,7 +71,7 @@ def test_a_model_takes_turns_with_the_reference(log: Path) -> None:
 def test_the_latency_falls_back_to_a_batch_that_fits(
     log: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    setting = Setting(size=(64, 96), batches=(8, 16), rounds=1, reference="fpn-test_resnet")
+    setting = SpeedSetting(size=(64, 96), batches=(8, 16), rounds=1, reference="fpn-test_resnet")
     found = record(timed("unet-test_resnet", setting=setting)[0])  # the reference holds 5 images
     assert found.batch == 4
     assert found.throughput == {"4": 50.0, "8": 50.0}
@@ -94,7 +101,7 @@ def test_models_that_fail_do_not_disturb_the_others(log: Path) -> None:
 
 
 def test_without_a_reference_nothing_is_measured(log: Path) -> None:
-    setting = Setting(reference="fcn-test_resnet")
+    setting = SpeedSetting(reference="fcn-test_resnet")
     with pytest.raises(RunError, match=r"The reference fcn-test_resnet cannot be timed: its pro"):
         timed("unet-test_resnet", setting=setting)
 
@@ -104,7 +111,7 @@ def test_the_verb_writes_records_and_says_what_failed(
 ) -> None:
     real = measure.measure
 
-    def pretend(names: list[str], setting: Setting) -> list[Outcome]:
+    def pretend(names: list[str], setting: SpeedSetting) -> list[SpeedOutcome]:
         assert setting.batches == (2, 4)
         return list(real(names, setting, module="helpers.fake_speed"))
 
@@ -164,7 +171,7 @@ def test_sizes_and_batches_are_read() -> None:
 
 def test_settings_survive_their_text() -> None:
     assert setting_from(SETTING.as_text()) == SETTING
-    assert checked(["unet-test_resnet"], Setting(batches=(4, 1, 4))).batches == (1, 4)
+    assert checked(["unet-test_resnet"], SpeedSetting(batches=(4, 1, 4))).batches == (1, 4)
 
 
 def test_the_percentile_is_numpys() -> None:
@@ -174,7 +181,7 @@ def test_the_percentile_is_numpys() -> None:
 
 def test_a_real_model_is_measured_within_its_memory() -> None:
     """256 images need 460 MB, more than the limit allows."""
-    setting = Setting(
+    setting = SpeedSetting(
         size=(64, 64), batches=(1, 512), precision="fp32", threads=1, device="cpu", rounds=2,
         turn_s=0.01, reference="unet-test_resnet", memory_mb=300,
     )  # fmt: skip
@@ -200,7 +207,7 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
 
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    from zoo.bench.speed.work import Bench
+    from zoo.bench.speed.timing import Bench
 
     with pytest.raises(InputError, match="torch sees no GPU here"):
-        Bench("unet-test_resnet", Setting(device="cuda"))
+        Bench("unet-test_resnet", SpeedSetting(device="cuda"))

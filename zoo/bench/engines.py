@@ -1,23 +1,27 @@
-"""Where the processes of jobs run: on this machine, or wherever else an engine takes them."""
+"""Where the processes of jobs run: on this machine, or on a Ray cluster."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from zoo.bench.folder import LOG
+from zoo.bench.job import JOB, LOG
+from zoo.common.errors import InputError
+from zoo.common.optional import extra
 
 ENGINES = ("local", "ray")
 
 
 @dataclass(frozen=True)
-class Settings:
+class EngineSettings:
     """How jobs are run: so many at a time, with so many threads each (None: the library's own).
 
     `devices` are the GPUs as CUDA_VISIBLE_DEVICES calls them, `worker` the module of a job's
@@ -27,7 +31,7 @@ class Settings:
     slots: int
     threads: int | None = None
     devices: tuple[str, ...] = ()
-    worker: str = "zoo.bench.work"
+    worker: str = "zoo.bench.job"
 
     def environment(self, slot: int) -> dict[str, str]:
         """The environment of a job's process here; GPUs are dealt out to the slots in turn."""
@@ -43,7 +47,7 @@ def thread_variables(threads: int | None) -> dict[str, str]:
     return dict.fromkeys(names, str(threads))
 
 
-class Task(Protocol):
+class RunningJob(Protocol):
     """One job that runs."""
 
     def poll(self) -> int | None:
@@ -65,9 +69,9 @@ class Task(Protocol):
 class Engine(Protocol):
     """Starts jobs, `settings.slots` at a time."""
 
-    settings: Settings
+    settings: EngineSettings
 
-    def start(self, folder: Path, slot: int) -> Task:
+    def start(self, folder: Path, slot: int) -> RunningJob:
         """Start the process of the job in `folder` as number `slot` of those that run."""
 
     def close(self) -> None:
@@ -77,44 +81,46 @@ class Engine(Protocol):
 class LocalEngine:
     """Jobs as processes of this machine."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: EngineSettings):
         self.settings = settings
 
-    def start(self, folder: Path, slot: int) -> Task:
+    def start(self, folder: Path, slot: int) -> RunningJob:
         """See Engine."""
-        return Process(start_process(folder, self.settings.worker, self.settings.environment(slot)))
+        return LocalJob(
+            start_process(folder, self.settings.worker, self.settings.environment(slot))
+        )
 
     def close(self) -> None:
         """See Engine."""
 
 
-class Process:
+class LocalJob:
     """A job whose process is a child of this one."""
 
     def __init__(self, process: subprocess.Popen[bytes]):
         self._process = process
 
     def poll(self) -> int | None:
-        """See Task."""
+        """See RunningJob."""
         code = self._process.poll()
         if code is not None:
             self._close()
         return code
 
     def ending(self) -> str:
-        """See Task."""
+        """See RunningJob."""
         return ending(self._process.wait())
 
     def interrupt(self) -> None:
-        """See Task."""
+        """See RunningJob."""
         self._process.send_signal(signal.SIGINT)
 
     def wait(self) -> None:
-        """See Task."""
+        """See RunningJob."""
         self._process.wait()
 
     def kill(self) -> None:
-        """See Task."""
+        """See RunningJob."""
         self._process.kill()
         self._close()
 
@@ -148,3 +154,127 @@ def ending(code: int) -> str:
     if code < 0:
         return f"The process was ended by {signal.Signals(-code).name}."
     return f"The process ended with exit code {code}."
+
+
+POLL_SECONDS = 0.1
+LOST = 1
+"""The exit code of a job whose Ray worker ended, or whose machine does not see its folder."""
+PASSED_ON = "ZOO_"
+"""Variables of this process that begin so hold for the jobs."""
+
+
+class RayEngine:
+    """Jobs as Ray tasks on the cluster of RAY_ADDRESS, or on one that Ray starts here.
+
+    A job takes `settings.threads` CPUs (1 where None), and one GPU where the cluster has any. With
+    `settings.slots` 0 as many run at a time as the cluster holds. Raises InputError where Ray is
+    not installed and where no machine has the CPUs of a job.
+    """
+
+    def __init__(self, settings: EngineSettings):
+        self._ray = extra("ray", "ray", "--engine ray")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        self._ray.init(log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+        try:
+            self._prepare(settings)
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(self, settings: EngineSettings) -> None:
+        machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        self._cpus = settings.threads or 1
+        self._gpus = int(any(machine.get("GPU", 0) >= 1 for machine in machines))
+        most = int(max((machine.get("CPU", 0) for machine in machines), default=0))
+        if most < self._cpus:
+            raise InputError(
+                f"A job takes {self._cpus} CPUs, and no machine of the Ray cluster has more than "
+                f"{most}. Give fewer --threads."
+            )
+        self.settings = replace(settings, slots=settings.slots or self._places(machines))
+
+    def _places(self, machines: list[dict[str, float]]) -> int:
+        """How many jobs the machines hold at a time; at least 1."""
+        places = 0
+        for machine in machines:
+            here = int(machine.get("CPU", 0)) // self._cpus
+            places += min(here, int(machine.get("GPU", 0))) if self._gpus else here
+        return max(1, places)
+
+    def start(self, folder: Path, slot: int) -> RunningJob:  # noqa: ARG002  # Ray chooses the place
+        """See Engine."""
+        task = self._ray.remote(run_job).options(
+            num_cpus=self._cpus, num_gpus=self._gpus, max_retries=0
+        )
+        variables = {key: value for key, value in os.environ.items() if key.startswith(PASSED_ON)}
+        variables |= thread_variables(self.settings.threads)
+        return RayJob(
+            self._ray, task.remote(str(folder), os.getcwd(), self.settings.worker, variables)
+        )
+
+    def close(self) -> None:
+        """Leave the cluster; one that Ray started here ends."""
+        self._ray.shutdown()
+
+
+class RayJob:
+    """A job that Ray runs, or has not begun yet."""
+
+    def __init__(self, ray: Any, reference: Any):
+        self._ray, self._reference = ray, reference
+        self._ended: tuple[int, str] | None = None
+
+    def poll(self) -> int | None:
+        """See RunningJob."""
+        if self._ended is None:
+            ready, _ = self._ray.wait([self._reference], timeout=0)
+            if ready:
+                self._ended = self._result()
+        return None if self._ended is None else self._ended[0]
+
+    def ending(self) -> str:
+        """See RunningJob."""
+        return "" if self._ended is None else self._ended[1]
+
+    def interrupt(self) -> None:
+        """See RunningJob; a job that has not begun never does."""
+        self._ray.cancel(self._reference)
+
+    def wait(self) -> None:
+        """See RunningJob."""
+        self._ray.wait([self._reference])
+
+    def kill(self) -> None:
+        """See RunningJob."""
+        self._ray.cancel(self._reference, force=True)
+
+    def _result(self) -> tuple[int, str]:
+        try:
+            code, reason = self._ray.get(self._reference)
+        except self._ray.exceptions.RayError as error:
+            return LOST, f"Its Ray worker ended: {' '.join(str(error).split())}"
+        return code, reason
+
+
+def run_job(folder: str, place: str, worker: str, variables: dict[str, str]) -> tuple[int, str]:
+    """Run the job in `folder` on the machine that Ray has chosen: its exit code and the reason.
+
+    Relative paths count from `place`. A cancelled task stops its job after the step.
+    """
+    path = Path(place, folder)
+    if not (path / JOB).is_file():
+        return LOST, (
+            f"The machine {os.uname().nodename} of the Ray cluster does not see {path}. Give "
+            "--out, --results and --data in folders that all machines share."
+        )
+    process = start_process(path, worker, os.environ | variables, place)
+    assert process.stdin is not None
+    with contextlib.closing(process.stdin):
+        try:
+            while (code := process.poll()) is None:
+                time.sleep(POLL_SECONDS)  # a wait without an end could not be cancelled
+        except BaseException:  # Ray's own, where the task was cancelled
+            process.send_signal(signal.SIGINT)
+            process.wait()
+            raise
+    return code, ending(code)

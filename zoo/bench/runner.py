@@ -1,4 +1,4 @@
-"""Running a suite: one process a job, several at a time, whatever is missing."""
+"""Running a suite: its data is checked, then whatever is missing runs, one process a job."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.bench.engines import ENGINES, Engine, LocalEngine, Settings, Task
-from zoo.bench.folder import (
+from zoo.bench.engines import ENGINES, Engine, EngineSettings, LocalEngine, RunningJob
+from zoo.bench.job import (
     Order,
     drop_weights,
     forget_failure,
@@ -19,18 +19,27 @@ from zoo.bench.folder import (
     write_failure,
     write_order,
 )
-from zoo.bench.jobs import matching
-from zoo.bench.prepare import orders
-from zoo.bench.suite import read_suite
+from zoo.bench.suite import (
+    Suite,
+    collect_jobs,
+    expected_weights,
+    indented,
+    matching,
+    read_suite,
+    refuse,
+)
 from zoo.common.console import info, progress_bar
 from zoo.common.errors import InputError, unknown
+from zoo.data.dataset import Dataset
+from zoo.data.inspect.scan import data_hash
+from zoo.data.load import load_dataset
 from zoo.records.record import read_records
 
 POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SuiteOutcome:
     """How a suite ended: the jobs that have their record, and those that failed."""
 
     done: int
@@ -48,7 +57,7 @@ def run_suite(
     retry: bool = False,
     registry: Path | None = None,
     engine: str = "local",
-) -> Outcome:
+) -> SuiteOutcome:
     """Run what is missing of the suite in `path`, with the runs below `out`, records in `results`.
 
     `data` are texts NAME=DATA; `jobs` run at a time (default: one for each GPU, one without),
@@ -72,11 +81,11 @@ def run_suite(
 
 def _engine(name: str, jobs: int | None, threads: int | None) -> Engine:
     if name == "ray":
-        from zoo.bench.ray_engine import RayEngine
+        from zoo.bench.engines import RayEngine
 
-        return RayEngine(Settings(jobs or 0, threads))
+        return RayEngine(EngineSettings(jobs or 0, threads))
     devices = _devices()
-    return LocalEngine(Settings(jobs or max(1, len(devices)), threads, devices))
+    return LocalEngine(EngineSettings(jobs or max(1, len(devices)), threads, devices))
 
 
 def _devices() -> tuple[str, ...]:
@@ -91,7 +100,7 @@ def _devices() -> tuple[str, ...]:
 @dataclass(frozen=True)
 class _Running:
     order: Order
-    task: Task
+    task: RunningJob
     slot: int
     began: float
 
@@ -139,9 +148,9 @@ class Queue:
             finally:
                 self._stop()
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> SuiteOutcome:
         """What has become of the jobs."""
-        return Outcome(self._done, self._failed)
+        return SuiteOutcome(self._done, self._failed)
 
     def _fill(self) -> None:
         taken = {running.slot for running in self._running}
@@ -207,3 +216,79 @@ class Queue:
 
     def _folder(self, order: Order) -> Path:
         return self._out / order.job.folder
+
+
+def orders(
+    suite: Suite, data: Sequence[str], results: Path, registry: Path | None = None
+) -> list[Order]:
+    """What the processes of the suite's jobs have to do; `data` are texts NAME=DATA.
+
+    Reads the images of the reported splits once for their hashes. Raises one InputError with
+    everything that is wrong with the suite and the data.
+    """
+    problems: list[str] = []
+    jobs = collect_jobs(suite, registry, problems)
+    places = _places(suite, data, problems)
+    found = {name: _loaded(name, place, suite, problems) for name, place in places.items()}
+    refuse(suite, problems)
+    hashes = {name: data_hash(d, suite.split) for name, d in found.items() if d is not None}
+    weights = {
+        setting: expected_weights(*setting, registry)
+        for setting in dict.fromkeys((job.model, job.encoder_weights) for job in jobs)
+    }
+    return [
+        Order(
+            job=job,
+            data=places[job.data],
+            data_hash=hashes[job.data],
+            encoder_weights=weights[job.model, job.encoder_weights],
+            results=results,
+            registry=registry,
+        )
+        for job in jobs
+    ]
+
+
+def _places(suite: Suite, data: Sequence[str], problems: list[str]) -> dict[str, str]:
+    """DATA of every data set of the suite; that of `drive` holds `drive/fold_0` as a folder."""
+    given: dict[str, str] = {}
+    needed = suite.data_names()
+    heads = {name: name.partition("/")[0] for name in needed}
+    for text in data:
+        name, equals, place = text.partition("=")
+        if not equals or not name or not place:
+            problems.append(f"--data {text!r} should be NAME=DATA, such as camvid=camvid:PATH")
+        elif name in given:
+            problems.append(f"--data {name} is given twice")
+        elif name not in {*needed, *heads.values()}:
+            problems.append(f"--data {name}: {unknown('data set of the suite', name, needed)}")
+        else:
+            given[name] = place
+    places = {}
+    for name, head in heads.items():
+        if name in given:
+            places[name] = given[name]
+        elif head in given:
+            places[name] = f"{given[head].rstrip('/')}/{name.partition('/')[2]}"
+        else:
+            problems.append(f"there is no data for {name}; give --data {head}=DATA")
+    return places
+
+
+def _loaded(name: str, place: str, suite: Suite, problems: list[str]) -> Dataset | None:
+    try:
+        dataset = load_dataset(place)
+    except InputError as error:
+        problems.append(f"--data {name}: {indented(error)}")
+        return None
+    for split in ("train", "val", suite.split):
+        try:
+            dataset.samples(split)
+        except InputError as error:
+            problems.append(f"--data {name}: {indented(error)}")
+    if dataset.name != name:
+        problems.append(
+            f"--data {name}: this data set has the name {dataset.name!r}, and so have its records. "
+            f"Write `name: {name}` into its dataset.yaml, or that name into the suite"
+        )
+    return dataset

@@ -1,19 +1,87 @@
-"""The tables of a suite: a table for each block, from the suite and the records alone."""
+"""How far a suite is, and its tables, from the suite and the records alone."""
 
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.bench.jobs import Job, Key, block_jobs, matching, refuse
-from zoo.bench.suite import Block, Suite, Variant, read_suite
+from zoo.bench.job import last_epoch, read_failure
+from zoo.bench.suite import (
+    Block,
+    Job,
+    Key,
+    Suite,
+    Variant,
+    block_jobs,
+    matching,
+    read_suite,
+    refuse,
+    suite_jobs,
+)
 from zoo.common.errors import InputError, join_problems
 from zoo.common.files import write_text
 from zoo.leaderboard.rank import NOISE, Estimate, estimate
 from zoo.leaderboard.render import escape, table_lines
 from zoo.records.record import Record, read_records
+
+STATES = ("done", "failed", "in progress", "missing")
+
+
+@dataclass(frozen=True)
+class JobState:
+    """One job: `state` is one of STATES, `note` the mIoU, the reason or the epoch reached.
+
+    `minutes` of training and scoring are known for jobs that are done.
+    """
+
+    job: Job
+    state: str
+    note: str
+    minutes: float | None = None
+
+
+def suite_states(
+    path: Path, results: Path, out: Path | None = None, registry: Path | None = None
+) -> list[JobState]:
+    """The state of every job of the suite in `path`, in the order in which they are run.
+
+    Done is what has a record below `results`; the other states are read from the runs in `out`.
+    Raises InputError for a bad suite and for records that cannot be used.
+    """
+    jobs = suite_jobs(read_suite(path), registry)
+    done = matching(jobs, read_records(results)) if results.is_dir() else {}
+    states = []
+    for job in jobs:
+        if job not in done:
+            states.append(_unfinished(job, None if out is None else out / job.folder))
+            continue
+        record = done[job][0]
+        minutes = (record.train_seconds + record.eval_seconds) / 60
+        note = f"mIoU {100 * record.metrics.miou:.2f} %"
+        states.append(JobState(job, "done", note, minutes))
+    return states
+
+
+def summary(states: Sequence[JobState]) -> str:
+    """One line: how many jobs are in which state, and how long those that are done took."""
+    counts = Counter(state.state for state in states)
+    parts = [f"{counts[name]} {name}" for name in STATES if counts[name]]
+    minutes = [state.minutes for state in states if state.minutes is not None]
+    took = f"; a job took {sum(minutes) / len(minutes):.1f} min on average" if minutes else ""
+    return f"{len(states)} jobs: {', '.join(parts)}{took}."
+
+
+def _unfinished(job: Job, folder: Path | None) -> JobState:
+    if folder is None or not folder.is_dir():
+        return JobState(job, "missing", "")
+    failure = read_failure(folder)
+    if failure is not None:
+        return JobState(job, "failed", str(failure["reason"]))
+    return JobState(job, "in progress", f"{last_epoch(folder)} epochs")
+
 
 ABOUT = "\u2248"
 NONE = "\u2013"
@@ -22,7 +90,7 @@ Unit = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class Row:
+class SuiteRow:
     """One variant of one model on one data set or on all of its folds; shares in [0, 1].
 
     `miou` is None where nothing was measured, `difference` where the row is the base itself or
@@ -69,7 +137,7 @@ def suite_text(path: Path, results: Path, registry: Path | None = None) -> str:
 
 def block_rows(
     block: Block, jobs: Sequence[Job], found: Mapping[Job, Sequence[Record]]
-) -> list[Row]:
+) -> list[SuiteRow]:
     """The rows of one block in the order of its models, data and variants."""
     rows = []
     groups = dict.fromkeys((job.model, head(job.data)) for job in jobs)
@@ -85,7 +153,7 @@ def block_rows(
             values = _by_unit(mine, found, lambda record: record.metrics.miou)
             chosen = _by_unit(mine, found, lambda record: record.chosen_miou)
             rows.append(
-                Row(
+                SuiteRow(
                     model=model,
                     data=data,
                     variant=variant,
@@ -215,7 +283,7 @@ def _span(values: Sequence[int]) -> str:
     return str(low) if low == high else f"{low} to {high}"
 
 
-def _section(suite: Suite, block: Block, rows: Sequence[Row]) -> list[str]:
+def _section(suite: Suite, block: Block, rows: Sequence[SuiteRow]) -> list[str]:
     """The table of a block; with a single variant there is nothing to compare and to choose."""
     models = ["model"] if len(block.models) > 1 else []
     data = ["data"] if len({row.data for row in rows}) > 1 else []
@@ -242,9 +310,9 @@ def _section(suite: Suite, block: Block, rows: Sequence[Row]) -> list[str]:
     return lines
 
 
-def _best(rows: Sequence[Row]) -> list[Row]:
+def _best(rows: Sequence[SuiteRow]) -> list[SuiteRow]:
     """Of each model and data set the row with the best mIoU on the split that chooses."""
-    best: dict[tuple[str, str], Row] = {}
+    best: dict[tuple[str, str], SuiteRow] = {}
     for row in rows:
         place = (row.model, row.data)
         other = best.get(place)
@@ -257,7 +325,7 @@ def _mean(found: Estimate | None) -> float:
     return -1.0 if found is None else found.mean
 
 
-def _numbers(row: Row, best: bool) -> list[str]:
+def _numbers(row: SuiteRow, best: bool) -> list[str]:
     if row.miou is None:
         return ["0", NONE, "not measured", NONE]
     runs = f"{row.runs}" + (f" on {row.folds} folds" if row.folds > 1 else "")

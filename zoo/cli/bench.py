@@ -5,28 +5,25 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from zoo.bench.speed.setting import Setting
-    from zoo.records.speed import SpeedRecord
+from zoo.cli import DataOption, JsonOption, RegistryOption
+from zoo.common.console import info, print_table
+from zoo.common.errors import RunError, join_problems
 
 bench_app = typer.Typer(help="Run suites of measurements; time models.", no_args_is_help=True)
 
 Suite = Annotated[Path, typer.Argument(help="A suite file, as in benchmarks/suites.")]
 Results = Annotated[Path, typer.Option(help="The folder of records.")]
-Registry = Annotated[
-    Path | None, typer.Option("--registry", help="An overlay file; default: $ZOO_REGISTRY.")
-]
 RESULTS = Path("benchmarks/results")
 
 
 @bench_app.command("run")
 def run_command(
     suite: Suite,
-    out: Annotated[Path, typer.Option(help="The folder for runs; they are short-lived.")],
+    out: Annotated[Path, typer.Option(help="The folder for the runs; can be deleted afterwards.")],
     data: Annotated[
         list[str] | None,
         typer.Option(help="NAME=DATA for each data set of the suite: camvid=camvid:PATH."),
@@ -40,12 +37,10 @@ def run_command(
     engine: Annotated[
         str, typer.Option(help="local, or ray: a cluster, by RAY_ADDRESS.")
     ] = "local",
-    registry: Registry = None,
+    registry: RegistryOption = None,
 ) -> None:
-    """Run what is missing of SUITE; stop it any time and go on with the same command."""
+    """Run what SUITE is missing; stop it at any time and resume with the same command."""
     from zoo.bench.runner import run_suite
-    from zoo.common.console import info
-    from zoo.common.errors import RunError
 
     outcome = run_suite(
         suite, data or [], out, results, jobs=jobs, threads=threads, retry=retry, registry=registry,
@@ -64,14 +59,13 @@ def status_command(
     suite: Suite,
     results: Results = RESULTS,
     out: Annotated[
-        Path | None, typer.Option(help="The folder for runs, to see what failed or was begun.")
+        Path | None, typer.Option(help="The folder for runs, to see what failed or is in progress.")
     ] = None,
-    registry: Registry = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    registry: RegistryOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Say of every job of SUITE whether it is done, has failed, was begun or is missing."""
-    from zoo.bench.status import suite_states, summary
-    from zoo.common.console import info
+    """Say of every job of SUITE whether it is done, has failed, is in progress or missing."""
+    from zoo.bench.table import suite_states, summary
 
     states = suite_states(suite, results, out, registry)
     rows = [
@@ -88,7 +82,7 @@ def status_command(
     else:
         for state in states:
             note = " ".join(state.note.split())
-            sys.stdout.write(f"{state.state:8s}{state.job}  {note}".rstrip() + "\n")
+            sys.stdout.write(f"{state.state:12s}{state.job}  {note}".rstrip() + "\n")
     info(summary(states))
 
 
@@ -102,7 +96,7 @@ def table_command(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; fail where the page would change.")
     ] = False,
-    registry: Registry = None,
+    registry: RegistryOption = None,
 ) -> None:
     """Render the tables of SUITE from its records: means, intervals, differences to the base."""
     from zoo.bench import table
@@ -130,63 +124,37 @@ def speed_command(
     ] = "channels_last",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: torch's.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
-    rounds: Annotated[int, typer.Option(help="Turns of each model with the reference.")] = 10,
+    rounds: Annotated[int, typer.Option(help="How often model and reference take turns.")] = 10,
     reference: Annotated[
         str, typer.Option(help="The model that takes turns with each.")
     ] = "unet-resnet18",
     out: Annotated[Path | None, typer.Option(help="Folder to write the records into.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the records as JSON.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Time models on this machine: latency, throughput, memory, building, against a reference."""
-    from zoo.bench.speed import table
-    from zoo.bench.speed.setting import Setting, checked, parse_batches, parse_size
-    from zoo.common.console import info, print_table
-    from zoo.common.errors import RunError, join_problems
+    from zoo.bench.speed import measure
     from zoo.records.speed import speed_record_text
 
-    setting = Setting(
-        size=parse_size(size), batches=parse_batches(batches), precision=precision,
+    setting = measure.SpeedSetting(
+        size=measure.parse_size(size), batches=measure.parse_batches(batches), precision=precision,
         memory_format=memory_format, threads=threads, device=device, rounds=rounds,
         reference=reference,
     )  # fmt: skip
-    records, failed = _measured(names, checked(names, setting), out)
+    records, failed = measure.measure_all(names, setting, out)
     if as_json:
         fields = [json.loads(speed_record_text(record)) for record in records]
         sys.stdout.write(json.dumps(fields, indent=2) + "\n")
     elif records:
-        print_table(table.COLUMNS, map(table.row, records))
-        info(table.heading(records))
+        print_table(measure.SPEED_COLUMNS, map(measure.speed_row, records))
+        info(measure.speed_heading(records))
     if failed:
         raise RunError(join_problems("These models were not measured:", failed))
 
 
-def _measured(
-    names: list[str], setting: Setting, out: Path | None
-) -> tuple[list[SpeedRecord], list[str]]:
-    """The records, written into `out` one by one, and what failed and why."""
-    from zoo.bench.speed import measure
-    from zoo.common.console import info
-    from zoo.records.speed import write_speed_record
-
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-    records, failed = [], []
-    for outcome in measure.measure(list(dict.fromkeys(names)), setting):
-        if outcome.record is None:
-            failed.append(f"{outcome.model}: {outcome.reason}")
-            continue
-        records.append(outcome.record)
-        if out is not None:
-            info(f"{outcome.model}: {write_speed_record(outcome.record, out)}")
-    return records, failed
-
-
 def pick_command(
-    data: Annotated[
-        str, typer.Option("--data", help="A folder, a dataset.yaml, or FORMAT:PATH (camvid:PATH).")
-    ],
-    budget: Annotated[str, typer.Option(help="The time to take, such as 30m or 1h.")],
-    out: Annotated[Path, typer.Option(help="The folder of the search; give it again to go on.")],
+    data: DataOption,
+    budget: Annotated[str, typer.Option(help="Time budget, such as 30m or 1h.")],
+    out: Annotated[Path, typer.Option(help="The folder of the search; give it again to resume.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Recipe values: key=value.", metavar="[KEY=VALUE]...")
     ] = None,
@@ -194,22 +162,21 @@ def pick_command(
         list[str] | None, typer.Option("--models", help="A name or a pattern; repeatable.")
     ] = None,
     max_latency_ms: Annotated[
-        float | None, typer.Option(help="The latency of one image on this machine, at most.")
+        float | None, typer.Option(help="Maximum latency of one image on this machine.")
     ] = None,
     size: Annotated[
-        str | None, typer.Option(help="Pixels for the latency; default: those of most images.")
+        str | None, typer.Option(help="Image size for the latency; default: the most common one.")
     ] = None,
     encoder_weights: Annotated[
         str, typer.Option(help="default (the tag's own) or none (random).")
     ] = "default",
-    seed: Annotated[int, typer.Option(help="Of the suggestions and of training.")] = 0,
-    registry: Registry = None,
+    seed: Annotated[int, typer.Option(help="Seed of the suggestions and of training.")] = 0,
+    registry: RegistryOption = None,
 ) -> None:
     """Find the model and recipe that suit DATA best in a given time, and fine-tune it."""
-    from zoo.bench.pick import report, search
+    from zoo.bench.pick import search
     from zoo.bench.pick.state import Asked
-    from zoo.bench.speed.setting import parse_size
-    from zoo.common.console import info, print_table
+    from zoo.bench.speed.measure import parse_size
 
     asked = Asked(
         data=data, budget=budget, max_latency_ms=max_latency_ms,
@@ -219,11 +186,11 @@ def pick_command(
         registry=None if registry is None else str(registry),
     )  # fmt: skip
     picked = search.pick(asked, out)
-    rows = json.loads((out / report.JSON).read_text(encoding="utf-8"))
+    rows = json.loads((out / search.JSON).read_text(encoding="utf-8"))
     rungs = max(len(row["miou"]) for row in rows)
-    print_table(report.columns(rungs), (report.cells(row, rungs) for row in rows))
+    print_table(search.columns(rungs), (search.cells(row, rungs) for row in rows))
     info(
         f"{picked.configuration.model} has {100 * picked.miou:.2f} % mIoU on val after "
-        f"fine-tuning. The run is {picked.run}, what was tried {out / report.MARKDOWN}; "
+        f"fine-tuning. The run is {picked.run}, what was tried {out / search.MARKDOWN}; "
         f"`zoo eval {picked.run} --data {data}` scores it on the test split."
     )

@@ -8,11 +8,9 @@ from typing import Annotated
 
 import typer
 
-data_app = typer.Typer(help="Describe, look at and divide data.", no_args_is_help=True)
+from zoo.cli import DataArgument, JsonOption, RegistryOption
 
-Data = Annotated[
-    str, typer.Argument(help="A folder, a dataset.yaml, or FORMAT:PATH (camvid:PATH).")
-]
+data_app = typer.Typer(help="Describe, look at and divide data.", no_args_is_help=True)
 
 
 @data_app.command("init")
@@ -29,7 +27,7 @@ def init_command(
 
 @data_app.command("show")
 def show_command(
-    data: Data,
+    data: DataArgument,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -41,11 +39,9 @@ def show_command(
     split: Annotated[str, typer.Option(help="The split to show.")] = "train",
     recipe: Annotated[str, typer.Option(help="The recipe whose augment is shown.")] = "cnn",
     count: Annotated[int, typer.Option(help="How many crops; three of each image.")] = 12,
-    registry: Annotated[
-        Path | None, typer.Option("--registry", help="An overlay file; default: $ZOO_REGISTRY.")
-    ] = None,
+    registry: RegistryOption = None,
 ) -> None:
-    """Write a picture of images of DATA beside the augmented crops that training makes of them."""
+    """Write a figure of images of DATA beside the augmented crops that training sees."""
     from zoo.data.show import show
     from zoo.registry.load import load_registry
     from zoo.registry.overrides import apply_overrides
@@ -60,16 +56,16 @@ def show_command(
 
 @data_app.command("split")
 def split_command(
-    data: Data,
+    data: DataArgument,
     out: Annotated[Path, typer.Option(help="A new folder for the lists and dataset.yaml.")],
-    ratio: Annotated[str, typer.Option(help="Shares of train and val, or of more.")] = "0.7:0.3",
+    ratio: Annotated[str, typer.Option(help="Fractions of train, val and any others.")] = "0.7:0.3",
     names: Annotated[str | None, typer.Option(help="Names of the parts: train,val,test.")] = None,
     seed: Annotated[int, typer.Option(help="Another seed, another division.")] = 0,
     stratify: Annotated[bool, typer.Option(help="Spread the images of each class evenly.")] = True,
     group: Annotated[
         str | None, typer.Option(help="Kept whole: folder, similarity, none, or a pattern.")
     ] = None,
-    folds: Annotated[int | None, typer.Option(help="So many divisions for validation.")] = None,
+    folds: Annotated[int | None, typer.Option(help="Number of folds for cross-validation.")] = None,
 ) -> None:
     """Divide DATA into parts by writing lists; no file is moved or copied."""
     from zoo.data.split import split
@@ -83,9 +79,9 @@ def split_command(
 
 
 def doctor_command(
-    data: Data,
+    data: DataArgument,
     out: Annotated[Path | None, typer.Option(help="A folder for report.html.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: JsonOption = False,
     fix: Annotated[
         Path | None, typer.Option("--fix", help="A new folder for a corrected copy.")
     ] = None,

@@ -1,4 +1,4 @@
-"""The verbs that list models and build the leaderboard."""
+"""The verbs about models: `zoo list`, `show`, `leaderboard` and `check`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from zoo.cli import JsonOption, RegistryOption, plain
+from zoo.common.console import info, print_line, print_table
+from zoo.common.errors import InputError, join_problems
+
 if TYPE_CHECKING:
     from zoo.leaderboard.lookup import Found
 
+check_app = typer.Typer(help="Check what ships with zoo.", no_args_is_help=True)
 leaderboard_app = typer.Typer(help="Tables of measured results.", no_args_is_help=True)
 
 
@@ -35,13 +40,10 @@ def list_command(
     sort: Annotated[
         str | None, typer.Option(help="rank, params, gmacs, latency or pareto.")
     ] = None,
-    registry: Annotated[
-        Path | None, typer.Option("--registry", help="An overlay file; default: $ZOO_REGISTRY.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    registry: RegistryOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """List model names that match PATTERN, one a line; or what was measured of them."""
-    from zoo.common.console import info
+    """List model names that match PATTERN, one per line, or their measured results."""
     from zoo.leaderboard.lookup import Wanted, find
     from zoo.registry.resolve import list_models, under_licence
 
@@ -84,6 +86,27 @@ def _lines(found: list[Found]) -> str:
     return "\n".join(lines)
 
 
+def show_command(
+    name: Annotated[str, typer.Argument(help="A name, a run or model folder, or hf-hub:ORG/REPO.")],
+    registry: RegistryOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every value of a model and where it comes from."""
+    from zoo.creation.locate import described, model_folder
+    from zoo.leaderboard.lookup import show as show_model
+
+    folder = model_folder(name, registry, names=False)
+    rows = show_model(name, registry) if folder is None else described(folder, registry)
+    if as_json:
+        print_line(
+            json.dumps(
+                [{"key": k, "value": v, "origin": o} for k, v, o in rows], indent=2, default=str
+            )
+        )
+    else:
+        print_table(["key", "value", "from"], [[k, plain(v), o] for k, v, o in rows])
+
+
 @leaderboard_app.command("build")
 def leaderboard_build(
     results: Annotated[Path, typer.Option(help="Folder with records.")] = Path(
@@ -107,3 +130,54 @@ def leaderboard_build(
     else:
         for path in build.write(results, out, speed):
             sys.stdout.write(f"{path}\n")
+
+
+@check_app.command("registry")
+def check_registry_command(
+    sample: Annotated[
+        int, typer.Option(help="How many nets to build anew; 0 builds all (minutes).")
+    ] = 20,
+) -> None:
+    """Check registry.yaml, the table of timm's models and the leaderboard's counts."""
+    from zoo.checks.encoder_table import check_registry
+    from zoo.checks.figures import count_problems, score_problems
+
+    some = sample or None
+    problems = [*check_registry(some), *score_problems(), *count_problems(some)]
+    if problems:
+        raise InputError(join_problems("The registry has problems:", problems))
+    print_line(
+        "registry.yaml, the table of timm's models and the leaderboard's counts are in order"
+    )
+
+
+@check_app.command("encoders")
+def check_encoders_command(
+    module: Annotated[str, typer.Option(help="Pattern of timm's modules.")] = "*",
+    decoder: Annotated[str, typer.Option(help="Pattern of decoders.")] = "*",
+    write: Annotated[
+        bool, typer.Option("--write", help="Run what the table lacks and write it; hours for all.")
+    ] = False,
+    sample: Annotated[int, typer.Option(help="How many pairs of the table to run again.")] = 5,
+) -> None:
+    """Check which decoders work on which of timm's encoders, against the table that ships."""
+    from zoo.checks import coverage
+
+    if not write:
+        if wrong := coverage.differences(sample, module=module, decoder=decoder):
+            raise InputError(
+                join_problems(
+                    "The table of decoders and encoders does not hold here; "
+                    "`zoo check encoders --write` makes it anew:",
+                    wrong,
+                )
+            )
+        for line in coverage.summary(coverage.listed(module, decoder)):
+            print_line(line)
+        print_line("the table of decoders and encoders holds")
+        return
+    rows = coverage.run_all(coverage.wanted(module, decoder))
+    for line in coverage.summary(rows):
+        print_line(line)
+    if any(row.problem for row in rows):
+        raise typer.Exit(1)

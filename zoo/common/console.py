@@ -38,6 +38,12 @@ def warn(text: str) -> None:
     info(f"Warning: {text}")
 
 
+def print_line(text: str) -> None:
+    """Print a line of data to stdout, in the first process only."""
+    if first_process():
+        sys.stdout.write(text + "\n")
+
+
 def show(renderable: object) -> None:
     """Print something of rich's to stdout, 160 columns wide where that is not a terminal."""
     from rich.console import Console

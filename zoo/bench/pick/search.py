@@ -2,49 +2,54 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.bench.engines import LocalEngine, Settings
-from zoo.bench.folder import RUN, drop_weights, forget_failure, read_failure, write_failure
-from zoo.bench.pick.candidates import Candidate, common_size, named, within_latency
-from zoo.bench.pick.halving import (
-    Schedule,
+from zoo.bench.engines import EngineSettings, LocalEngine
+from zoo.bench.job import RUN, drop_weights, forget_failure, read_failure, write_failure
+from zoo.bench.pick.plan import (
+    KEPT,
+    Candidate,
+    Configuration,
+    HalvingSchedule,
     TrialCost,
+    choices,
+    common_size,
     final_seconds,
+    grid,
     is_late,
+    named,
     schedule,
     survivors,
+    within_latency,
 )
-from zoo.bench.pick.report import describe_candidates, describe_schedule, write_tried
-from zoo.bench.pick.space import Configuration, choices, grid
-from zoo.bench.pick.state import Asked, State, open_state
-from zoo.bench.pick.store import Store, Trial
-from zoo.bench.pick.work import ORDER, RESULT, Order
-from zoo.bench.speed.measure import measure
-from zoo.bench.speed.setting import Setting, checked
+from zoo.bench.pick.state import Asked, SearchState, Store, Trial, open_state
+from zoo.bench.pick.trial import RESULT, TRIAL_ORDER, TrialOrder
+from zoo.bench.speed.measure import SpeedSetting, checked, measure
 from zoo.common.console import info, progress_bar
 from zoo.common.errors import InputError, RunError, join_problems
-from zoo.common.files import read_json, write_json
+from zoo.common.files import read_json, write_json, write_text
 from zoo.creation.create import DEFAULT
 from zoo.data.load import load_dataset
+from zoo.leaderboard.render import escape, table_lines
 from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides, parse_overrides
 from zoo.registry.recipe import Recipe
 from zoo.registry.resolve import resolve
 from zoo.training.auto import AUTO
-from zoo.training.budget import parse_budget, refuse_epochs_given
+from zoo.training.budget import duration, parse_budget, refuse_epochs_given
 from zoo.training.run_folder import RESULT as RUN_RESULT
 from zoo.training.run_folder import RUN as RUN_FILE
 
 MOST_TRIALS = 27
 POLL_SECONDS = 0.1
 LATENCY_ROUNDS = 3
-WORKER = "zoo.bench.pick.work"
+WORKER = "zoo.bench.pick.trial"
 SCRATCH = "scratch"
 COSTS, TRIALS, DATABASE = "costs", "trials", "trials.sqlite3"
 """Folders and a file of a search."""
@@ -105,11 +110,11 @@ def _check_options(asked: Asked) -> None:
         raise InputError(f"--max-latency-ms is {asked.max_latency_ms}; it must be above 0.")
 
 
-def _latency_setting(asked: Asked, models: dict[str, str]) -> Setting:
+def _latency_setting(asked: Asked, models: dict[str, str]) -> SpeedSetting:
     """How the latency is measured: the first model is the reference of the others."""
     size = asked.size or common_size(load_dataset(asked.data))
     first = next(iter(models))
-    setting = Setting(size=size, batches=(1,), rounds=LATENCY_ROUNDS, reference=first)
+    setting = SpeedSetting(size=size, batches=(1,), rounds=LATENCY_ROUNDS, reference=first)
     return checked(list(models), setting)
 
 
@@ -125,10 +130,10 @@ class _Done:
 class Search:
     """One search in its folder: candidates, what their trials cost, the rungs, the run."""
 
-    def __init__(self, state: State, out: Path, worker: str):
+    def __init__(self, state: SearchState, out: Path, worker: str):
         self._state, self._asked, self._out = state, state.asked, out
         self._store = Store(out / DATABASE, state.asked.seed)
-        self._engine = LocalEngine(Settings(1, worker=worker))
+        self._engine = LocalEngine(EngineSettings(1, worker=worker))
         self._options = choices(self._asked.overrides, self._asked.encoder_weights is not None)
 
     def choose_candidates(self, models: dict[str, str]) -> None:
@@ -160,7 +165,7 @@ class Search:
             budget = parse_budget(self._asked.budget)
             left = budget - sum(state.spent_s.values())
             found = schedule(costs, left, budget, variants, MOST_TRIALS)
-            state.schedule = Schedule(found.rungs, found.models, failed | found.left_out)
+            state.schedule = HalvingSchedule(found.rungs, found.models, failed | found.left_out)
             state.write(self._out)
         for line in describe_schedule(state.schedule):
             info(line)
@@ -285,12 +290,12 @@ class Search:
         if (folder / RESULT).is_file():
             return _Done(**read_json(folder / RESULT))
         asked = self._asked
-        order = Order(
+        order = TrialOrder(
             configuration.model, asked.data, self._overrides(configuration),
             asked.encoder_weights, asked.registry, steps, time.time(),
         )  # fmt: skip
         forget_failure(folder)
-        write_json(folder / ORDER, asdict(order))
+        write_json(folder / TRIAL_ORDER, asdict(order))
         task = self._engine.start(folder, 0)
         try:
             while (code := task.poll()) is None:
@@ -322,3 +327,87 @@ def _path(text: str | None) -> Path | None:
 
 def _lines(reasons: dict[str, str]) -> list[str]:
     return [f"{name}: {reason}" for name, reason in reasons.items()]
+
+
+MARKDOWN, JSON = "tried.md", "tried.json"
+NONE = "\u2013"
+
+
+def describe_candidates(candidates: Sequence[Candidate]) -> Iterator[str]:
+    """A line for each model: whether it is tried, and why."""
+    for one in candidates:
+        yield f"{'try  ' if one.kept else 'leave'} {one.model}: {one.reason}"
+
+
+def describe_schedule(plan: HalvingSchedule) -> Iterator[str]:
+    """The models that the budget leaves out, and the rungs."""
+    for model, reason in plan.left_out.items():
+        yield f"leave {model}: {reason}"
+    parts = [f"{rung.trials} trials of {duration(rung.seconds)}" for rung in plan.rungs]
+    yield f"{', then '.join(parts)}; about one in {KEPT} goes on, and the best is fine-tuned."
+
+
+def rows(
+    state: SearchState, tried: Sequence[Sequence[Trial]], best: Configuration
+) -> list[dict[str, Any]]:
+    """What was tried, best first: by the last rung reached, then by the mIoU on val there."""
+    latency = {one.model: one.latency_ms for one in state.candidates or []}
+    reached: dict[Configuration, list[Trial]] = {}
+    for rung in tried:
+        for trial in rung:
+            reached.setdefault(trial.configuration, []).append(trial)
+    order = sorted(
+        reached.items(),
+        key=lambda item: (item[0] != best, -_finished(item[1]), -(item[1][-1].miou or -1.0)),
+    )
+    return [
+        {
+            "rank": number,
+            **configuration.as_params(),
+            "latency_ms": latency.get(configuration.model),
+            "miou": [trial.miou for trial in trials],
+            "steps": [trial.steps for trial in trials],
+            "seconds": round(sum(trial.seconds for trial in trials), 1),
+            "end": _end(configuration, trials, best),
+        }
+        for number, (configuration, trials) in enumerate(order, 1)
+    ]
+
+
+def write_tried(
+    out: Path, state: SearchState, tried: Sequence[Sequence[Trial]], best: Configuration
+) -> None:
+    """Write the table into the folder `out`, for people and for programs."""
+    found = rows(state, tried, best)
+    write_text(out / JSON, json.dumps(found, indent=2, allow_nan=False) + "\n")
+    heads = [*columns(len(tried))]
+    left = ("model", "rate", "loss", "unfreezing", "end")
+    lines = table_lines(heads, [list(map(escape, cells(row, len(tried)))) for row in found], left)
+    note = "Chosen on the val split, by short runs: these scores rank, they are no results."
+    write_text(out / MARKDOWN, "\n".join(["# What was tried", "", note, "", *lines, ""]))
+
+
+def columns(rungs: int) -> list[str]:
+    """The heads of the table."""
+    scores = [f"rung {number + 1}: val mIoU % (steps)" for number in range(rungs)]
+    return ["rank", "model", "rate", "loss", "unfreezing", "latency ms", *scores, "seconds", "end"]
+
+
+def cells(row: dict[str, Any], rungs: int) -> list[str]:
+    """One row of the table as plain text."""
+    pairs = list(zip(row["miou"], row["steps"], strict=True))
+    scores = ["failed" if miou is None else f"{100 * miou:.1f} ({steps})" for miou, steps in pairs]
+    scores += [NONE] * (rungs - len(scores))
+    latency = NONE if row["latency_ms"] is None else f"{row['latency_ms']:.1f}"
+    choices = [row[name] for name in ("model", "rate", "loss", "unfreezing")]
+    return [str(row["rank"]), *choices, latency, *scores, f"{row['seconds']:.0f}", row["end"]]
+
+
+def _finished(trials: Sequence[Trial]) -> int:
+    return sum(trial.miou is not None for trial in trials)
+
+
+def _end(configuration: Configuration, trials: Sequence[Trial], best: Configuration) -> str:
+    if trials[-1].miou is None:
+        return f"failed: {trials[-1].reason}"
+    return "fine-tuned" if configuration == best else f"stopped after rung {len(trials)}"

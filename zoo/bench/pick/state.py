@@ -1,15 +1,17 @@
-"""What a search has found out so far, in the file `pick.json` of its folder."""
+"""What a search has found out: `pick.json` in its folder, and its trials, kept by Optuna."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo.bench.pick.candidates import Candidate
-from zoo.bench.pick.halving import Rung, Schedule
-from zoo.common.errors import InputError, join_problems
+from zoo.bench.pick.plan import Candidate, Configuration, HalvingSchedule, Rung
+from zoo.common.errors import InputError, RunError, join_problems
 from zoo.common.files import read_json, write_json
+from zoo.common.optional import extra
 
 FILE = "pick.json"
 
@@ -34,7 +36,7 @@ class Asked:
 
 
 @dataclass
-class State:
+class SearchState:
     """What is known: None where it is not known yet.
 
     `spent_s` are the seconds of measuring by what was measured; `final` is the budget of the run at
@@ -43,7 +45,7 @@ class State:
 
     asked: Asked
     candidates: list[Candidate] | None = None
-    schedule: Schedule | None = None
+    schedule: HalvingSchedule | None = None
     spent_s: dict[str, float] = field(default_factory=dict)
     final: str | None = None
 
@@ -66,7 +68,7 @@ def _listed(candidates: list[Candidate] | None) -> list[dict[str, Any]] | None:
     return None if candidates is None else [asdict(one) for one in candidates]
 
 
-def open_state(out: Path, asked: Asked) -> State:
+def open_state(out: Path, asked: Asked) -> SearchState:
     """The state of the search in `out`, a new one where there is none.
 
     Before the first trial the budget may change. Raises InputError where `out` holds anything else,
@@ -75,7 +77,7 @@ def open_state(out: Path, asked: Asked) -> State:
     if not (out / FILE).is_file():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out} is not an empty folder. Give another --out.")
-        state = State(asked)
+        state = SearchState(asked)
         state.write(out)
         return state
     before, now = read_json(out / FILE), asked.as_json()
@@ -89,12 +91,123 @@ def open_state(out: Path, asked: Asked) -> State:
         header = f"{out} holds another search. Ask for the same again, or give another --out:"
         raise InputError(join_problems(header, differences))
     candidates, schedule = before["candidates"], before["schedule"]
-    return State(
+    return SearchState(
         asked=asked,
         candidates=None if candidates is None else [Candidate(**one) for one in candidates],
         schedule=None
         if schedule is None
-        else Schedule(**schedule | {"rungs": [Rung(**rung) for rung in schedule["rungs"]]}),
+        else HalvingSchedule(**schedule | {"rungs": [Rung(**rung) for rung in schedule["rungs"]]}),
         spent_s=before["spent_s"],
         final=before["final"],
     )
+
+
+REPEATS = 5
+"""How often the sampler may ask for what was tried before."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial that has ended: its mIoU on val in [0, 1] (None: it failed, `reason` says why)."""
+
+    number: int
+    configuration: Configuration
+    miou: float | None
+    steps: int
+    seconds: float
+    reason: str = ""
+
+
+class Store:
+    """The trials in the file `path`; `seed` decides what is suggested.
+
+    Raises InputError where Optuna is not installed, RunError where the file cannot be used.
+    """
+
+    def __init__(self, path: Path, seed: int):
+        self._optuna = extra("optuna", "pick", "zoo pick")
+        self._optuna.logging.set_verbosity(self._optuna.logging.WARNING)
+        self._seed = seed
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._storage = self._optuna.storages.RDBStorage(f"sqlite:///{path}")
+        except Exception as error:  # SQLAlchemy's, which comes with Optuna
+            raise RunError(f"Cannot use {path}: {str(error).splitlines()[0]}") from error
+
+    def trials(self, rung: int) -> list[Trial]:
+        """The trials of a rung that have ended, by number."""
+        ended = (self._state("COMPLETE"), self._state("FAIL"))
+        return [
+            Trial(
+                trial.number,
+                Configuration(**trial.params),
+                trial.value,
+                int(trial.user_attrs["steps"]),
+                float(trial.user_attrs["seconds"]),
+                str(trial.user_attrs.get("reason", "")),
+            )
+            for trial in self._study(rung).get_trials(deepcopy=False)
+            if trial.state in ended and "steps" in trial.user_attrs
+        ]
+
+    def next(
+        self, rung: int, options: Mapping[str, Sequence[str]], everything: Sequence[Configuration]
+    ) -> tuple[int, Configuration]:
+        """The trial to run: the one that was begun, a queued one, or one that is suggested.
+
+        `options` are the values of each choice; `everything` is taken in order where the sampler
+        only repeats itself.
+        """
+        study = self._study(rung)
+        for begun in study.get_trials(deepcopy=False, states=(self._state("RUNNING"),)):
+            if begun.params.keys() == options.keys():
+                return begun.number, Configuration(**begun.params)
+            study.tell(begun.number, state=self._state("FAIL"))  # killed before it was chosen
+        tried = {trial.configuration for trial in self.trials(rung)}
+        space = {
+            name: self._optuna.distributions.CategoricalDistribution(list(values))
+            for name, values in options.items()
+        }
+        for _ in range(REPEATS):
+            trial = study.ask(space)
+            if (found := Configuration(**trial.params)) not in tried:
+                return trial.number, found
+            study.tell(trial, state=self._state("FAIL"))
+        self.queue(rung, [next(one for one in everything if one not in tried)])
+        trial = study.ask(space)
+        return trial.number, Configuration(**trial.params)
+
+    def queue(self, rung: int, configurations: Sequence[Configuration]) -> None:
+        """Let these be the next trials of a rung; those that it has already are left out."""
+        study = self._study(rung)
+        for configuration in configurations:
+            study.enqueue_trial(configuration.as_params(), skip_if_exists=True)
+
+    def tell(
+        self, rung: int, number: int, miou: float | None, steps: int, seconds: float, reason: str
+    ) -> None:
+        """Keep the end of a trial."""
+        study = self._study(rung)
+        trial = self._optuna.trial.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+        attributes = {"steps": steps, "seconds": seconds, "reason": reason}
+        for name, value in attributes.items():
+            trial.set_user_attr(name, value)
+        study.tell(number, miou, state=self._state("FAIL") if miou is None else None)
+
+    def _study(self, rung: int) -> Any:
+        study = self._optuna.create_study(
+            study_name=f"rung {rung + 1}",
+            storage=self._storage,
+            direction="maximize",
+            load_if_exists=True,
+        )
+        trials = len(study.get_trials(deepcopy=False))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # parts of the sampler are marked as experimental
+            study.sampler = self._optuna.samplers.TPESampler(
+                seed=self._seed + trials, n_startup_trials=4
+            )
+        return study
+
+    def _state(self, name: str) -> Any:
+        return self._optuna.trial.TrialState[name]

@@ -1,26 +1,127 @@
-"""Timing models, each in a process of its own that takes turns with the reference's process."""
+"""Timing models: the setting, a process for each that takes turns with the reference, a table."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, TextIO
 
-from zoo.bench.speed.setting import Setting
-from zoo.bench.worker import Worker
 from zoo.common.console import info, progress_bar
-from zoo.common.errors import RunError
-from zoo.records.speed import SpeedRecord, parse_speed_record
+from zoo.common.errors import InputError, RunError, join_problems
+from zoo.records.speed import SpeedRecord, parse_speed_record, write_speed_record
+from zoo.registry.resolve import resolve
 
-WORKER = "zoo.bench.speed.work"
+REFERENCE = "unet-resnet18"
+CLASSES = 19
+"""Classes that every measured model scores, as many as Cityscapes has."""
+PRECISIONS = ("fp32", "bf16", "fp16", "auto")
+MEMORY_FORMATS = ("channels_last", "contiguous")
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SpeedSetting:
+    """How models are timed.
+
+    `size` is (height, width) in pixels. The latency is that of the smallest of `batches`; it is
+    measured in `rounds` turns, each of about `turn_s` seconds for a model and for `reference`.
+    `threads` None leaves the number to torch; `memory_mb` is what a process may take on a CPU, None
+    for what is free.
+    """
+
+    size: tuple[int, int] = (512, 512)
+    batches: tuple[int, ...] = (1, 4, 16)
+    precision: str = "auto"
+    memory_format: str = "channels_last"
+    threads: int | None = None
+    device: str = "auto"
+    rounds: int = 10
+    turn_s: float = 0.5
+    reference: str = REFERENCE
+    memory_mb: int | None = None
+
+    def as_text(self) -> str:
+        """The setting for another process."""
+        return json.dumps(asdict(self))
+
+
+def setting_from(text: str) -> SpeedSetting:
+    """The setting that `as_text` wrote."""
+    values = json.loads(text)
+    return SpeedSetting(
+        **values | {"size": tuple(values["size"]), "batches": tuple(values["batches"])}
+    )
+
+
+def checked(names: Sequence[str], setting: SpeedSetting) -> SpeedSetting:
+    """The setting with its batches in order and each once.
+
+    Raises one InputError with everything that is wrong with the names and the setting.
+    """
+    problems = [problem for name in (*names, setting.reference) for problem in _unusable(name)]
+    problems += _wrong_values(setting)
+    if problems:
+        raise InputError(join_problems("No speed can be measured:", dict.fromkeys(problems)))
+    return replace(setting, batches=tuple(sorted(set(setting.batches))))
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) of `512`, a square, or of `360x480`. Raises InputError for anything else."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isascii() and part.isdecimal() for part in parts):
+        raise InputError(f"The size {text!r} is none. Write 512, or HEIGHTxWIDTH as in 360x480.")
+    return int(parts[0]), int(parts[-1])
+
+
+def parse_batches(text: str) -> tuple[int, ...]:
+    """The numbers of `1,4,16`. Raises InputError for anything else."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isascii() and part.isdecimal() for part in parts):
+        raise InputError(f"The batches {text!r} are none. Write whole numbers, as in 1,4,16.")
+    return tuple(int(part) for part in parts)
+
+
+def _unusable(name: str) -> list[str]:
+    try:
+        resolved = resolve(name)
+    except InputError as error:
+        return [str(error).replace("\n", "\n  ")]
+    return [] if resolved.supported else [f"{name} is not supported: {resolved.reason}"]
+
+
+def _wrong_values(setting: SpeedSetting) -> list[str]:
+    problems = []
+    for name, value, allowed in (
+        ("precision", setting.precision, PRECISIONS),
+        ("memory format", setting.memory_format, MEMORY_FORMATS),
+        ("device", setting.device, DEVICES),
+    ):
+        if value not in allowed:
+            problems.append(f"the {name} is {value!r}; allowed are {', '.join(allowed)}")
+    if min(setting.size) < 32 or max(setting.size) > 16384:
+        height, width = setting.size
+        problems.append(f"the size is {height}x{width}; allowed are 32 to 16384 pixels a side")
+    if min(setting.batches) < 1 or max(setting.batches) > 65536:
+        problems.append(f"the batches are {setting.batches}; allowed are 1 to 65536 images")
+    for name, count in (("threads", setting.threads), ("rounds", setting.rounds)):
+        if count is not None and count < 1:
+            problems.append(f"--{name} is {count}; it must be at least 1")
+    return problems
+
+
+WORKER = "zoo.bench.speed.timing"
+
+
+@dataclass(frozen=True)
+class SpeedOutcome:
     """One model's record, or why there is none."""
 
     model: str
@@ -35,7 +136,7 @@ class ShortageError(Exception):
 class Timed:
     """The process of one model. Raises RunError where the model cannot be measured."""
 
-    def __init__(self, model: str, setting: Setting, module: str = WORKER):
+    def __init__(self, model: str, setting: SpeedSetting, module: str = WORKER):
         self.model = model
         self._command = ["-m", module, model, setting.as_text()]
         self._start()
@@ -82,7 +183,9 @@ class Timed:
         return answer
 
 
-def measure(names: Sequence[str], setting: Setting, module: str = WORKER) -> Iterator[Outcome]:
+def measure(
+    names: Sequence[str], setting: SpeedSetting, module: str = WORKER
+) -> Iterator[SpeedOutcome]:
     """Measure the models one after the other; `setting` has been `checked`.
 
     A model that fails does not disturb the others. Raises RunError where the reference fails.
@@ -102,18 +205,39 @@ def measure(names: Sequence[str], setting: Setting, module: str = WORKER) -> Ite
             bar.update(task, completed=(number + 1) * parts)
 
 
+def measure_all(
+    names: Sequence[str], setting: SpeedSetting, out: Path | None = None
+) -> tuple[list[SpeedRecord], list[str]]:
+    """The records of the models, each written into `out` at once, and what failed and why.
+
+    Raises InputError for names and settings that cannot be used.
+    """
+    setting = checked(names, setting)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    records, failed = [], []
+    for outcome in measure(list(dict.fromkeys(names)), setting):
+        if outcome.record is None:
+            failed.append(f"{outcome.model}: {outcome.reason}")
+            continue
+        records.append(outcome.record)
+        if out is not None:
+            info(f"{outcome.model}: {write_speed_record(outcome.record, out)}")
+    return records, failed
+
+
 def _outcome(
-    name: str, setting: Setting, reference: Timed, module: str, advance: Callable[[], None]
-) -> Outcome:
+    name: str, setting: SpeedSetting, reference: Timed, module: str, advance: Callable[[], None]
+) -> SpeedOutcome:
     try:
         with contextlib.closing(Timed(name, setting, module)) as timed:
-            return Outcome(name, _record(timed, reference, setting, advance))
+            return SpeedOutcome(name, _record(timed, reference, setting, advance))
     except RunError as error:
-        return Outcome(name, None, str(error))
+        return SpeedOutcome(name, None, str(error))
 
 
 def _record(
-    timed: Timed, reference: Timed, setting: Setting, advance: Callable[[], None]
+    timed: Timed, reference: Timed, setting: SpeedSetting, advance: Callable[[], None]
 ) -> SpeedRecord:
     batch, turns = _latency(timed, reference, setting, advance)
     throughput = {batch: batch / statistics.median(turns.seconds)}
@@ -154,7 +278,7 @@ class _Turns:
 
 
 def _latency(
-    timed: Timed, reference: Timed, setting: Setting, advance: Callable[[], None]
+    timed: Timed, reference: Timed, setting: SpeedSetting, advance: Callable[[], None]
 ) -> tuple[int, _Turns]:
     """The turns of the smallest batch, or of a smaller one that memory holds."""
     batch = setting.batches[0]
@@ -170,7 +294,7 @@ def _latency(
 
 
 def _in_turns(
-    timed: Timed, reference: Timed, batch: int, setting: Setting, advance: Callable[[], None]
+    timed: Timed, reference: Timed, batch: int, setting: SpeedSetting, advance: Callable[[], None]
 ) -> _Turns:
     seconds: list[float] = []
     ratios: list[float] = []
@@ -199,3 +323,91 @@ def _largest(timed: Timed, wanted: int, least: int, seconds: float) -> dict[int,
 def percentile_95(values: Sequence[float]) -> float:
     """The 95th percentile, linear between neighbours."""
     return statistics.quantiles(values, n=20, method="inclusive")[-1]
+
+
+SPEED_COLUMNS = [
+    "model", "params M", "GMACs", "ms p50", "p95", "images/s (batch)", "peak MB", "build s",
+    "x reference",
+]  # fmt: skip
+
+
+def speed_row(record: SpeedRecord) -> list[str]:
+    """The cells of one record, in the order of `SPEED_COLUMNS`."""
+    batch, fastest = max(record.throughput.items(), key=lambda item: item[1])
+    return [
+        record.model,
+        f"{record.params_m:.2f}",
+        "-" if record.gmacs is None else f"{record.gmacs:.2f}",
+        f"{record.latency_ms.p50:.1f}",
+        f"{record.latency_ms.p95:.1f}",
+        f"{fastest:.1f} ({batch})",
+        "-" if record.peak_mb is None else f"{record.peak_mb:.0f}",
+        f"{record.build_s:.2f}",
+        f"{record.reference.ratio:.2f}",
+    ]
+
+
+def speed_heading(records: Sequence[SpeedRecord]) -> str:
+    """One line on what the records of one command share."""
+    one = records[0]
+    height, width = one.size
+    images = "1 image" if one.batch == 1 else f"{one.batch} images"
+    return (
+        f"{one.machine}; {height}x{width}, {one.precision}, {one.memory_format}; milliseconds of "
+        f"{images}; the reference is {one.reference.model}"
+    )
+
+
+PATIENCE_SECONDS = 60
+
+
+class Worker:
+    """A Python process with the arguments `command`; the end of its stdin tells it to end.
+
+    It is beyond the reach of Ctrl-C, which ends it through this process alone. `environment` adds
+    to or replaces variables of this process.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None):
+        self._process = subprocess.Popen(
+            [sys.executable, *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | dict(environment or {}),
+            start_new_session=True,
+        )
+
+    def answer(self) -> str:
+        """The next line that it says; empty where it has ended."""
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def ask(self, question: str = "") -> str:
+        """The answer to a line; empty where it has ended."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{question}\n")
+            self._process.stdin.flush()
+        return self.answer()
+
+    def close(self) -> int:
+        """End the process, by force after a minute; returns its exit code."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        return self._process.returncode
+
+
+def answers() -> TextIO:
+    """Where such a process writes its answers; what a library prints goes to stderr from now."""
+    stream = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return stream

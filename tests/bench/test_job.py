@@ -14,12 +14,10 @@ from typing import Any
 import pytest
 import torch
 
-from zoo.bench import work
-from zoo.bench.folder import RUN, Order, read_failure, read_order, write_order
-from zoo.bench.jobs import matching
-from zoo.bench.prepare import orders
-from zoo.bench.runner import Outcome, run_suite
-from zoo.bench.suite import read_suite
+from zoo.bench import job as job_module
+from zoo.bench.job import RUN, Order, read_failure, read_order, write_order
+from zoo.bench.runner import SuiteOutcome, orders, run_suite
+from zoo.bench.suite import matching, read_suite
 from zoo.common.errors import InputError, RunError
 from zoo.common.files import read_json
 from zoo.records.record import read_records
@@ -33,7 +31,7 @@ def order(suite_file: Path, scenes: Path, tmp_path: Path) -> Order:
 @pytest.fixture
 def no_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `main` run in the process of the test, whose stdin is nobody's pipe."""
-    monkeypatch.setattr(work, "_die_with_parent", lambda: None)
+    monkeypatch.setattr(job_module, "_die_with_parent", lambda: None)
 
 
 def test_orders_survive_their_file(order: Order, tmp_path: Path) -> None:
@@ -43,7 +41,7 @@ def test_orders_survive_their_file(order: Order, tmp_path: Path) -> None:
 
 def test_a_job_writes_its_record_and_leaves_no_weights(order: Order, tmp_path: Path) -> None:
     folder = tmp_path / "job"
-    work.work(folder, order)
+    job_module.work(folder, order)
     [record] = read_records(order.results)
     assert matching([order.job], [record]) == {order.job: [record]}
     assert (record.seed, record.split, record.encoder_init) == (1, "test", "random")
@@ -59,7 +57,7 @@ def test_a_job_writes_its_record_and_leaves_no_weights(order: Order, tmp_path: P
     assert (folder / RUN / "log.jsonl").is_file()
     assert not (folder / RUN / "checkpoint.pt").exists()
     assert not (folder / RUN / "best").exists()
-    assert work.is_done(order)
+    assert job_module.is_done(order)
 
 
 def test_a_stopped_run_goes_on(
@@ -71,19 +69,19 @@ def test_a_stopped_run_goes_on(
         calls.append((options["resume"], sorted(path.name for path in run.glob("*"))))
 
     monkeypatch.setattr("zoo.training.finetune.finetune", finetune)
-    work.train(run, order)
+    job_module.train(run, order)
     run.mkdir()
     (run / "half-written").touch()  # a kill before there was a run: it starts anew
-    work.train(run, order)
+    job_module.train(run, order)
     run.mkdir()
     (run / "run.json").touch()
-    work.train(run, order)
+    job_module.train(run, order)
     (run / "result.json").touch()  # finished, but its model is gone
-    work.train(run, order)
+    job_module.train(run, order)
     assert calls == [(False, []), (False, []), (True, ["run.json"]), (False, [])]
     (run / "best").mkdir(parents=True)
     (run / "result.json").touch()  # finished: nothing is left to train
-    work.train(run, order)
+    job_module.train(run, order)
     assert len(calls) == 4
 
 
@@ -107,9 +105,9 @@ def test_the_reason_of_a_failure_is_noted(
     def fail(*arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr(work, "train", fail)
+    monkeypatch.setattr(job_module, "train", fail)
     write_order(tmp_path, order)
-    assert work.main(tmp_path) == code
+    assert job_module.main(tmp_path) == code
     assert read_failure(tmp_path) == {"exit_code": code, "reason": reason, "log": []}
 
 
@@ -120,16 +118,16 @@ def test_an_interrupted_job_has_not_failed(
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(work, "train", interrupt)
+    monkeypatch.setattr(job_module, "train", interrupt)
     write_order(tmp_path, order)
-    assert work.main(tmp_path) == 130
+    assert job_module.main(tmp_path) == 130
     assert read_failure(tmp_path) is None
 
 
 def test_a_job_heeds_interrupts_that_its_parent_blocks() -> None:
     code = (
-        "import os, signal\nfrom zoo.bench.work import heed_interrupts\n"
-        "try:\n    heed_interrupts()\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        "import os, signal\nfrom zoo.bench.job import restore_sigint\n"
+        "try:\n    restore_sigint()\n    os.kill(os.getpid(), signal.SIGINT)\n"
         "except KeyboardInterrupt:\n    print('interrupted')\n"
     )
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
@@ -149,11 +147,11 @@ def test_two_processes_do_not_work_in_one_folder(
     def do(*arguments: object) -> None:
         trained.set()
 
-    monkeypatch.setattr(work, "work", do)
+    monkeypatch.setattr(job_module, "work", do)
     write_order(tmp_path, order)
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        second = threading.Thread(target=work.main, args=(tmp_path,))
+        second = threading.Thread(target=job_module.main, args=(tmp_path,))
         second.start()
         assert not trained.wait(0.3)
     second.join(10)
@@ -171,7 +169,7 @@ def test_a_killed_suite_goes_on_and_ends_with_the_same_record(
     done = orders(read_suite(suite_file), [f"scenes={scenes}"], tmp_path / "never")[0]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the jobs below: the order of sums depends on the threads
-    work.work(tmp_path / "never-job", done)
+    job_module.work(tmp_path / "never-job", done)
     torch.set_num_threads(threads)
     words = ["bench", "run", suite_file, "--data", f"scenes={scenes}", "--threads", "1"]
     words += ["--out", tmp_path / "work", "--results", tmp_path / "results"]
@@ -183,7 +181,7 @@ def test_a_killed_suite_goes_on_and_ends_with_the_same_record(
     assert process.wait() == -9
     folders = (tmp_path / "work", tmp_path / "results")
     went_on = run_suite(suite_file, [f"scenes={scenes}"], *folders, threads=1)
-    assert went_on == Outcome(done=1, failed=0)
+    assert went_on == SuiteOutcome(done=1, failed=0)
     [expected], [found] = read_records(tmp_path / "never"), read_records(tmp_path / "results")
     for field in ("confusion", "chosen_miou", "steps", "recipe_hash", "overrides", "commit"):
         assert getattr(found, field) == getattr(expected, field), field

@@ -14,8 +14,7 @@ from typing import Any
 
 import torch
 
-from zoo.bench.speed.setting import CLASSES, Setting, setting_from
-from zoo.bench.worker import answers
+from zoo.bench.speed.measure import CLASSES, SpeedSetting, answers, setting_from
 from zoo.common.errors import InputError, ZooError
 from zoo.creation.create import create
 from zoo.models.count import gmacs, params_m
@@ -36,7 +35,7 @@ class Bench:
     On a CPU the memory of this process is limited from now on.
     """
 
-    def __init__(self, model: str, setting: Setting):
+    def __init__(self, model: str, setting: SpeedSetting):
         self._size, self._device = setting.size, _device(setting.device)
         self._precision = resolve_precision(setting.precision, self._device)
         self._format = getattr(

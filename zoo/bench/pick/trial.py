@@ -7,9 +7,8 @@ import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from zoo.bench.folder import RUN
-from zoo.bench.pick.halving import TrialCost, least_final_s
-from zoo.bench.work import guarded
+from zoo.bench.job import RUN, guarded
+from zoo.bench.pick.plan import TrialCost, least_final_s
 from zoo.common.files import read_json, write_json
 from zoo.data.dataset import Dataset, Sample
 from zoo.data.inspect.scan import scan_labels
@@ -22,13 +21,13 @@ from zoo.training.measure import spaced
 from zoo.training.plan import Plan, make_plan
 from zoo.training.prepare import make_trainer, prepare
 
-ORDER, RESULT = "order.json", "result.json"
+TRIAL_ORDER, RESULT = "order.json", "result.json"
 VAL_IMAGES = 64
 """A trial is scored on so many images of the val split at most."""
 
 
 @dataclass(frozen=True)
-class Order:
+class TrialOrder:
     """What a process has to do; `steps` None measures what trials of the model cost.
 
     `began` is the time, in seconds since the epoch, at which the process was started.
@@ -45,10 +44,10 @@ class Order:
 
 def main(folder: Path) -> int:
     """Do what `order.json` in `folder` says and write `result.json`; returns the exit code."""
-    return guarded(folder, lambda: work(folder, Order(**read_json(folder / ORDER))))
+    return guarded(folder, lambda: work(folder, TrialOrder(**read_json(folder / TRIAL_ORDER))))
 
 
-def work(folder: Path, order: Order) -> None:
+def work(folder: Path, order: TrialOrder) -> None:
     """Write the result of the order into `folder`: a mIoU in [0, 1], or a TrialCost.
 
     With it stand the seconds since the order was given.

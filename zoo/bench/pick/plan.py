@@ -1,0 +1,332 @@
+"""What a search tries: models, values of the recipe, and how often within a time budget."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo.bench.speed.measure import SpeedOutcome, SpeedSetting
+from zoo.common.errors import InputError, join_problems
+from zoo.data.dataset import Dataset
+from zoo.data.inspect.scan import image_sizes
+from zoo.registry.overrides import parse_overrides
+from zoo.registry.recipe import Recipe
+from zoo.registry.resolve import list_models, resolve
+from zoo.training.budget import RESERVE, Cost, duration
+
+USUAL = "as is"
+"""The recipe's own value."""
+RATES = (USUAL, "x 1/3", "x 3")
+LOSSES: dict[str, str | None] = {
+    USUAL: None,
+    "ce": "loss={ce: 1.0}",
+    "ce+lovasz": "loss={ce: 1.0, lovasz: 1.0}",
+}
+UNFREEZING: dict[str, float | None] = {USUAL: None, "all at once": 1.0, "head only": 0.0}
+FACTORS = {USUAL: 1.0, "x 1/3": 1 / 3, "x 3": 3.0}
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A model with a choice for its rate, its loss and what of its encoder learns."""
+
+    model: str
+    rate: str = USUAL
+    loss: str = USUAL
+    unfreezing: str = USUAL
+
+    def as_params(self) -> dict[str, str]:
+        """The choices by name."""
+        return vars(self).copy()
+
+    def overrides(self, recipe: Recipe) -> list[str]:
+        """The choices as overrides of `recipe`."""
+        texts = []
+        if self.rate != USUAL:
+            texts.append(f"optimizer.lr={recipe.optimizer.lr * FACTORS[self.rate]:.3g}")
+        if (loss := LOSSES[self.loss]) is not None:
+            texts.append(loss)
+        if (share := UNFREEZING[self.unfreezing]) is not None:
+            texts += [f"stages.{stage.name}.unfreeze={share}" for stage in recipe.stages]
+        return texts
+
+
+def choices(overrides: Sequence[str], pretrained: bool) -> dict[str, tuple[str, ...]]:
+    """What is chosen among beside the model, by name.
+
+    What the user sets is left alone, and a random encoder always learns whole.
+    """
+    given = list(parse_overrides(overrides))
+    options = {"rate": RATES, "loss": tuple(LOSSES), "unfreezing": tuple(UNFREEZING)}
+    prefixes = {"rate": "optimizer", "loss": "loss", "unfreezing": "stages"}
+    fixed = {
+        name
+        for name, prefix in prefixes.items()
+        if any(key.partition(".")[0] == prefix for key in given)
+    }
+    if not pretrained:
+        fixed.add("unfreezing")
+    return {name: (USUAL,) if name in fixed else values for name, values in options.items()}
+
+
+def grid(models: Sequence[str], options: dict[str, tuple[str, ...]]) -> list[Configuration]:
+    """Every configuration: each model as it is first, then the others."""
+    names = list(options)
+    found = [
+        Configuration(model, **dict(zip(names, values, strict=True)))
+        for values in itertools.product(*options.values())
+        for model in models
+    ]
+    return sorted(found, key=lambda one: one != Configuration(one.model))
+
+
+DEFAULTS = {
+    "unet-mobilenetv2_100": "small, quick on a CPU",
+    "fpn-mobilenetv3_large_100": "small, a light decoder",
+    "fpn-efficientnet_b0": "small, accurate for its size",
+    "unet-resnet18": "small, the usual start",
+    "deeplabv3plus-resnet34": "wide context",
+    "upernet-convnext_tiny": "a modern convolutional encoder",
+    "segformer-pvt_v2_b1": "a small hierarchical transformer",
+    "dpt-vit_small_patch14_dinov2": "a plain transformer, pretrained without labels",
+    "unet-resnet50": "large, fine borders",
+}
+"""The models that are tried where the user names none, from quick to slow."""
+MOST = 40
+"""So many models at most."""
+Measure = Callable[[Sequence[str], SpeedSetting], Iterator[SpeedOutcome]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A model that is `kept` for trials or not, and why. `latency_ms` is of one image."""
+
+    model: str
+    kept: bool
+    reason: str
+    latency_ms: float | None = None
+
+
+def named(patterns: Sequence[str], registry: Path | None) -> dict[str, str]:
+    """The models that names and patterns stand for, each with the reason to try it.
+
+    Raises one InputError for everything unknown or unsupported, and for more than `MOST` models.
+    """
+    if not patterns:
+        return dict(DEFAULTS)
+    found: dict[str, str] = {}
+    problems: list[str] = []
+    for pattern in patterns:
+        wild = any(character in pattern for character in "*?[")
+        try:
+            models = list_models(pattern, overlay=registry) if wild else [_one(pattern, registry)]
+        except InputError as error:
+            problems.append(str(error).replace("\n", "\n  "))
+            continue
+        if not models:
+            problems.append(f"no model matches {pattern!r}")
+        reason = f"matches {pattern}" if wild else "named"
+        found |= {model: reason for model in models if model not in found}
+    if len(found) > MOST:
+        problems.append(f"{len(found)} models match; at most {MOST} can be tried")
+    if problems:
+        raise InputError(join_problems("--models cannot be used:", problems))
+    return found
+
+
+def common_size(dataset: Dataset) -> tuple[int, int]:
+    """(height, width) of most images of the val split; of equal counts the larger one."""
+    counts = Counter(image_sizes(dataset, dataset.samples("val")))
+    return max(counts, key=lambda size: (counts[size], size))
+
+
+def within_latency(
+    models: dict[str, str], limit_ms: float, setting: SpeedSetting, measure: Measure
+) -> list[Candidate]:
+    """The models with their latency here, kept where it is at most `limit_ms`."""
+    height, width = setting.size
+    found = []
+    for outcome in measure(list(models), setting):
+        reason = models[outcome.model]
+        if outcome.record is None:
+            text = f"its latency cannot be measured: {outcome.reason}"
+            found.append(Candidate(outcome.model, False, text))
+            continue
+        latency = outcome.record.latency_ms.p50
+        kept = latency <= limit_ms
+        sign = "of at most" if kept else "is more than"
+        text = f"{latency:.1f} ms at {height}x{width} {sign} {limit_ms:g} ms"
+        text = f"{reason}; {text}" if kept else text
+        found.append(Candidate(outcome.model, kept, text, latency))
+    return found
+
+
+def _one(name: str, registry: Path | None) -> str:
+    resolved = resolve(name, registry)
+    if not resolved.supported:
+        raise InputError(f"{name} is not supported: {resolved.reason}")
+    return resolved.name
+
+
+KEPT = 3
+"""One of so many trials goes on to the next rung."""
+SEARCH_SHARE = 0.5
+"""The share of the budget for trials; the rest fine-tunes the best."""
+FINAL_LEAST = 0.25
+"""The share of the budget that fine-tuning has even where the trials were late."""
+LATENESS = 0.25
+"""By this share of its time a rung may be late before it ends with the trials that it has."""
+LEAST_STEPS = 30
+"""A trial of fewer optimizer steps says nothing."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """So many trials, each of so many seconds."""
+
+    trials: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrialCost:
+    """Measured seconds of one model: what a trial costs beside its steps, and one step.
+
+    `start_s` is the time before the first step, `validation_s` that of the trial's validation and
+    checkpoint, `final_s` the least that fine-tuning on all data takes, with measuring.
+    """
+
+    start_s: float
+    step_s: float
+    validation_s: float
+    final_s: float
+
+    @property
+    def least_s(self) -> float:
+        """The shortest trial."""
+        return self.start_s + self.validation_s + LEAST_STEPS * self.step_s
+
+    def steps(self, seconds: float) -> int:
+        """The optimizer steps of a trial of so many seconds."""
+        return max(
+            LEAST_STEPS, math.floor((seconds - self.start_s - self.validation_s) / self.step_s)
+        )
+
+
+@dataclass(frozen=True)
+class HalvingSchedule:
+    """The rungs, the models that take part, and why the others do not."""
+
+    rungs: list[Rung]
+    models: list[str]
+    left_out: dict[str, str]
+
+
+def rungs_of(search_s: float, trials: int) -> list[Rung]:
+    """The rungs until one trial is left; all rungs take the same time."""
+    counts = [trials]
+    while counts[-1] > KEPT:
+        counts.append(math.ceil(counts[-1] / KEPT))
+    return [Rung(count, search_s / len(counts) / count) for count in counts]
+
+
+def schedule(
+    costs: Mapping[str, TrialCost], left_s: float, budget_s: float, variants: int, most: int
+) -> HalvingSchedule:
+    """The rungs that `left_s` of the budget holds, with at most `most` trials in the first.
+
+    As many models as possible take part, then there are as many trials as possible. Every model has
+    `variants` configurations, and each has a trial before another has its second. A model is left
+    out where its shortest trial, or fine-tuning it at the end, would not fit. Raises InputError
+    with the least budget where not even two trials fit.
+    """
+    search_s, final_s = SEARCH_SHARE * left_s, (1 - SEARCH_SHARE) * left_s
+    able = [model for model, cost in costs.items() if cost.final_s <= final_s]
+    found: list[tuple[int, int]] = []
+    for trials in range(2, min(most, variants * len(able)) + 1):
+        fitting = _fitting(costs, able, search_s, trials)
+        if trials <= variants * len(fitting):
+            found.append((min(len(fitting), trials), trials))
+    if not found:
+        raise InputError(_too_little(list(costs.values()), left_s, budget_s, variants))
+    _, trials = max(found)
+    rungs, fitting = rungs_of(search_s, trials), _fitting(costs, able, search_s, trials)
+    left_out = {
+        model: _reason(costs[model], model in able, model in fitting, rungs[0], final_s)
+        for model in costs
+        if model not in fitting[:trials]
+    }
+    return HalvingSchedule(rungs, fitting[:trials], left_out)
+
+
+def _fitting(
+    costs: Mapping[str, TrialCost], models: Sequence[str], search_s: float, trials: int
+) -> list[str]:
+    """The models whose shortest trial fits into the first rung of so many trials."""
+    seconds = rungs_of(search_s, trials)[0].seconds
+    return [model for model in models if costs[model].least_s <= seconds]
+
+
+def _reason(cost: TrialCost, able: bool, fits: bool, rung: Rung, final_s: float) -> str:
+    """Why a model is left out."""
+    if not able:
+        return (
+            f"fine-tuning it takes {duration(cost.final_s)} or more here, and "
+            f"{duration(max(1.0, final_s))} are left for that"
+        )
+    if not fits:
+        return (
+            f"its shortest trial takes {duration(cost.least_s)} here, and a trial has "
+            f"{duration(rung.seconds)}"
+        )
+    return f"the budget holds {rung.trials} trials, taken by those before it"
+
+
+def _too_little(costs: Sequence[TrialCost], left_s: float, budget_s: float, variants: int) -> str:
+    needs = sorted(
+        max(2 * cost.least_s / SEARCH_SHARE, cost.final_s / (1 - SEARCH_SHARE)) for cost in costs
+    )
+    place = 0 if variants > 1 else 1
+    if len(needs) <= place:
+        return "One configuration of one model leaves nothing to pick. Name more models."
+    spent = budget_s - left_s
+    return (
+        f"A budget of {duration(budget_s)} is too little to compare two trials and to fine-tune "
+        f"the better one, after {duration(max(1.0, spent))} of measuring. Give at least --budget "
+        f"{duration(1.05 * (spent + needs[place]))}, or cheaper --models, a smaller crop or "
+        "batch_size."
+    )
+
+
+def is_late(rung: Rung, seconds: Sequence[float]) -> bool:
+    """Whether trials that took these `seconds` have used the time of the whole rung and a quarter.
+
+    A rung has at least two trials.
+    """
+    return len(seconds) >= 2 and sum(seconds) > (1 + LATENESS) * rung.trials * rung.seconds
+
+
+def survivors(scores: Mapping[int, float | None], count: int) -> list[int]:
+    """The numbers of the `count` best trials, best first; None has failed and never goes on.
+
+    Of equal scores the lower number wins.
+    """
+    ranked = sorted((-score, number) for number, score in scores.items() if score is not None)
+    return [number for _, number in ranked[:count]]
+
+
+def final_seconds(budget_s: float, spent_s: float, cost: TrialCost) -> float:
+    """What is left for fine-tuning the best: never less than a quarter of the budget.
+
+    Nor less than it takes, with a tenth to spare.
+    """
+    return max(budget_s - spent_s, FINAL_LEAST * budget_s, 1.1 * cost.final_s)
+
+
+def least_final_s(cost: Cost, stages: int, measuring_s: float) -> float:
+    """The seconds of one epoch of each stage with one validation, and of measuring them before."""
+    return measuring_s + cost.seconds([1] * stages, stages) / (1 - RESERVE)

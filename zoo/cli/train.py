@@ -1,0 +1,132 @@
+"""The verbs that train: `zoo finetune`, `report` and `quickstart`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zoo.cli import DataOption, OverridesArgument, RegistryOption, plain
+from zoo.common.console import print_line, print_table
+from zoo.common.errors import InputError
+
+if TYPE_CHECKING:
+    from zoo.training.plan import Plan
+
+
+def finetune_command(
+    model: Annotated[str, typer.Argument(help="A name, or the folder of a model to start from.")],
+    data: DataOption,
+    overrides: OverridesArgument = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="A recipe of the registry, or auto: chosen from the data.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="With --recipe auto: time budget, such as 90s, 10m, 1h.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The run folder.")] = None,
+    encoder_weights: Annotated[
+        str, typer.Option(help="default (the tag's own), none (random), or a .safetensors file.")
+    ] = "default",
+    new_head: Annotated[
+        bool,
+        typer.Option("--new-head", help="Allow classes other than those of the trained model."),
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in --out.")] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option("--track", help="Log the run to tensorboard, trackio or wandb; repeatable."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print which layers train at which rate, and exit.")
+    ] = False,
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="Search for a learning rate in 100 steps, and exit.")
+    ] = False,
+    stage: Annotated[
+        str | None, typer.Option(help="With --find-lr: the stage whose trainable layers are used.")
+    ] = None,
+    registry: RegistryOption = None,
+) -> None:
+    """Fine-tune MODEL on the train split of DATA; the best model by val mIoU is kept."""
+    from zoo.training.choose import settled
+    from zoo.training.finetune import finetune
+    from zoo.training.plan import make_plan
+
+    weights = None if encoder_weights == "none" else encoder_weights
+    chosen: dict[str, Any] = {
+        "recipe": recipe,
+        "out": out,
+        "overrides": overrides or [],
+        "encoder_weights": weights,
+        "registry": registry,
+        "budget": budget,
+    }
+    if stage is not None and not find_lr:
+        raise InputError(
+            "--stage only goes with --find-lr; to change one stage, set stages.NAME.KEY."
+        )
+    if find_lr:
+        from zoo.training import find_lr as finder
+
+        found = vars(finder.find_lr(model, data, stage=stage, new_head=new_head, **chosen))
+        print_line(json.dumps({key: value for key, value in found.items() if key != "points"}))
+        return
+    if dry_run:
+        _print_plan(settled(make_plan(model, data, **chosen), resume=resume))
+        return
+    result = finetune(model, data, new_head=new_head, resume=resume, track=track or [], **chosen)
+    print_line(json.dumps(result.__dict__))
+
+
+def _print_plan(plan: Plan) -> None:
+    from zoo.training.choose import explained
+    from zoo.training.stage_plan import stage_plans
+
+    sizes = ", ".join(f"{s} {len(plan.dataset.samples(s))}" for s in plan.dataset.splits)
+    print_line(f"{plan.model} on {plan.dataset.name} ({sizes}), recipe {plan.recipe_name}\n")
+    rows = []
+    for stage in stage_plans(plan):
+        last, first = stage.learning_layers, stage.learning_layers_at_first
+        layers = str(last) if last == first else f"{first} to {last}"
+        rows.append(
+            [
+                stage.name,
+                str(stage.epochs),
+                f"{layers} of {stage.encoder_layers}",
+                f"{stage.learning_params_m:.2f}",
+                f"{stage.decoder_lr:.2g}",
+                "frozen" if stage.encoder_lr_top is None else f"{stage.encoder_lr_top:.2g}",
+                "frozen" if stage.encoder_lr_bottom is None else f"{stage.encoder_lr_bottom:.2g}",
+                stage.schedule,
+            ]
+        )
+    columns = ["stage", "epochs", "encoder layers", "learning M", "decoder lr"]
+    print_table([*columns, "encoder lr, top", "bottom", "schedule"], rows)
+    if choices := explained(plan):
+        print_line("")
+        chosen = [[c.key, plain(c.value), c.reason, c.evidence] for c in choices]
+        print_table(["chosen", "value", "reason", "evidence"], chosen)
+
+
+def report_command(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file; default RUN/report.html.")
+    ] = None,
+) -> None:
+    """Write a self-contained HTML page about a run: curves, scores, images."""
+    from zoo.training.report import report
+
+    print_line(str(report(run, out)))
+
+
+def quickstart_command(
+    out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("quickstart"),
+) -> None:
+    """Fine-tune unet-resnet18 on generated scenes and show the result, in about two minutes."""
+    from zoo.training.quickstart import quickstart
+
+    print_line(quickstart(out))
