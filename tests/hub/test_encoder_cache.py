@@ -53,8 +53,8 @@ def test_without_the_hub_the_cached_file_is_used_with_a_remark(
     assert fetch() == first
     out, err = capsys.readouterr()
     assert out == ""
-    assert f"The cached file of revision {first.revision[:12]} is used." in err
-    assert "Ways on" not in err
+    assert f"Using revision {first.revision[:12]} from the cache." in err
+    assert "Try:" not in err
 
 
 def test_offline_without_a_cache_makes_no_request(

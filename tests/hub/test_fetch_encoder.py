@@ -354,9 +354,9 @@ def test_all_problems_of_a_call_at_once(
     header, *problems = str(caught.value).splitlines()
     assert header == "Cannot fetch the weights of encoder resnet18.a1_in1k:"
     assert problems == [
-        "  - '../main' is no commit, branch or tag",
-        "  - HF_ENDPOINT has to look like https://huggingface.co",
-        "  - the file has to be a plain *.safetensors name, not 'pytorch_model.bin'",
+        "  - '../main' is not a commit, branch or tag",
+        "  - HF_ENDPOINT must look like https://huggingface.co",
+        "  - the file must be a plain *.safetensors name, not 'pytorch_model.bin'",
     ]
     assert loopback_hub.lines == []
 
@@ -366,7 +366,7 @@ def test_broken_endpoints(
     loopback_hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, endpoint: str
 ) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", endpoint)
-    assert "HF_ENDPOINT has to look like" in failure(InputError)
+    assert "HF_ENDPOINT must look like" in failure(InputError)
 
 
 def test_hub_answers(hub: LoopbackHub, silences: list[float]) -> None:

@@ -101,6 +101,6 @@ def test_what_the_verbs_say(
     assert f"Pulled org/roads@{commit}" in err
     overlay = tmp_path / "overlay.yaml"
     assert run(["push", str(target), "org/again", "--register", str(overlay)]) == 0
-    assert f"Written into {overlay}: scenes of unet-test_resnet" in capsys.readouterr().err
+    assert f"Added to {overlay}: scenes of unet-test_resnet" in capsys.readouterr().err
     assert same_output(zoo.create("hf-hub:org/again"), tiny())
     assert run(["pull", "hf-hub:org/roads", "--out", str(target)]) == 2

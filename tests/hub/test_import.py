@@ -121,14 +121,14 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["import", str(tmp_path / "old.pth"), "--model", NAME, "--classes", "road,rest"]
     command += ["--out", str(tmp_path / "new"), "--mean", "0.1,0.2,0.3"]
     assert run([*command, "--std", "0.5,0.5,x"]) == 2
-    assert "write numbers separated by commas" in capsys.readouterr().err
+    assert "must be numbers separated by commas" in capsys.readouterr().err
     assert run([*command, "--std", "0.5,0.5"]) == 2
     assert "need 3 values each" in capsys.readouterr().err
     assert run([*command, "--std", "0.5,0.5,0.5"]) == 0
     out, err = capsys.readouterr()
     assert out == f"{tmp_path / 'new'}\n"
-    assert "Taken off the names: module." in err
-    assert "left out: loss.weight" in err
+    assert "Removed from the tensor names: module." in err
+    assert "not part of the network: loss.weight" in err
     spec = zoo.create(tmp_path / "new").spec
     assert (spec.classes, spec.mean) == (["road", "rest"], [0.1, 0.2, 0.3])
     assert run([*command, "--std", "0.5,0.5,0.5"]) == 2

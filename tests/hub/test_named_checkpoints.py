@@ -19,9 +19,10 @@ from zoo.cli.main import run
 from zoo.common.class_lists import CLASS_LISTS
 from zoo.common.errors import InputError
 from zoo.data.scenes import write_scenes
+from zoo.hub.card import fields_of
 from zoo.hub.config import parse_config
 from zoo.hub.folder import load_folder, save_folder
-from zoo.hub.prepare import prepare
+from zoo.hub.push import plan_upload
 from zoo.leaderboard.lookup import show
 from zoo.registry.decoders import check_options
 from zoo.registry.load import load_registry
@@ -115,8 +116,9 @@ def test_the_terms_travel_with_what_is_made_of_the_weights(
     made = load_folder(tmp_path / "made")
     assert (made.spec.licence, made.spec.encoder_revision) == ("cc-by-nc-4.0", commit)
     with pytest.raises(InputError, match=r"mit allows commercial use.*\(cc-by-nc-4\.0\) forbid"):
-        prepare(tmp_path / "made", "org/made", licence="mit")
-    assert prepare(tmp_path / "made", "org/made").extras.licence == "cc-by-nc-4.0"
+        plan_upload(tmp_path / "made", "org/made", licence="mit")
+    plan = plan_upload(tmp_path / "made", "org/made")
+    assert fields_of(plan.card)["license"] == "cc-by-nc-4.0"
 
 
 def test_an_overlay_names_a_model_of_anybody(

@@ -96,7 +96,7 @@ def test_without_the_hub_the_cached_model_is_used(
     model = zoo.create(ADDRESS)
     loopback_hub.fault("*", **fault)
     assert same_output(zoo.create(ADDRESS), model)
-    assert f"The cached model of revision {commit[:12]} is used." in capsys.readouterr().err
+    assert f"Using revision {commit[:12]} from the cache." in capsys.readouterr().err
 
 
 def test_offline_without_a_cache_makes_no_request(
@@ -130,8 +130,8 @@ def test_a_download_that_failed_leaves_the_older_model_usable(
         ("hf-hub:alone", "is not a repository id"),
         ("hf-hub:a/b/c", "is not a repository id"),
         ("hf-hub:../etc", "is not a repository id"),
-        ("hf-hub:org/tiny@", "is no commit, branch or tag"),
-        ("hf-hub:org/tiny@../main", "is no commit, branch or tag"),
+        ("hf-hub:org/tiny@", "is not a commit, branch or tag"),
+        ("hf-hub:org/tiny@../main", "is not a commit, branch or tag"),
         ("hf-hub:org/tiny@nowhere", "it has no revision 'nowhere'"),
         ("hf-hub:org/missing", "shows no such repository"),
     ],

@@ -14,9 +14,8 @@ from helpers.hub_server import LoopbackHub
 import zoo
 from zoo.cli.main import run
 from zoo.common.errors import InputError
-from zoo.hub.catalogue import proposed_rows
 from zoo.hub.config import json_schema
-from zoo.hub.row import Row, register
+from zoo.hub.row import Row, proposed_rows, register
 from zoo.registry.resolve import resolve
 
 TEAM = "org/zoo-registry"
@@ -101,7 +100,7 @@ def test_rows_from_cards_and_an_organisation(
     ]
     assert rows[0].metrics == {"miou": 0.5, "pixel_accuracy": 0.75}
     assert (rows[0].data, rows[0].split, rows[0].protocol) == ("scenes", "val", 1)
-    assert "org/empty is left out" in capsys.readouterr().err
+    assert "Skipped org/empty" in capsys.readouterr().err
     loopback_hub.add_repo("org/large", files_of(tmp_path / "a") | {"config.json": b" " * 1_000_001})
     with pytest.raises(InputError, match="None of the repositories"):
         proposed_rows(["org/large"])

@@ -343,7 +343,7 @@ def test_a_card_says_what_was_measured_of_the_architecture(
         return card(spec, None, None)
 
     assert (
-        "## On the leaderboard\n\nMeasured of this architecture, not of these weights:\n\n"
+        "## On the leaderboard\n\nMeasured for this architecture, not for these weights:\n\n"
         "- mIoU 66.67 % on camvid, test, pretrained encoder: rank 1 of 3, 1 seed, recipe cnn\n"
     ) in text("unet-resnet50")
     assert "leaderboard" not in text("unet-resnet34")

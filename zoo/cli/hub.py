@@ -18,38 +18,40 @@ registry_app = typer.Typer(help="Registries of trained models.", no_args_is_help
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Register = Annotated[
-    Path | None, typer.Option("--register", help="An overlay file to write the rows into.")
+    Path | None, typer.Option("--register", help="An overlay registry to add the rows to.")
 ]
 
 
 def push_command(
     model: Annotated[str, typer.Argument(help="A run folder or a model folder.")],
     repo: Annotated[str, typer.Argument(help="ORG/NAME on the Hub.")],
-    private: Annotated[bool, typer.Option("--private", help="For a new repository.")] = False,
-    branch: Annotated[str, typer.Option(help="Made where it is missing.")] = "main",
-    tag: Annotated[str | None, typer.Option(help="A name for the commit.")] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make a new repository private.")
+    ] = False,
+    branch: Annotated[str, typer.Option(help="Created if missing.")] = "main",
+    tag: Annotated[str | None, typer.Option(help="Tag the commit.")] = None,
     pull_request: Annotated[
-        bool, typer.Option("--pull-request", help="Propose the commit, leave main alone.")
+        bool, typer.Option("--pull-request", help="Open a pull request; main does not change.")
     ] = False,
     message: Annotated[str | None, typer.Option(help="The commit message.")] = None,
     licence: Annotated[
         str | None, typer.Option(help="The model's licence, such as apache-2.0; none by default.")
     ] = None,
     data_licence: Annotated[str | None, typer.Option(help="The training data's licence.")] = None,
-    picture: Annotated[Path | None, typer.Option(help="A PNG or JPEG for the card.")] = None,
+    picture: Annotated[Path | None, typer.Option(help="A PNG or JPEG image for the card.")] = None,
     record: Annotated[
         list[Path] | None, typer.Option(help="A result file of this model for the card.")
     ] = None,
     eval_results: Annotated[
-        str | None, typer.Option(help="A benchmark on the Hub that is to show the result.")
+        str | None, typer.Option(help="A benchmark on the Hub to report the result to.")
     ] = None,
     register: Register = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the files and the card, send nothing.")
+        bool, typer.Option("--dry-run", help="Show files and card, upload nothing.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Push MODEL to REPO on the Hugging Face Hub in one commit, and print its registry row."""
+    """Push MODEL to REPO on the Hugging Face Hub in one commit; prints its registry row."""
     from zoo.hub.push import push
 
     done = push(
@@ -77,7 +79,7 @@ def pull_command(
         Path | None, typer.Option(help="Copy the model's files to this new folder.")
     ] = None,
 ) -> None:
-    """Bring a model from the Hub into the cache; prints its folder."""
+    """Download a model from the Hub into the cache; prints its folder."""
     from zoo.common.console import info
     from zoo.creation.locate import pull
     from zoo.remote.address import snapshot_origin
@@ -92,15 +94,19 @@ def pull_command(
 def import_command(
     file: Annotated[Path, typer.Argument(help="A checkpoint: .pth, .pt, .ckpt, .safetensors.")],
     model: Annotated[str, typer.Option(help="Its name, such as unet-resnet18 or unet-smp:mit_b0.")],
-    classes: Annotated[str, typer.Option(help="Their number, or names separated by commas.")],
+    classes: Annotated[
+        str, typer.Option(help="Number of classes, or their names, comma-separated.")
+    ],
     out: Annotated[Path, typer.Option(help="The new model folder.")],
     in_chans: Annotated[int, typer.Option(help="Input channels.")] = 3,
     mean: Annotated[
-        str | None, typer.Option(help="Mean of the training's pixels in [0, 1], by commas.")
+        str | None, typer.Option(help="Mean of the pixels in training, in [0, 1], comma-separated.")
     ] = None,
-    std: Annotated[str | None, typer.Option(help="Standard deviation of the same.")] = None,
+    std: Annotated[
+        str | None, typer.Option(help="Their standard deviation, comma-separated.")
+    ] = None,
 ) -> None:
-    """Make a model folder of an old PyTorch checkpoint; nothing in the file is executed."""
+    """Convert an old PyTorch checkpoint to a model folder; nothing in the file is executed."""
     from zoo.common.console import info
     from zoo.common.errors import printable, shortened
     from zoo.creation.import_checkpoint import import_checkpoint
@@ -117,14 +123,14 @@ def import_command(
         std=_numbers(std, "--std"),
     )
     if mean is None or std is None:
-        info("A checkpoint holds no normalisation; that of the encoder is taken.")
+        info("A checkpoint holds no mean and std; using those of the encoder.")
     if made.prefix:
-        info(f"Taken off the names: {printable(made.prefix)}")
+        info(f"Removed from the tensor names: {printable(made.prefix)}")
     if made.left_out:
         left_out = shortened(map(printable, made.left_out), 8)
-        info(f"Not part of the network, left out: {left_out}")
+        info(f"Skipped, not part of the network: {left_out}")
     if made.filled:
-        info(f"Counters that the file lacks were set to 0: {len(made.filled)}")
+        info(f"Counters missing from the file, set to 0: {len(made.filled)}")
     _print(str(made.folder))
 
 
@@ -132,20 +138,19 @@ def import_command(
 def update_command(
     repos: Annotated[list[str] | None, typer.Argument(help="ORG/REPO[@REVISION] ...")] = None,
     organisation: Annotated[
-        str | None, typer.Option("--org", help="All models of an organisation.")
+        str | None, typer.Option("--org", help="All zoo models of an organisation.")
     ] = None,
-    register: Register = None,
+    overlay: Register = None,
 ) -> None:
-    """Propose registry rows from the cards of repositories on the Hub."""
-    from zoo.hub import row
-    from zoo.hub.catalogue import proposed_rows
+    """Propose registry rows from the model cards of repositories on the Hub."""
+    from zoo.hub.row import proposed_rows, register, rows_text
 
     if not repos and organisation is None:
         raise InputError("Name repositories (ORG/REPO) or an organisation (--org ORG).")
     rows = proposed_rows(repos or [], organisation)
-    _print(row.rows_text(rows).rstrip())
-    if register is not None:
-        row.register(register, rows)
+    _print(rows_text(rows).rstrip())
+    if overlay is not None:
+        register(overlay, rows)
 
 
 def _show(done: Pushed, dry_run: bool, as_json: bool) -> None:
@@ -155,7 +160,7 @@ def _show(done: Pushed, dry_run: bool, as_json: bool) -> None:
         return
     if dry_run:
         for name, size in sorted(done.files.items()):
-            state = "changed" if name in done.changed else "as it is there"
+            state = "changed" if name in done.changed else "unchanged"
             _print(f"{name}\t{size} bytes\t{state}")
         _print(f"\n{done.card}")
         return
@@ -183,7 +188,7 @@ def _numbers(text: str | None, option: str) -> list[float] | None:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
-        raise InputError(f"{option} is {text!r}; write numbers separated by commas.") from error
+        raise InputError(f"{option} must be numbers separated by commas, not {text!r}.") from error
 
 
 def _print(text: str) -> None:

@@ -218,7 +218,7 @@ def _encoder_source(resolved: Resolved, encoder_weights: str | Path | None) -> _
     if encoder_weights is None:
         return _Source()
     if is_address(encoder_weights):
-        from zoo.hub.timm import fetch_timm
+        from zoo.hub.encoders import fetch_timm
 
         timm = fetch_timm(resolved.encoder, parse_address(str(encoder_weights)))
         identity = f"hf-hub:{timm.file.repo}"

@@ -1,33 +1,47 @@
-"""README.md of a model folder: a header for machines, a generated part, a person's own words."""
+"""README.md of a model folder: a header for machines, a generated part, a person's own words.
+
+The generated part is the template `card.md`.
+"""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from zoo.common.console import info
 from zoo.common.errors import InputError, printable
 from zoo.common.files import parse_yaml
-from zoo.hub.licences import licence_fields
+from zoo.common.html import render
+from zoo.models.spec import ModelSpec
 from zoo.records.metrics import METRICS
-from zoo.registry.licences import non_commercial
+from zoo.records.record import PROTOCOL, Record
+from zoo.registry import encoders as timm_table
+from zoo.registry.licences import OPEN, non_commercial
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from zoo.models.spec import ModelSpec
-    from zoo.records.record import Record
+    from huggingface_hub import EvalResult
 
 BEGIN = "<!-- Written by zoo; what stands between these two marks is replaced. -->"
 END = "<!-- End of what zoo wrote. -->"
 SPECIAL = "\\`*_{}[]<>()#+!|~"
 HEADER = re.compile(r"\A---[ \t]*\r?\n(.*?)^---[ \t]*\r?$\n?", re.MULTILINE | re.DOTALL)
+TRAINING_KEYS = ("dataset", "recipe", "recipe_hash", "seed", "steps", "train_seconds", "precision")
+
+ON_THE_HUB = OPEN | {
+    "afl-3.0", "agpl-3.0", "bsd", "bsd-2-clause", "cc", "cc-by-2.0", "cc-by-nc-2.0",
+    "cc-by-nc-4.0", "cc-by-nc-nd-4.0", "cc-by-nc-sa-4.0", "cc-by-nd-4.0", "cc-by-sa-3.0",
+    "cc-by-sa-4.0", "cc0-1.0", "gemma", "gpl", "gpl-2.0", "gpl-3.0", "lgpl-3.0", "mpl-2.0",
+    "openrail", "unlicense",
+}  # fmt: skip
+"""Licences that the Hub knows by name; a card calls every other one `other`, with its name."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Extras:
     """What a card holds beyond the model itself.
 
@@ -42,10 +56,15 @@ class Extras:
     picture: str | None = None
 
 
-def escape(text: object) -> str:
-    """`text` on one line with every character that Markdown or HTML would act on neutralised."""
-    line = printable(" ".join(str(text).split()))
-    return "".join(f"\\{c}" if c in SPECIAL else c for c in line).replace("&", "&amp;")
+@dataclass(frozen=True)
+class _Result:
+    """Metrics of one split; `chose_epoch` where the best epoch was chosen on it."""
+
+    data: str
+    split: str
+    protocol: int
+    values: Mapping[str, Any]
+    chose_epoch: bool = False
 
 
 def card(
@@ -55,17 +74,95 @@ def card(
     extras: Extras | None = None,
 ) -> str:
     """The card of a model as Markdown with its YAML header."""
-    extras = extras or Extras()
-    sections = [
-        _what(spec, extras),
-        *_results(training, metrics, extras),
-        _leaderboard(spec.name),
-        _training(training),
-        _use(extras),
-        _limits(spec, training),
+    from zoo.leaderboard.lookup import measured_rows
+
+    extras, training = extras or Extras(), training or {}
+    measured = [
+        _Result(r.dataset, r.split, r.protocol, r.metrics.model_dump()) for r in extras.records
     ]
-    body = "\n\n".join(section for section in sections if section)
-    return _document(header(spec, metrics, extras), f"{BEGIN}\n\n{body}\n\n{END}\n")
+    if metrics and "miou" in metrics:
+        split = str(metrics.get("split"))
+        chose_epoch = split == training.get("chosen_on", "val")
+        measured.append(_Result(str(metrics.get("dataset")), split, PROTOCOL, metrics, chose_epoch))
+    overrides = training.get("overrides") or {}
+    body = render(
+        "hub/card.md",
+        md=escape,
+        percent=lambda value: "-" if value is None else f"{100 * value:.1f} %",
+        spec=spec,
+        extras=extras,
+        measured=measured,
+        leaderboard=[text for _, text in measured_rows(spec.name)],
+        training=training,
+        training_rows=[
+            *((key, training[key]) for key in TRAINING_KEYS if key in training),
+            *((f"override {key}", value) for key, value in sorted(overrides.items())),
+        ],
+        place=f"hf-hub:{extras.repo}" if extras.repo else "path/to/this/folder",
+        non_commercial=non_commercial(spec.licence),
+    )
+    fields = _header(spec, metrics, extras, measured)
+    return _document(fields, f"{BEGIN}\n\n{body.strip()}\n\n{END}\n")
+
+
+def escape(text: object) -> str:
+    """`text` on one line with every character that Markdown or HTML would act on neutralised."""
+    line = printable(" ".join(str(text).split()))
+    return "".join(f"\\{c}" if c in SPECIAL else c for c in line).replace("&", "&amp;")
+
+
+def _header(
+    spec: ModelSpec,
+    metrics: Mapping[str, Any] | None,
+    extras: Extras,
+    measured: list[_Result],
+) -> dict[str, Any]:
+    """The metadata of a card, results as the Hub's `model-index`."""
+    from huggingface_hub import ModelCardData
+
+    encoder, _, tag = spec.encoder.partition(".")
+    row = timm_table.weights().get((encoder, tag))
+    hub_id = row.hub_id if row and spec.encoder_weights == tag else None
+    if spec.encoder_weights and spec.encoder_weights.startswith("hf-hub:"):
+        hub_id = spec.encoder_weights.removeprefix("hf-hub:")
+    known = {str(metrics["dataset"])} if metrics and "dataset" in metrics else set()
+    known |= {record.dataset for record in extras.records}
+    datasets = sorted(name for name in known if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name))
+    fields = {
+        "library_name": "segmentation-zoo",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["semantic-segmentation", spec.decoder, encoder],
+        "base_model": hub_id,
+        "datasets": datasets,
+        **licence_fields(extras.licence),
+        "metrics": ["mean_iou"] if metrics or extras.records else [],
+    }
+    if entries := [entry for result in measured for entry in _eval_results(result)]:
+        written = ModelCardData(model_name=spec.name, eval_results=entries).to_dict()
+        fields["model-index"] = written["model-index"]
+    return {key: value for key, value in fields.items() if value}
+
+
+def _eval_results(result: _Result) -> Iterator[EvalResult]:
+    """The metrics of a split that the table of metrics shows on the Hub, in the Hub's own form."""
+    from huggingface_hub import EvalResult
+
+    for metric in METRICS:
+        found = result.values.get(metric.key)
+        for name, value in (found if isinstance(found, Mapping) else {"": found}).items():
+            if metric.hub is None or value is None:
+                continue
+            yield EvalResult(
+                task_type="image-segmentation",
+                task_name="semantic segmentation",
+                dataset_type=re.sub(r"[^\w.-]+", "-", result.data),
+                dataset_name=result.data,
+                dataset_split=result.split,
+                metric_type=metric.hub,
+                metric_name=f"{metric.title} {name}".strip(),
+                metric_value=round(float(value), 6),
+                metric_args={"protocol": result.protocol},
+            )
 
 
 def merged(ours: str, existing: str | None) -> str:
@@ -133,168 +230,35 @@ def _split(text: str) -> tuple[dict[str, Any], str]:
     return fields, text[found.end() :]
 
 
-def header(spec: ModelSpec, metrics: Mapping[str, Any] | None, extras: Extras) -> dict[str, Any]:
-    """The metadata of a card, results as the Hub's `model-index`."""
-    from zoo.registry import encoders as timm_table
+def model_licence(given: str | None, encoder: str | None) -> str | None:
+    """The licence of a model: as given, or as the encoder's own terms require, else None.
 
-    encoder, _, tag = spec.encoder.partition(".")
-    row = timm_table.weights().get((encoder, tag))
-    hub_id = row.hub_id if row and spec.encoder_weights == tag else None
-    if spec.encoder_weights and spec.encoder_weights.startswith("hf-hub:"):
-        hub_id = spec.encoder_weights.removeprefix("hf-hub:")
-    known = {str(metrics["dataset"])} if metrics and "dataset" in metrics else set()
-    known |= {record.dataset for record in extras.records}
-    datasets = sorted(name for name in known if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name))
-    fields = {
-        "library_name": "segmentation-zoo",
-        "pipeline_tag": "image-segmentation",
-        "tags": ["semantic-segmentation", spec.decoder, encoder],
-        "base_model": hub_id,
-        "datasets": datasets,
-        **licence_fields(extras.licence),
-        "metrics": ["mean_iou"] if metrics or extras.records else [],
-        **_index(spec, metrics, extras),
-    }
-    return {key: value for key, value in fields.items() if value}
-
-
-def _index(spec: ModelSpec, metrics: Mapping[str, Any] | None, extras: Extras) -> dict[str, Any]:
-    from huggingface_hub import ModelCardData
-
-    entries = [
-        entry
-        for data, split, protocol, found in _measured(metrics, extras)
-        for entry in _entries(data, split, protocol, found)
-    ]
-    if not entries:
-        return {}
-    written = ModelCardData(model_name=spec.name, eval_results=entries).to_dict()
-    return {"model-index": written["model-index"]}
-
-
-def _measured(
-    metrics: Mapping[str, Any] | None, extras: Extras
-) -> Iterator[tuple[str, str, int, Mapping[str, Any]]]:
-    """Data set, split, protocol and metrics of everything that was measured."""
-    from zoo.records.record import PROTOCOL
-
-    for record in extras.records:
-        yield record.dataset, record.split, record.protocol, record.metrics.model_dump()
-    if metrics and "miou" in metrics:
-        yield str(metrics.get("dataset")), str(metrics.get("split")), PROTOCOL, metrics
-
-
-def _entries(data: str, split: str, protocol: int, found: Mapping[str, Any]) -> Iterator[Any]:
-    from huggingface_hub import EvalResult
-
-    values = []
-    for metric in METRICS:
-        value = found.get(metric.key)
-        named = value if isinstance(value, Mapping) else {"": value}
-        if metric.hub is not None:
-            values += [(metric.hub, f"{metric.title} {n}".strip(), v) for n, v in named.items()]
-    for kind, name, value in values:
-        if value is not None:
-            yield EvalResult(
-                task_type="image-segmentation",
-                task_name="semantic segmentation",
-                dataset_type=re.sub(r"[^\w.-]+", "-", data),
-                dataset_name=data,
-                dataset_split=split,
-                metric_type=kind,
-                metric_name=name,
-                metric_value=round(float(value), 6),
-                metric_args={"protocol": protocol},
-            )
-
-
-def _what(spec: ModelSpec, extras: Extras) -> str:
-    rows = [
-        ("decoder", spec.decoder),
-        ("encoder", spec.encoder),
-        ("encoder weights", spec.encoder_weights or "random"),
-        ("encoder licence", spec.licence or "not stated"),
-        ("data licence", extras.data_licence or "not stated"),
-        ("classes", f"{len(spec.classes)}: {', '.join(spec.classes)}"),
-        ("ignored id", spec.ignore_index),
-        ("input", f"{spec.in_chans} channels, pixels / 255, mean {spec.mean}, std {spec.std}"),
-    ]
-    if steps := spec.input_steps():
-        rows.append(("input size", f"{steps}; plain SMP leaves this to you"))
-    if spec.img_size is not None:
-        rows.append(("windows", f"{spec.img_size} x {spec.img_size} pixels"))
-    text = f"# {escape(spec.name)}\n\n{_table(rows)}"
-    return f"{text}\n\n![What the model sees]({extras.picture})" if extras.picture else text
-
-
-def _results(
-    training: Mapping[str, Any] | None, metrics: Mapping[str, Any] | None, extras: Extras
-) -> Iterator[str]:
-    measured = list(_measured(metrics, extras))
-    for data, split, protocol, found in measured:
-        chosen = split == (training or {}).get("chosen_on", "val") and found is metrics
-        note = " This split chose the best epoch, so the score is too good." if chosen else ""
-        per_class = found.get("iou_per_class") or {}
-        lines = [f"| {escape(name)} | {_percent(value)} |" for name, value in per_class.items()]
-        yield "\n".join(
-            [
-                f"## Results on {escape(data)}, {escape(split)}",
-                "",
-                f"mIoU {_percent(found['miou'])}, one confusion matrix over all pixels at the "
-                f"images' own size (protocol {protocol}).{note}",
-                "",
-                "| class | IoU |",
-                "|---|---|",
-                *lines,
-            ]
+    Raises InputError where the given licence allows what the encoder's terms forbid.
+    """
+    if given is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]{1,60}", given):
+        raise InputError(
+            f"{given!r} is not a licence identifier; write it as the Hub does, such as mit, "
+            "apache-2.0 or cc-by-nc-4.0."
         )
+    if encoder is None or encoder in OPEN:
+        return given
+    if non_commercial(encoder) and given is not None and not non_commercial(given):
+        raise InputError(
+            f"The licence {given} allows commercial use, which the terms of the pretrained encoder "
+            f"({encoder}) forbid. Leave the licence out or give {encoder}."
+        )
+    kind = "non-commercial" if non_commercial(encoder) else "its own"
+    if encoder == "unknown":
+        info("The licence of the pretrained encoder is not known; look it up before you publish.")
+        return given
+    info(f"The pretrained encoder comes under {kind} terms ({encoder}); the card says so.")
+    return given or encoder
 
 
-def _leaderboard(name: str) -> str:
-    """What the leaderboard that ships says of the architecture, not of these weights."""
-    from zoo.leaderboard.lookup import measured_rows
-
-    lines = [f"- {escape(text)}" for _, text in measured_rows(name)]
-    if not lines:
-        return ""
-    head = "## On the leaderboard\n\nMeasured of this architecture, not of these weights:\n\n"
-    return head + "\n".join(lines)
-
-
-def _training(training: Mapping[str, Any] | None) -> str:
-    if not training:
-        return ""
-    keys = ("dataset", "recipe", "recipe_hash", "seed", "steps", "train_seconds", "precision")
-    rows = [(key, training[key]) for key in keys if key in training]
-    overrides = training.get("overrides") or {}
-    rows += [(f"override {key}", value) for key, value in sorted(overrides.items())]
-    return f"## Training\n\n{_table(rows)}"
-
-
-def _use(extras: Extras) -> str:
-    place = f"hf-hub:{extras.repo}" if extras.repo else "path/to/this/folder"
-    return (
-        f'## Use\n\n```python\nimport zoo\n\nmodel = zoo.create("{place}")\n'
-        'zoo.predict(model, "image.png", out="predictions")\n```'
-    )
-
-
-def _limits(spec: ModelSpec, training: Mapping[str, Any] | None) -> str:
-    lines = [f"It tells {len(spec.classes)} classes apart and gives each pixel one of them."]
-    if training and training.get("class_scores") != "random":
-        data = escape(training.get("dataset", "its data"))
-        lines.append(f"Images unlike those of {data} were not measured.")
-    else:
-        lines.append("It was not trained: the scores of its classes are random.")
-    if non_commercial(spec.licence):
-        lines.append(f"The encoder's terms ({escape(spec.licence)}) forbid commercial use.")
-    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
-
-
-def _table(rows: list[tuple[str, Any]]) -> str:
-    lines = [f"| {escape(key)} | {escape(value)} |" for key, value in rows]
-    return "\n".join(["| | |", "|---|---|", *lines])
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
+def licence_fields(licence: str | None) -> dict[str, str]:
+    """The licence as fields of a card's header."""
+    if licence is None:
+        return {}
+    if licence in ON_THE_HUB:
+        return {"license": licence}
+    return {"license": "other", "license_name": licence}

@@ -16,8 +16,8 @@ from zoo.common.errors import InputError
 from zoo.common.files import new_folder
 from zoo.hub.card import Extras, card
 from zoo.hub.config import SCHEMA, Described, read_config
-from zoo.hub.licences import required_licence
 from zoo.models.spec import ModelSpec, palette_for
+from zoo.registry.licences import non_commercial
 from zoo.remote.address import snapshot_origin
 
 if TYPE_CHECKING:
@@ -62,7 +62,8 @@ def save_folder(
         )
         config = make_config(model.spec, training, metrics)
         (folder / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
-        extras = Extras(licence=required_licence(model.spec.licence))
+        required = model.spec.licence if non_commercial(model.spec.licence) else None
+        extras = Extras(licence=required)
         (folder / CARD).write_text(card(model.spec, training, metrics, extras), encoding="utf-8")
 
 

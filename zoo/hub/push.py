@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-import contextlib
+import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 from zoo.common.console import info
-from zoo.common.errors import InputError, RunError, join_problems
-from zoo.hub.card import BEGIN, END, fields_of, merged, read_card, with_fields
-from zoo.hub.folder import CARD, is_model_folder, save_folder
-from zoo.hub.licences import licence_fields
-from zoo.hub.prepare import Parcel, prepare
+from zoo.common.errors import InputError, RunError, join_problems, shortened
+from zoo.common.files import read_json
+from zoo.hub.card import (
+    BEGIN,
+    END,
+    Extras,
+    card,
+    fields_of,
+    licence_fields,
+    merged,
+    model_licence,
+    read_card,
+    with_fields,
+)
+from zoo.hub.folder import (
+    CARD,
+    CONFIG,
+    WEIGHTS,
+    ModelFolder,
+    check_shapes,
+    is_model_folder,
+    read_folder,
+    save_folder,
+)
 from zoo.hub.pull import MAX_CARD_BYTES
-from zoo.hub.row import Row, register
+from zoo.hub.row import Row, numbers, register, weights_key
+from zoo.records.record import PROTOCOL, Record, parse_record
 from zoo.registry.licences import non_commercial
 from zoo.remote import upload
 from zoo.remote.address import Address, hub_timeout, problems
@@ -33,6 +55,9 @@ from zoo.remote.files import download
 
 if TYPE_CHECKING:
     from zoo.models.segmentation import SegmentationModel
+
+MAX_IMAGE_BYTES = 5_000_000
+IMAGE_STARTS = {".png": b"\x89PNG\r\n\x1a\n", ".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff"}
 
 
 @dataclass(frozen=True)
@@ -53,7 +78,7 @@ class Pushed:
 
 
 @dataclass(frozen=True)
-class Aim:
+class PushOptions:
     """Where and how a push goes."""
 
     private: bool = False
@@ -61,6 +86,36 @@ class Aim:
     tag: str | None = None
     pull_request: bool = False
     message: str | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True)
+class UploadPlan:
+    """The files to send by name; the card is that for an empty repository.
+
+    `own_card` is the README.md of the folder, which may hold words of its owner; `licence` is what
+    the user asked for.
+    """
+
+    described: ModelFolder
+    files: dict[str, upload.Content]
+    card: str
+    own_card: str | None
+    records: tuple[Record, ...]
+    licence: str | None
+
+    def row(self, repo: str, revision: str) -> Row:
+        """The row for registry.yaml: the metrics of the first record, else the folder's."""
+        spec, metrics = self.described.spec, self.described.metrics or {}
+        data, split, protocol = metrics.get("dataset"), metrics.get("split"), PROTOCOL
+        if self.records:
+            record = self.records[0]
+            metrics = record.metrics.model_dump()
+            data, split, protocol = record.dataset, record.split, record.protocol
+        row = Row(spec.name, spec.encoder, repo, revision, weights_key(data))
+        if not metrics:
+            return row
+        return replace(row, metrics=numbers(metrics), data=data, split=split, protocol=protocol)
 
 
 def push(
@@ -83,21 +138,34 @@ def push(
     """Push a run, a model folder or a model to `repo` (ORG/NAME) on the Hub, in one commit.
 
     An unchanged model makes no commit. Text and fields that a person wrote into README.md are kept.
-    `private` is for a repository that does not exist yet. `branch` is made where it is missing;
+    `private` is for a repository that does not exist yet. `branch` is created where it is missing;
     `tag` names the commit; `pull_request` proposes it. `licence` is the model's, none unless given
-    or required by the encoder's terms. `records` are result files of this model for the card,
-    `eval_results` a benchmark on the Hub whose results page is to show the first of them.
-    `register_in` is an overlay file that gets the model's row. `dry_run` sends nothing.
+    or required by the encoder's terms. `picture` is a PNG or JPEG for the card; `records` are
+    result files of this model for the card, `eval_results` a benchmark on the Hub whose results
+    page is to show the first of them. `register_in` is an overlay file that gets the model's row.
+    `dry_run` sends nothing.
 
     Raises InputError for a model or a licence that must not be pushed, RunError where the Hub
     fails; the repository is then as it was.
     """
-    aim = Aim(private, branch, tag, pull_request, message)
+    options = PushOptions(private, branch, tag, pull_request, message, dry_run)
     task = Task(f"push to {repo}", Address(repo, None if branch == "main" else branch))
-    _check(task, aim, dry_run)
-    with _scratch() as scratch:
-        parcel = prepare(
-            _folder(model, scratch),
+    _check(task, options)
+    try:
+        scratch = tempfile.TemporaryDirectory(prefix="zoo-push-")
+    except OSError as error:
+        raise RunError(f"Cannot write a temporary folder: {error.strerror or error}.") from error
+    with scratch:
+        if isinstance(model, str | Path):
+            folder = Path(model)
+            if not folder.is_dir():
+                raise InputError(f"There is no folder {folder}. Give a run or model folder.")
+            folder = folder / "best" if is_model_folder(folder / "best") else folder
+        else:
+            folder = Path(scratch.name) / "model"
+            save_folder(model, folder, training=model.provenance)
+        plan = plan_upload(
+            folder,
             repo,
             licence=licence,
             data_licence=data_licence,
@@ -105,56 +173,141 @@ def push(
             records=[Path(record) for record in records],
             eval_results=eval_results,
         )
-        done = _send(task, aim, parcel, dry_run)
+        done = _send(task, options, plan)
     if register_in is not None and done.row is not None:
         register(Path(register_in), [done.row])
     return done
 
 
-@contextlib.contextmanager
-def _scratch() -> Iterator[Path]:
-    """A folder that is gone after the block."""
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="zoo-push-")
-    except OSError as error:
-        raise RunError(f"Cannot write a temporary folder: {error.strerror or error}.") from error
-    with folder:
-        yield Path(folder.name)
-
-
-def _check(task: Task, aim: Aim, dry_run: bool) -> None:
+def _check(task: Task, options: PushOptions) -> None:
     from huggingface_hub import get_token
 
     found = list(problems(task.address))
-    if aim.tag is not None:
-        found += problems(Address(task.repo, aim.tag))
-    if aim.pull_request and (aim.branch != "main" or aim.tag):
+    if options.tag is not None:
+        found += problems(Address(task.repo, options.tag))
+    if options.pull_request and (options.branch != "main" or options.tag):
         found.append("a pull request goes to main and carries no tag")
-    if aim.message is not None and not aim.message.strip():
+    if options.message is not None and not options.message.strip():
         found.append("the commit message is empty")
-    if not dry_run and not get_token():
+    if not options.dry_run and not get_token():
         found.append(f"there is no token that may write: {LOGIN}")
     if found:
         raise InputError(join_problems(f"Cannot {task.goal}:", list(dict.fromkeys(found))))
 
 
-def _folder(model: str | Path | SegmentationModel, scratch: Path) -> Path:
-    """The folder of the model; one in memory is written to `scratch`."""
-    if not isinstance(model, str | Path):
-        save_folder(model, scratch / "model", training=model.provenance)
-        return scratch / "model"
-    path = Path(model)
-    best = path / "best"
-    if not path.is_dir():
-        raise InputError(f"There is no folder {path}. Give a run folder or a model folder.")
-    return best if is_model_folder(best) else path
+def plan_upload(
+    folder: Path,
+    repo: str,
+    *,
+    licence: str | None = None,
+    data_licence: str | None = None,
+    picture: Path | None = None,
+    records: Sequence[Path] = (),
+    eval_results: str | None = None,
+) -> UploadPlan:
+    """Check the model in `folder` and gather what a push to `repo` would send; no request.
+
+    Raises InputError for weights that are not finite or do not fit, for a licence that the
+    encoder's terms forbid, and for records of another model.
+    """
+    described = read_folder(folder)
+    if described.foreign:
+        raise InputError(
+            f"{folder} was written by segmentation-models-pytorch, not by zoo. Load it with "
+            "zoo.create and push the model, so that classes and normalisation travel with it."
+        )
+    _check_weights(described)
+    found = tuple(_record(path, described) for path in records)
+    image = {} if picture is None else _image(picture)
+    extras = Extras(
+        repo=repo,
+        licence=model_licence(licence, described.spec.licence),
+        data_licence=data_licence,
+        records=found,
+        picture=next(iter(image), None),
+    )
+    files: dict[str, upload.Content] = {
+        WEIGHTS: folder / WEIGHTS,
+        CONFIG: (folder / CONFIG).read_bytes(),
+        **image,
+    }
+    if eval_results is not None:
+        files[".eval_results/mean_iou.yaml"] = _eval_results(eval_results, found)
+    text = card(described.spec, described.training, described.metrics, extras)
+    own = folder / CARD
+    own_card = read_card(own, str(folder)) if own.is_file() else None
+    return UploadPlan(described, files, text, own_card, found, licence)
 
 
-def _send(task: Task, aim: Aim, parcel: Parcel, dry_run: bool) -> Pushed:
+def _check_weights(described: ModelFolder) -> None:
+    from zoo.models.build import read_weights
+
+    state = read_weights(described.path / WEIGHTS)
+    check_shapes(described, {name: tuple(tensor.shape) for name, tensor in state.items()})
+    broken = [
+        name
+        for name, tensor in state.items()
+        if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+    if broken:
+        raise InputError(
+            f"{described.path} holds weights that are NaN or infinite: {shortened(broken, 5)}. "
+            "Train the model again."
+        )
+
+
+def _record(path: Path, described: ModelFolder) -> Record:
+    """The result in `path`. Raises InputError where it is of another model or training."""
+    record, training = parse_record(read_json(path), str(path)), described.training or {}
+    stated = {"model": described.spec.name, "classes": described.spec.classes}
+    stated |= {key: training[key] for key in ("recipe_hash", "seed", "steps") if key in training}
+    wrong = [
+        f"{key} is {getattr(record, key)!r} there, {value!r} here"
+        for key, value in stated.items()
+        if getattr(record, key) != value
+    ]
+    if wrong:
+        raise InputError(join_problems(f"{path} is not a result of {described.path}:", wrong))
+    return record
+
+
+def _image(path: Path) -> dict[str, upload.Content]:
+    """The image by its name in the repository. Raises InputError for anything else."""
+    kind = path.suffix.lower()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"Cannot read the image {path}: {error.strerror}.") from error
+    if kind not in IMAGE_STARTS or not content.startswith(IMAGE_STARTS[kind]):
+        raise InputError(f"{path} is not a PNG or JPEG image.")
+    if len(content) > MAX_IMAGE_BYTES:
+        raise InputError(f"{path} is larger than {MAX_IMAGE_BYTES} bytes; make it smaller.")
+    return {f"picture{kind}": content}
+
+
+def _eval_results(dataset: str, records: Sequence[Record]) -> bytes:
+    """The result in the Hub's own form, for the benchmark data set that the user names."""
+    if not records:
+        raise InputError("Results for a benchmark need a record of them; give it by --record.")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", dataset):
+        raise InputError(f"{dataset!r} is not a data set on the Hub; write ORG/NAME.")
+    value = round(records[0].metrics.miou, 6)
+    entry = {"dataset": {"id": dataset, "task_id": "mean_iou"}, "value": value}
+    return yaml.safe_dump([entry], sort_keys=False).encode()
+
+
+def _send(task: Task, options: PushOptions, plan: UploadPlan) -> Pushed:
     timeout = hub_timeout()
-    listing = _ask(task, timeout)
-    text = _card(task, parcel, listing, timeout)
-    files = {**parcel.files, CARD: text.encode()}
+    on_main = replace(task, address=Address(task.repo))
+    listing: Listing | None
+    try:
+        listing = list_files(task, timeout)
+    except NoRepositoryError:
+        listing = None
+    except NoRevisionError:  # the branch is still to be created, on top of main
+        listing = list_files(on_main, timeout)
+    text = _card(task, plan, listing, timeout)
+    files = {**plan.files, CARD: text.encode()}
     changed = upload.changed(files, listing)
     sizes = {
         name: content.stat().st_size if isinstance(content, Path) else len(content)
@@ -162,75 +315,52 @@ def _send(task: Task, aim: Aim, parcel: Parcel, dry_run: bool) -> Pushed:
     }
     done = Pushed(task.repo, None, changed, sizes, text, None)
     head = None if changed or listing is None else listing.commit
-    tags = aim.tag is not None and _tag_is_free(task, aim.tag, head, timeout)
-    if dry_run:
+    tag_is_new = options.tag is not None and _tag_is_free(task, options.tag, head, timeout)
+    if options.dry_run:
         return done
-    made = _write(task, aim, {name: files[name] for name in changed}, listing, timeout)
+    if listing is None:
+        upload.create_repository(task, options.private, timeout)
+        listing = list_files(on_main, timeout)
+        if files.keys() & listing.files.keys():
+            raise overtaken(task)
+    if options.branch != "main":
+        upload.create_branch(task, options.branch, timeout)
+        if list_files(task, timeout).commit != listing.commit:
+            raise overtaken(task)
+    if changed:
+        change = upload.Change(
+            {name: files[name] for name in changed},
+            listing.commit,
+            options.branch,
+            options.message or "Push a model with zoo",
+            options.pull_request,
+        )
+        made = upload.commit(task, change, timeout)
+    else:
+        info(f"{task.repo} holds this model already; no commit was made.")
+        made = upload.Commit(listing.commit)
     upload.check_arrived(task, files, made, timeout)
-    if aim.tag is not None and tags:
-        upload.create_tag(task, aim.tag, made.revision, timeout)
-    row = parcel.row(task.repo, made.revision)
+    if options.tag is not None and tag_is_new:
+        upload.create_tag(task, options.tag, made.revision, timeout)
+    row = plan.row(task.repo, made.revision)
     return replace(done, revision=made.revision, pull_request=made.pull_request, row=row)
 
 
-def _ask(task: Task, timeout: float) -> Listing | None:
-    """What is there; None where the repository or the branch does not exist."""
-    try:
-        return list_files(task, timeout)
-    except NoRepositoryError:
-        return None
-    except NoRevisionError:
-        return list_files(replace(task, address=Address(task.repo)), timeout)
+def _card(task: Task, plan: UploadPlan, listing: Listing | None, timeout: float) -> str:
+    """README.md with what people wrote into it on the Hub, or else in the folder.
 
-
-def _write(
-    task: Task, aim: Aim, files: dict[str, upload.Content], listing: Listing | None, timeout: float
-) -> upload.Commit:
-    """One commit of `files` on top of `listing`, which the card in them was merged with."""
-    if listing is None:
-        upload.create_repository(task, aim.private, timeout)
-        listing = list_files(replace(task, address=Address(task.repo)), timeout)
-        if files.keys() & listing.files.keys():
-            raise overtaken(task)
-    if aim.branch != "main":
-        upload.create_branch(task, aim.branch, timeout)
-        if list_files(task, timeout).commit != listing.commit:
-            raise overtaken(task)
-    if not files:
-        info(f"{task.repo} holds this model already; no commit was made.")
-        return upload.Commit(listing.commit)
-    message = aim.message or "Push a model with zoo"
-    change = upload.Change(files, listing.commit, aim.branch, message, aim.pull_request)
-    return upload.commit(task, change, timeout)
-
-
-def _card(task: Task, parcel: Parcel, listing: Listing | None, timeout: float) -> str:
-    """README.md with what people wrote: there if anything, else in the folder."""
+    A licence that a person wrote stays unless one was given. Raises InputError where it allows what
+    the encoder's terms forbid.
+    """
     existing = None
     if listing is not None and CARD in listing.files:
         existing = read_card(download(task, listing, CARD, timeout, MAX_CARD_BYTES), task.repo)
-    if existing is None and parcel.person is not None and _has_own_words(parcel.person):
-        existing = parcel.person
-    text = merged(parcel.card, existing)
-    return _licensed(text, task, parcel)
-
-
-def _has_own_words(text: str) -> bool:
-    start, stop = text.find(BEGIN), text.rfind(END)
-    if not 0 <= start < stop:
-        return True
-    before = text[:start].rpartition("---")[2]
-    return bool((before + text[stop + len(END) :]).strip())
-
-
-def _licensed(text: str, task: Task, parcel: Parcel) -> str:
-    """`text` with the licence that was given; without one, what a person wrote there stays.
-
-    Raises InputError where the licence there allows what the encoder's terms forbid.
-    """
-    if parcel.licence is not None:
-        return with_fields(text, {"license_name": None, **licence_fields(parcel.licence)})
-    fields, encoder = fields_of(text), parcel.described.spec.licence
+    if existing is None and plan.own_card is not None and _has_own_words(plan.own_card):
+        existing = plan.own_card
+    text = merged(plan.card, existing)
+    if plan.licence is not None:
+        return with_fields(text, {"license_name": None, **licence_fields(plan.licence)})
+    fields, encoder = fields_of(text), plan.described.spec.licence
     present = fields.get("license_name") or fields.get("license")
     if non_commercial(encoder) and not non_commercial(str(present)):
         raise InputError(
@@ -240,8 +370,17 @@ def _licensed(text: str, task: Task, parcel: Parcel) -> str:
     return text
 
 
+def _has_own_words(text: str) -> bool:
+    """Whether a card holds more than zoo wrote."""
+    start, stop = text.find(BEGIN), text.rfind(END)
+    if not 0 <= start < stop:
+        return True
+    before = text[:start].rpartition("---")[2]
+    return bool((before + text[stop + len(END) :]).strip())
+
+
 def _tag_is_free(task: Task, tag: str, commit: str | None, timeout: float) -> bool:
-    """Whether the tag has to be made; False where it names `commit` already.
+    """Whether the tag is still to be created; False where it names `commit` already.
 
     Raises InputError where it names another commit: tags are not moved.
     """

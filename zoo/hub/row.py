@@ -1,27 +1,38 @@
-"""A trained model's row for registry.yaml, and writing it into an overlay file."""
+"""Rows of trained models for registry.yaml: made, proposed from cards, written into overlays."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from zoo.common.console import info
+from zoo.common.console import info, warn
 from zoo.common.errors import InputError
 from zoo.common.files import write_text
-from zoo.records.metrics import STORED
+from zoo.hub.card import fields_of, read_card
+from zoo.hub.config import MAX_CONFIG_BYTES, read_config
+from zoo.hub.folder import CARD, CONFIG, WEIGHTS
+from zoo.hub.pull import MAX_CARD_BYTES
+from zoo.records.metrics import METRICS, STORED
 from zoo.registry.rows import parse_registry
+from zoo.remote.address import PREFIX, Address, hub_timeout, parse_address
+from zoo.remote.client import Task, api, call, list_files, reason
+from zoo.remote.files import download
+
+LIBRARY = "segmentation-zoo"
+MAX_REPOS = 200
+ON_CARDS = {metric.hub: metric.key for metric in METRICS if metric.hub and not metric.per_class}
 
 
 @dataclass(frozen=True)
 class Row:
-    """Trained weights of a model: where they lie, pinned, and what was measured.
+    """Trained weights of a model: their repository and commit, and what was measured.
 
-    `metrics` are shares in [0, 1]; `data`, `split` and `protocol` say of what.
+    `metrics` are fractions in [0, 1]; `data`, `split` and `protocol` say of what.
     """
 
     model: str
@@ -47,8 +58,7 @@ class Row:
 
     def text(self) -> str:
         """The row as YAML to paste into registry.yaml."""
-        entry = {"encoder": self.encoder, "weights": {self.key: self.weights}}
-        return _dump({"models": {self.model: entry}})
+        return rows_text([self])
 
 
 def rows_text(rows: Iterable[Row]) -> str:
@@ -60,21 +70,8 @@ def rows_text(rows: Iterable[Row]) -> str:
     return _dump({"models": models})
 
 
-def distinct(rows: Iterable[Row]) -> list[Row]:
-    """The rows, each under a key of its own within its model."""
-    taken: set[tuple[str, str]] = set()
-    found = []
-    for row in rows:
-        key, count = row.key, 2
-        while (row.model, key) in taken:
-            key, count = f"{row.key}-{count}", count + 1
-        taken.add((row.model, key))
-        found.append(replace(row, key=key))
-    return found
-
-
 def weights_key(data: str | None) -> str:
-    """The key of trained weights: the data's name, without what YAML or a shell would act on."""
+    """The key of trained weights: the data's name, safe in YAML and in a shell."""
     return re.sub(r"[^a-z0-9_.-]+", "-", (data or "").lower()).strip("-.") or "trained"
 
 
@@ -85,18 +82,98 @@ def numbers(metrics: Mapping[str, Any] | None) -> dict[str, float]:
     return {key: round(float(given[key]), 6) for key in kept if given.get(key) is not None}
 
 
-def register(path: Path, rows: Sequence[Row]) -> None:
-    """Write the rows into the overlay file `path`; everything else in it stays as it is.
+def proposed_rows(repos: Iterable[str], organisation: str | None = None) -> list[Row]:
+    """One row for each repository and data set with results on its card, pinned to its commit.
 
-    The file is made where there is none. Weights of the same name are replaced only by hand.
-    Raises InputError where they are there already, or where the file is written in a way that a
-    row cannot be put into; nothing is written then.
+    `repos` are `ORG/REPO[@REVISION]`; an organisation stands for all its repositories of zoo
+    models, at most 200. A repository that cannot be used is skipped with a warning. Raises
+    InputError where none is left, RunError where the Hub fails.
+    """
+    names = list(repos)
+    if organisation is not None:
+        task = Task(f"list the models of {organisation}", Address(f"{organisation}/-"))
+
+        def ask() -> list[str]:
+            models = api().list_models(author=organisation, filter=LIBRARY, limit=MAX_REPOS)
+            return sorted(model.id for model in models)
+
+        names += call(task, hub_timeout(), ask)
+    found: dict[tuple[str, str], Row] = {}
+    for name in dict.fromkeys(names):
+        try:
+            rows = _rows(parse_address(f"{PREFIX}{name.removeprefix(PREFIX)}"))
+        except InputError as error:
+            warn(f"Skipped {name}: {reason(error)}")
+            continue
+        for row in rows:  # each under a key of its own within its model
+            key, count = row.key, 2
+            while (row.model, key) in found:
+                key, count = f"{row.key}-{count}", count + 1
+            found[row.model, key] = replace(row, key=key)
+    if not found:
+        raise InputError("None of the repositories holds a model with results on its card.")
+    return list(found.values())
+
+
+def _rows(address: Address) -> list[Row]:
+    task, timeout = Task(f"read the card of {address.repo}", address), hub_timeout()
+    listing = list_files(task, timeout)
+    missing = [name for name in (CONFIG, WEIGHTS, CARD) if name not in listing.files]
+    if missing:
+        raise InputError(f"{address.repo} holds no {' and no '.join(missing)}.")
+    described = read_config(download(task, listing, CONFIG, timeout, MAX_CONFIG_BYTES))
+    if described.foreign:
+        raise InputError(f"{address.repo} was not pushed by zoo, so its classes have no names.")
+    spec = described.spec
+    row = Row(spec.name, spec.encoder, address.repo, listing.commit, "")
+    card = read_card(download(task, listing, CARD, timeout, MAX_CARD_BYTES), address.repo)
+    rows: dict[str, Row] = {}
+    for result in _results(fields_of(card)):
+        made = replace(row, **result, key=weights_key(result["data"]))
+        rows.setdefault(made.key, made)
+    if not rows:
+        raise InputError(f"{address.repo} states no mIoU with its protocol on its card.")
+    return list(rows.values())
+
+
+def _results(fields: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Data, split, protocol and metrics of every result that states an mIoU with its protocol."""
+    index = fields.get("model-index")
+    for entry in index if isinstance(index, list) else ():
+        results = entry.get("results") if isinstance(entry, dict) else None
+        for result in results if isinstance(results, list) else ():
+            try:
+                yield _result(result)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                warn(f"Skipped a result on the card that cannot be read ({type(error).__name__}).")
+
+
+def _result(result: Mapping[str, Any]) -> dict[str, Any]:
+    metrics, protocols = {}, set()
+    for metric in result["metrics"]:
+        if (key := ON_CARDS.get(metric["type"])) is not None:
+            value = float(metric["value"])
+            if not 0 <= value <= 1:
+                raise ValueError("a metric lies between 0 and 1")
+            metrics[key] = value
+            protocols.add(int(metric["args"]["protocol"]))
+    if "miou" not in metrics or len(protocols) != 1:
+        raise ValueError("no mIoU with one protocol")
+    data, split = str(result["dataset"]["name"]), str(result["dataset"]["split"])
+    return {"data": data, "split": split, "protocol": protocols.pop(), "metrics": metrics}
+
+
+def register(path: Path, rows: Sequence[Row]) -> None:
+    """Add the rows to the overlay file `path`, created if missing; the rest stays as it is.
+
+    Raises InputError where weights of the same name are there already, or where the file is
+    written in a way that a row cannot be inserted; nothing is written then.
     """
     text = path.read_text(encoding="utf-8") if path.exists() else "version: 1\n"
     for row in rows:
         text = _with_row(text, row, path)
     write_text(path, text)
-    info(f"Written into {path}: {', '.join(f'{row.key} of {row.model}' for row in rows)}")
+    info(f"Added to {path}: {', '.join(f'{row.key} of {row.model}' for row in rows)}")
 
 
 def _with_row(text: str, row: Row, path: Path) -> str:
@@ -135,7 +212,7 @@ def _inserted(text: str, place: list[str], added: dict[str, Any], path: Path) ->
         return f"{text[:start].rstrip(' ')}\n{_dump(added, indent).rstrip()}{text[end:]}"
     if node.flow_style:
         raise InputError(
-            f"{path} writes {'.'.join(place)} in one line with braces, where no row can be put in. "
+            f"{path} writes {'.'.join(place)} in one line with braces, so no row can be inserted. "
             f"Paste it by hand:\n{_dump(added)}"
         )
     first = node.value[0][0].start_mark

@@ -41,7 +41,7 @@ class Address:
 
 
 def is_address(text: object) -> bool:
-    """Whether `text` asks for something on the Hub."""
+    """Whether `text` is an address on the Hub."""
     return str(text).startswith(PREFIX)
 
 
@@ -51,7 +51,7 @@ def parse_address(text: str) -> Address:
     address = Address(repo, revision if at else None)
     if found := list(problems(address)):
         example = "hf-hub:org/model or hf-hub:org/model@v1"
-        raise InputError(join_problems(f"{text!r} cannot be used; write {example}:", found))
+        raise InputError(join_problems(f"Invalid address {text!r}, write {example}:", found))
     return address
 
 
@@ -65,7 +65,7 @@ def snapshot_origin(folder: Path) -> str | None:
 
 
 def problems(address: Address) -> Iterator[str]:
-    """What keeps `address` from being asked for, the environment included."""
+    """What is wrong with `address`, and with the endpoint and the token in the environment."""
     from huggingface_hub import constants, get_token
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
@@ -79,12 +79,12 @@ def problems(address: Address) -> Iterator[str]:
         yield f"{address.repo!r} is not a repository id like org/name"
     revision = address.revision
     if revision is not None and (not REVISION.fullmatch(revision) or ".." in revision):
-        yield f"{revision!r} is no commit, branch or tag"
+        yield f"{revision!r} is not a commit, branch or tag"
     if not _is_web_address(constants.ENDPOINT):
-        yield "HF_ENDPOINT has to look like https://huggingface.co"
+        yield "HF_ENDPOINT must look like https://huggingface.co"
     token = get_token()
     if token is not None and not (token.isascii() and token.isprintable()):
-        yield "the Hub token (HF_TOKEN) holds characters that no token has; set it anew"
+        yield "the Hub token (HF_TOKEN) contains characters that no token has; set it again"
 
 
 def hub_timeout() -> float:
@@ -97,9 +97,7 @@ def hub_timeout() -> float:
     except ValueError:
         seconds = math.nan
     if not 0 < seconds <= 3600:
-        raise InputError(
-            f"ZOO_HUB_TIMEOUT is {given!r}; allowed are seconds above 0 and up to 3600."
-        )
+        raise InputError(f"ZOO_HUB_TIMEOUT must be seconds above 0 and up to 3600, not {given!r}.")
     return seconds
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+from collections.abc import Collection
 from pathlib import Path
 
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import SafetensorsParsingError
 
-from zoo.common.console import info
-from zoo.common.errors import InputError, RunError
+from zoo.common.console import info, warn
+from zoo.common.errors import InputError, RunError, ZooError
 from zoo.common.files import sha256, write_text
 from zoo.remote.address import COMMIT
 from zoo.remote.client import (
@@ -25,9 +26,42 @@ from zoo.remote.client import (
     api,
     call,
     explained,
+    host,
+    list_files,
+    reason,
 )
 
 ANNOUNCED_FROM_BYTES = 100_000
+
+
+def listing_or_cached(task: Task, names: Collection[str], timeout: float) -> Listing | Path:
+    """The files of a repository, or the folder in the cache that holds `names`.
+
+    The folder is given for a full commit, which needs no request, and with a warning where the Hub
+    cannot be asked. Raises what `list_files` raises where neither is to be had.
+    """
+    if task.address.pinned and (folder := _cached(task, names)):
+        return folder
+    try:
+        return list_files(task, timeout)
+    except ZooError as error:
+        if (folder := _cached(task, names)) is None:
+            raise
+        warn(f"{reason(error)} Using revision {folder.name[:12]} from the cache.")
+        return folder
+
+
+def _cached(task: Task, names: Collection[str]) -> Path | None:
+    """The folder of the cache that holds all `names` at the commit that is known there."""
+    commit = task.address.branch
+    if not task.address.pinned:
+        try:
+            commit = (task.folder / "refs" / task.address.branch).read_text().strip()
+        except OSError:
+            return None
+    if not COMMIT.fullmatch(commit) or not all(cached_file(task, n, commit) for n in names):
+        return None
+    return snapshot(task, commit)
 
 
 def download(
@@ -41,6 +75,9 @@ def download(
     listed = listing.files[name]
     if limit is not None and listed.size > limit:
         raise InputError(f"{name} of {task.repo} is larger than {limit} bytes; refused.")
+    if name.endswith(".safetensors") and len(listed.digest) != 64:
+        text = f"{host()} lists no SHA-256 of {name}, so the download cannot be verified"
+        raise RunError(task.failure(text))
     path, blob = snapshot(task, listing.commit) / name, task.folder / "blobs" / listed.digest
     with explained(task):
         if holds(path, listed.digest):
@@ -69,11 +106,11 @@ def download(
         size = path.stat().st_size
         path.resolve().unlink()
         path.unlink(missing_ok=True)
-    reason = (
+    difference = (
         f"the downloaded file ({size} bytes, digest {digest[:12]}...) is not the one that the Hub "
         f"lists ({listed.size} bytes, {listed.digest[:12]}...); it was deleted"
     )
-    raise RunError(task.failure(reason, "run the command again"))
+    raise RunError(task.failure(difference, "run the command again"))
 
 
 def read_shapes(
@@ -96,21 +133,10 @@ def read_shapes(
         if not shapes or not all(type(side) is int and 0 <= side < 2**40 for side in sides):
             raise SafetensorsParsingError("a shape that no tensor has")
     except (SafetensorsParsingError, UnreadableAnswerError) as error:
-        reason = f"the start of {name} is not the header of a safetensors file"
+        found = f"the start of {name} is not the header of a safetensors file"
         step = "run the command again; if it fails again, the file in the repository is damaged"
-        raise RunError(task.failure(reason, step)) from error
+        raise RunError(task.failure(found, step)) from error
     return {name: tuple(shape) for name, shape in shapes.items()}
-
-
-def cached_commit(task: Task) -> str | None:
-    """The commit that the revision named when it was last fetched, if it ever was."""
-    if task.address.pinned:
-        return task.address.revision
-    try:
-        commit = (task.folder / "refs" / task.address.branch).read_text().strip()
-    except OSError:
-        return None
-    return commit if COMMIT.fullmatch(commit) else None
 
 
 def cached_file(task: Task, name: str, commit: str) -> Path | None:
@@ -124,7 +150,7 @@ def cached_file(task: Task, name: str, commit: str) -> Path | None:
     with explained(task):
         blob = path.resolve()
         if DIGEST.fullmatch(blob.name) and blob.name != digest_of(path, blob.name):
-            info(f"The cached file {name} of {task.repo} is damaged; deleted: {path}")
+            warn(f"The cached file {name} of {task.repo} is damaged; deleted: {path}")
             path.unlink(missing_ok=True)
             blob.unlink(missing_ok=True)
             return None
