@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from helpers.data_folders import THREE, plain, save, three_classes, write_split
 
+from zoo.common.class_lists import default_palette
 from zoo.common.errors import InputError
 from zoo.common.files import parse_yaml
-from zoo.common.palette import default_palette
 from zoo.data.dataset import IGNORE, Dataset
 from zoo.data.formats import pairs
 from zoo.data.formats.pairs import list_files, natural_key, pair

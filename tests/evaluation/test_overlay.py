@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from zoo.common.class_lists import default_palette
 from zoo.common.errors import InputError
-from zoo.common.palette import default_palette
 from zoo.data.pixels.overlay import (
     WRONG,
     colour_mask,

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from zoo.bench.job import JOB, LOG
-from zoo.common.errors import InputError
-from zoo.common.optional import extra
+from zoo.common.errors import InputError, extra
 
 ENGINES = ("local", "ray")
 

@@ -1,8 +1,24 @@
-"""Names and colours of the classes of public data sets."""
+"""Colours for classes, and the classes of public data sets with their names and colours."""
 
 from __future__ import annotations
 
-from zoo.common.palette import Colour, default_palette
+Colour = tuple[int, int, int]
+"""Red, green and blue, each in [0, 255]."""
+
+
+def default_palette(count: int) -> list[Colour]:
+    """`count` distinct colours: class 0 is black, the others follow the Pascal VOC bit pattern."""
+    colours: list[Colour] = []
+    for number in range(count):
+        index, red, green, blue = number, 0, 0, 0
+        for shift in range(7, -1, -1):
+            red |= (index & 1) << shift
+            green |= ((index >> 1) & 1) << shift
+            blue |= ((index >> 2) & 1) << shift
+            index >>= 3
+        colours.append((red, green, blue))
+    return colours
+
 
 CAMVID: dict[str, Colour] = {
     "Sky": (128, 128, 128),

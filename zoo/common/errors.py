@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class ZooError(Exception):
@@ -62,3 +64,16 @@ def unknown(what: str, given: str, allowed: Iterable[str]) -> str:
     close = nearest(given, allowed)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     return f"Unknown {what} {given!r}.{hint} Available: {shortened(allowed)}."
+
+
+def extra(module: str, extra_name: str, where: str) -> Any:
+    """Import `module`. Raises InputError that names `where` it is needed and how to install it."""
+    package = module.partition(".")[0]
+    try:
+        importlib.import_module(package)
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise InputError(
+            f"{where} needs the package {package}, which is not installed. "
+            f"Install it with `pip install 'segmentation-zoo[{extra_name}]'`."
+        ) from error

@@ -17,7 +17,7 @@ from zoo.registry.weights import Named, check_licence
 from zoo.remote.address import is_address, parse_address
 
 if TYPE_CHECKING:
-    from zoo.common.palette import Colour
+    from zoo.common.class_lists import Colour
     from zoo.models.segmentation import SegmentationModel
     from zoo.registry.resolve import Resolved
 

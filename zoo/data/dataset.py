@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from zoo.common.class_lists import Colour
 from zoo.common.errors import InputError, unknown
 from zoo.common.files import hash_of
-from zoo.common.palette import Colour
 
 IGNORE = 255
 """The train id of pixels that neither the loss nor a metric counts."""

@@ -16,9 +16,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo.common.class_lists import Colour
 from zoo.common.errors import InputError, join_problems, unknown
 from zoo.common.files import new_folder, read_json, write_json, write_text
-from zoo.common.palette import Colour
 from zoo.data.dataset import IGNORE
 from zoo.data.pixels.masks import index_png, png
 

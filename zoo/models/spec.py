@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from zoo.common.palette import Colour, default_palette
+from zoo.common.class_lists import Colour, default_palette
 from zoo.registry.recipe import InputScale
 
 Count = Annotated[int, Field(ge=1)]

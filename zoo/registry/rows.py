@@ -8,10 +8,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from zoo.common.class_lists import CLASS_LISTS
+from zoo.common.class_lists import CLASS_LISTS, default_palette
 from zoo.common.errors import InputError, join_problems, unknown
 from zoo.common.files import parse_yaml, read_yaml
-from zoo.common.palette import default_palette
 from zoo.common.schema import Strict, dotted, problems, unknown_key, written_as
 from zoo.registry.encoders import Encoder
 from zoo.registry.recipe import Recipe

@@ -13,10 +13,10 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from zoo.common.class_lists import default_palette
 from zoo.common.errors import InputError, join_problems
 from zoo.common.files import read_json, write_text
 from zoo.common.html import page
-from zoo.common.palette import default_palette
 from zoo.records.hashed import describe
 from zoo.records.metrics import METRICS
 from zoo.records.record import Record, read_record

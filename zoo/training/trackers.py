@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.common.errors import InputError, join_problems, unknown
-from zoo.common.optional import extra
+from zoo.common.errors import InputError, extra, join_problems, unknown
 from zoo.registry.recipe import recipe_dict
 
 if TYPE_CHECKING:

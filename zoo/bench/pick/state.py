@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from zoo.bench.pick.plan import Candidate, Configuration, HalvingSchedule, Rung
-from zoo.common.errors import InputError, RunError, join_problems
+from zoo.common.errors import InputError, RunError, extra, join_problems
 from zoo.common.files import read_json, write_json
-from zoo.common.optional import extra
 
 FILE = "pick.json"
 

@@ -22,9 +22,9 @@ from pydantic import (
     field_validator,
 )
 
+from zoo.common.class_lists import Colour, default_palette
 from zoo.common.errors import InputError, join_problems, shortened, unknown
 from zoo.common.files import read_yaml
-from zoo.common.palette import Colour, default_palette
 from zoo.data.dataset import IGNORE, MAX_CLASSES, OTHERS, Dataset, Decoder, Sample, pack
 from zoo.data.formats.coco import read_coco
 from zoo.data.formats.pairs import (

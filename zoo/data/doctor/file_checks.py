@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
+from zoo.common.class_lists import Colour
 from zoo.common.errors import shortened
-from zoo.common.palette import Colour
 from zoo.data.dataset import IGNORE
 from zoo.data.doctor.look import ImageLook, MaskLook, Pair
 from zoo.data.doctor.source import Fault, Source

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from zoo.common.class_lists import Colour
 from zoo.common.errors import InputError
-from zoo.common.palette import Colour
 from zoo.data.dataset import Dataset
 from zoo.data.inspect.near_duplicates import thumbnail
 from zoo.data.pixels.images import ORIENTATION, read_image

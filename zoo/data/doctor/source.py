@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from pydantic import ValidationError
 
+from zoo.common.class_lists import Colour
 from zoo.common.errors import InputError
 from zoo.common.files import read_yaml
-from zoo.common.palette import Colour
 from zoo.data.dataset import IGNORE, SPLITS, Dataset, Sample
 from zoo.data.description.dataset_yaml import DatasetFile, SplitEntry
 from zoo.data.formats.pairs import LIST_EXTENSIONS, Place, layouts, list_files

@@ -13,9 +13,8 @@ from typing import Any
 from PIL import Image
 
 from zoo.common.console import info
-from zoo.common.errors import InputError, shortened
+from zoo.common.errors import InputError, extra, shortened
 from zoo.common.files import hash_of, new_folder, read_json, write_bytes, write_text
-from zoo.common.optional import extra
 from zoo.data.pixels.opening import FORMATS
 from zoo.runtime.memory import cache_folder
 

@@ -12,9 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zoo.common import class_lists
-from zoo.common.class_lists import CLASS_LISTS, COCO_STUFF, COCO_THINGS, in_default_colours, names
+from zoo.common.class_lists import (
+    CLASS_LISTS,
+    COCO_STUFF,
+    COCO_THINGS,
+    Colour,
+    in_default_colours,
+    names,
+)
 from zoo.common.errors import InputError, join_problems
-from zoo.common.palette import Colour
 from zoo.data.dataset import IGNORE, Dataset, Decoder, Sample, pack
 from zoo.data.formats.pairs import Place, pair_place, read_names, samples_by_name
 

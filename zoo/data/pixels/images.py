@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from zoo.common.errors import InputError
-from zoo.common.optional import extra
+from zoo.common.errors import InputError, extra
 from zoo.data.dataset import Dataset
 from zoo.data.pixels.opening import (
     ARRAY_EXTENSIONS,

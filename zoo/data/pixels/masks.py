@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from zoo.common.class_lists import Colour
 from zoo.common.errors import InputError, shortened
-from zoo.common.palette import Colour
 from zoo.data.dataset import IGNORE, Dataset, Sample, unpack
 from zoo.data.pixels.images import Pixels, is_wide, read_image, read_wide
 from zoo.data.pixels.opening import LOSSLESS, opened, raw_mode

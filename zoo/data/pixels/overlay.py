@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from zoo.common.class_lists import Colour
 from zoo.common.errors import InputError, shortened
 from zoo.common.files import write_bytes
-from zoo.common.palette import Colour
 from zoo.data.dataset import IGNORE
 from zoo.data.pixels.masks import IGNORE_COLOUR, index_png, png
 

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from zoo.common.errors import InputError, shortened
+from zoo.common.errors import InputError, extra, shortened
 from zoo.common.files import read_json
-from zoo.common.optional import extra
 from zoo.data.dataset import IGNORE, OTHERS, Dataset
 from zoo.data.pixels.opening import check_pixels
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
-from zoo.common.optional import extra
+from zoo.common.errors import extra
 from zoo.models.outputs import MaskOutputs
 from zoo.training.losses.strips import Sums
 from zoo.training.losses.targets import IGNORE, total
