@@ -18,12 +18,12 @@ from zoo.data.dataset import Dataset
 from zoo.data.inspect.imbalance import (
     assign,
     class_weights,
-    count_labels,
     draw_order,
     repeat_factors,
     sum_groups,
     whole_parts,
 )
+from zoo.data.inspect.scan import count_labels
 from zoo.data.load import load_dataset
 from zoo.data.loading.loader import TrainLoader
 from zoo.registry.recipe import Augment, Recipe
@@ -93,7 +93,7 @@ def test_broken_masks_are_named_together(tmp_path: Path) -> None:
         sample.mask.write_bytes(b"broken")
     with pytest.raises(InputError) as caught:
         count_labels(dataset, dataset.samples("train"))
-    assert str(caught.value).startswith("22 files cannot be used:\n  - ")
+    assert str(caught.value).startswith(f"{tmp_path}: 22 files cannot be used:\n  - ")
     assert "train_19.png is not an image in a known format" in str(caught.value)
     assert str(caught.value).endswith("  - ... and 2 more")
 

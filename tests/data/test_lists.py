@@ -336,7 +336,7 @@ def test_arrays_that_are_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     np.save(path, np.zeros((1, 2, 3), dtype=np.int16))
     assert "has signed 16-bit pixels" in message_of(path)
     np.save(path, np.full((1, 2, 3), np.nan))
-    assert "not a number (NaN)" in message_of(path, 3, (0.0, 1.0))
+    assert "has NaN pixels" in message_of(path, 3, (0.0, 1.0))
     np.save(path, np.zeros((4, 8, 9), dtype=np.uint8))
     assert "has 9 channels, the data set 4" in message_of(path, 4)
     assert "Its first axis has that length" in message_of(path, 4)

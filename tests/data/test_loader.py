@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zoo.common.errors import InputError
 from zoo.data.dataset import Dataset
-from zoo.data.inspect import scan
+from zoo.data.inspect import facts
 from zoo.data.load import load_dataset
 from zoo.data.loading import decoded, loader
 from zoo.data.loading.loader import EvalLoader, TrainLoader, choose_workers
@@ -366,7 +366,7 @@ def test_evaluation_takes_sizes_from_an_earlier_scan(
 ) -> None:
     dataset = three_classes(tmp_path, SIZES, split="val")
     first = [indices for indices, _, _ in EvalLoader(dataset, "val")]
-    monkeypatch.setattr(scan, "image_size", None)
+    monkeypatch.setattr(facts, "image_size", None)
     assert [indices for indices, _, _ in EvalLoader(dataset, "val")] == first
 
 

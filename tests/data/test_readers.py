@@ -283,7 +283,7 @@ def test_real_samples(shared_data: Path, name: str) -> None:
     assert len(dataset.classes) == MAKERS[name][1]
     for scan in scan_labels(dataset).splits.values():
         assert scan.pixels.sum() > 0
-        assert scan.ignore_share < 0.2
+        assert scan.ignored_fraction < 0.2
 
 
 @pytest.mark.real_data

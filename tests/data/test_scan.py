@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import sqlite3
@@ -14,15 +15,15 @@ import torch
 from helpers.data_folders import THREE, save, three_classes
 
 from zoo.common.errors import InputError
-from zoo.data.inspect import facts as cache
-from zoo.data.inspect import scan
-from zoo.data.inspect.facts import FileCache
-from zoo.data.inspect.scan import data_hash, scan_labels
+from zoo.data.inspect import facts
+from zoo.data.inspect.facts import FactCache
+from zoo.data.inspect.scan import count_labels, data_hash, scan_labels
 from zoo.data.load import load_dataset
-from zoo.data.loading.loader import TrainLoader
+from zoo.data.loading.loader import EvalLoader, TrainLoader
 from zoo.data.pixels import images, opening
 from zoo.data.scenes import write_scenes
 from zoo.registry.recipe import Augment
+from zoo.runtime import memory
 
 IMAGE = np.zeros((2, 3, 3), dtype=np.uint8)
 
@@ -58,7 +59,7 @@ def test_counts(tmp_path: Path) -> None:
     assert result.pixels.dtype == np.int64
     assert result.images.tolist() == [2, 2, 0]
     assert result.ignored == 2
-    assert result.ignore_share == 2 / 14
+    assert result.ignored_fraction == 2 / 14
     assert result.sizes == {(2, 3): 2, (1, 2): 1}
 
 
@@ -126,16 +127,16 @@ def test_a_broken_cache_is_rebuilt(
     assert decoded == []
 
 
-def test_a_cache_that_cannot_be_written_costs_a_remark(
+def test_a_cache_that_cannot_be_written_gives_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     two_masks(tmp_path)
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "file"))
     remarks: list[str] = []
-    monkeypatch.setattr(cache, "info", remarks.append)
+    monkeypatch.setattr(facts, "warn", remarks.append)
     assert scan_labels(load_dataset(tmp_path)).splits["train"].ignored == 2
-    assert "will be slow: Cannot write" in remarks[0]
+    assert "will be slow: cannot write" in remarks[0]
 
 
 def test_an_interrupted_scan_goes_on_where_it_stopped(
@@ -143,18 +144,18 @@ def test_an_interrupted_scan_goes_on_where_it_stopped(
 ) -> None:
     two_masks(tmp_path)
     dataset = load_dataset(tmp_path)
-    counted = scan.count_ids
+    counted = facts.count_ids
 
     def interrupted(ids: np.ndarray) -> dict[int, int]:  # type: ignore[type-arg]
         if ids.shape == (1, 2):
             raise KeyboardInterrupt
         return counted(ids)
 
-    monkeypatch.setattr(scan.os, "cpu_count", lambda: 1)
-    monkeypatch.setattr(scan, "count_ids", interrupted)
+    monkeypatch.setattr(facts.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(facts, "count_ids", interrupted)
     with pytest.raises(KeyboardInterrupt):
         scan_labels(dataset)
-    monkeypatch.setattr(scan, "count_ids", counted)
+    monkeypatch.setattr(facts, "count_ids", counted)
     decoded.clear()
     assert scan_labels(dataset).splits["train"].pixels.tolist() == [8, 4, 0]
     assert set(decoded) == {"c.png"}
@@ -165,14 +166,14 @@ def test_two_runs_add_to_one_cache(tmp_path: Path) -> None:
     caches = []
     for number, file in enumerate(files):
         file.write_bytes(b"x")
-        cached = FileCache(tmp_path)
-        seen = cached.look(file)
+        cached = FactCache(tmp_path)
+        seen = cached.get(file)
         seen.shape, seen.ids["r"], seen.digests["d"] = (number, 7), {5: 2**40}, "0"
         cached.keep(seen)
         caches.append(cached)
     for cached in caches:
         cached.save()
-    found = [FileCache(tmp_path).look(file) for file in files]
+    found = [FactCache(tmp_path).get(file) for file in files]
     assert [seen.shape for seen in found] == [(0, 7), (1, 7), (2, 7)]
     assert all(seen.ids == {"r": {5: 2**40}} and seen.digests == {"d": "0"} for seen in found)
 
@@ -182,22 +183,22 @@ def test_facts_that_cannot_be_read_are_forgotten(tmp_path: Path, cache_folder: P
     dataset = load_dataset(tmp_path)
     scan_labels(dataset)
     (file,) = (cache_folder / "scan").iterdir()
-    for facts in ("", "[]", "{}", '{"shape": [1], "ids": {}, "digests": {}}'):
+    for text in ("", "[]", "{}", '{"shape": [1], "ids": {}, "digests": {}}'):
         with contextlib.closing(sqlite3.connect(file)) as database, database:
-            database.execute("UPDATE files SET facts = ?", (facts,))
+            database.execute("UPDATE files SET facts = ?", (text,))
         assert scan_labels(dataset).splits["train"].pixels.tolist() == [8, 4, 0]
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZOO_CACHE", "~/here")
-    assert cache.cache_folder() == Path.home() / "here"
+    assert memory.cache_folder() == Path.home() / "here"
     monkeypatch.delenv("ZOO_CACHE")
-    assert cache.cache_folder() == Path.home() / ".cache" / "zoo"
+    assert memory.cache_folder() == Path.home() / ".cache" / "zoo"
 
 
 def test_a_file_that_is_gone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read: No such file"):
-        FileCache(tmp_path).look(tmp_path / "gone.png")
+        FactCache(tmp_path).get(tmp_path / "gone.png")
 
 
 def test_all_faults_in_one_message(tmp_path: Path) -> None:
@@ -298,11 +299,46 @@ def test_hashing_and_scanning_share_one_cache(tmp_path: Path, decoded: list[str]
     assert decoded == []
 
 
+def test_a_second_run_opens_no_file_before_its_first_step(
+    tmp_path: Path, decoded: list[str]
+) -> None:
+    three_classes(tmp_path, [(4, 4)] * 3)
+    dataset = three_classes(tmp_path, [(4, 5)] * 2, split="val")
+    loader = TrainLoader(dataset, "train", crop=4, batch_size=2, augment=Augment(), seed=0)
+    assert loader.decoded is not None
+    rows = []
+    for _ in range(2):
+        decoded.clear()
+        scan = scan_labels(dataset, ["train", "val"]).splits["train"]
+        counts = count_labels(dataset, dataset.samples("train"))  # class_weights=median, oversample
+        data_hash(dataset, "train", loader.decoded.read)
+        data_hash(dataset, "val")
+        EvalLoader(dataset, "val")
+        rows.append((counts.tolist(), len(decoded)))
+        assert counts.sum(axis=0).tolist() == scan.pixels.tolist()
+    assert rows == [(rows[0][0], 5 * 3 + 3), (rows[0][0], 0)]
+
+
+def test_a_mask_is_decoded_once_for_counts_and_hash(tmp_path: Path, decoded: list[str]) -> None:
+    dataset = three_classes(tmp_path, [(4, 4)])
+    scan_labels(dataset)
+    count_labels(dataset, dataset.samples("train"))
+    data_hash(dataset, "train")
+    assert len(decoded) == 3  # the image's header, the mask, the image
+    other = load_dataset(tmp_path)
+    other = dataclasses.replace(other, id_map={0: 1, 1: 0, 2: 2})
+    decoded.clear()
+    scan_labels(other)
+    assert decoded == []
+    assert data_hash(other, "train") != data_hash(dataset, "train")
+    assert len(decoded) == 1  # the mask, for its other train ids
+
+
 @pytest.mark.real_data
 def test_real_camvid_counts(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = load_dataset(f"camvid:{shared_data / 'camvid'}")
     dataset.splits["val"][:] = dataset.splits["val"][:4]
-    result = scan.scan_labels(dataset, ["val"]).splits["val"]
+    result = scan_labels(dataset, ["val"]).splits["val"]
     stored = [
         np.asarray(opening.Image.open(sample.mask))
         for sample in dataset.splits["val"]
@@ -321,7 +357,7 @@ def test_what_is_hashed_is_decoded_for_training(
     dataset = load_dataset(write_scenes(tmp_path / "scenes", train=4, val=1, test=1, size=(64, 64)))
     loader = TrainLoader(dataset, "train", crop=32, batch_size=2, augment=Augment(), seed=0)
     assert loader.decoded is not None
-    filled = data_hash(dataset, "train", loader.decoded)
+    filled = data_hash(dataset, "train", loader.decoded.read)
     plain = [batch[0] for batch in TrainLoader(
         dataset, "train", crop=32, batch_size=2, augment=Augment(), seed=0
     ).epoch(0)]  # fmt: skip
@@ -338,6 +374,6 @@ def test_the_hash_is_the_same_however_files_are_read(
     dataset = load_dataset(write_scenes(tmp_path / "scenes", train=4, val=1, test=1, size=(64, 64)))
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "one"))
     loader = TrainLoader(dataset, "train", crop=32, batch_size=2, augment=Augment(), seed=0)
-    through_the_loader = data_hash(dataset, "train", loader.decoded)
+    through_the_loader = data_hash(dataset, "train", loader.decoded.read)
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "two"))
     assert data_hash(dataset, "train") == through_the_loader

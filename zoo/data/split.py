@@ -23,8 +23,10 @@ from zoo.common.errors import InputError, shortened
 from zoo.common.files import new_folder, read_yaml, write_text
 from zoo.data.dataset import IGNORE, Dataset, Sample, unpack
 from zoo.data.formats.pairs import find_splits, natural_key
-from zoo.data.inspect.imbalance import assign, count_labels, read_each, sum_groups
+from zoo.data.inspect.facts import read_each
+from zoo.data.inspect.imbalance import assign, sum_groups
 from zoo.data.inspect.near_duplicates import clusters, near_pairs, thumbnail, videos
+from zoo.data.inspect.scan import count_labels
 from zoo.data.load import load_dataset
 from zoo.data.pixels.images import read_image
 

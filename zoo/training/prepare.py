@@ -14,10 +14,9 @@ from zoo.data.inspect.imbalance import (
     PER_IMAGE,
     RARE,
     class_weights,
-    count_labels,
     repeat_factors,
 )
-from zoo.data.inspect.scan import ScanResult, data_hash, scan_labels
+from zoo.data.inspect.scan import ScanResult, count_labels, data_hash, scan_labels
 from zoo.data.loading.loader import EvalLoader, TrainLoader
 from zoo.data.loading.transforms import mix
 from zoo.evaluation.evaluate import check_pixels
@@ -57,8 +56,9 @@ def prepare(plan: Plan, new_head: bool, ranks: Ranks) -> Start:
     weights, draws = _balance(plan, scan)
     train = _train_loader(plan, draws, ranks)
     check_schedules(plan.recipe.stages, train.steps_per_epoch)
+    decoded = train.decoded
     hashes = {
-        "train": data_hash(plan.dataset, "train", train.decoded),
+        "train": data_hash(plan.dataset, "train", decoded.read if decoded is not None else None),
         "val": data_hash(plan.dataset, "val"),
     }
     val = EvalLoader(plan.dataset, "val", rank=ranks.rank, world=ranks.world)

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.common.console import track
-from zoo.common.errors import InputError, join_problems, unknown
-from zoo.data.dataset import IGNORE, Dataset, Sample
-from zoo.data.pixels.masks import read_mask
+from zoo.common.errors import InputError, unknown
 
-T = TypeVar("T")
 Counts = NDArray[np.int64]
 Numbers = NDArray[np.float64]
 
@@ -23,53 +16,6 @@ RARE = 0.1
 """The share of the images below which `oversample: rare` calls a class rare."""
 PER_IMAGE = ("median", "effective")
 """The class weights that need the counts of each image; for the others their sum will do."""
-SHOWN_FAULTS = 20
-
-
-def count_labels(dataset: Dataset, samples: Sequence[Sample]) -> Counts:
-    """The pixels of each class in each mask: int64, samples x classes; ignored pixels are left out.
-
-    Raises InputError that shows the first twenty masks that cannot be used.
-    """
-
-    def count(sample: Sample) -> Counts:
-        if sample.mask is None:
-            raise InputError(f"{sample.image} has no mask.")
-        mask = read_mask(sample.mask, dataset)
-        return np.bincount(mask.ravel(), minlength=IGNORE + 1)[: len(dataset.classes)]
-
-    rows = read_each(count, samples, "Counting labels")
-    return np.array(rows, dtype=np.int64).reshape(len(samples), len(dataset.classes))
-
-
-def read_each(
-    function: Callable[[Sample], T], samples: Sequence[Sample], description: str
-) -> list[T]:
-    """`function` of every sample, in their order and in threads.
-
-    Raises one InputError that shows the first twenty that it raised.
-    """
-
-    def attempt(sample: Sample) -> T | InputError:
-        try:
-            return function(sample)
-        except InputError as error:
-            return error
-
-    results: list[T] = []
-    problems: list[str] = []
-    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
-        for result in track(pool.map(attempt, samples), description, total=len(samples)):
-            if isinstance(result, InputError):
-                problems.append(str(result))
-            else:
-                results.append(result)
-    if problems:
-        shown = problems[:SHOWN_FAULTS]
-        if len(problems) > SHOWN_FAULTS:
-            shown.append(f"... and {len(problems) - SHOWN_FAULTS} more")
-        raise InputError(join_problems(f"{len(problems)} files cannot be used:", shown))
-    return results
 
 
 def class_weights(rule: str, labels: Counts) -> Numbers:
