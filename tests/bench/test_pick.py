@@ -115,7 +115,7 @@ def test_another_search_in_the_folder_is_named(
     scenes: Path, tmp_path: Path, calls: list[dict[str, Any]]
 ) -> None:
     out = tmp_path / "search"
-    with pytest.raises(InputError, match=r"A budget of 30s is too little to compare two trials"):
+    with pytest.raises(InputError, match=r"A budget of 30s is too short to compare two trials"):
         search.pick(asked(scenes, budget="30s"), out, worker="helpers.fake_trial")
     before = (out / "pick.json").read_bytes()
     with pytest.raises(InputError) as caught:
@@ -140,11 +140,14 @@ def test_another_search_in_the_folder_is_named(
     ("words", "message"),
     [
         (["--budget", "soon"], "The budget 'soon' is no time."),
-        (["--max-latency-ms", "0"], "--max-latency-ms is 0.0; it must be above 0."),
+        (["--max-latency-ms", "0"], "--max-latency-ms must be above 0, not 0.0."),
         (["--models", "unet-nothing"], "Unknown encoder 'nothing'."),
-        (["--size", "tall"], "The size 'tall' is none."),
-        (["--size", "64"], "--size is that of --max-latency-ms; give both or neither."),
-        (["--size", "8", "--max-latency-ms", "9"], "the size is 8x8; allowed are 32 to 16384"),
+        (["--size", "tall"], "Invalid size 'tall'."),
+        (["--size", "64"], "--size only goes with --max-latency-ms; give both or neither."),
+        (
+            ["--size", "8", "--max-latency-ms", "9"],
+            "each side must have 32 to 16384 pixels, not 8x8",
+        ),
         (["--encoder-weights", "x.safetensors"], "for several models it is default or none."),
         (["stages.all.epochs=3"], "A budget sets the epochs and validate_every"),
         (["crop=33"], "crop"),
@@ -171,7 +174,7 @@ def test_no_model_within_the_latency(
     with pytest.raises(InputError, match=r"No model is within 5 ms on this machine. Raise --max"):
         search.pick(one, tmp_path / "search", worker="helpers.fake_trial")
     said = capsys.readouterr().err
-    assert "leave unet-test_resnet: 20.0 ms at 64x80 is more than 5 ms" in said
+    assert "skip unet-test_resnet: 20.0 ms at 64x80 is more than 5 ms" in said
     two = asked(scenes, models=MODELS[:2], max_latency_ms=25.0, size=(96, 64), budget="100s")
     with pytest.raises(InputError, match="the machine is slower by now"):
         search.pick(two, tmp_path / "other", worker="helpers.fake_trial")

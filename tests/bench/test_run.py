@@ -199,7 +199,7 @@ def test_the_reported_split_must_be_there(suite_file: Path, scenes: Path, tmp_pa
 
 @pytest.mark.parametrize("name", ["jobs", "threads"])
 def test_counts_below_one_are_refused(suite_file: Path, tmp_path: Path, name: str) -> None:
-    with pytest.raises(InputError, match=f"--{name} is 0; it must be at least 1"):
+    with pytest.raises(InputError, match=f"--{name} must be at least 1, not 0"):
         run_suite(suite_file, [], tmp_path, tmp_path, **{name: 0})  # type: ignore[arg-type]
 
 

@@ -76,8 +76,8 @@ def test_the_latency_falls_back_to_a_batch_that_fits(
     assert found.batch == 4
     assert found.throughput == {"4": 50.0, "8": 50.0}
     said = " ".join(capsys.readouterr().err.split())
-    assert "unet-test_resnet: no memory for 8 images of 64x96, trying half." in said
-    assert "unet-test_resnet: no memory for 16 images, trying half." in said
+    assert "unet-test_resnet: not enough memory for 8 images of 64x96, trying half." in said
+    assert "unet-test_resnet: not enough memory for 16 images, trying half." in said
 
 
 def test_a_process_that_the_system_ended_is_started_again(log: Path) -> None:
@@ -92,9 +92,9 @@ def test_models_that_fail_do_not_disturb_the_others(log: Path) -> None:
     found = timed(*(f"{name}-test_resnet" for name in names))
     assert [outcome.reason for outcome in found] == [
         "nothing can be built",
-        "there is no memory for the model itself",
+        "there is not enough memory for the model itself",
         "its process ended with exit code 3",
-        "there is no memory for one image of 64x96",
+        "there is not enough memory for one image of 64x96",
         "",
     ]
     assert [outcome.record is not None for outcome in found] == [False, False, False, False, True]
@@ -144,16 +144,16 @@ def test_all_that_is_wrong_is_said_at_once(capsys: pytest.CaptureFixture[str]) -
     assert run([*words, "--threads", "0", "--rounds", "0"]) == 2
     said = capsys.readouterr().err
     for part in (
-        "zoo: No speed can be measured:",
+        "zoo: Cannot benchmark:",
         "Unknown encoder 'nothing'.",
         "'what'",
-        "the precision is 'int8'; allowed are fp32, bf16, fp16, auto",
-        "the memory format is 'rows'; allowed are channels_last, contiguous",
-        "the device is 'tpu'; allowed are auto, cpu, cuda",
-        "the size is 16x64; allowed are 32 to 16384 pixels a side",
-        "the batches are (0,); allowed are 1 to 65536 images",
-        "--threads is 0; it must be at least 1",
-        "--rounds is 0; it must be at least 1",
+        "the precision must be one of fp32, bf16, fp16, auto, not 'int8'",
+        "the memory format must be one of channels_last, contiguous, not 'rows'",
+        "the device must be one of auto, cpu, cuda, not 'tpu'",
+        "each side must have 32 to 16384 pixels, not 16x64",
+        "batch sizes must be between 1 and 65536, not (0,)",
+        "--threads must be at least 1, not 0",
+        "--rounds must be at least 1, not 0",
     ):
         assert part in said, part
 

@@ -194,7 +194,7 @@ def test_tables_are_put_between_the_marks_of_a_page(tmp_path: Path) -> None:
         "<!-- end of suite x -->",
         "B",
     ]
-    with pytest.raises(InputError, match="has no place for the tables: write the two lines"):
+    with pytest.raises(InputError, match=r"has no place for the tables\. Add the two lines"):
         put(page, "y", "new")
     with pytest.raises(InputError, match="Cannot read"):
         put(tmp_path / "none.md", "x", "new")

@@ -21,7 +21,7 @@ ENGINES = ("local", "ray")
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """How jobs are run: so many at a time, with so many threads each (None: the library's own).
+    """How jobs are run: `slots` at a time, with `threads` CPU threads each (None: torch's default).
 
     `devices` are the GPUs as CUDA_VISIBLE_DEVICES calls them, `worker` the module of a job's
     process.
@@ -41,7 +41,7 @@ class EngineSettings:
 
 
 def thread_variables(threads: int | None) -> dict[str, str]:
-    """What gives a process so many threads; nothing for None."""
+    """The variables that set the number of CPU threads; none for None."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS") if threads is not None else ()
     return dict.fromkeys(names, str(threads))
 
@@ -74,11 +74,11 @@ class Engine(Protocol):
         """Start the process of the job in `folder` as number `slot` of those that run."""
 
     def close(self) -> None:
-        """Let go of what the engine holds, once no job runs."""
+        """Release what the engine holds, once no job runs."""
 
 
 class LocalEngine:
-    """Jobs as processes of this machine."""
+    """Jobs as processes on this machine."""
 
     def __init__(self, settings: EngineSettings):
         self.settings = settings
@@ -144,7 +144,7 @@ def start_process(
             stderr=log,
             env=environment,
             cwd=place,
-            start_new_session=True,  # Ctrl-C reaches the jobs through this process alone
+            start_new_session=True,  # Ctrl-C reaches the jobs only through this process
         )
 
 
@@ -187,7 +187,7 @@ class RayEngine:
         most = int(max((machine.get("CPU", 0) for machine in machines), default=0))
         if most < self._cpus:
             raise InputError(
-                f"A job takes {self._cpus} CPUs, and no machine of the Ray cluster has more than "
+                f"A job needs {self._cpus} CPUs, and no machine of the Ray cluster has more than "
                 f"{most}. Give fewer --threads."
             )
         self.settings = replace(settings, slots=settings.slots or self._places(machines))
@@ -217,7 +217,7 @@ class RayEngine:
 
 
 class RayJob:
-    """A job that Ray runs, or has not begun yet."""
+    """A job that Ray runs or has yet to start."""
 
     def __init__(self, ray: Any, reference: Any):
         self._ray, self._reference = ray, reference
@@ -236,7 +236,7 @@ class RayJob:
         return "" if self._ended is None else self._ended[1]
 
     def interrupt(self) -> None:
-        """See RunningJob; a job that has not begun never does."""
+        """See RunningJob; a job that has not started never starts."""
         self._ray.cancel(self._reference)
 
     def wait(self) -> None:
@@ -263,8 +263,8 @@ def run_job(folder: str, place: str, worker: str, variables: dict[str, str]) -> 
     path = Path(place, folder)
     if not (path / JOB).is_file():
         return LOST, (
-            f"The machine {os.uname().nodename} of the Ray cluster does not see {path}. Give "
-            "--out, --results and --data in folders that all machines share."
+            f"The machine {os.uname().nodename} of the Ray cluster cannot see {path}. Give "
+            "--out, --results and --data as folders that all machines share."
         )
     process = start_process(path, worker, os.environ | variables, place)
     assert process.stdin is not None

@@ -73,7 +73,7 @@ def read_order(folder: Path) -> Order:
 
 
 def write_failure(folder: Path, code: int, reason: str) -> None:
-    """Note why the job in `folder` failed, with the end of what its process said.
+    """Store why the job in `folder` failed, with the end of its log.
 
     `code` is the exit code of the process; below 0 it is the signal that ended it.
     """
@@ -93,7 +93,7 @@ def read_failure(folder: Path) -> dict[str, Any] | None:
 def forget_failure(folder: Path) -> None:
     """Let a failed job run again.
 
-    Its run goes on where it was, but for one that was refused as bad input: that starts anew.
+    Its run resumes where it was, except for one that was refused as bad input: that starts again.
     """
     failure = read_failure(folder)
     if failure is not None and failure["exit_code"] == BAD_INPUT:
@@ -125,7 +125,7 @@ INTERRUPTED = 130
 
 
 def main(folder: Path) -> int:
-    """Do the job in `folder`; see `guarded`."""
+    """Run the job in `folder`; see `guarded`."""
     return guarded(folder, lambda: work(folder, read_order(folder)))
 
 
@@ -153,7 +153,7 @@ def guarded(folder: Path, action: Callable[[], None]) -> int:
 
 
 def work(folder: Path, order: Order) -> None:
-    """Train where the record is missing, go on where a run was stopped, and write the record."""
+    """Train if the record is missing, resume a stopped run, and write the record."""
     if not is_done(order):
         train(folder / RUN, order)
         score(folder / RUN, order)
@@ -161,14 +161,14 @@ def work(folder: Path, order: Order) -> None:
 
 
 def is_done(order: Order) -> bool:
-    """Whether the record of exactly this job, on this data and with these weights, is there."""
+    """Whether the record of this job, on this data and with these weights, exists."""
     if not order.results.is_dir():
         return False
     return bool(matching([order.job], filter(order.fits, read_records(order.results))))
 
 
 def train(run: Path, order: Order) -> None:
-    """Fine-tune in the folder `run`, from the start or from where an earlier process was."""
+    """Fine-tune in the folder `run`, from the start or from the last checkpoint."""
     from zoo.training.finetune import finetune
 
     if (run / "result.json").is_file() and (run / "best").is_dir():

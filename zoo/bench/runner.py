@@ -62,13 +62,13 @@ def run_suite(
 
     `data` are texts NAME=DATA; `jobs` run at a time (default: one for each GPU, one without),
     with `threads` CPU threads each. `engine` "ray" gives them to a Ray cluster, by default as many
-    at a time as it holds. A job is done where its record is there; one that was stopped goes on,
-    one that failed is left alone unless `retry` is set. Raises InputError with everything that is
+    at a time as it holds. A job is done if its record exists; one that was stopped resumes,
+    one that failed is skipped unless `retry` is set. Raises InputError with everything that is
     wrong before anything runs, KeyboardInterrupt after Ctrl-C, once every job has stopped.
     """
     for name, value in (("--jobs", jobs), ("--threads", threads)):
         if value is not None and value < 1:
-            raise InputError(f"{name} is {value}; it must be at least 1.")
+            raise InputError(f"{name} must be at least 1, not {value}.")
     if engine not in ENGINES:
         raise InputError(unknown("engine", engine, ENGINES))
     wanted = orders(read_suite(path), data, results, registry)
@@ -133,7 +133,7 @@ class Queue:
             f"{len(self._waiting)} to do, {self._engine.settings.slots} at a time."
         )
         if self._failed:
-            info("Failed jobs are left alone; repeat them by --retry.")
+            info("Failed jobs are skipped; use --retry to repeat them.")
 
     def run(self) -> None:
         """Work until nothing waits; Ctrl-C stops every job after its step, a second one at once."""
@@ -204,7 +204,7 @@ class Queue:
         """End what still runs: after its step, or at once where this is interrupted again."""
         if not self._running:
             return
-        info("Stopping the jobs that run; the same command goes on from there.")
+        info("Stopping the running jobs; the same command resumes them.")
         try:
             for running in self._running:
                 running.task.interrupt()

@@ -1,4 +1,4 @@
-"""How far a suite is, and its tables, from the suite and the records alone."""
+"""How far a suite is, and its tables, from the suite and the records only."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ Unit = tuple[str, int]
 
 @dataclass(frozen=True)
 class SuiteRow:
-    """One variant of one model on one data set or on all of its folds; shares in [0, 1].
+    """One variant of one model on one data set or on all of its folds; fractions in [0, 1].
 
     `miou` is None where nothing was measured, `difference` where the row is the base itself or
     shares no fold or seed with it, `chosen` (the mIoU on the split that chooses) where a record
@@ -189,7 +189,7 @@ def put(path: Path, name: str, text: str) -> str:
     _, found_end, after = rest.partition(closing)
     if not found or not found_end:
         raise InputError(
-            f"{path} has no place for the tables: write the two lines {opening} and {closing}."
+            f"{path} has no place for the tables. Add the two lines {opening} and {closing}."
         )
     note = "<!-- written by `zoo bench table`; do not edit -->"
     return f"{before}{opening}\n{note}\n\n{text}\n{closing}{after}"

@@ -49,7 +49,7 @@ def run_command(
     if outcome.failed:
         raise RunError(
             f"{outcome.failed} of {outcome.failed + outcome.done} jobs failed. `zoo bench status "
-            f"{suite} --results {results} --out {out}` says why; --retry repeats them."
+            f"{suite} --results {results} --out {out}` shows why; --retry repeats them."
         )
     info(f"All {outcome.done} jobs are done; their records are in {results}.")
 
@@ -148,7 +148,7 @@ def speed_command(
         print_table(measure.SPEED_COLUMNS, map(measure.speed_row, records))
         info(measure.speed_heading(records))
     if failed:
-        raise RunError(join_problems("These models were not measured:", failed))
+        raise RunError(join_problems("These models could not be measured:", failed))
 
 
 def pick_command(

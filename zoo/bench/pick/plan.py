@@ -50,15 +50,15 @@ class Configuration:
             texts.append(f"optimizer.lr={recipe.optimizer.lr * FACTORS[self.rate]:.3g}")
         if (loss := LOSSES[self.loss]) is not None:
             texts.append(loss)
-        if (share := UNFREEZING[self.unfreezing]) is not None:
-            texts += [f"stages.{stage.name}.unfreeze={share}" for stage in recipe.stages]
+        if (fraction := UNFREEZING[self.unfreezing]) is not None:
+            texts += [f"stages.{stage.name}.unfreeze={fraction}" for stage in recipe.stages]
         return texts
 
 
 def choices(overrides: Sequence[str], pretrained: bool) -> dict[str, tuple[str, ...]]:
     """What is chosen among beside the model, by name.
 
-    What the user sets is left alone, and a random encoder always learns whole.
+    What the user sets stays as it is, and a random encoder is always trained completely.
     """
     given = list(parse_overrides(overrides))
     options = {"rate": RATES, "loss": tuple(LOSSES), "unfreezing": tuple(UNFREEZING)}
@@ -97,7 +97,7 @@ DEFAULTS = {
 }
 """The models that are tried where the user names none, from quick to slow."""
 MOST = 40
-"""So many models at most."""
+"""The limit of models."""
 Measure = Callable[[Sequence[str], SpeedSetting], Iterator[SpeedOutcome]]
 
 
@@ -132,7 +132,7 @@ def named(patterns: Sequence[str], registry: Path | None) -> dict[str, str]:
         reason = f"matches {pattern}" if wild else "named"
         found |= {model: reason for model in models if model not in found}
     if len(found) > MOST:
-        problems.append(f"{len(found)} models match; at most {MOST} can be tried")
+        problems.append(f"{len(found)} models match; the limit is {MOST}")
     if problems:
         raise InputError(join_problems("--models cannot be used:", problems))
     return found
@@ -173,20 +173,20 @@ def _one(name: str, registry: Path | None) -> str:
 
 
 KEPT = 3
-"""One of so many trials goes on to the next rung."""
-SEARCH_SHARE = 0.5
-"""The share of the budget for trials; the rest fine-tunes the best."""
+"""One in this many trials goes on to the next rung."""
+SEARCH_FRACTION = 0.5
+"""Fraction of the budget for trials; the rest fine-tunes the best."""
 FINAL_LEAST = 0.25
-"""The share of the budget that fine-tuning has even where the trials were late."""
+"""Minimum fraction of the budget for fine-tuning, even if the trials were late."""
 LATENESS = 0.25
-"""By this share of its time a rung may be late before it ends with the trials that it has."""
+"""A rung that is late by this fraction of its time ends with the trials that it has."""
 LEAST_STEPS = 30
 """A trial of fewer optimizer steps says nothing."""
 
 
 @dataclass(frozen=True)
 class Rung:
-    """So many trials, each of so many seconds."""
+    """A number of trials, each of `seconds`."""
 
     trials: int
     seconds: float
@@ -244,7 +244,7 @@ def schedule(
     out where its shortest trial, or fine-tuning it at the end, would not fit. Raises InputError
     with the least budget where not even two trials fit.
     """
-    search_s, final_s = SEARCH_SHARE * left_s, (1 - SEARCH_SHARE) * left_s
+    search_s, final_s = SEARCH_FRACTION * left_s, (1 - SEARCH_FRACTION) * left_s
     able = [model for model, cost in costs.items() if cost.final_s <= final_s]
     found: list[tuple[int, int]] = []
     for trials in range(2, min(most, variants * len(able)) + 1):
@@ -283,19 +283,22 @@ def _reason(cost: TrialCost, able: bool, fits: bool, rung: Rung, final_s: float)
             f"its shortest trial takes {duration(cost.least_s)} here, and a trial has "
             f"{duration(rung.seconds)}"
         )
-    return f"the budget holds {rung.trials} trials, taken by those before it"
+    return f"the budget is enough for {rung.trials} trials, taken by the models before it"
 
 
 def _too_little(costs: Sequence[TrialCost], left_s: float, budget_s: float, variants: int) -> str:
     needs = sorted(
-        max(2 * cost.least_s / SEARCH_SHARE, cost.final_s / (1 - SEARCH_SHARE)) for cost in costs
+        max(2 * cost.least_s / SEARCH_FRACTION, cost.final_s / (1 - SEARCH_FRACTION))
+        for cost in costs
     )
     place = 0 if variants > 1 else 1
     if len(needs) <= place:
-        return "One configuration of one model leaves nothing to pick. Name more models."
+        return (
+            "With one configuration of one model there is nothing to choose from. Name more models."
+        )
     spent = budget_s - left_s
     return (
-        f"A budget of {duration(budget_s)} is too little to compare two trials and to fine-tune "
+        f"A budget of {duration(budget_s)} is too short to compare two trials and fine-tune "
         f"the better one, after {duration(max(1.0, spent))} of measuring. Give at least --budget "
         f"{duration(1.05 * (spent + needs[place]))}, or cheaper --models, a smaller crop or "
         "batch_size."

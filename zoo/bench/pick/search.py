@@ -105,9 +105,9 @@ def _check_options(asked: Asked) -> None:
         )
     if asked.max_latency_ms is None:
         if asked.size is not None:
-            raise InputError("--size is that of --max-latency-ms; give both or neither.")
+            raise InputError("--size only goes with --max-latency-ms; give both or neither.")
     elif asked.max_latency_ms <= 0:
-        raise InputError(f"--max-latency-ms is {asked.max_latency_ms}; it must be above 0.")
+        raise InputError(f"--max-latency-ms must be above 0, not {asked.max_latency_ms}.")
 
 
 def _latency_setting(asked: Asked, models: dict[str, str]) -> SpeedSetting:
@@ -152,8 +152,8 @@ class Search:
             info(line)
         if not any(candidate.kept for candidate in state.candidates):
             raise InputError(
-                f"No model is within {limit:g} ms on this machine. Raise --max-latency-ms, lower "
-                "--size or name quicker --models."
+                f"No model reaches {limit:g} ms on this machine. Raise --max-latency-ms, lower "
+                "--size or name faster --models."
             )
 
     def plan(self) -> None:
@@ -218,7 +218,7 @@ class Search:
         if late:
             info(
                 f"Rung {rung + 1} ends after {len(done)} of {planned.trials} trials: they take "
-                "longer than was measured."
+                "longer than estimated."
             )
         return late
 
@@ -336,13 +336,13 @@ NONE = "\u2013"
 def describe_candidates(candidates: Sequence[Candidate]) -> Iterator[str]:
     """A line for each model: whether it is tried, and why."""
     for one in candidates:
-        yield f"{'try  ' if one.kept else 'leave'} {one.model}: {one.reason}"
+        yield f"{'try ' if one.kept else 'skip'} {one.model}: {one.reason}"
 
 
 def describe_schedule(plan: HalvingSchedule) -> Iterator[str]:
     """The models that the budget leaves out, and the rungs."""
     for model, reason in plan.left_out.items():
-        yield f"leave {model}: {reason}"
+        yield f"skip {model}: {reason}"
     parts = [f"{rung.trials} trials of {duration(rung.seconds)}" for rung in plan.rungs]
     yield f"{', then '.join(parts)}; about one in {KEPT} goes on, and the best is fine-tuned."
 
@@ -383,7 +383,7 @@ def write_tried(
     heads = [*columns(len(tried))]
     left = ("model", "rate", "loss", "unfreezing", "end")
     lines = table_lines(heads, [list(map(escape, cells(row, len(tried)))) for row in found], left)
-    note = "Chosen on the val split, by short runs: these scores rank, they are no results."
+    note = "Chosen on the val split by short runs: the scores only rank, they are not results."
     write_text(out / MARKDOWN, "\n".join(["# What was tried", "", note, "", *lines, ""]))
 
 

@@ -36,7 +36,7 @@ class Asked:
 
 @dataclass
 class SearchState:
-    """What is known: None where it is not known yet.
+    """What is known so far; None for the rest.
 
     `spent_s` are the seconds of measuring by what was measured; `final` is the budget of the run at
     the end, as --budget writes it.
@@ -102,7 +102,7 @@ def open_state(out: Path, asked: Asked) -> SearchState:
 
 
 REPEATS = 5
-"""How often the sampler may ask for what was tried before."""
+"""How often the sampler may suggest what was tried before."""
 
 
 @dataclass(frozen=True)
@@ -152,16 +152,16 @@ class Store:
     def next(
         self, rung: int, options: Mapping[str, Sequence[str]], everything: Sequence[Configuration]
     ) -> tuple[int, Configuration]:
-        """The trial to run: the one that was begun, a queued one, or one that is suggested.
+        """The trial to run: one in progress, a queued one, or one that is suggested.
 
         `options` are the values of each choice; `everything` is taken in order where the sampler
         only repeats itself.
         """
         study = self._study(rung)
-        for begun in study.get_trials(deepcopy=False, states=(self._state("RUNNING"),)):
-            if begun.params.keys() == options.keys():
-                return begun.number, Configuration(**begun.params)
-            study.tell(begun.number, state=self._state("FAIL"))  # killed before it was chosen
+        for running in study.get_trials(deepcopy=False, states=(self._state("RUNNING"),)):
+            if running.params.keys() == options.keys():
+                return running.number, Configuration(**running.params)
+            study.tell(running.number, state=self._state("FAIL"))  # killed before it was chosen
         tried = {trial.configuration for trial in self.trials(rung)}
         space = {
             name: self._optuna.distributions.CategoricalDistribution(list(values))
@@ -187,10 +187,11 @@ class Store:
     ) -> None:
         """Keep the end of a trial."""
         study = self._study(rung)
-        trial = self._optuna.trial.Trial(study, study.get_trials(deepcopy=False)[number]._trial_id)
+        study_id = self._storage.get_study_id_from_name(study.study_name)
+        trial = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
         attributes = {"steps": steps, "seconds": seconds, "reason": reason}
         for name, value in attributes.items():
-            trial.set_user_attr(name, value)
+            self._storage.set_trial_user_attr(trial, name, value)
         study.tell(number, miou, state=self._state("FAIL") if miou is None else None)
 
     def _study(self, rung: int) -> Any:

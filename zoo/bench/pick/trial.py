@@ -23,7 +23,7 @@ from zoo.training.prepare import make_trainer, prepare
 
 TRIAL_ORDER, RESULT = "order.json", "result.json"
 VAL_IMAGES = 64
-"""A trial is scored on so many images of the val split at most."""
+"""Maximum number of val images that a trial is scored on."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,9 @@ def trained(plan: Plan, steps: int) -> float:
 
 
 def shortened_plan(plan: Plan, steps: int) -> Plan:
-    """The plan with so many steps: epochs over all images, or one of each stage over a part.
+    """The plan with about `steps` steps: epochs over all images, or one of each stage over a part.
 
-    The schedules run to their ends, the last epoch alone is scored.
+    The schedules run to their ends, only the last epoch is scored.
     """
     recipe, images = plan.recipe, len(plan.dataset.samples("train"))
     wanted = steps * recipe.batch_size
@@ -101,7 +101,7 @@ def shortened_plan(plan: Plan, steps: int) -> Plan:
 
 
 def part(dataset: Dataset, images: int) -> Dataset:
-    """So many training images, repeated where there are fewer, and at most 64 to score."""
+    """`images` training images, repeated if there are fewer, and at most 64 to score."""
     chosen = spaced(dataset.samples("train"), images)
     train: list[Sample] = [chosen[number % len(chosen)] for number in range(images)]
     return replace(

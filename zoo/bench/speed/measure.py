@@ -69,7 +69,7 @@ def checked(names: Sequence[str], setting: SpeedSetting) -> SpeedSetting:
     problems = [problem for name in (*names, setting.reference) for problem in _unusable(name)]
     problems += _wrong_values(setting)
     if problems:
-        raise InputError(join_problems("No speed can be measured:", dict.fromkeys(problems)))
+        raise InputError(join_problems("Cannot benchmark:", dict.fromkeys(problems)))
     return replace(setting, batches=tuple(sorted(set(setting.batches))))
 
 
@@ -77,7 +77,7 @@ def parse_size(text: str) -> tuple[int, int]:
     """(height, width) of `512`, a square, or of `360x480`. Raises InputError for anything else."""
     parts = text.lower().split("x")
     if len(parts) > 2 or not all(part.isascii() and part.isdecimal() for part in parts):
-        raise InputError(f"The size {text!r} is none. Write 512, or HEIGHTxWIDTH as in 360x480.")
+        raise InputError(f"Invalid size {text!r}. Use 512, or HEIGHTxWIDTH as in 360x480.")
     return int(parts[0]), int(parts[-1])
 
 
@@ -85,7 +85,7 @@ def parse_batches(text: str) -> tuple[int, ...]:
     """The numbers of `1,4,16`. Raises InputError for anything else."""
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isascii() and part.isdecimal() for part in parts):
-        raise InputError(f"The batches {text!r} are none. Write whole numbers, as in 1,4,16.")
+        raise InputError(f"Invalid batch sizes {text!r}. Use whole numbers, as in 1,4,16.")
     return tuple(int(part) for part in parts)
 
 
@@ -105,15 +105,15 @@ def _wrong_values(setting: SpeedSetting) -> list[str]:
         ("device", setting.device, DEVICES),
     ):
         if value not in allowed:
-            problems.append(f"the {name} is {value!r}; allowed are {', '.join(allowed)}")
+            problems.append(f"the {name} must be one of {', '.join(allowed)}, not {value!r}")
     if min(setting.size) < 32 or max(setting.size) > 16384:
         height, width = setting.size
-        problems.append(f"the size is {height}x{width}; allowed are 32 to 16384 pixels a side")
+        problems.append(f"each side must have 32 to 16384 pixels, not {height}x{width}")
     if min(setting.batches) < 1 or max(setting.batches) > 65536:
-        problems.append(f"the batches are {setting.batches}; allowed are 1 to 65536 images")
+        problems.append(f"batch sizes must be between 1 and 65536, not {setting.batches}")
     for name, count in (("threads", setting.threads), ("rounds", setting.rounds)):
         if count is not None and count < 1:
-            problems.append(f"--{name} is {count}; it must be at least 1")
+            problems.append(f"--{name} must be at least 1, not {count}")
     return problems
 
 
@@ -130,7 +130,7 @@ class SpeedOutcome:
 
 
 class ShortageError(Exception):
-    """There was no memory for a batch."""
+    """There was not enough memory for a batch."""
 
 
 class Timed:
@@ -147,7 +147,7 @@ class Timed:
             self.facts = self._read(self._worker.answer())
         except ShortageError as error:
             self.close()
-            raise RunError("there is no memory for the model itself") from error
+            raise RunError("there is not enough memory for the model itself") from error
         except BaseException:
             self.close()
             raise
@@ -155,8 +155,8 @@ class Timed:
     def time(self, batch: int, seconds: float) -> dict[str, Any]:
         """`seconds` of each inference on `batch` images, and `peak_mb`.
 
-        Raises ShortageError where there is no memory for them. The process is a new one then: what
-        the old one took in vain stays with it in pieces, and would refuse smaller batches.
+        Raises ShortageError if there is not enough memory for them. A new process then takes over:
+        the memory of the old one is fragmented, so smaller batches would fail too.
         """
         try:
             return self._read(self._worker.ask(json.dumps({"batch": batch, "seconds": seconds})))
@@ -286,10 +286,10 @@ def _latency(
         try:
             return batch, _in_turns(timed, reference, batch, setting, advance)
         except ShortageError as error:
-            height, width = setting.size
+            size = "x".join(map(str, setting.size))
             if batch == 1:
-                raise RunError(f"there is no memory for one image of {height}x{width}") from error
-            info(f"{timed.model}: no memory for {batch} images of {height}x{width}, trying half.")
+                raise RunError(f"there is not enough memory for one image of {size}") from error
+            info(f"{timed.model}: not enough memory for {batch} images of {size}, trying half.")
             batch //= 2
 
 
@@ -315,7 +315,7 @@ def _largest(timed: Timed, wanted: int, least: int, seconds: float) -> dict[int,
         try:
             return {batch: batch / statistics.median(timed.time(batch, seconds)["seconds"])}
         except ShortageError:
-            info(f"{timed.model}: no memory for {batch} images, trying half.")
+            info(f"{timed.model}: not enough memory for {batch} images, trying half.")
             batch //= 2
     return {}
 
@@ -364,7 +364,7 @@ PATIENCE_SECONDS = 60
 class Worker:
     """A Python process with the arguments `command`; the end of its stdin tells it to end.
 
-    It is beyond the reach of Ctrl-C, which ends it through this process alone. `environment` adds
+    Ctrl-C does not reach it; this process ends it. `environment` adds
     to or replaces variables of this process.
     """
 

@@ -23,10 +23,10 @@ from zoo.runtime.environment import stamp
 from zoo.runtime.precision import autocast, resolve_precision
 
 LEAST = 3
-"""Inferences of a turn, however long they take."""
+"""Minimum number of inferences in a turn."""
 WARM_UP_S, WARM_UP = 0.3, 2
 SHORT = re.compile(r"can't allocate memory|out of memory|could not create a|bad_alloc")
-"""How libraries say that there is no memory."""
+"""How libraries report that there is not enough memory."""
 
 
 class Bench:
@@ -107,7 +107,7 @@ class Bench:
 def main(model: str, text: str) -> None:
     """Say what is known of the model, then answer a line {"batch", "seconds"} with its times.
 
-    An answer with `short` means that there was no memory for it, one with `error` that nothing can
+    An answer with `short` means that memory did not suffice, one with `error` that nothing can
     be measured.
     """
     stream, setting = answers(), setting_from(text)
@@ -144,7 +144,7 @@ def _device(asked: str) -> str:
     """The device that `asked` means here. Raises InputError for a GPU that is not there."""
     there = torch.cuda.is_available()
     if asked == "cuda" and not there:
-        raise InputError("--device cuda: torch sees no GPU here. Leave it out, or take cpu.")
+        raise InputError("--device cuda: torch finds no GPU. Leave the option out, or use cpu.")
     return "cuda" if there and asked != "cpu" else "cpu"
 
 
