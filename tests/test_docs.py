@@ -49,6 +49,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_snippets_run(
     page: Path, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

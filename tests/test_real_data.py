@@ -48,6 +48,7 @@ def test_a_real_encoder_is_loaded_bit_for_bit(overlay: Path, shared_weights: Pat
     assert all(torch.equal(loaded[name], file[name]) for name in loaded)
 
 
+@pytest.mark.long
 def test_fine_tune_score_and_predict_on_camvid(
     few_images: Path, overlay: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

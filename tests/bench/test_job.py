@@ -158,6 +158,7 @@ def test_two_processes_do_not_work_in_one_folder(
     assert trained.is_set()
 
 
+@pytest.mark.long
 def test_a_killed_suite_goes_on_and_ends_with_the_same_record(
     suite_file: Path, scenes: Path, tmp_path: Path
 ) -> None:

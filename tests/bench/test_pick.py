@@ -46,6 +46,7 @@ def asked(scenes: Path, **changes: Any) -> Asked:
     return Asked(**values | {"overrides": ("crop=64", "batch_size=4")} | changes)
 
 
+@pytest.mark.long
 def test_a_search_halves_and_goes_on_where_it_was_stopped(
     scenes: Path, tmp_path: Path, calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

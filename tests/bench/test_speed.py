@@ -179,6 +179,7 @@ def test_the_percentile_is_numpys() -> None:
     assert percentile_95(values) == pytest.approx(np.percentile(values, 95), rel=1e-12)
 
 
+@pytest.mark.long
 def test_a_real_model_is_measured_within_its_memory() -> None:
     """256 images need 460 MB, more than the limit allows."""
     setting = SpeedSetting(
