@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,6 +20,7 @@ from zoo.bench.suite import matching, read_suite
 from zoo.common.errors import InputError, RunError
 from zoo.common.files import read_json
 from zoo.records.record import read_records
+from zoo.training.plan import RunRequest
 
 
 @pytest.fixture
@@ -65,10 +65,10 @@ def test_a_stopped_run_goes_on(
 ) -> None:
     run, calls = tmp_path / RUN, []
 
-    def finetune(model: str, data: str, **options: Any) -> None:
-        calls.append((options["resume"], sorted(path.name for path in run.glob("*"))))
+    def finetune(request: RunRequest) -> None:
+        calls.append((request.resume, sorted(path.name for path in run.glob("*"))))
 
-    monkeypatch.setattr("zoo.training.finetune.finetune", finetune)
+    monkeypatch.setattr("zoo.training.finetune.run", finetune)
     job_module.train(run, order)
     run.mkdir()
     (run / "half-written").touch()  # a kill before there was a run: it starts anew

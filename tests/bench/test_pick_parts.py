@@ -37,9 +37,9 @@ from zoo.data.load import load_dataset
 from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides
 from zoo.registry.resolve import resolve
+from zoo.training.auto import resolve_auto
 from zoo.training.budget import Cost
-from zoo.training.choose import settled
-from zoo.training.plan import make_plan
+from zoo.training.plan import RunRequest, make_plan
 
 CHEAP = TrialCost(start_s=10, step_s=0.5, validation_s=5, final_s=100)  # shortest trial: 30 s
 
@@ -190,12 +190,11 @@ def test_the_size_is_that_of_most_images(scenes: Path) -> None:
 
 
 def auto_plan(scenes: Path, out: Path, *overrides: str) -> Any:
-    return settled(
-        make_plan(
-            "unet-test_resnet", scenes, recipe="auto", out=out, encoder_weights=None,
-            overrides=["batch_size=4", "crop=64", *overrides],
-        )
+    request = RunRequest(
+        "unet-test_resnet", scenes, recipe="auto", out=out, encoder_weights=None,
+        overrides=("batch_size=4", "crop=64", *overrides),
     )  # fmt: skip
+    return resolve_auto(make_plan(request))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from zoo.creation.create import create
 from zoo.data.load import load_dataset
 from zoo.hub.folder import save_folder
 from zoo.training.engine.checkpoint import load_checkpoint
+from zoo.training.plan import Plan, RunRequest, make_plan
 
 STAGES = (
     "stages=[{name: head, epochs: 1, unfreeze: 0.0}, "
@@ -37,6 +38,12 @@ def without_batch_norm(data: Path, folder: Path) -> Path:
     assert not any("BatchNorm" in type(module).__name__ for module in net.modules())
     save_folder(net, folder)
     return folder
+
+
+def plan_for(model: Path | str, data: Path, **options: Any) -> Plan:
+    """The plan of a run with the arguments of `finetune`."""
+    overrides = tuple(options.pop("overrides", ()))
+    return make_plan(RunRequest(model, data, overrides=overrides, **options))
 
 
 def by_adamw(settings: list[str]) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 from timm.utils import ModelEmaV3
 
 from zoo.evaluation.counts import Confusion
-from zoo.training.engine.step import TrainingNet
+from zoo.training.engine.features import TrainingNet
 from zoo.training.finetune import finetune
 
 POINTS: dict[str, tuple[Any, str]] = {

@@ -21,7 +21,7 @@ from zoo.evaluation.evaluate import evaluate, score
 from zoo.hub.folder import load_folder
 from zoo.runtime.processes import Ranks, start_ranks
 from zoo.training.engine import trainer
-from zoo.training.engine.step import TrainingNet
+from zoo.training.engine.features import TrainingNet
 from zoo.training.finetune import finetune
 
 LACK = "DefaultCPUAllocator: can't allocate memory"
@@ -37,7 +37,7 @@ def caught(work: Callable[[], object]) -> list[object]:
 
 def failing_alone(ranks: Ranks, error: Exception, rank: int) -> list[object]:
     def work() -> None:
-        with ranks.together():
+        with ranks.raise_on_all_ranks():
             if ranks.rank == rank:
                 raise error
 
@@ -45,7 +45,7 @@ def failing_alone(ranks: Ranks, error: Exception, rank: int) -> list[object]:
 
 
 def first_fails(ranks: Ranks, ran: list[int]) -> None:
-    with ranks.first_then_rest():
+    with ranks.main_process_first():
         ran.append(ranks.rank)
         if ranks.first:
             raise InputError("no such data")
@@ -53,7 +53,7 @@ def first_fails(ranks: Ranks, ran: list[int]) -> None:
 
 def in_order(ranks: Ranks, folder: Path) -> bool:
     """The first process is done before the second begins."""
-    with ranks.first_then_rest():
+    with ranks.main_process_first():
         if ranks.first:
             time.sleep(0.3)
             (folder / "done").touch()

@@ -51,7 +51,7 @@ def stopped(model: Path, data: Path, out: Path, overrides: list[str]) -> None:
 
 def main(folder: Path, model: Path, data: Path, overrides: list[str]) -> None:
     ranks = start_ranks()
-    seen: dict[str, Any] = {"splits": ranks.splits, "shares": []}
+    seen: dict[str, Any] = {"sharded": ranks.sharded, "shares": []}
     real = trainer.Shards.average
 
     def average(self: Any, step: int) -> None:
@@ -68,7 +68,7 @@ def main(folder: Path, model: Path, data: Path, overrides: list[str]) -> None:
     often = [*overrides, "checkpoint_minutes=0.0001"]
     resumed = folder / "resumed"
     stopped(model, data, resumed, often)
-    with ranks.first_then_rest():
+    with ranks.main_process_first():
         if ranks.first:
             shutil.copytree(resumed, folder / "stopped")
     finetune(model, data, recipe="scratch", out=resumed, overrides=often, resume=True)

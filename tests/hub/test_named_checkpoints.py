@@ -28,7 +28,7 @@ from zoo.registry.decoders import check_options
 from zoo.registry.load import load_registry
 from zoo.registry.resolve import list_models, resolve
 from zoo.registry.weights import default_weights
-from zoo.training.finetune import make_plan
+from zoo.training.plan import RunRequest, make_plan
 
 NAME, HUB = "segformer-b0-ade20k", "smp-hub/segformer-b0-512x512-ade-160k"
 TINY, TINY_HUB = "unet-tiny-streets", "team/streets"
@@ -148,10 +148,10 @@ def test_every_verb_takes_the_name(
     assert run(["pull", TINY]) == 0
     assert Path(capsys.readouterr().out.strip()).name == commit
     data = write_scenes(tmp_path / "scenes", train=2, val=2, test=1, size=(64, 64))
-    plan = make_plan(TINY, data)
+    plan = make_plan(RunRequest(TINY, data))
     assert plan.folder is not None
     assert (plan.model, plan.folder.name, plan.recipe_name) == (TINY, commit, "cnn")
-    assert make_plan(TINY, data, encoder_weights=None).folder is None
+    assert make_plan(RunRequest(TINY, data, encoder_weights=None)).folder is None
 
 
 def test_a_published_model_is_fine_tuned_on_other_classes(

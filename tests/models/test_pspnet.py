@@ -20,8 +20,7 @@ from zoo.models.heads.pspnet import PyramidPooling
 from zoo.models.outputs import Outputs, full_size
 from zoo.models.pyramid import Source
 from zoo.models.segmentation import SegmentationModel
-from zoo.training.engine.feature_rows import used_leaves
-from zoo.training.engine.step import TrainingNet
+from zoo.training.engine.features import used_features
 from zoo.training.losses import Objective
 
 
@@ -152,8 +151,7 @@ def test_stored_features_hold_what_the_auxiliary_head_reads() -> None:
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         features = model.net.encoder.eval()(images)
-    net = TrainingNet(model)
-    assert used_leaves(net, model.net.encoder, features, images.shape[1:]) == [False, True, True]
+    assert used_features(model, features, (3, 64, 64)) == [False, True, True]
 
 
 def test_other_classes_renew_both_scoring_layers(tmp_path: Path) -> None:

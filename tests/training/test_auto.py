@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.engine_runs import plan_for
 
 from zoo.cli.main import run as command
 from zoo.common.errors import InputError, RunError
@@ -19,14 +20,11 @@ from zoo.data.load import load_dataset
 from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides
 from zoo.registry.recipe import Recipe, recipe_dict
-from zoo.training import choose as settle
-from zoo.training import measure
-from zoo.training.auto import Facts, choose, facts_of, stored
+from zoo.training import auto, budget
+from zoo.training.auto import Facts, choose, facts_of, resolve_auto, stored
 from zoo.training.budget import Cost, duration, epochs_within, parse_budget, spread
-from zoo.training.choose import settled
 from zoo.training.engine.trainer import Trainer
 from zoo.training.finetune import finetune
-from zoo.training.plan import make_plan
 
 CAMVID = Facts(
     base="cnn", kind="cnn", pretrained=True, any_size=True, images=367, side=360,
@@ -172,7 +170,7 @@ def test_budgets_are_times(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["10", "m", "0s", "-5m", "1d", "1e3s", "", "nan", "10 minutes"])
 def test_what_is_no_time_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match=r"is no time\. Write a number above 0 .* 90s, 10m, 1h"):
+    with pytest.raises(InputError, match=r"Invalid budget .* a number above 0 .* 90s, 10m, 1h"):
         parse_budget(text)
 
 
@@ -222,7 +220,7 @@ def test_a_large_budget_ends_at_four_times_the_usual_epochs() -> None:
 def test_a_budget_below_one_epoch_names_the_least_that_will_do() -> None:
     cost = Cost(epochs_s=(30.0, 60.0), validation_s=5.0, save_s=1.0, spent_s=10.0)
     # 30 + 60 + 2 + 5 = 97 s; 97 / 0.95 + 10 = 112.1
-    with pytest.raises(InputError, match=r"budget of 60s is too little.*take 97s.*--budget 113s"):
+    with pytest.raises(InputError, match=r"budget of 60s is too short.*take 97s.*--budget 113s"):
         epochs_within(60, cost, [1, 11], 100, 40)
     assert epochs_within(113, cost, [1, 11], 100, 40).epochs == [1, 1]
 
@@ -231,7 +229,7 @@ def test_a_budget_below_one_epoch_names_the_least_that_will_do() -> None:
     "override", ["stages=[{name: all, epochs: 1}]", "stages.all.epochs=3", "validate_every=2"]
 )
 def test_a_budget_and_given_epochs_exclude_each_other(override: str) -> None:
-    with pytest.raises(InputError, match=r"budget sets the epochs.*Leave out one"):
+    with pytest.raises(InputError, match=r"budget chooses the epochs.*Remove the budget or"):
         chosen(CAMVID, override, budget_s=60.0, measure=lambda _: Cost((1.0, 1.0), 1.0, 0.0))
 
 
@@ -255,7 +253,7 @@ def test_a_choice_is_kept_in_a_file() -> None:
 def test_the_cost_follows_from_the_clock(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run by hand: 9 s a step while it warms up, then 2 s (stage a) and 3 s (stage b)."""
     clock = [100.0]
-    monkeypatch.setattr(measure, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     stages = "stages=[{name: a, epochs: 5, unfreeze: 0.0}, {name: b, epochs: 7}]"
     recipe = apply_overrides(
         load_registry().recipe("scratch"), [stages, "crop=64", "batch_size=4", "validate_every=3"]
@@ -269,12 +267,12 @@ def test_the_cost_follows_from_the_clock(scenes: Path, monkeypatch: pytest.Monke
             for images, _ in loader.epoch(epoch):
                 assert images.shape == (4, 3, 64, 64)
                 clock[0] += seconds
-            assert loader.steps_per_epoch == measure.STEPS + 1
+            assert loader.steps_per_epoch == budget.STEPS + 1
             for indices, _, _ in val:
                 clock[0] += 0.5 * len(indices)
             clock[0] += 0.25
 
-    cost = measure.measure_cost(load_dataset(scenes), recipe, train)
+    cost = budget.measure_cost(load_dataset(scenes), recipe, train)
     # 8 images make 2 steps of 4; 4 validation images; 0.25 s for a checkpoint
     assert cost == Cost(epochs_s=(4.0, 6.0), validation_s=2.0, save_s=0.25)
 
@@ -291,7 +289,7 @@ def tiny(data: Path, out: Path, *more: str, **options: Any) -> Any:
 def cost_of_two_epochs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Cost]]:
     """Costs that a measurement finds, in place of a clock's; it is an error to run out of them."""
     costs = [Cost(epochs_s=(20.0,), validation_s=5.0, save_s=1.0)]
-    monkeypatch.setattr(settle, "measure_cost", lambda *_: costs.pop())
+    monkeypatch.setattr(auto, "measure_cost", lambda *_: costs.pop())
     yield costs
     assert costs == []
 
@@ -339,10 +337,10 @@ def test_the_overrides_of_a_run_give_what_it_chose_again(scenes: Path, stopped: 
     assert {"crop", "batch_size", "class_weights", "ema", "stages.all.epochs"} <= stated.keys()
     assert (stated["crop"], stated["stages.all.epochs"]) == (64, 2)  # given and chosen
     texts = [f"{key}={json.dumps(value)}" for key, value in stated.items()]
-    plan = make_plan(
+    plan = plan_for(
         "unet-test_resnet", scenes, recipe="auto", overrides=texts, encoder_weights=None
     )
-    assert recipe_dict(settled(plan).recipe) == kept["recipe"]
+    assert recipe_dict(resolve_auto(plan).recipe) == kept["recipe"]
 
 
 @pytest.mark.parametrize(
@@ -362,24 +360,24 @@ def test_a_resume_with_something_else_names_it(
 
 def test_a_run_with_a_named_recipe_is_not_resumed_with_auto(scenes: Path, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"recipe_name": "cnn"}')
-    with pytest.raises(InputError, match=r"started with the recipe cnn.* Go on with --recipe cnn"):
+    with pytest.raises(InputError, match=r"with the recipe cnn.* Continue with --recipe cnn"):
         tiny(scenes, tmp_path, resume=True)
 
 
 @pytest.mark.parametrize("recipe", [None, "scratch"])
 def test_a_budget_is_for_auto_alone(scenes: Path, recipe: str | None) -> None:
-    with pytest.raises(InputError, match=r"only the recipe auto leaves open\. Give --recipe auto"):
-        make_plan("unet-test_resnet", scenes, recipe=recipe, budget="1m", encoder_weights=None)
+    with pytest.raises(InputError, match=r"only the recipe auto leaves open\. Add --recipe auto"):
+        plan_for("unet-test_resnet", scenes, recipe=recipe, budget="1m", encoder_weights=None)
 
 
 def test_a_budget_is_not_measured_in_several_processes(scenes: Path) -> None:
-    plan = make_plan("unet-test_resnet", scenes, recipe="auto", budget="1m", encoder_weights=None)
+    plan = plan_for("unet-test_resnet", scenes, recipe="auto", budget="1m", encoder_weights=None)
     with pytest.raises(InputError, match="measured in one process"):
-        settled(plan, processes=2)
+        resolve_auto(plan, processes=2)
 
 
 def test_a_budget_that_is_too_small_writes_nothing(scenes: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"budget of 1s is too little.*Give at least --budget \d"):
+    with pytest.raises(InputError, match=r"budget of 1s is too short.*Give at least --budget \d"):
         tiny(scenes, tmp_path / "run", budget="1s")
     assert not (tmp_path / "run").exists()
 

@@ -20,6 +20,7 @@ from helpers.engine_runs import (
     largest_difference,
     launch,
     logged,
+    plan_for,
     wait_for_steps,
     without_batch_norm,
 )
@@ -33,7 +34,6 @@ from zoo.models.layers import encoder_layers
 from zoo.runtime.processes import Ranks
 from zoo.training.engine.checkpoint import load_checkpoint
 from zoo.training.finetune import _announce, finetune
-from zoo.training.plan import make_plan
 from zoo.training.prepare import prepare
 
 BOTH = "loss={ce: 1.0, dice: 1.0}"
@@ -60,17 +60,17 @@ def test_what_batch_norm_sees_is_said_where_it_learns(
 
     def said(name: str | Path, *overrides: str, **options: Any) -> str:
         given = {"overrides": [*SETTINGS, *overrides], "out": tmp_path, **options}
-        plan = make_plan(name, scenes, recipe="scratch", **given)
-        start = prepare(plan, False, Ranks())
+        plan = plan_for(name, scenes, recipe="scratch", **given)
+        start = prepare(plan, Ranks())
         capsys.readouterr()
         _announce(plan, start, ranks)
         return " ".join(capsys.readouterr().err.split())
 
-    sees = "BatchNorm sees the 2 images of each process alone"
+    sees = "BatchNorm sees only the 2 images of its own process"
     assert sees in said("unet-test_resnet", encoder_weights=None)
     assert sees not in said("unet-test_resnet", FROZEN, encoder_weights=None)
     without = said(model)
-    assert "2 processes (cpu), 2 images of a batch each." in without
+    assert "2 processes (cpu), 2 images of each batch per process." in without
     assert sees not in without
 
 

@@ -22,9 +22,10 @@ from zoo.models.segmentation import SegmentationModel
 from zoo.registry.recipe import Recipe
 from zoo.runtime.processes import Ranks, start_ranks
 from zoo.training.engine.checkpoint import load_checkpoint
-from zoo.training.engine.precision import checkpoint_activations, make_accelerator
-from zoo.training.engine.step import Step, TrainingNet, out_of_memory
-from zoo.training.finetune import check_share, finetune
+from zoo.training.engine.features import TrainingNet
+from zoo.training.engine.placement import checkpoint_activations
+from zoo.training.engine.step import Step, out_of_memory
+from zoo.training.finetune import check_batch_size, finetune
 from zoo.training.losses import Objective
 
 CLASSES = 3
@@ -64,9 +65,8 @@ def batch(count: int = 5) -> tuple[Tensor, Tensor]:
 
 def step(model: SegmentationModel, objective: Objective, precision: str = "fp32", **values: Any):  # type: ignore[no-untyped-def]
     """A step whose update is minus the gradient."""
-    accelerator = make_accelerator(precision)
-    optimizer = accelerator.prepare(torch.optim.SGD(model.parameters(), lr=1.0))
-    made = Step(model, objective, optimizer, accelerator, Ranks(), recipe(**values))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    made = Step(model, objective, optimizer, Ranks(), recipe(**values), precision)
     made.prepare()
     return made
 
@@ -193,7 +193,7 @@ def test_a_loss_that_is_not_finite_leaves_the_weights() -> None:
 
 def test_batch_norm_with_one_value_says_what_to_set() -> None:
     made = step(net("unet-test_resnet"), Objective({"ce": 1.0}), micro_batch=1)
-    with pytest.raises(RunError, match=r"single value a channel with 1 image.*batch_norm=frozen"):
+    with pytest.raises(RunError, match=r"single value per channel with 1 image.*batch_norm=frozen"):
         made(*batch())
 
 
@@ -232,8 +232,8 @@ def test_a_batch_that_does_not_fit_is_halved(
     said = " ".join(capsys.readouterr().err.split())
     assert tried[:3] == [4, 2, 1]
     assert tried.count(4) == 1
-    assert "4 images at a time do not fit into memory; going on with micro_batch=2" in said
-    assert "2 images at a time do not fit into memory; going on with micro_batch=1" in said
+    assert "4 images at a time do not fit into memory; continuing with micro_batch=2" in said
+    assert "2 images at a time do not fit into memory; continuing with micro_batch=1" in said
     assert logged(tmp_path / "run", "step", "loss") == logged(tmp_path / "small", "step", "loss")
     for part in ("model", "ema"):
         assert largest_difference(tmp_path / "run", tmp_path / "small", part) == 0.0
@@ -305,11 +305,11 @@ def test_an_encoder_that_cannot_recompute_says_so() -> None:
 
 
 def test_a_batch_that_processes_cannot_share() -> None:
-    check_share(recipe(batch_size=6), 3)
+    check_batch_size(recipe(batch_size=6), 3)
     with pytest.raises(InputError, match=r"batch_size is 8, which 3 .* Set batch_size=6"):
-        check_share(recipe(batch_size=8), 3)
+        check_batch_size(recipe(batch_size=8), 3)
     with pytest.raises(InputError, match="Set batch_size=4 "):
-        check_share(recipe(batch_size=3), 4)
+        check_batch_size(recipe(batch_size=3), 4)
 
 
 @pytest.mark.parametrize(
@@ -323,9 +323,9 @@ def test_other_engines_are_refused(key: str, name: str, monkeypatch: pytest.Monk
 
 
 def test_processes_that_do_not_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    start_ranks()
     monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(InputError, match="started 3 processes, but 1 found each other"):
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(InputError, match="WORLD_SIZE is 3, but MASTER_ADDR and MASTER_PORT"):
         start_ranks()
 
 

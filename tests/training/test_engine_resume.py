@@ -89,8 +89,8 @@ def test_a_resume_with_something_else_names_the_field_and_what_is_free(
         )  # fmt: skip
     text = str(caught.value)
     assert field in text
-    assert "Free to change are workers, checkpoint_minutes, micro_batch" in text
-    assert "start anew with another --out" in text
+    assert "only workers, checkpoint_minutes, micro_batch" in text
+    assert "or give another --out" in text
 
 
 def changed_data(scenes: Path, other: Path, change: str) -> Path:
@@ -146,4 +146,4 @@ def test_a_checkpoint_of_another_version_names_what_it_lacks(
     with pytest.raises(InputError, match="was written by another version of zoo") as caught:
         load_checkpoint(tmp_path)
     assert said in str(caught.value)
-    assert "start anew with another --out" in str(caught.value)
+    assert "start a new run with another --out" in str(caught.value)

@@ -18,13 +18,22 @@ from zoo.common.errors import InputError
 from zoo.data.load import load_dataset
 from zoo.data.loading.loader import TrainLoader
 from zoo.models.layers import train_mode, unfreeze
+from zoo.models.outputs import Outputs, full_size
 from zoo.models.preprocess import normalise
 from zoo.models.segmentation import SegmentationModel
 from zoo.registry.recipe import Recipe
 from zoo.training.engine import features
 from zoo.training.engine.checkpoint import load_checkpoint
-from zoo.training.engine.feature_rows import FeatureBatch, Layout, used_leaves
-from zoo.training.engine.features import FeatureCache, check_encoder, check_feature_views
+from zoo.training.engine.features import (
+    FeatureBatch,
+    FeatureCache,
+    Layout,
+    TrainingNet,
+    check_encoder,
+    check_feature_views,
+    tensors_in,
+    used_features,
+)
 from zoo.training.engine.step import Step
 from zoo.training.finetune import finetune
 
@@ -61,15 +70,20 @@ def cache_of(model: SegmentationModel, loader: TrainLoader, asked: Recipe) -> Fe
     return FeatureCache(model, loader, asked, precision="fp32", device="cpu")
 
 
+def assert_equal(left: FeatureBatch, right: FeatureBatch) -> None:
+    pairs = zip(tensors_in(left.features), tensors_in(right.features), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
 def losses(model: SegmentationModel, batches: Any) -> list[float]:
     """A plain training loop over features or images."""
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
     found = []
     for images, masks in batches:
-        if isinstance(images, FeatureBatch):
-            logits = images.forward(model, model.net.encoder, "cpu")
-        else:
-            logits = model(normalise(images, model.spec, "cpu"))
+        if isinstance(images, torch.Tensor):
+            images = normalise(images, model.spec, "cpu")  # noqa: PLW2901
+        outputs = TrainingNet(model)(images)
+        logits = full_size(outputs) if isinstance(outputs, Outputs) else outputs
         loss = cross_entropy(logits, masks.long(), ignore_index=255)
         optimizer.zero_grad()
         loss.backward()
@@ -169,7 +183,7 @@ def test_a_resumed_epoch_has_the_same_bits(scenes: Path) -> None:
         assert isinstance(left, FeatureBatch)
         assert isinstance(right, FeatureBatch)
         assert torch.equal(masks, wanted)
-        assert all(torch.equal(a, b) for a, b in zip(left.leaves, right.leaves, strict=True))
+        assert_equal(left, right)
 
 
 def test_workers_give_the_same_features(scenes: Path) -> None:
@@ -182,7 +196,7 @@ def test_workers_give_the_same_features(scenes: Path) -> None:
     assert len(alone) == len(helped) == 2
     for (left, masks), (right, wanted) in zip(alone, helped, strict=True):
         assert torch.equal(masks, wanted)
-        assert all(torch.equal(a, b) for a, b in zip(left.leaves, right.leaves, strict=True))
+        assert_equal(left, right)
 
 
 def test_nothing_is_stored_while_the_encoder_learns(scenes: Path) -> None:
@@ -202,7 +216,8 @@ def test_nothing_is_stored_while_the_encoder_learns(scenes: Path) -> None:
     train_mode(model)
     after = list(cache.epoch(0))
     assert torch.equal(before[0][1], after[0][1])
-    assert not torch.equal(before[0][0].leaves[-1], after[0][0].leaves[-1])  # encoded anew
+    old, new = (tensors_in(batches[0][0].features)[-1] for batches in (before, after))
+    assert not torch.equal(old, new)  # encoded again
 
 
 def test_on_disk_as_in_memory(
@@ -276,7 +291,7 @@ def test_a_stop_is_taken_while_a_view_is_encoded(scenes: Path) -> None:
 
     model, loader = model_of(), loader_of(scenes, asked)
     cache = FeatureCache(
-        model, loader, asked, precision="fp32", device="cpu", after_batch=stop, speak=False
+        model, loader, asked, precision="fp32", device="cpu", after_batch=stop, verbose=False
     )
     unfreeze(model, 0.0)
     with pytest.raises(KeyboardInterrupt):
@@ -291,14 +306,14 @@ def test_features_of_any_kind_come_back_as_they_were() -> None:
     tokens = torch.rand(3, 7, 6)
     left_out = torch.rand(3, 3, 4, 4)
     given = ([left_out, last], [tokens, None])
-    layout = Layout.of(given, [False, True, True, True], images, masks)
+    layout = Layout.of(given, [False, True, True], images, masks)
     assert layout.row_bytes == 5 * 2 * 2 * 2 + 7 * 6 * 4 + 16
     rows = layout.pack(given, masks)
     assert rows.shape == (3, layout.row_bytes)
     batch, labels = layout.batch(rows, [2, 0])
     assert len(batch) == 2
     assert torch.equal(labels, masks[[2, 0]])
-    unused, first, second, nothing = batch.leaves
+    ([unused, first], [second, nothing]) = batch.features
     assert torch.equal(first, last[[2, 0]])
     assert first.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(second, tokens[[2, 0]])
@@ -307,28 +322,23 @@ def test_features_of_any_kind_come_back_as_they_were() -> None:
     assert unused.untyped_storage().nbytes() == 4
     part = batch[1:]
     assert len(part) == 1
-    assert torch.equal(part.leaves[2], tokens[[0]])
+    assert torch.equal(part.features[1][0], tokens[[0]])
 
 
 @pytest.mark.parametrize(
     "name", ["unet-test_resnet", "dpt-test_vit", "linear-test_vit", "eomt-test_vit"]
 )
-def test_features_take_the_encoders_place_for_one_call_alone(name: str) -> None:
+def test_features_take_the_place_of_images(name: str) -> None:
     model = model_of(name).eval()
+    net = TrainingNet(model)
     images = torch.rand(2, 3, 70, 96)
     with torch.no_grad():
-        given = model.net.encoder(model.padded(images))
-        expected = model(images)
-        other = model(images + 1)
+        given = model.encode(images)
         masks = torch.zeros(2, 70, 96, dtype=torch.uint8)
-        needed = used_leaves(model, model.net.encoder, given, images.shape[1:])
-        layout = Layout.of(given, needed, images, masks)
+        layout = Layout.of(given, used_features(model, given, (3, 70, 96)), images, masks)
         batch, _ = layout.batch(layout.pack(given, masks), [0, 1])
-        assert torch.equal(batch.forward(model, model.net.encoder, "cpu"), expected)
-        assert torch.equal(model(images + 1), other)
-        with pytest.raises(ZeroDivisionError):
-            batch.forward(lambda _: 1 / 0, model.net.encoder, "cpu")
-        assert torch.equal(model(images + 1), other)
+        found, expected = tensors_in(net(batch)), tensors_in(net(images))
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
 
 
 def test_what_a_decoder_does_not_read_is_not_stored() -> None:
@@ -341,7 +351,7 @@ def test_what_a_decoder_does_not_read_is_not_stored() -> None:
         given = model.net.encoder(torch.rand(2, 3, 64, 64))
         state = torch.get_rng_state()
         before |= {key: tensor.clone() for key, tensor in model.state_dict().items()}
-        assert used_leaves(model, model.net.encoder, given, (3, 64, 64)) == expected
+        assert used_features(model, given, (3, 64, 64)) == expected
         assert torch.equal(torch.get_rng_state(), state)
         assert all(torch.equal(model.state_dict()[key], before[key]) for key in before)
         assert all(module.training for module in model.modules())

@@ -15,9 +15,9 @@ from zoo.common.errors import InputError, RunError
 from zoo.common.files import sha256
 from zoo.data.scenes import write_scenes
 from zoo.training.engine.step import Step
-from zoo.training.find_lr import Finding, Point, find_lr, suggest
+from zoo.training.find_lr import Finding, Point, chart, find_lr, find_lr_for, suggest
 from zoo.training.finetune import finetune
-from zoo.training.lr_chart import chart
+from zoo.training.plan import RunRequest
 
 SHORT = ["crop=64", "batch_size=4", "precision=fp32"]
 
@@ -46,7 +46,7 @@ def test_a_loss_that_only_rises_suggests_a_tenth_of_the_lowest_rate() -> None:
 
 
 def test_too_few_points_say_nothing() -> None:
-    with pytest.raises(RunError, match=r"diverged after 9 steps, at a rate of 0\.01: nothing can"):
+    with pytest.raises(RunError, match=r"diverged after 9 steps, at a rate of 0\.01: too few"):
         suggest(points([1.0] * 9), "all", "not finite")
     with pytest.raises(RunError, match="after 0 steps, at a rate of 1e-06"):
         suggest([], "all", "not finite")
@@ -133,7 +133,7 @@ def test_nan_from_the_start_writes_nothing(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Step, "__call__", lambda *_: math.nan)
-    with pytest.raises(RunError, match="nothing can be read off"):
+    with pytest.raises(RunError, match="too few to suggest a rate"):
         found(scenes, tmp_path / "lr")
     assert not (tmp_path / "lr").exists()
 
@@ -141,7 +141,7 @@ def test_nan_from_the_start_writes_nothing(
 def test_bad_input(trained: Path, scenes: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"Unknown stage 'al'\. Did you mean all\?"):
         found(scenes, tmp_path / "lr", stage="al")
-    with pytest.raises(InputError, match="is a run, which the learning-rate test leaves alone"):
+    with pytest.raises(InputError, match="is a run folder, which the learning-rate test"):
         found(scenes, trained)
     with pytest.raises(InputError, match="steps is 5; a curve needs at least 10"):
         found(scenes, tmp_path / "lr", steps=5)
@@ -167,14 +167,17 @@ def test_the_command_line(
     monkeypatch.chdir(tmp_path)
     data = write_scenes(tmp_path / "small", train=4, val=2, test=2, size=(64, 80))
     command = ["finetune", MODEL, "--data", str(data), "--encoder-weights", "none", *SHORT]
-    monkeypatch.setattr("zoo.training.find_lr.find_lr", few_steps)
+    monkeypatch.setattr("zoo.training.find_lr.find_lr_for", few_steps)
     assert zoo([*command, "--find-lr"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert sorted(printed) == ["ended", "stage", "steepest", "suggestion", "tenth_of_minimum"]
     assert (tmp_path / "runs" / "unet-test_resnet-scenes-lr" / "lr_finder.png").exists()
     assert zoo([*command, "--stage", "all"]) == 2
-    assert "--stage only goes with --find-lr" in capsys.readouterr().err
+    assert "--stage is for --find-lr alone" in capsys.readouterr().err
 
 
-def few_steps(*what: Any, **options: Any) -> Finding:
-    return find_lr(*what, **options, steps=12)
+REAL = find_lr_for
+
+
+def few_steps(request: RunRequest, stage: str | None) -> Finding:
+    return REAL(request, stage=stage, steps=12)

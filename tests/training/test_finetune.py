@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.engine_runs import wait_for_steps
+from helpers.engine_runs import (
+    plan_for,
+    wait_for_steps,
+)
 from helpers.training_settings import MODEL, SHORT
 from safetensors.torch import load_file
 
@@ -24,8 +27,7 @@ from zoo.evaluation.evaluate import evaluate, make_record
 from zoo.inference.tiling import predict_ids
 from zoo.training.engine.checkpoint import load_checkpoint
 from zoo.training.finetune import finetune
-from zoo.training.plan import make_plan
-from zoo.training.stage_plan import stage_plans
+from zoo.training.plan import stage_plans
 
 
 def run(data: Path, out: Path, *more: str, **options: Any) -> Any:
@@ -183,7 +185,7 @@ def test_a_resume_with_another_recipe_names_the_field(
 
 
 def test_resume_needs_a_run(scenes: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="holds no run to resume"):
+    with pytest.raises(InputError, match="has no run to resume"):
         run(scenes, tmp_path / "nothing", resume=True)
 
 
@@ -213,7 +215,7 @@ def test_a_full_disk_keeps_the_previous_checkpoint(
 
     monkeypatch.setattr(torch, "save", full_on_the_second)
     out = tmp_path / "run"
-    with pytest.raises(RunError, match=r"No space left on device.*previous checkpoint is unharmed"):
+    with pytest.raises(RunError, match=r"No space left on device.*previous checkpoint is intact"):
         run(scenes, out)
     state, progress = load_checkpoint(out)
     assert progress.epoch == 1
@@ -272,7 +274,7 @@ def test_two_runs_of_different_precision_in_one_process(scenes: Path, tmp_path: 
 
 
 def test_the_plan_says_what_learns(scenes: Path) -> None:
-    plan = make_plan(
+    plan = plan_for(
         MODEL,
         scenes,
         recipe="scratch",

@@ -14,13 +14,14 @@ from zoo.models.decoders import DECODERS
 from zoo.models.outputs import Auxiliary, MaskOutputs, Outputs, full_size, pixel_logits
 from zoo.models.segmentation import SegmentationModel
 from zoo.models.smp_parts import replace_head, training_outputs
+from zoo.registry.losses import LOSSES
 from zoo.registry.recipe import LossOptions
 from zoo.training.losses import IGNORE, Objective, cross_entropy, dice, strips
 from zoo.training.losses import lovasz as lovasz_loss
-from zoo.training.losses.finish import FINISH
-from zoo.training.losses.queries import QUERY_LOSSES
 
-ALL = {name: 0.5 + index for index, name in enumerate(FINISH) if name not in QUERY_LOSSES}
+ALL = {
+    name: 0.5 + index for index, (name, row) in enumerate(LOSSES.items()) if row.reads == "pixels"
+}
 LINEAR = {"ce": 1.0, "focal": 2.0, "lovasz": 0.5, "boundary": 1.0}
 SMOOTHED = LossOptions(label_smoothing=0.1, focal_alpha=0.25, ohem_threshold=0.5)
 WEIGHTS = torch.tensor([0.5, 1.0, 2.0, 4.0])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zoo.common.errors import InputError
 from zoo.creation.create import create
 from zoo.models.segmentation import SegmentationModel
-from zoo.training.engine.precision import keep_float32, speed_up_cpu
+from zoo.training.engine.placement import keep_float32, speed_up_cpu
 
 
 def net() -> SegmentationModel:
@@ -114,7 +114,7 @@ def test_what_stays_in_float32_is_not_lowered_again() -> None:
 
 PAGES = """
 import resource, sys, torch
-from zoo.training.engine.precision import _keep_freed_memory
+from zoo.training.engine.placement import _keep_freed_memory
 if sys.argv[1] == "keep":
     _keep_freed_memory()
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -12,8 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, MultiStepLR, OneCycleLR
 
 from zoo.common.errors import InputError
 from zoo.registry.recipe import Schedule, Stage
-from zoo.training.engine.optim import start_stage
-from zoo.training.engine.schedules import Plateau, check_schedules
+from zoo.training.engine.optim import Plateau, check_schedules, start_stage
 
 PEAK = 0.01
 STEPS = 5

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.commands.launch import launch_command_parser
-from accelerate.utils.launch import prepare_multi_gpu_env
 from helpers.engine_runs import (
     SETTINGS,
     TORCHRUN,
@@ -73,7 +71,7 @@ def seen(model: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_each_process_keeps_a_part_of_every_weight(seen: Seen, model: Path) -> None:
     whole = sum(parameter.numel() for parameter in load_folder(model).parameters())
     _, both = seen
-    assert [found["splits"] for found in both] == [True, True]
+    assert [found["sharded"] for found in both] == [True, True]
     first, second = (found["shares"] for found in both)
     assert len(first) == len(second) == 6
     for (loose, one), (_, other) in zip(first, second, strict=True):
@@ -158,32 +156,22 @@ def test_all_that_does_not_go_with_split_weights_is_named_at_once() -> None:
     text = str(caught.value)
     assert "feature_views: stored features" in text
     assert "fp16 scales whole gradients; use bf16 or fp32" in text
-    assert "net.gain is a single number" in text
-    assert "start the run with torchrun" in text
+    assert "net.gain is a single number and cannot be split" in text
+    assert "start the run without FSDP" in text
 
 
-@pytest.mark.parametrize("offload", ["false", "true"])
-def test_what_accelerates_launcher_says_is_understood(
-    offload: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("key", ["ZOO_FSDP", "ACCELERATE_USE_FSDP"])
+def test_sharding_is_asked_for_by_the_environment(
+    key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    line = "--use_fsdp --fsdp_version 2 --num_processes 4 --num_machines 1 --mixed_precision no"
-    more = f"--dynamo_backend no --fsdp_offload_params {offload} -m zoo finetune"
-    given = launch_command_parser().parse_args([*line.split(), *more.split()])
-    for key, value in prepare_multi_gpu_env(given).items():
-        if "FSDP" in key:
-            monkeypatch.setenv(key, value)
-    if offload == "false":
-        start_ranks()
-        assert os.environ["ACCELERATE_USE_FSDP"] == "true"  # what `start_ranks` looks at
-    else:
-        with pytest.raises(InputError, match="fsdp_offload_params"):
-            start_ranks()
+    """`accelerate launch --use_fsdp` sets the second one to "true"."""
+    monkeypatch.setenv(key, "true")
+    assert not start_ranks().sharded  # a single process has nothing to share
+    assert Ranks(0, 2, sharded=True).sharded
 
 
 def test_parts_on_the_cpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    assert not start_ranks().splits  # a single process has nothing to share
-    assert Ranks(0, 2, splits=True).splits
     monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "true")
     with pytest.raises(InputError, match="Set fsdp_offload_params to false"):
         start_ranks()

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.engine_runs import plan_for
 from helpers.training_settings import MODEL
 
 from zoo.common.errors import InputError
 from zoo.training.engine.checkpoint import load_checkpoint
 from zoo.training.engine.trainer import Interrupted, Trainer
 from zoo.training.finetune import finetune
-from zoo.training.plan import make_plan
-from zoo.training.stage_plan import stage_plans
+from zoo.training.plan import stage_plans
 
 FROZEN = "stages=[{name: head, epochs: 1, unfreeze: 0.0}"
 
@@ -96,7 +96,7 @@ def test_gradual_unfreezing_moves_one_more_layer_in_each_epoch(
         patch.setattr("zoo.training.prepare.Trainer", Watching)
         run(scenes, tmp_path / "run", growing)
     assert seen[0] == 0 < seen[1] < seen[2]
-    plan = make_plan(MODEL, scenes, encoder_weights=None, overrides=[growing])
+    plan = plan_for(MODEL, scenes, encoder_weights=None, overrides=[growing])
     (stage,) = stage_plans(plan)
     assert (stage.learning_layers_at_first, stage.learning_layers) == (0, stage.encoder_layers)
 

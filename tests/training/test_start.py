@@ -9,7 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.engine_runs import logged
+from helpers.engine_runs import (
+    logged,
+    plan_for,
+)
 from helpers.training_settings import MODEL
 from PIL import Image
 from torch.nn import functional
@@ -22,18 +25,17 @@ from zoo.runtime.processes import Ranks
 from zoo.training.engine.step import Step
 from zoo.training.engine.trainer import Trainer
 from zoo.training.finetune import finetune
-from zoo.training.plan import make_plan
 from zoo.training.prepare import make_trainer, prepare
 
 ONE = ["crop=64", "batch_size=4", "precision=fp32", "workers=0", "stages=[{name: all, epochs: 1}]"]
 
 
 def trainer_for(data: Path, out: Path, *more: str) -> Trainer:
-    plan = make_plan(
+    plan = plan_for(
         MODEL, data, recipe="scratch", encoder_weights=None, out=out, overrides=[*ONE, *more]
     )
     out.mkdir(exist_ok=True)
-    return make_trainer(plan, prepare(plan, False, Ranks()), Ranks())
+    return make_trainer(plan, prepare(plan, Ranks()), Ranks())
 
 
 def all_ignored(scenes: Path, folder: Path, splits: list[str]) -> Path:
@@ -57,7 +59,7 @@ def test_a_split_without_a_labelled_pixel_is_refused(
         )
     assert str(caught.value) == (
         f"scenes: every pixel of {' and '.join(splits)} is ignored. A run learns from train and "
-        "chooses by the mIoU on val; `zoo doctor` shows which ids the masks hold."
+        "chooses by mIoU on val; `zoo doctor` shows which ids the masks hold."
     )
     assert not (tmp_path / "run").exists()
 
@@ -118,11 +120,11 @@ def test_the_scale_of_the_gradients_goes_on(scenes: Path, tmp_path: Path) -> Non
     """What fp16 on a GPU needs of a resume, with a scaler for the CPU."""
     settings = "optimizer={name: sgd, lr: 1.0e-9}"
     first = trainer_for(scenes, tmp_path / "run", settings)
-    first.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
-    first.accelerator.scaler.scale(torch.ones(1))
+    first.step.scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
+    first.step.scaler.scale(torch.ones(1))
     first.fit()
     again = trainer_for(scenes, tmp_path / "run", settings)
-    again.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
+    again.step.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)
     again.fit(resume=True)
-    assert again.accelerator.scaler.state_dict() == first.accelerator.scaler.state_dict()
-    assert again.accelerator.scaler.state_dict()["scale"] == 8.0
+    assert again.step.scaler.state_dict() == first.step.scaler.state_dict()
+    assert again.step.scaler.state_dict()["scale"] == 16.0  # doubled after two finite steps

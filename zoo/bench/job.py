@@ -169,7 +169,8 @@ def is_done(order: Order) -> bool:
 
 def train(run: Path, order: Order) -> None:
     """Fine-tune in the folder `run`, from the start or from the last checkpoint."""
-    from zoo.training.finetune import finetune
+    from zoo.training.finetune import run as run_request
+    from zoo.training.plan import RunRequest
 
     if (run / "result.json").is_file() and (run / "best").is_dir():
         return
@@ -177,15 +178,17 @@ def train(run: Path, order: Order) -> None:
     if not resume:
         shutil.rmtree(run, ignore_errors=True)
     job = order.job
-    finetune(
-        job.model,
-        order.data,
-        recipe=job.recipe,
-        out=run,
-        overrides=[*job.overrides, f"seed={job.seed}"],
-        encoder_weights=None if job.encoder_weights == "none" else job.encoder_weights,
-        registry=order.registry,
-        resume=resume,
+    run_request(
+        RunRequest(
+            model=job.model,
+            data=order.data,
+            recipe=job.recipe,
+            out=run,
+            overrides=(*job.overrides, f"seed={job.seed}"),
+            encoder_weights=None if job.encoder_weights == "none" else job.encoder_weights,
+            registry=order.registry,
+            resume=resume,
+        )
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -51,39 +51,44 @@ def finetune_command(
     registry: RegistryOption = None,
 ) -> None:
     """Fine-tune MODEL on the train split of DATA; the best model by val mIoU is kept."""
-    from zoo.training.choose import settled
-    from zoo.training.finetune import finetune
-    from zoo.training.plan import make_plan
+    from zoo.training.plan import RunRequest
 
-    weights = None if encoder_weights == "none" else encoder_weights
-    chosen: dict[str, Any] = {
-        "recipe": recipe,
-        "out": out,
-        "overrides": overrides or [],
-        "encoder_weights": weights,
-        "registry": registry,
-        "budget": budget,
-    }
     if stage is not None and not find_lr:
         raise InputError(
             "--stage only goes with --find-lr; to change one stage, set stages.NAME.KEY."
         )
+    request = RunRequest(
+        model=model,
+        data=data,
+        recipe=recipe,
+        out=out,
+        overrides=tuple(overrides or ()),
+        encoder_weights=None if encoder_weights == "none" else encoder_weights,
+        new_head=new_head,
+        registry=registry,
+        resume=resume,
+        track=tuple(track or ()),
+        budget=budget,
+    )
     if find_lr:
-        from zoo.training import find_lr as finder
+        from zoo.training.find_lr import find_lr_for
 
-        found = vars(finder.find_lr(model, data, stage=stage, new_head=new_head, **chosen))
+        found = vars(find_lr_for(request, stage=stage))
         print_line(json.dumps({key: value for key, value in found.items() if key != "points"}))
-        return
-    if dry_run:
-        _print_plan(settled(make_plan(model, data, **chosen), resume=resume))
-        return
-    result = finetune(model, data, new_head=new_head, resume=resume, track=track or [], **chosen)
-    print_line(json.dumps(result.__dict__))
+    elif dry_run:
+        from zoo.training.auto import resolve_auto
+        from zoo.training.plan import make_plan
+
+        _print_plan(resolve_auto(make_plan(request)))
+    else:
+        from zoo.training.finetune import run
+
+        print_line(json.dumps(vars(run(request))))
 
 
 def _print_plan(plan: Plan) -> None:
-    from zoo.training.choose import explained
-    from zoo.training.stage_plan import stage_plans
+    from zoo.training.auto import explained
+    from zoo.training.plan import stage_plans
 
     sizes = ", ".join(f"{s} {len(plan.dataset.samples(s))}" for s in plan.dataset.splits)
     print_line(f"{plan.model} on {plan.dataset.name} ({sizes}), recipe {plan.recipe_name}\n")

@@ -70,7 +70,7 @@ def evaluate(
     """
     model = load_trained(model)
     ranks = start_ranks()
-    with ranks.first_then_rest():  # the first process scans the masks, the others read its results
+    with ranks.main_process_first():  # it scans the masks, the others read its results
         dataset = load_dataset(data)
         samples = dataset.samples(split)
         check_classes(model, dataset.classes, dataset.name)
@@ -101,7 +101,7 @@ def evaluate(
         device=ranks.device.type,
         seconds=round(time.monotonic() - began, 2),
     )
-    with ranks.together():
+    with ranks.raise_on_all_ranks():
         if confusion.pixels == 0:
             raise InputError(
                 f"{dataset.name}, split {split}: every pixel is ignored, nothing to score."
@@ -134,7 +134,7 @@ def score(
     was_training = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with ranks.together(), progress_bar() as bar:
+        with ranks.raise_on_all_ranks(), progress_bar() as bar:
             task = bar.add_task(description, total=loader.images)
             for indices, images, masks in loader:
                 predicted = predict_ids(model, images, precision=precision, device=device).cpu()

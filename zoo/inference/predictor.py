@@ -21,7 +21,7 @@ from zoo.data.pixels.overlay import as_rgb, overlay, save_index_png, save_png, w
 from zoo.inference.tiling import predict_ids
 from zoo.models.segmentation import SegmentationModel
 from zoo.runtime.precision import resolve_precision
-from zoo.runtime.processes import start_ranks
+from zoo.runtime.processes import default_device
 
 IMAGE_SUFFIXES = {*IMAGE_EXTENSIONS, *ARRAY_EXTENSIONS}
 
@@ -51,7 +51,7 @@ def predict(
     given = [inputs] if isinstance(inputs, str | Path) else list(inputs)
     if not given:
         raise InputError("Nothing to predict: give at least one image, folder or pattern.")
-    device = start_ranks().device
+    device = default_device()
     return list(
         predict_images(
             load_trained(model),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
     Field,
     PlainValidator,
     ValidationInfo,
+    create_model,
     field_validator,
     model_validator,
 )
@@ -16,6 +17,7 @@ from pydantic import (
 from zoo.common.files import hash_of
 from zoo.common.schema import Strict, written_as
 from zoo.registry.arguments import MAX_SIDE
+from zoo.registry.losses import LOSSES, LossOption
 
 Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
@@ -143,33 +145,37 @@ class Stage(Strict):
         return []
 
 
-LossName = Literal[
-    "ce", "dice", "focal", "jaccard", "tversky", "lovasz", "ohem", "boundary",
-    "query_class", "query_mask", "query_dice",
-]  # fmt: skip
+def _option(option: LossOption) -> tuple[Any, Any]:
+    """The type and the default of one key of `loss_options`."""
+    bounds = Field(
+        gt=option.above,
+        ge=option.at_least,
+        lt=option.below,
+        le=option.at_most,
+        allow_inf_nan=None if option.whole else False,
+        description=option.meaning,
+    )
+    kind: Any = Annotated[int if option.whole else float, bounds]
+    return (kind | None if option.default is None else kind), option.default
 
 
-class LossOptions(Strict):
-    """Settings of the single losses; docs/losses.md has their formulas.
+if TYPE_CHECKING:
+    LossName = str
 
-    `label_smoothing` is for ce; `focal_gamma` and `focal_alpha` for focal; `tversky_alpha` weighs
-    false positives, `tversky_beta` false negatives; ohem keeps pixels whose true class has a
-    probability below `ohem_threshold`, and of every image at least the share `ohem_min_kept`;
-    boundary multiplies the cross-entropy by `boundary_factor` within `boundary_width` pixels of a
-    border between classes; `no_object_weight` is what a query without a class weighs in
-    query_class.
-    """
+    class LossOptions(Strict):
+        """Settings of the single losses: a key for each option in `zoo.registry.losses`."""
 
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    focal_gamma: NotNegative = 2.0
-    focal_alpha: PositiveShare | None = None
-    tversky_alpha: NotNegative = 0.3
-    tversky_beta: NotNegative = 0.7
-    ohem_threshold: PositiveShare = 0.7
-    ohem_min_kept: PositiveShare = 0.0625
-    boundary_width: Count = 3
-    boundary_factor: Positive = 4.0
-    no_object_weight: PositiveShare = 0.1
+        def __init__(self, **options: float | None): ...
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    LossName = Literal[tuple(LOSSES)]
+    LossOptions = create_model(
+        "LossOptions",
+        __base__=Strict,
+        __doc__="Settings of the single losses: a key for each option in `zoo.registry.losses`.",
+        **{one.key: _option(one) for row in LOSSES.values() for one in row.options},
+    )
 
 
 def _cross_entropy() -> dict[LossName, float]:

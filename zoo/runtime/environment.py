@@ -14,7 +14,6 @@ PACKAGES = {
     "torchvision": "torchvision",
     "timm": "timm",
     "smp": "segmentation-models-pytorch",
-    "accelerate": "accelerate",
 }
 
 

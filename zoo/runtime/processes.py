@@ -1,4 +1,4 @@
-"""The processes of one run: what they decide, count and fail at together."""
+"""The processes of one run: how they start, and what they decide, count and fail at together."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ T = TypeVar("T")
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, taken where all processes of a run can stop and a checkpoint can be written."""
+    """Ctrl-C, raised where all processes of a run can stop and write a checkpoint."""
 
 
 class Ranks:
     """This process (`rank`) among the `world` processes of a run, and its `device`.
 
-    `splits` says that the launcher asked for weights that are split over the processes (FSDP).
-    Every method but `first` has to be called by all processes in the same order. With one process
-    none of them does anything.
+    `sharded` is true where the weights are to be sharded over the processes (FSDP). All processes
+    must call the methods in the same order; with one process they do nothing.
     """
 
     def __init__(
@@ -40,14 +39,14 @@ class Ranks:
         rank: int = 0,
         world: int = 1,
         device: torch.device | str = "cpu",
-        splits: bool = False,
+        sharded: bool = False,
     ):
         self.rank, self.world, self.device = rank, world, torch.device(device)
-        self.splits = splits and world > 1
+        self.sharded = sharded and world > 1
 
     @property
     def first(self) -> bool:
-        """True in the process that writes files and speaks."""
+        """True in the process that writes files and prints."""
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
@@ -90,8 +89,8 @@ class Ranks:
         return found
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """What fails in the block in one process is raised in all of them, so that none waits."""
+    def raise_on_all_ranks(self) -> Iterator[None]:
+        """Raise an error of one process in all of them, so that none waits for it."""
         if self.world == 1:
             yield
             return
@@ -100,40 +99,40 @@ class Ranks:
             yield
         except (Exception, KeyboardInterrupt) as error:
             failure = error
-        self._settle(failure)
+        self._raise_first(failure)
 
     @contextlib.contextmanager
-    def first_then_rest(self) -> Iterator[None]:
-        """Run the block in the first process and then in the others, who find what it stored.
+    def main_process_first(self) -> Iterator[None]:
+        """Run the block in the first process, then in the others, which find what it cached.
 
-        What fails in one process is raised in all; where the first one fails, no other begins.
+        An error of one process is raised in all; if the first one fails, no other starts.
         """
         if self.world == 1:
             yield
             return
         if not self.first:
-            self._settle(None)
+            self._raise_first(None)
         failure = None
         try:
             yield
         except (Exception, KeyboardInterrupt) as error:
             failure = error
         if self.first:
-            self._settle(failure)
+            self._raise_first(failure)
             failure = None
-        self._settle(failure)
+        self._raise_first(failure)
 
-    def _settle(self, failure: BaseException | None) -> None:
-        """Raise the failure of the lowest rank that has one, in every process."""
+    def _raise_first(self, failure: BaseException | None) -> None:
+        """Raise the error of the lowest rank that has one, in every process."""
         if not self.any(failure is not None):
             return
-        told = self.gather(None if failure is None else _described(failure))
-        number, (kind, message) = next((i, f) for i, f in enumerate(told) if f is not None)
+        failures = self.gather(None if failure is None else _described(failure))
+        rank, (kind, message) = next((i, f) for i, f in enumerate(failures) if f is not None)
         if kind == "interrupted":
             raise failure if isinstance(failure, KeyboardInterrupt) else Interrupted
         if failure is not None and not isinstance(failure, ZooError):
             raise failure
-        source = "" if number == 0 else f"In process {number} of {self.world}: "
+        source = "" if rank == 0 else f"In process {rank} of {self.world}: "
         error = (InputError if kind == "input" else RunError)(source + message)
         error.shared = True
         raise error from failure
@@ -148,67 +147,82 @@ def _described(failure: BaseException) -> tuple[str, str]:
 
 
 def in_all_processes(message: str) -> RunError:
-    """The error of a run that fails alike in every process; the first one alone prints it."""
+    """An error that every process raises and only the first one prints."""
     error = RunError(message)
     error.shared = True
     return error
 
 
+def default_device() -> torch.device:
+    """The accelerator of this process (one per process of a run), or the CPU without one."""
+    accelerator = torch.accelerator.current_accelerator()
+    on_cpu = _flag("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+    if accelerator is None or on_cpu:
+        return torch.device("cpu")
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return torch.device(accelerator.type)
+    device = torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", "0")))
+    torch.get_device_module(device).set_device(device)
+    return device
+
+
 def start_ranks() -> Ranks:
-    """Join the processes that torchrun or `accelerate launch` started; alone without a launcher.
+    """Join the processes that torchrun or `accelerate launch` started; one process without them.
 
-    FSDP is noted in `Ranks.splits`. Raises InputError for DeepSpeed, Megatron-LM and for weights
-    that FSDP is to keep on the CPU.
+    The weights are sharded where `ZOO_FSDP` is true or `accelerate launch --use_fsdp` asks for it.
+    Raises InputError for DeepSpeed, Megatron-LM, CPU offload, and an incomplete environment.
     """
-    from accelerate import PartialState
-
-    wanted = int(os.environ.get("WORLD_SIZE", "1"))
-    on_cpu = wanted > 1 and not torch.accelerator.is_available()
     _refuse_other_engines()
-    state = PartialState(cpu=True) if on_cpu else PartialState()
-    if state.num_processes != wanted:
+    device, world = default_device(), int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1:
+        return Ranks(device=device)
+    if not distributed.is_initialized():
+        missing = [key for key in RENDEZVOUS if key not in os.environ]
+        if missing:
+            raise InputError(
+                f"WORLD_SIZE is {world}, but {' and '.join(missing)} are not set, so the processes "
+                "cannot find each other. Start them with torchrun or `accelerate launch`."
+            )
+        distributed.init_process_group("gloo" if device.type == "cpu" else None)
+    atexit.unregister(_leave)
+    atexit.register(_leave)
+    return Ranks(distributed.get_rank(), world, device, sharded=_flag(FSDP) or _flag("ZOO_FSDP"))
+
+
+RENDEZVOUS = ("RANK", "MASTER_ADDR", "MASTER_PORT")
+FSDP = "ACCELERATE_USE_FSDP"
+OTHER_ENGINES = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+"""What `accelerate launch` sets for the engines that its configuration asks for."""
+
+
+def _flag(key: str) -> bool:
+    return os.environ.get(key, "").lower() in ("1", "true", "yes")
+
+
+def _refuse_other_engines() -> None:
+    chosen = [name for key, name in OTHER_ENGINES.items() if _flag(key)]
+    if chosen:
         raise InputError(
-            f"The launcher started {wanted} processes, but {state.num_processes} found each other. "
-            "Start them with torchrun or `accelerate launch`."
+            f"{' and '.join(chosen)} would train with an engine of its own. Remove it from the "
+            "launcher's configuration; to shard the weights use --use_fsdp, to save memory also "
+            "micro_batch, activation_checkpointing=true or precision=bf16."
         )
-    if state.num_processes > 1:
-        atexit.unregister(_leave)
-        atexit.register(_leave)
-    splits = _chosen("ACCELERATE_USE_FSDP")
-    return Ranks(state.process_index, state.num_processes, state.device, splits)
+    if _flag(FSDP) and _flag("FSDP_OFFLOAD_PARAMS"):
+        raise InputError(
+            "FSDP keeps the sharded weights on the GPU here. Set fsdp_offload_params to false in "
+            "the launcher's configuration."
+        )
 
 
 def _leave() -> None:
     """End gloo's threads, which may otherwise abort the end of the interpreter.
 
-    They live as long as the last DDP model that holds the group, and such a model is part of a
-    cycle: it has to be collected.
+    They live as long as the last DDP model that holds the group. Such a model is part of a
+    reference cycle, so it has to be collected.
     """
     if distributed.is_initialized():
         distributed.destroy_process_group()
         gc.collect()
-
-
-OTHER_ENGINES = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-}
-
-
-def _chosen(key: str) -> bool:
-    return os.environ.get(key, "false").lower() == "true"
-
-
-def _refuse_other_engines() -> None:
-    chosen = [name for key, name in OTHER_ENGINES.items() if _chosen(key)]
-    if chosen:
-        raise InputError(
-            f"{' and '.join(chosen)} would train with an engine of its own. Take it out of the "
-            "launcher's configuration; to split the weights over the processes use --use_fsdp, for "
-            "less memory also micro_batch, activation_checkpointing=true or precision=bf16."
-        )
-    if _chosen("ACCELERATE_USE_FSDP") and _chosen("FSDP_OFFLOAD_PARAMS"):
-        raise InputError(
-            "FSDP keeps its parts of the weights on the GPU here. Set fsdp_offload_params to false "
-            "in the launcher's configuration."
-        )

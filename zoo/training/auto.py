@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zoo.common.console import info
+from zoo.common.errors import InputError
+from zoo.common.files import read_json
+from zoo.data.inspect.scan import ScanResult, scan_labels
+from zoo.data.loading.loader import EvalLoader, TrainLoader
+from zoo.registry.load import load_registry
+from zoo.registry.losses import LOSSES
 from zoo.registry.overrides import apply_overrides, parse_overrides
-from zoo.registry.recipe import LossName, Recipe, Stage, recipe_dict
-from zoo.training.budget import Cost, epochs_within, refuse_epochs_given, spread
+from zoo.registry.recipe import Recipe, Stage, recipe_dict
+from zoo.registry.resolve import resolve
+from zoo.runtime.processes import Ranks, default_device
+from zoo.training.budget import (
+    Cost,
+    epochs_within,
+    measure_cost,
+    parse_budget,
+    refuse_epochs_given,
+    spread,
+)
+from zoo.training.plan import AUTO, Plan
+from zoo.training.prepare import make_trainer, prepare_trial
+from zoo.training.run_folder import RUN
 
 if TYPE_CHECKING:
     from zoo.data.inspect.scan import SplitScan
 
-AUTO = "auto"
-"""The name under which a chosen recipe is asked for and recorded."""
 SMALL_SIDE, LARGE_SIDE = 32, 1024
 """Shorter sides, in pixels, that bound the crop below and ask for a crop of twice the side."""
 UNEVEN = 5.0
 """The most frequent class has so many times the pixels of the rarest before weights are used."""
-BALANCING: frozenset[LossName] = frozenset({"dice", "jaccard", "tversky", "lovasz"})
-"""Losses that are a mean over classes, so that a rare class counts as much as a frequent one."""
 SELDOM = 0.1
 """A class in a smaller share of the images is drawn more often."""
 STEPS, LEAST_EPOCHS, MOST_EPOCHS = 1500, 12, 300
@@ -92,6 +109,91 @@ def stored(described: dict[str, Any]) -> Chosen:
     return Chosen(recipe, tuple(Choice(**choice) for choice in described["choices"]))
 
 
+def resolve_auto(plan: Plan, processes: int = 1) -> Plan:
+    """The plan with its recipe chosen, if it says `auto`; other plans as they are.
+
+    Its overrides are then the choices and the user's own, so that a record names both. With a
+    budget a few steps are trained first. A resumed run takes the choices in its run.json. Raises
+    InputError if that run was not started with `auto`, for a budget that is too short, and for one
+    in several processes.
+    """
+    if plan.recipe_name != AUTO:
+        return plan
+    request = plan.request
+    if request.resume:
+        before = read_json(plan.out / RUN)
+        if "auto" not in before:
+            name = before.get("recipe_name")
+            raise InputError(
+                f"{plan.out} was started with the recipe {name}, so nothing is left to choose. "
+                f"Continue with --recipe {name}."
+            )
+        described: dict[str, Any] = before["auto"] | {"budget": request.budget}
+    else:
+        described = _choose_for(plan, processes).described(request.budget)
+    chosen = stored(described)
+    return replace(
+        plan,
+        recipe=apply_overrides(chosen.recipe, request.overrides),
+        overrides=parse_overrides(chosen.overrides()) | plan.overrides,
+        auto=described,
+    )
+
+
+def _choose_for(plan: Plan, processes: int) -> Chosen:
+    started = time.monotonic()
+    budget = plan.request.budget
+    if budget is not None and processes > 1:
+        raise InputError(
+            "A budget is measured in one process. Leave --budget out and set stages.NAME.epochs, "
+            "or start one process."
+        )
+    scan = scan_labels(plan.dataset, ["train", "val"])
+    row = resolve(plan.model, plan.request.registry).row
+    facts = facts_of(
+        scan.splits["train"],
+        base=plan.usual,
+        kind="" if row is None else row.kind,
+        pretrained=plan.request.encoder_weights is not None,
+        any_size=row is None or row.resizes == "any",
+    )
+
+    def measure(recipe: Recipe) -> Cost:
+        info("Measuring a few steps and a validation for the budget.")
+        cost = cost_of(plan, scan, recipe)
+        return replace(cost, spent_s=time.monotonic() - started)
+
+    return choose(
+        facts,
+        load_registry(plan.request.registry).recipe(plan.usual),
+        plan.request.overrides,
+        None if budget is None else parse_budget(budget),
+        measure,
+    )
+
+
+def cost_of(plan: Plan, scan: ScanResult, recipe: Recipe) -> Cost:
+    """What a run of `plan` by `recipe` costs here, from a few steps with random weights."""
+
+    def train(short: Recipe, loader: TrainLoader, val: EvalLoader, out: Path) -> None:
+        request, ranks = replace(plan.request, track=()), Ranks(device=default_device())
+        trial = replace(plan, request=request, recipe=short, out=out)
+        make_trainer(trial, prepare_trial(trial, scan, loader, val, ranks), ranks).fit()
+
+    return measure_cost(plan.dataset, recipe, train)
+
+
+def explained(plan: Plan) -> list[Choice]:
+    """What was chosen for a plan, and why; empty for other recipes than `auto`."""
+    return [] if plan.auto is None else list(stored(plan.auto).choices)
+
+
+def announce_choices(plan: Plan) -> None:
+    """Print each chosen value with its reason."""
+    for choice in explained(plan):
+        info(f"{AUTO}: {choice.key}={choice.value}: {choice.reason}")
+
+
 def facts_of(train: SplitScan, *, base: str, kind: str, pretrained: bool, any_size: bool) -> Facts:
     """The facts of a scanned training split and of an encoder."""
     seen = train.pixels > 0
@@ -131,7 +233,7 @@ def class_weights(facts: Facts, base: Recipe) -> Choice:
     text = f"the most frequent class has {ratio:.1f} times the pixels of the rarest"
     if ratio < UNEVEN:
         return Choice("class_weights", "none", f"{text}, less than {UNEVEN:g}")
-    if balancing := sorted(BALANCING & base.loss.keys()):
+    if balancing := sorted(name for name in base.loss if LOSSES[name].class_mean):
         answer = f"which {balancing[0]} in the loss answers better than weights"
         return Choice("class_weights", "none", f"{text}, {answer}", "docs/study.md")
     return Choice("class_weights", "log", f"{text}, {UNEVEN:g} or more")

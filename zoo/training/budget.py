@@ -2,25 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
 
+from torch import Tensor
+
+from zoo.common.console import stderr
 from zoo.common.errors import InputError, shortened
+from zoo.data.dataset import Dataset, Sample
+from zoo.data.loading.loader import Batch, EvalLoader, TrainLoader
+from zoo.registry.recipe import Recipe, Schedule
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
 RESERVE = 0.05
-"""The share of a budget that is kept for what was not measured: first reads, a busier machine."""
+"""The fraction of a budget kept for what is not measured: first reads, a busier machine."""
 VALIDATION_SHARE = 0.1
-"""The share of a budget that validations may take; there is at least one."""
+"""The fraction of a budget that validations may take; there is at least one."""
+
+
+STEPS = 5
+"""Steps of each stage that count, after an epoch that warms up."""
+VAL_IMAGES = 8
+Train = Callable[[Recipe, TrainLoader, EvalLoader, Path], None]
+"""Trains by a recipe on loaders and writes the run into a folder."""
 
 
 @dataclass(frozen=True)
 class Cost:
     """Measured seconds: an epoch's steps in each stage, one validation, one checkpoint.
 
-    `spent_s` is the part of the budget that is gone already.
+    `spent_s` is the part of the budget that is already spent.
     """
 
     epochs_s: tuple[float, ...]
@@ -51,7 +70,7 @@ def parse_budget(text: str) -> float:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
     if found is None or float(found[1]) == 0:
         raise InputError(
-            f"The budget {text!r} is no time. Write a number above 0 and s, m or h: 90s, 10m, 1h."
+            f"Invalid budget {text!r}: write a number above 0 and s, m or h, such as 90s, 10m, 1h."
         )
     return float(found[1]) * UNITS[found[2]]
 
@@ -66,7 +85,7 @@ def duration(seconds: float) -> str:
 
 
 def refuse_epochs_given(keys: Collection[str]) -> None:
-    """Raise InputError where an override sets what the budget is to choose."""
+    """Raise InputError if an override sets what the budget chooses."""
     taken = [
         key
         for key in sorted(keys)
@@ -74,8 +93,8 @@ def refuse_epochs_given(keys: Collection[str]) -> None:
     ]
     if taken:
         raise InputError(
-            f"A budget sets the epochs and validate_every, and so do the overrides "
-            f"{shortened(taken)}. Leave out one of the two."
+            f"A budget chooses the epochs and validate_every, but the overrides {shortened(taken)} "
+            "set them. Remove the budget or these overrides."
         )
 
 
@@ -101,7 +120,7 @@ def epochs_within(
 ) -> Within:
     """The most epochs that fit into the budget together with their validations.
 
-    Raises InputError that names the least budget where one epoch of each stage does not fit.
+    Raises InputError with the smallest budget if one epoch of each stage does not fit.
     """
     room = (budget_s - cost.spent_s) * (1 - RESERVE)
     best: Within | None = None
@@ -114,7 +133,7 @@ def epochs_within(
             continue
         best = Within(
             epochs, every, _reason(seconds, budget_s, cost, total == most_epochs),
-            f"a validation takes {cost.validation_s:.1f} s; all together at most "
+            f"a validation takes {cost.validation_s:.1f} s; all of them at most "
             f"{100 * VALIDATION_SHARE:.0f} % of the budget, and {most_validations} of them",
         )  # fmt: skip
     if best is None:
@@ -127,14 +146,113 @@ def _reason(seconds: float, budget_s: float, cost: Cost, bounded: bool) -> str:
         f"{duration(seconds)} expected with validations, after {duration(cost.spent_s)} of "
         f"measuring; the budget is {duration(budget_s)}"
     )
-    return f"{text}, but four times the usual epochs are the most" if bounded else text
+    return f"{text}, but at most four times the usual epochs" if bounded else text
 
 
 def _too_little(budget_s: float, cost: Cost, stages: int) -> str:
     least = cost.seconds([1] * stages, stages)
     needed = duration(least / (1 - RESERVE) + cost.spent_s)
     return (
-        f"A budget of {duration(budget_s)} is too little: one epoch of each stage and a "
+        f"A budget of {duration(budget_s)} is too short: one epoch of each stage and a "
         f"validation take {duration(least)} on this machine, after {duration(cost.spent_s)} of "
         f"measuring. Give at least --budget {needed}, or a cheaper model, crop or batch_size."
     )
+
+
+def measure_cost(dataset: Dataset, recipe: Recipe, train: Train) -> Cost:
+    """The seconds of each stage's epochs, of a validation and of a checkpoint.
+
+    `train` is called once, in a temporary folder, with two epochs of six steps for each stage, of
+    which the second counts, on images of the train split, and with eight images of the val split.
+    Features are not stored meanwhile, so a run with `feature_views` costs at most this.
+    """
+    images, val_images = len(dataset.samples("train")), len(dataset.samples("val"))
+    cut = _cut(dataset, (STEPS + 1) * recipe.batch_size)
+    loader, val = _TimedTrain(cut, recipe), _TimedVal(cut)
+    with tempfile.TemporaryDirectory() as folder, _silence():
+        train(_short(recipe), loader, val, Path(folder))
+    ended = time.monotonic()
+    steps = max(1, images // recipe.batch_size)
+    counted = [_step_seconds(moments) for moments in loader.requested[1::2]]
+    begins = [*(moments[0] for moments in loader.requested[1:]), ended]
+    saves = [begin - end for begin, (_, end) in zip(begins, val.spans, strict=True)]
+    start, end = val.spans[-1]
+    return Cost(
+        epochs_s=tuple(steps * seconds for seconds in counted),
+        validation_s=(end - start) / val.images * val_images,
+        save_s=statistics.median(saves),
+    )
+
+
+def _step_seconds(moments: list[float]) -> float:
+    """The median time between asking for a batch and asking for the next one."""
+    return statistics.median(b - a for a, b in pairwise(moments))
+
+
+def _short(recipe: Recipe) -> Recipe:
+    """Two epochs of each stage, each with a validation."""
+    stages = [
+        stage.model_copy(update={"epochs": 2, "schedule": Schedule()}) for stage in recipe.stages
+    ]
+    changes = {"stages": stages, "validate_every": 1, "early_stop": None, "feature_views": None}
+    return recipe.model_copy(update=changes)
+
+
+def _cut(dataset: Dataset, train_images: int) -> Dataset:
+    """So many training images, repeated where there are fewer, and a few to validate on."""
+    train = spaced(dataset.samples("train"), train_images)
+    repeated = [train[number % len(train)] for number in range(train_images)]
+    val = spaced(dataset.samples("val"), VAL_IMAGES)
+    return replace(dataset, splits={"train": repeated, "val": val})
+
+
+def spaced(samples: list[Sample], count: int) -> list[Sample]:
+    """At most `count` samples, evenly from the whole list."""
+    count = min(count, len(samples))
+    return [samples[number * len(samples) // count] for number in range(count)]
+
+
+class _TimedTrain(TrainLoader):
+    """Notes when each batch was requested, one list per epoch."""
+
+    def __init__(self, dataset: Dataset, recipe: Recipe):
+        super().__init__(
+            dataset, "train", crop=recipe.crop, batch_size=recipe.batch_size,
+            augment=recipe.augment, seed=recipe.seed, workers=recipe.workers,
+        )  # fmt: skip
+        self.requested: list[list[float]] = []
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """As TrainLoader.epoch."""
+        moments: list[float] = []
+        self.requested.append(moments)
+        batches = super().epoch(epoch, first_step)
+        moments.append(time.monotonic())
+        for batch in batches:
+            yield batch
+            moments.append(time.monotonic())
+
+
+class _TimedVal(EvalLoader):
+    """Notes when each pass started and ended."""
+
+    def __init__(self, dataset: Dataset):
+        super().__init__(dataset, "val")
+        self.spans: list[tuple[float, float]] = []
+
+    def __iter__(self) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        began = time.monotonic()
+        yield from super().__iter__()
+        self.spans.append((began, time.monotonic()))
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """No messages and no progress bars."""
+    console = stderr()
+    before = console.quiet
+    console.quiet = True
+    try:
+        yield
+    finally:
+        console.quiet = before

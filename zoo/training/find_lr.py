@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 from collections.abc import Iterator, Sequence
@@ -13,19 +14,20 @@ import numpy as np
 
 from zoo.common.console import info, progress_bar
 from zoo.common.errors import InputError, RunError, unknown
-from zoo.common.files import write_json
+from zoo.common.files import write_bytes, write_json, write_text
 from zoo.creation.create import DEFAULT
 from zoo.models.layers import train_mode
 from zoo.runtime.environment import versions
 from zoo.runtime.processes import start_ranks
-from zoo.training.choose import announce_choices, settled
-from zoo.training.plan import Plan, make_plan
+from zoo.training.auto import announce_choices, resolve_auto
+from zoo.training.plan import RunRequest, make_plan
 from zoo.training.prepare import make_trainer, prepare
 
 if TYPE_CHECKING:
+    import altair
     import torch
 
-    from zoo.registry.recipe import Recipe, Stage
+    from zoo.registry.recipe import Stage
     from zoo.training.engine.step import Inputs
     from zoo.training.engine.trainer import Trainer
 
@@ -37,6 +39,8 @@ DIVERGED = 3.0
 """The test ends where the smoothed loss is so many times its lowest value."""
 FEWEST = 10
 """Fewer points than this say nothing about the shape of the curve."""
+COLOURS = {"loss": "#8fb3da", "smoothed loss": "#2f6db5"}
+MARKS = {"tenth of the minimum": "#d9730d", "steepest": "#7a7f87"}
 
 
 @dataclass(frozen=True)
@@ -81,28 +85,60 @@ def find_lr(
 ) -> Finding:
     """Train a fresh copy of `model` for `steps` steps at rates that grow from 1e-6 to 1.
 
-    What learns, and at which share of the rate, is as in `stage` (default: the recipe's last) in
-    its last epoch; the other arguments are those of `finetune`. Writes lr_finder.json, .png and
-    .svg into `out` (default: runs/NAME-DATA-lr). Raises InputError for bad input, RunError where
-    the loss is not finite from the beginning.
+    What learns, and at which fraction of the rate, is as in the last epoch of `stage` (default: the
+    recipe's last); the other arguments are those of `finetune`. Writes lr_finder.json, .png and
+    .svg into `out` (default: runs/NAME-DATA-lr). Raises InputError for bad input, RunError if
+    the loss is not finite from the start.
     """
+    request = RunRequest(
+        model=model, data=data, recipe=recipe, out=None if out is None else Path(out),
+        overrides=tuple(overrides), encoder_weights=encoder_weights, new_head=new_head,
+        registry=registry, budget=budget,
+    )  # fmt: skip
+    return find_lr_for(request, stage=stage, steps=steps)
+
+
+def find_lr_for(request: RunRequest, *, stage: str | None = None, steps: int = STEPS) -> Finding:
+    """`find_lr` with a request, as `zoo finetune --find-lr` makes it."""
     ranks = start_ranks()
     if ranks.world > 1:
         raise InputError("The learning-rate test runs in one process; start it without torchrun.")
-    plan = make_plan(
-        model, data, recipe=recipe, out=None if out is None else Path(out), overrides=overrides,
-        encoder_weights=encoder_weights, registry=registry, budget=budget,
-    )  # fmt: skip
-    folder = Path(out) if out is not None else plan.out.with_name(f"{plan.out.name}-lr")
-    _check_request(folder, steps)
-    plan = settled(plan)
+    plan = make_plan(request)
+    folder = request.out or plan.out.with_name(f"{plan.out.name}-lr")
+    if steps < FEWEST:
+        raise InputError(f"steps is {steps}; a curve needs at least {FEWEST}, {STEPS} are usual.")
+    if (folder / "run.json").exists():
+        raise InputError(
+            f"{folder} is a run folder, which the learning-rate test does not touch. Give another "
+            "folder as --out, or none."
+        )
+    plan = resolve_auto(plan)
     announce_choices(plan)
-    chosen = _stage(plan.recipe, stage)
-    trainer = make_trainer(plan, prepare(plan, new_head, ranks), ranks)
+    stages = {one.name: one for one in plan.recipe.stages}
+    if stage is not None and stage not in stages:
+        raise InputError(unknown("stage", stage, stages))
+    chosen = plan.recipe.stages[-1] if stage is None else stages[stage]
+    trainer = make_trainer(plan, prepare(plan, ranks), ranks)
     info(f"{plan.model}, stage {chosen.name}: {steps} steps from {LOWEST:g} to {HIGHEST:g}.")
     points, ended = range_test(trainer, chosen, steps)
     finding = suggest(points, chosen.name, ended)
-    _write(folder, finding, plan, trainer.precision)
+    content: dict[str, Any] = {
+        "schema": 1,
+        "model": plan.model,
+        "data": plan.dataset.name,
+        "recipe": plan.recipe_name,
+        "overrides": plan.overrides,
+        "seed": plan.recipe.seed,
+        "precision": trainer.precision,
+        **asdict(finding),
+        "env": versions(),
+    }
+    write_json(folder / JSON, content)
+    write_chart(finding, folder / CHART)
+    info(
+        f"Suggested optimizer.lr={finding.suggestion:.1e}, a tenth of the rate with the lowest "
+        f"loss; the loss falls fastest at {finding.steepest:.1e}. Curve in {folder / CHART}.png."
+    )
     return finding
 
 
@@ -138,7 +174,7 @@ def suggest(
     if len(points) < FEWEST:
         raise RunError(
             f"The loss was not finite or diverged after {len(points)} steps, at a rate of "
-            f"{points[-1].rate if points else LOWEST:.2g}: nothing can be read off. Use "
+            f"{points[-1].rate if points else LOWEST:.2g}: too few to suggest a rate. Use "
             "precision=fp32, set clip_norm, or look at the data with `zoo doctor`."
         )
     smoothed = np.array([point.smoothed for point in points])
@@ -149,48 +185,60 @@ def suggest(
     return Finding(stage, tenth, tenth, points[int(slopes.argmin())].rate, ended, points)
 
 
-def _check_request(folder: Path, steps: int) -> None:
-    if steps < FEWEST:
-        raise InputError(f"steps is {steps}; a curve needs at least {FEWEST}, {STEPS} are usual.")
-    if (folder / "run.json").exists():
-        raise InputError(
-            f"{folder} is a run, which the learning-rate test leaves alone. Give another folder "
-            "as --out, or none."
-        )
-
-
-def _stage(recipe: Recipe, name: str | None) -> Stage:
-    stages = {stage.name: stage for stage in recipe.stages}
-    if name is None:
-        return recipe.stages[-1]
-    if name not in stages:
-        raise InputError(unknown("stage", name, stages))
-    return stages[name]
-
-
 def _batches(trainer: Trainer) -> Iterator[tuple[Inputs, torch.Tensor]]:
     """The batches of one epoch after the other."""
     for epoch in itertools.count():
         yield from trainer.batches.epoch(epoch, 0)
 
 
-def _write(folder: Path, finding: Finding, plan: Plan, precision: str) -> None:
-    from zoo.training.lr_chart import write_chart
+def chart(finding: Finding) -> altair.LayerChart:
+    """Loss over the rate on a logarithmic axis, with a rule at each rate that was read off.
 
-    content: dict[str, Any] = {
-        "schema": 1,
-        "model": plan.model,
-        "data": plan.dataset.name,
-        "recipe": plan.recipe_name,
-        "overrides": plan.overrides,
-        "seed": plan.recipe.seed,
-        "precision": precision,
-        **asdict(finding),
-        "env": versions(),
-    }
-    write_json(folder / JSON, content)
-    write_chart(finding, folder / CHART)
-    info(
-        f"Suggested optimizer.lr={finding.suggestion:.1e}, a tenth of the rate with the lowest "
-        f"loss; the loss falls fastest at {finding.steepest:.1e}. Curve in {folder / CHART}.png."
+    The loss axis ends a little above the first loss, so that a loss that diverges does not flatten
+    the rest.
+    """
+    import altair as alt
+
+    rows = [
+        {"rate": point.rate, "loss": value, "series": series}
+        for point in finding.points
+        for series, value in (("loss", point.loss), ("smoothed loss", point.smoothed))
+    ]
+    low = min(min(point.loss, point.smoothed) for point in finding.points)
+    high = max(point.loss for point in finding.points[: len(finding.points) // 2])
+    room = 0.1 * (high - low) or 0.1
+    colours = {**COLOURS, **MARKS}
+    colour = alt.Color(
+        "series:N",
+        scale=alt.Scale(domain=list(colours), range=list(colours.values())),
+        legend=alt.Legend(title=None, orient="bottom", symbolType="stroke"),
     )
+    x = alt.X(
+        "rate:Q",
+        title="optimizer.lr",
+        scale=alt.Scale(type="log", nice=False),
+        axis=alt.Axis(format=".0e", grid=False),
+    )
+    y = alt.Y("loss:Q", scale=alt.Scale(domain=[low - room, high + room]))
+    lines = (
+        alt.Chart(alt.Data(values=rows))
+        .mark_line(clip=True, strokeWidth=1.5)
+        .encode(x=x, y=y, color=colour)
+    )
+    rates = {"tenth of the minimum": finding.tenth_of_minimum, "steepest": finding.steepest}
+    read = [{"rate": rate, "series": series} for series, rate in rates.items()]
+    rules = alt.Chart(alt.Data(values=read)).mark_rule(strokeDash=[5, 3], strokeWidth=2)
+    layered: altair.LayerChart = alt.layer(lines, rules.encode(x=x, color=colour)).properties(
+        width=560, height=280, title=f"stage {finding.stage}"
+    )
+    return layered.configure(background="white", font="system-ui, sans-serif")
+
+
+def write_chart(finding: Finding, path: Path) -> None:
+    """Write `path`.svg and `path`.png. Raises RunError where they cannot be written."""
+    drawn = chart(finding)
+    text, image = io.StringIO(), io.BytesIO()
+    drawn.save(text, format="svg")
+    drawn.save(image, format="png", scale_factor=2)
+    write_text(path.with_suffix(".svg"), text.getvalue())
+    write_bytes(path.with_suffix(".png"), image.getvalue())

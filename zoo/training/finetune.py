@@ -17,13 +17,12 @@ from zoo.models.norms import has_batch_norm
 from zoo.registry.recipe import Recipe, recipe_dict, recipe_hash
 from zoo.runtime.environment import versions
 from zoo.runtime.processes import Ranks, start_ranks
-from zoo.training.choose import announce_choices, settled
-from zoo.training.engine.checkpoint import NAME
-from zoo.training.engine.trainer import Result, Trainer
-from zoo.training.plan import Plan, make_plan
+from zoo.training.auto import announce_choices, resolve_auto
+from zoo.training.engine.checkpoint import NAME as CHECKPOINT
+from zoo.training.engine.trainer import Result
+from zoo.training.plan import Plan, RunRequest, make_plan
 from zoo.training.prepare import Start, make_trainer, prepare
-from zoo.training.run_folder import RESULT, check_out, open_run
-from zoo.training.trackers import check_trackers
+from zoo.training.run_folder import RESULT, check_out, check_trackers, open_run
 
 
 def finetune(
@@ -40,40 +39,59 @@ def finetune(
     track: Sequence[str] = (),
     budget: str | None = None,
 ) -> Result:
-    """Fine-tune `model` (a name, or a folder to go on from) on the train split of `data`.
+    """Fine-tune `model` (a name, or the folder of a trained model) on the train split of `data`.
 
     The best weights by mIoU on the val split are kept as a model folder in `out`/best. `recipe` is
     a name in the registry (default: the model's own, `scratch` for random weights) or `auto`, which
     is chosen from the data and, with a `budget` such as "10m", from measured times; `overrides` are
-    `key=value` texts. `new_head` allows other classes than a trained model has. `resume` goes on
-    with the run in `out`. `track` names experiment trackers (tensorboard, trackio, wandb). Under
+    `key=value` texts. `new_head` allows other classes than a trained model has. `resume` continues
+    the run in `out`. `track` names experiment trackers (tensorboard, trackio, wandb). Under
     torchrun or `accelerate launch` the processes share each batch and the first one writes. Raises
     InputError for bad input before anything is written.
     """
+    request = RunRequest(
+        model=model, data=data, recipe=recipe, out=None if out is None else Path(out),
+        overrides=tuple(overrides), encoder_weights=encoder_weights, new_head=new_head,
+        registry=registry, resume=resume, track=tuple(track), budget=budget,
+    )  # fmt: skip
+    return run(request)
+
+
+def run(request: RunRequest) -> Result:
+    """Do what `request` asks: plan, prepare, train, and write the result."""
     ranks = start_ranks()
-    with ranks.first_then_rest():
-        check_trackers(track)
-        plan = make_plan(
-            model, data, recipe=recipe, out=None if out is None else Path(out),
-            overrides=overrides, encoder_weights=encoder_weights, registry=registry,
-            budget=budget,
-        )  # fmt: skip
+    with ranks.main_process_first():
+        check_trackers(request.track)
+        plan = make_plan(request)
         if ranks.first:
-            check_out(plan.out, resume)
-        plan = settled(plan, resume=resume, processes=ranks.world)
+            check_out(plan.out, request.resume)
+        plan = resolve_auto(plan, processes=ranks.world)
         announce_choices(plan)
-        check_share(plan.recipe, ranks.world)
-        start = prepare(plan, new_head, ranks)
-    with ranks.together():
-        trainer = make_trainer(plan, start, ranks, training=_training(plan, start), track=track)
+        check_batch_size(plan.recipe, ranks.world)
+        start = prepare(plan, ranks)
+    with ranks.raise_on_all_ranks():
+        training = _training(plan, start)
+        trainer = make_trainer(plan, start, ranks, training=training)
         if ranks.first:
-            open_run(plan.out, _description(plan, start), resume)
+            open_run(plan.out, _description(plan, start), request.resume)
     _announce(plan, start, ranks)
-    return _run(trainer, plan, resume)
+    has_checkpoint = ranks.any((plan.out / CHECKPOINT).is_file())
+    result = trainer.fit(resume=request.resume and has_checkpoint)
+    with ranks.raise_on_all_ranks():
+        if ranks.first:
+            from zoo.training.charts import write_curves  # altair, which no step needs
+
+            write_json(plan.out / RESULT, asdict(result))
+            write_curves(plan.out)
+    info(
+        f"Best val mIoU {100 * result.best_miou:.2f} % at epoch {result.best_epoch}; "
+        f"model in {plan.out / 'best'}, curves in {plan.out / 'curves.png'}."
+    )
+    return result
 
 
-def check_share(recipe: Recipe, processes: int) -> None:
-    """Raise InputError unless each of the processes gets the same number of images of a batch."""
+def check_batch_size(recipe: Recipe, processes: int) -> None:
+    """Raise InputError unless the processes can share each batch equally."""
     if recipe.batch_size % processes:
         below = recipe.batch_size // processes * processes
         raise InputError(
@@ -93,33 +111,19 @@ def _announce(plan: Plan, start: Start, ranks: Ranks) -> None:
     if ranks.world == 1:
         return
     share = plan.recipe.batch_size // ranks.world
-    info(f"{ranks.world} processes ({ranks.device.type}), {share} images of a batch each.")
+    info(
+        f"{ranks.world} processes ({ranks.device.type}), {share} images of each batch per process."
+    )
     learns = plan.recipe.batch_norm == "train"
     if ranks.device.type == "cpu" and learns and has_batch_norm(start.net):
         info(
-            f"On CPUs BatchNorm sees the {share} images of each process alone; with "
-            "batch_norm=frozen or group the result is that of one process."
+            f"On CPUs BatchNorm sees only the {share} images of its own process; with "
+            "batch_norm=frozen or group the result equals that of one process."
         )
 
 
-def _run(trainer: Trainer, plan: Plan, resume: bool) -> Result:
-    from zoo.training.charts import write_curves
-
-    has_checkpoint = trainer.ranks.any((plan.out / NAME).is_file())
-    result = trainer.fit(resume=resume and has_checkpoint)
-    with trainer.ranks.together():
-        if trainer.ranks.first:
-            write_json(plan.out / RESULT, asdict(result))
-            write_curves(plan.out)
-    info(
-        f"Best val mIoU {100 * result.best_miou:.2f} % at epoch {result.best_epoch}; "
-        f"model in {plan.out / 'best'}, curves in {plan.out / 'curves.png'}."
-    )
-    return result
-
-
 def _training(plan: Plan, start: Start) -> dict[str, Any]:
-    """How the weights came about; stored in the model folder and copied into records."""
+    """How the weights were trained; stored in the model folder and copied into records."""
     return {
         "dataset": plan.dataset.name,
         "data_hash": start.hashes,
@@ -136,13 +140,13 @@ def _training(plan: Plan, start: Start) -> dict[str, Any]:
 
 def _encoder_init(plan: Plan, start: Start) -> str:
     if plan.folder is not None:
-        before = read_folder(plan.folder, plan.registry).training or {}
+        before = read_folder(plan.folder, plan.request.registry).training or {}
         return str(before.get("encoder_init", "pretrained"))
     return "random" if start.net.spec.encoder_weights is None else "pretrained"
 
 
 def _description(plan: Plan, start: Start) -> dict[str, Any]:
-    """What run.json holds: everything that a resumed run must share."""
+    """The content of run.json: everything that a resumed run must share."""
     return {
         "schema": 1,
         "model": plan.model,

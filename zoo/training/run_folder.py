@@ -1,46 +1,57 @@
-"""The run folder: what was asked, the log, the result."""
+"""The run folder: what the run was started with, its log and its trackers, its result."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from zoo.common.errors import InputError, RunError, join_problems
+from zoo.common.console import info
+from zoo.common.errors import InputError, RunError, extra, join_problems, unknown
 from zoo.common.files import read_json, recover_folder, write_json
+from zoo.registry.recipe import Recipe, recipe_dict
 from zoo.training.engine.checkpoint import NAME as CHECKPOINT
+from zoo.training.engine.checkpoint import Progress
+
+if TYPE_CHECKING:
+    from zoo.evaluation.counts import Confusion
 
 RUN = "run.json"
 LOG = "log.jsonl"
 RESULT = "result.json"
 BEST = "best"
 FREE = ("workers", "checkpoint_minutes", "micro_batch", "activation_checkpointing", "evidence")
-"""Keys of a recipe with which a run goes on all the same."""
+"""Keys of a recipe that may change when a run is resumed."""
+TRACKERS = ("tensorboard", "trackio", "wandb")
+TRACKER_FOLDER = "trackers"
+"""The folder in a run folder for trackers that write files."""
+PROJECT = "zoo"
+"""The project under which trackers list a run."""
 
 
 def check_out(out: Path, resume: bool) -> None:
-    """Raise InputError unless a run can start in `out`, or go on there with `resume`.
+    """Raise InputError unless a run can start in `out`, or resume there with `resume`.
 
     A new run needs a folder that does not exist or is empty, a resumed one an unfinished run.
     """
     if resume and not (out / RUN).is_file():
-        raise InputError(f"{out} holds no run to resume: {RUN} is missing. Start without --resume.")
+        raise InputError(f"{out} has no run to resume: {RUN} is missing. Start without --resume.")
     if resume and (out / RESULT).is_file():
         raise InputError(f"{out} is finished; start another run with another --out.")
     if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
         what = "already holds a run" if (out / RUN).exists() else "is not an empty folder"
         raise InputError(
-            f"{out} {what}. Give another --out, or go on with the run there by --resume."
+            f"{out} {what}. Give another --out, or continue the run there with --resume."
         )
 
 
 def open_run(out: Path, description: dict[str, Any], resume: bool) -> None:
-    """Prepare the run folder `out`, checked by `check_out`, for what run.json is to hold.
+    """Write `description` to run.json in `out`, which `check_out` has checked.
 
-    Raises InputError naming every field in which a resumed run differs from `description`.
+    Raises InputError naming every field in which a resumed run differs from it.
     """
     if not resume:
         write_json(out / RUN, description)
@@ -70,8 +81,8 @@ def _check_same(out: Path, description: dict[str, Any]) -> None:
     ]
     if problems:
         header = (
-            f"{out} cannot be resumed, since it was started with something else. Free to change "
-            f"are {', '.join(FREE)}; give back these values, or start anew with another --out:"
+            f"{out} cannot be resumed with other settings than it was started with; only "
+            f"{', '.join(FREE)} may change. Restore these values, or give another --out:"
         )
         raise InputError(join_problems(header, problems))
 
@@ -91,31 +102,148 @@ def _short(value: object) -> str:
     return text if len(text) <= 200 else text[:200] + " ..."
 
 
-class Log:
-    """log.jsonl: one JSON object a line, appended and flushed at once."""
+class RunLog:
+    """The numbers of a run: log.jsonl, one JSON object per line, and the trackers `track`.
 
-    def __init__(self, run: Path, keep_bytes: int = 0):
-        """Open the log, dropping what stands behind the first `keep_bytes` bytes."""
-        self._path = run / LOG
+    The log is cut to where `progress` stands. With `write` false, as in all processes but the
+    first, nothing is written. Raises RunError where the file cannot be written.
+    """
+
+    def __init__(
+        self, run: Path, progress: Progress, recipe: Recipe, track: Sequence[str], write: bool
+    ):
+        self._path, self._writes = run / LOG, write
+        self._trackers: list[Any] = []
+        if not write:
+            return
         try:
             self._path.touch()
-            os.truncate(self._path, keep_bytes)
+            os.truncate(self._path, progress.log_bytes)
             self._stream = self._path.open("a", encoding="utf-8")
         except OSError as error:
             raise RunError(f"Cannot write {self._path}: {error.strerror}.") from error
+        settings = flat(recipe_dict(recipe))
+        for name in dict.fromkeys(track):
+            if name == "tensorboard":
+                self._trackers.append(_TensorBoard(run, settings, progress.step))
+            else:  # trackio and wandb have the same interface
+                module = extra(name, name, f"--track {name}")
+                more = {"dir": str(run)} if name == "wandb" else {}
+                self._trackers.append(
+                    module.init(project=PROJECT, name=run.name, config=settings, **more)
+                )
 
-    def write(self, entry: dict[str, Any]) -> None:
-        """Append one entry."""
+    def step(self, progress: Progress, stage: str, loss: float, lr: float, speed: float) -> None:
+        """One optimizer step; `speed` in images per second."""
+        self._write(
+            {
+                "event": "step",
+                "step": progress.step,
+                "epoch": progress.epoch + 1,
+                "stage": stage,
+                "loss": loss,
+                "lr": lr,
+                "images_per_second": round(speed, 2),
+            }
+        )
+
+    def epoch(
+        self, progress: Progress, stage: str, loss: float, found: Confusion, seconds: float
+    ) -> None:
+        """One validation, after `progress.epoch` epochs; `loss` is the mean of the last one."""
+        metrics = found.metrics()
+        best = progress.best_epoch == progress.epoch
+        self._write(
+            {
+                "event": "epoch",
+                "epoch": progress.epoch,
+                "step": progress.step,
+                "stage": stage,
+                "train_loss": loss,
+                "miou": metrics["miou"],
+                "pixel_accuracy": metrics["pixel_accuracy"],
+                "iou_per_class": metrics["iou_per_class"],
+                "best": best,
+                "seconds": seconds,
+            }
+        )
+        info(
+            f"epoch {progress.epoch:3d}  {stage:8s} loss {loss:.4f}  val mIoU "
+            f"{100 * found.miou:5.2f} %{'  best' if best else ''}"
+        )
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        if not self._writes:
+            return
         try:
             self._stream.write(json.dumps(entry, allow_nan=False) + "\n")
             self._stream.flush()
         except OSError as error:
             raise RunError(f"Cannot write {self._path}: {error.strerror}.") from error
+        group = "train" if entry["event"] == "step" else "val"
+        values = {
+            f"{group}/{name}": value
+            for name, value in flat(entry).items()
+            if isinstance(value, (int, float)) and not isinstance(value, bool) and name != "step"
+        }
+        for tracker in self._trackers:
+            tracker.log(values, step=entry["step"])
 
     def bytes(self) -> int:
         """Length of the log so far."""
-        return self._path.stat().st_size
+        return self._path.stat().st_size if self._writes else 0
 
     def close(self) -> None:
-        """Close the file."""
-        self._stream.close()
+        """Close the log and the trackers."""
+        if self._writes:
+            self._stream.close()
+        for tracker in self._trackers:
+            tracker.finish()
+
+
+class _TensorBoard:
+    """TensorBoard's event files, with the interface that the other trackers have."""
+
+    def __init__(self, run: Path, settings: dict[str, Any], step: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder = run / TRACKER_FOLDER / PROJECT
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+        self._writer.add_hparams(settings, {}, run_name="settings")
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """The numbers of one step."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def finish(self) -> None:
+        """Close the files."""
+        self._writer.close()
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Raise InputError for trackers that are unknown or not installed, all of them at once."""
+    problems = []
+    for name in dict.fromkeys(names):
+        if name not in TRACKERS:
+            problems.append(unknown("tracker", name, TRACKERS))
+            continue
+        try:
+            extra(name, name, f"--track {name}")
+        except InputError as error:
+            problems.append(str(error))
+    if problems:
+        raise InputError(join_problems("The trackers cannot start:", problems))
+
+
+def flat(values: dict[str, Any], place: str = "") -> dict[str, Any]:
+    """Nested values under names such as `optimizer.lr`; lists as JSON text, None left out."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{place}{key}"
+        if isinstance(value, dict):
+            found |= flat(value, f"{name}.")
+        elif value is not None:
+            found[name] = json.dumps(value) if isinstance(value, list) else value
+    return found

@@ -41,8 +41,8 @@ from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides, parse_overrides
 from zoo.registry.recipe import Recipe
 from zoo.registry.resolve import resolve
-from zoo.training.auto import AUTO
 from zoo.training.budget import duration, parse_budget, refuse_epochs_given
+from zoo.training.plan import AUTO
 from zoo.training.run_folder import RESULT as RUN_RESULT
 from zoo.training.run_folder import RUN as RUN_FILE
 

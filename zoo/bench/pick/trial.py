@@ -13,12 +13,10 @@ from zoo.common.files import read_json, write_json
 from zoo.data.dataset import Dataset, Sample
 from zoo.data.inspect.scan import scan_labels
 from zoo.runtime.processes import start_ranks
-from zoo.training.auto import AUTO
-from zoo.training.budget import spread
-from zoo.training.choose import cost_of, settled
+from zoo.training.auto import cost_of, resolve_auto
+from zoo.training.budget import spaced, spread
 from zoo.training.engine.checkpoint import NAME as CHECKPOINT
-from zoo.training.measure import spaced
-from zoo.training.plan import Plan, make_plan
+from zoo.training.plan import AUTO, Plan, RunRequest, make_plan
 from zoo.training.prepare import make_trainer, prepare
 
 TRIAL_ORDER, RESULT = "order.json", "result.json"
@@ -52,13 +50,12 @@ def work(folder: Path, order: TrialOrder) -> None:
 
     With it stand the seconds since the order was given.
     """
-    plan = settled(
-        make_plan(
-            order.model, order.data, recipe=AUTO, out=folder / RUN, overrides=order.overrides,
-            encoder_weights=order.encoder_weights,
-            registry=None if order.registry is None else Path(order.registry),
-        )
+    request = RunRequest(
+        model=order.model, data=order.data, recipe=AUTO, out=folder / RUN,
+        overrides=tuple(order.overrides), encoder_weights=order.encoder_weights,
+        registry=None if order.registry is None else Path(order.registry),
     )  # fmt: skip
+    plan = resolve_auto(make_plan(request))
     if order.steps is None:
         result = asdict(measured(plan, order.began))
     else:
@@ -74,7 +71,7 @@ def trained(plan: Plan, steps: int) -> float:
     ranks = start_ranks()
     short = shortened_plan(plan, steps)
     short.out.mkdir(parents=True, exist_ok=True)
-    trainer = make_trainer(short, prepare(short, False, ranks), ranks)
+    trainer = make_trainer(short, prepare(short, ranks), ranks)
     return trainer.fit(resume=(short.out / CHECKPOINT).is_file()).best_miou
 
 
@@ -112,7 +109,7 @@ def part(dataset: Dataset, images: int) -> Dataset:
 def measured(plan: Plan, began: float) -> TrialCost:
     """What trials of the plan's model cost here; `began` is when this process was started."""
     ranks = start_ranks()
-    prepare(shortened_plan(plan, 1), False, ranks)  # weights that are missing are missed here
+    prepare(shortened_plan(plan, 1), ranks)  # weights that are missing are missed here
     ready = time.time()
     scan = scan_labels(plan.dataset, ["train", "val"])
     cost = cost_of(plan, scan, plan.recipe)

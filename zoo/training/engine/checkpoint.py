@@ -1,4 +1,4 @@
-"""What a run needs to go on exactly where it was, in one file that is replaced atomically."""
+"""What a run needs to resume exactly where it was, in one file that is replaced atomically."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from zoo.common.errors import InputError, RunError, shortened
+from zoo.training.engine.features import map_tensors
 
 NAME = "checkpoint.pt"
 PARTS = ("model", "ema", "optimizer", "scaler", "plateau", "random", "progress")
@@ -23,10 +30,9 @@ PARTS = ("model", "ema", "optimizer", "scaler", "plateau", "random", "progress")
 class Progress:
     """How far a run has come.
 
-    `epoch` is the epoch under way (from 0, counted over all stages), `step_in_epoch` the optimizer
-    steps done in it and `loss_sum` the sum of their losses, `step` those done in all; `seconds` of
-    training and evaluation so far; `micro_batch` is the one in force, which a lack of memory may
-    have lowered.
+    `epoch` is the current epoch (from 0, counted over all stages), `step_in_epoch` its optimizer
+    steps so far and `loss_sum` the sum of their losses, `step` the steps of the run; `seconds` of
+    training and evaluation so far; `micro_batch` may have been lowered to fit into memory.
     """
 
     epoch: int = 0
@@ -39,6 +45,53 @@ class Progress:
     seconds: float = 0.0
     log_bytes: int = 0
     micro_batch: int | None = None
+
+
+def weights_and_optimizer(
+    model: nn.Module, ema: nn.Module | None, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """State dicts of whole tensors; under FSDP all processes take part and the first gets them.
+
+    torch's own `get_optimizer_state_dict` is not used: it drops the state of frozen parameters and
+    takes a step with an optimizer that has no state yet.
+    """
+    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    return {
+        "model": get_model_state_dict(model, options=whole),
+        "ema": None if ema is None else get_model_state_dict(ema, options=whole),
+        "optimizer": map_tensors(_gathered, optimizer.state_dict()),
+    }
+
+
+def restore_weights_and_optimizer(
+    state: dict[str, Any],
+    model: nn.Module,
+    ema: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Load what `weights_and_optimizer` gave, also into another number of processes."""
+    whole = StateDictOptions(full_state_dict=True)
+    set_model_state_dict(model, state["model"], options=whole)
+    if ema is not None:
+        set_model_state_dict(ema, state["ema"], options=whole)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    shards = {
+        number: {key: _shard(value, parameters[number]) for key, value in kept.items()}
+        for number, kept in state["optimizer"]["state"].items()
+    }
+    optimizer.load_state_dict(state["optimizer"] | {"state": shards})
+
+
+def _gathered(value: Tensor) -> Tensor:
+    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
+
+
+def _shard(value: Any, parameter: Tensor) -> Any:
+    """This process's shard of a whole tensor of the shape of `parameter`; others as they are."""
+    if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
+        return value
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return distribute_tensor(value, mesh, placements, src_data_rank=None)
 
 
 def save_checkpoint(run: Path, state: dict[str, Any], progress: Progress) -> None:
@@ -61,7 +114,7 @@ def save_checkpoint(run: Path, state: dict[str, Any], progress: Progress) -> Non
             temporary.unlink(missing_ok=True)
         raise RunError(
             f"Cannot write the checkpoint to {run}: {error}. "
-            "The previous checkpoint is unharmed; free some space and go on with --resume."
+            "The previous checkpoint is intact; free some space and continue with --resume."
         ) from error
 
 
@@ -82,7 +135,7 @@ def load_checkpoint(run: Path) -> tuple[dict[str, Any], Progress]:
 
 
 def _check_parts(path: Path, content: Any) -> None:
-    """Raise InputError naming what an older or a newer version wrote otherwise."""
+    """Raise InputError naming how an older or a newer version differs."""
     parts = content if isinstance(content, dict) else {}
     known = {field.name for field in dataclasses.fields(Progress)}
     progress = parts.get("progress")
@@ -94,8 +147,9 @@ def _check_parts(path: Path, content: Any) -> None:
     problems += [f"it holds {shortened(unknown)}, which this version does not know"] * bool(unknown)
     if problems:
         raise InputError(
-            f"{path} was written by another version of zoo: {'; '.join(problems)}. Go on with the "
-            "version that started the run (run.json: env.zoo), or start anew with another --out; "
+            f"{path} was written by another version of zoo: {'; '.join(problems)}. Continue with "
+            "the version that started the run (run.json: env.zoo), or start a new run with another "
+            "--out; "
             f"the best model so far is in {path.parent / 'best'}."
         )
 
@@ -107,7 +161,7 @@ def random_state() -> dict[str, list[Tensor]]:
 
 
 def set_random_state(state: dict[str, list[Tensor]]) -> None:
-    """Go on with the random numbers where `random_state` was called."""
+    """Continue the random numbers from where `random_state` was called."""
     torch.set_rng_state(state["cpu"][0])
     if state["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,19 +1,31 @@
-"""Parameter groups and learning rates of a run."""
+"""Parameter groups, learning rates and schedules of a run."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from timm.scheduler import (
+    CosineLRScheduler,
+    MultiStepLRScheduler,
+    PolyLRScheduler,
+    StepLRScheduler,
+)
 from timm.scheduler.scheduler import Scheduler
 from torch.distributed.tensor import DTensor
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
+from zoo.common.errors import InputError, join_problems
 from zoo.models.layers import encoder_layers, spared_from_decay
-from zoo.training.engine.schedules import make_schedule
+from zoo.registry.recipe import FLOOR
 
 if TYPE_CHECKING:
     from zoo.models.segmentation import SegmentationModel
-    from zoo.registry.recipe import Optimizer, Stage
+    from zoo.registry.recipe import Optimizer, Schedule, Stage
+
+RISE = 0.3
+"""The rising fraction of a one-cycle schedule whose `warmup` is 0: torch's own default."""
 
 
 def parameter_groups(model: SegmentationModel, weight_decay: float) -> list[dict[str, Any]]:
@@ -42,18 +54,18 @@ def parameter_groups(model: SegmentationModel, weight_decay: float) -> list[dict
 
 
 def make_optimizer(model: SegmentationModel, settings: Optimizer) -> torch.optim.Optimizer:
-    """The recipe's optimizer over `parameter_groups`; the rates are set per stage."""
+    """The recipe's optimizer over `parameter_groups`; each stage sets the learning rates."""
     groups = parameter_groups(model, settings.weight_decay)
     if settings.name == "sgd":
         whole = not any(isinstance(parameter, DTensor) for parameter in model.parameters())
-        return torch.optim.SGD(  # torch fuses no SGD over weights that are split
+        return torch.optim.SGD(  # torch has no fused SGD for sharded weights
             groups, lr=settings.lr, momentum=settings.momentum, nesterov=True, fused=whole
         )
     return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 
 
 def rate_scale(below_top: int | None, stage: Stage) -> float:
-    """A group's learning rate as a share of the decoder's, before the schedule.
+    """A group's learning rate relative to the decoder's, before the schedule.
 
     1 in the decoder, encoder_lr_scale x layer_decay^below_top in the encoder.
     """
@@ -79,3 +91,165 @@ def start_stage(
         group["initial_lr"] = peak
         group["lr"] = peak * group["lr_scale"]
     return make_schedule(optimizer, stage.schedule, peak, stage.epochs, steps_per_epoch)
+
+
+class OneCycle(Scheduler):
+    """torch's OneCycleLR (arXiv 1708.07120) as a function of the step.
+
+    The rate rises from 1/25 of the peak along a cosine for the fraction `rise` of `steps`, then
+    falls to 1/250000 of it; momentum (AdamW's first beta) moves inversely between 0.95 and 0.85.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, steps: int, rise: float):
+        super().__init__(optimizer, "lr", t_in_epochs=False, initialize=False)
+        self._probe = torch.optim.SGD([torch.zeros(1)], lr=1.0, momentum=0.9)
+        self._torch = OneCycleLR(self._probe, max_lr=1.0, total_steps=steps, pct_start=rise)
+        self._table = [self._now()]
+
+    def step_update(self, num_updates: int, metric: float | None = None) -> None:
+        """Set rate and momentum of every group for step `num_updates` (from 0) of the stage."""
+        super().step_update(num_updates, metric)
+        _, momentum = self._at(num_updates)
+        for group in self.optimizer.param_groups:
+            if "betas" in group:
+                group["betas"] = (momentum, group["betas"][1])
+            else:
+                group["momentum"] = momentum
+
+    def _get_lr(self, t: int) -> list[float]:
+        fraction, _ = self._at(t)
+        return [peak * fraction for peak in self.base_values]
+
+    def _at(self, step: int) -> tuple[float, float]:
+        """Fraction of the peak rate, and momentum; torch computes them step by step."""
+        while len(self._table) <= step:
+            self._probe.step()
+            self._torch.step()
+            self._table.append(self._now())
+        return self._table[step]
+
+    def _now(self) -> tuple[float, float]:
+        group = self._probe.param_groups[0]
+        return float(group["lr"]), float(group["momentum"])
+
+
+class Plateau(Scheduler):
+    """torch's ReduceLROnPlateau on the validation mIoU, after a warm-up.
+
+    The rate is multiplied by `gamma` after `patience` validations in a row without a better value;
+    validations within the warm-up do not count. `state_dict` has what it has seen.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, schedule: Schedule, warmup: int, steps: int
+    ):
+        super().__init__(optimizer, "lr", t_in_epochs=False, initialize=False)
+        self.warmup, self.steps_per_epoch = warmup, steps
+        self._probe = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+        self._torch = ReduceLROnPlateau(
+            self._probe, mode="max", factor=schedule.gamma, patience=schedule.patience - 1,
+            threshold=0.0, threshold_mode="abs", eps=0.0,
+        )  # fmt: skip
+
+    def step(self, epoch: int, metric: float | None = None) -> None:
+        """Record the mIoU after `epoch` epochs of the stage (None: not validated)."""
+        if metric is not None and epoch * self.steps_per_epoch > self.warmup:
+            self._torch.step(metric)
+
+    def _get_lr(self, t: int) -> list[float]:
+        fraction = min(1.0, (t + 1) / (self.warmup + 1)) * self._probe.param_groups[0]["lr"]
+        return [peak * fraction for peak in self.base_values]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers: the current fraction of the peak rate and what led to it."""
+        return {
+            "share": self._probe.param_groups[0]["lr"],
+            "best": self._torch.best,
+            "without_gain": self._torch.num_bad_epochs,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self._probe.param_groups[0]["lr"] = state_dict["share"]
+        self._torch.best = state_dict["best"]
+        self._torch.num_bad_epochs = state_dict["without_gain"]
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    peak: float,
+    epochs: int,
+    steps_per_epoch: int,
+) -> Scheduler | None:
+    """The schedule of a stage of so many epochs, warm-up included; None: the rate stays.
+
+    Call `step_update(step)` before each step of the stage, and `step(epoch, miou)` after each
+    validation. A group's `lr_scale` multiplies its rate.
+    """
+    steps = epochs * steps_per_epoch
+    warmup = round(schedule.warmup * steps)
+    if schedule.kind == "constant" and warmup == 0:
+        return None
+    if schedule.kind == "one_cycle":
+        return OneCycle(optimizer, steps, schedule.warmup or RISE)
+    if schedule.kind == "plateau":
+        return Plateau(optimizer, schedule, warmup, steps_per_epoch)
+    warmed: dict[str, Any] = {
+        "warmup_t": warmup,
+        "warmup_lr_init": peak / (warmup + 1),
+        "t_in_epochs": False,
+        "initialize": False,
+    }
+    if schedule.kind == "constant":
+        return StepLRScheduler(optimizer, decay_t=steps + 1, decay_rate=1.0, **warmed)
+    if schedule.kind == "step":
+        every = schedule.step_epochs * steps_per_epoch
+        return StepLRScheduler(optimizer, decay_t=every, decay_rate=schedule.gamma, **warmed)
+    if schedule.kind == "multistep":  # timm lowers the rate one step before a milestone
+        at = [round(fraction * steps) + 1 for fraction in schedule.milestones]
+        return MultiStepLRScheduler(
+            optimizer, decay_t=at, decay_rate=schedule.gamma, warmup_prefix=False, **warmed
+        )
+    falling = warmed | {"lr_min": peak * FLOOR, "warmup_prefix": True}
+    length = max(1, steps - warmup)
+    if schedule.kind == "poly":
+        return PolyLRScheduler(optimizer, t_initial=length, power=schedule.power, **falling)
+    if schedule.kind == "cosine":
+        return CosineLRScheduler(optimizer, t_initial=length, **falling)
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=max(1, -(-(steps - warmup) // schedule.cycles)),
+        cycle_limit=schedule.cycles,
+        cycle_decay=schedule.gamma,
+        **falling,
+    )
+
+
+def check_schedules(stages: Sequence[Stage], steps_per_epoch: int) -> None:
+    """Raise InputError naming every stage that has too few steps for its schedule."""
+    found = ((stage, _too_short(stage, steps_per_epoch)) for stage in stages)
+    wrong = [f"stages.{stage.name}.schedule: {text}" for stage, text in found if text]
+    if wrong:
+        raise InputError(join_problems("These schedules are longer than their stages:", wrong))
+
+
+def _too_short(stage: Stage, steps_per_epoch: int) -> str | None:
+    """Why the schedule does not fit into the stage's steps; None where it does."""
+    plan, steps = stage.schedule, stage.epochs * steps_per_epoch
+    length = f"the stage's {steps} steps ({stage.epochs} epochs of {steps_per_epoch})"
+    warmup = round(plan.warmup * steps)
+    if warmup >= steps:
+        return f"the warm-up of {plan.warmup:g} takes all of {length}; lower warmup or raise epochs"
+    if plan.kind == "cosine_restarts" and steps - warmup < 2 * plan.cycles:
+        return (
+            f"{plan.cycles} cycles need at least {2 * plan.cycles} steps after the warm-up, "
+            f"{length} leave {steps - warmup}; lower cycles or raise epochs"
+        )
+    rise = plan.warmup or RISE
+    if plan.kind == "one_cycle" and min(rise, 1 - rise) * steps < 2:
+        return (
+            f"one_cycle needs two steps to rise and two to fall (the rise takes {rise:g} of "
+            f"{length}); raise epochs or choose cosine"
+        )
+    return None

@@ -12,7 +12,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
-from timm.layers import convert_sync_batchnorm
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 
@@ -26,24 +25,18 @@ from zoo.training.engine.checkpoint import (
     Progress,
     load_checkpoint,
     random_state,
+    restore_weights_and_optimizer,
     save_checkpoint,
     set_random_state,
+    weights_and_optimizer,
 )
 from zoo.training.engine.features import FeatureCache
-from zoo.training.engine.optim import make_optimizer, start_stage
-from zoo.training.engine.precision import (
-    checkpoint_activations,
-    keep_float32,
-    make_accelerator,
-    speed_up_cpu,
-)
-from zoo.training.engine.schedules import Plateau
+from zoo.training.engine.optim import Plateau, make_optimizer, start_stage
+from zoo.training.engine.placement import placed
 from zoo.training.engine.sharding import Shards, check_sharding
 from zoo.training.engine.step import Inputs, Step
-from zoo.training.journal import Journal
 from zoo.training.losses import Objective
-from zoo.training.run_folder import BEST
-from zoo.training.trackers import TRACKERS
+from zoo.training.run_folder import BEST, RunLog
 
 if TYPE_CHECKING:
     from zoo.data.loading.loader import EvalLoader, TrainLoader
@@ -66,10 +59,10 @@ class Result:
 class Trainer:
     """Trains `model` by `recipe` and keeps the best weights by validation mIoU in `run`/best.
 
-    One optimizer and one set of parameter groups serve the whole run; a stage sets which layers
-    learn (`unfreeze`) and at which rates (`start_stage`), so that optimizer state is carried over.
-    Several processes (`ranks`) do the same on their parts of each batch; the first one writes.
-    `track` names trackers that the numbers of the log go to as well.
+    One optimizer and one set of parameter groups serve the whole run; each stage sets which layers
+    learn (`unfreeze`) and their learning rates, so that optimizer state carries over. Several
+    processes (`ranks`) each train on their part of every batch; the first one writes. `track` names
+    the trackers that get the numbers of the log too.
     """
 
     def __init__(
@@ -89,29 +82,28 @@ class Trainer:
     ):
         self.recipe, self.train_loader, self.val_loader, self.run = recipe, train, val, run
         self.training, self.dataset, self.precision = training, dataset, precision
-        self.ranks = ranks or Ranks()
-        self.accelerator = make_accelerator(precision, track, run / TRACKERS)
-        self.device = self.accelerator.device
-        if self.ranks.splits:
+        self.ranks, self.track = ranks or Ranks(), track
+        self.device = self.ranks.device
+        if self.ranks.sharded:
             check_sharding(model, recipe, precision)
-        self.model = self._placed(model).train()  # for the first time, with all its weights
+        self.model = placed(model, recipe, self.ranks).train()  # the first call sees whole weights
         self.ema = None
         if recipe.ema is not None:
             self.ema = ModelEmaV3(self.model, decay=recipe.ema, use_warmup=True)
-        self.shards = Shards(self.model, self.ema, self.ranks) if self.ranks.splits else None
+        self.shards = Shards(self.model, self.ema, self.ranks) if self.ranks.sharded else None
         objective = Objective(
             {**recipe.loss}, recipe.loss_options, class_weights, recipe.activation
         ).to(self.device)
-        self.optimizer = self.accelerator.prepare(make_optimizer(self.model, recipe.optimizer))
+        self.optimizer = make_optimizer(self.model, recipe.optimizer)
         self.step = Step(
-            self.model, objective, self.optimizer, self.accelerator, self.ranks, recipe,
-            split=None if self.shards is None else self.shards.net,
+            self.model, objective, self.optimizer, self.ranks, recipe, precision,
+            sharded=None if self.shards is None else self.shards.net,
         )  # fmt: skip
         self.batches: TrainLoader | FeatureCache = train
         if recipe.feature_views is not None:
             self.batches = FeatureCache(
                 self.model, train, recipe, precision=precision, device=self.device,
-                after_batch=self._leave_encoding, speak=self.ranks.first,
+                after_batch=self._stop_encoding, verbose=self.ranks.first,
             )  # fmt: skip
         self.progress = Progress(micro_batch=recipe.micro_batch)
         self._steps = train.steps_per_epoch * sum(stage.epochs for stage in recipe.stages)
@@ -120,37 +112,22 @@ class Trainer:
         self._stop_asked = False
         self._saved_at = self._started_at = time.monotonic()
 
-    def _placed(self, model: SegmentationModel) -> SegmentationModel:
-        """The model on its device, set up as the recipe says; the names of its weights stay."""
-        keep_float32(model, self.recipe.fp32_modules)
-        if self.device.type == "cpu":
-            speed_up_cpu(model)
-        if self.recipe.activation_checkpointing:
-            checkpoint_activations(model)
-        if self.ranks.world > 1 and self.device.type == "cuda":
-            model.net = convert_sync_batchnorm(model.net)
-        by_channels = self.recipe.channels_last and not self.ranks.splits  # FSDP's own condition
-        layout = torch.channels_last if by_channels else torch.contiguous_format
-        return model.to(self.device).to(memory_format=layout)
-
     def fit(self, resume: bool = False) -> Result:
         """Train to the end, to early stopping, or until interrupted.
 
-        Raises RunError at a NaN loss or a full disk, Interrupted after Ctrl-C; in each case the
-        last checkpoint is whole and `fit(resume=True)` goes on from it.
+        Raises RunError for a NaN loss or a full disk, Interrupted after Ctrl-C; in each case the
+        last checkpoint is intact and `fit(resume=True)` continues from it.
         """
         if resume:
             self._restore()
-        with self.ranks.together():
-            self.journal = Journal(
-                self.run, self.progress, self.recipe, self.accelerator, self.ranks.first
-            )
+        with self.ranks.raise_on_all_ranks():
+            self.log = RunLog(self.run, self.progress, self.recipe, self.track, self.ranks.first)
         before = signal.signal(signal.SIGINT, self._ask_to_stop)
         try:
             stopped = self._stages()
         finally:
             signal.signal(signal.SIGINT, before)
-            self.journal.close()
+            self.log.close()
         done = self.progress
         return Result(
             done.best_epoch, done.best_miou, done.epoch, done.step, self._seconds(), stopped
@@ -176,7 +153,7 @@ class Trainer:
     def start_stage(self, stage: Stage, epoch_in_stage: int) -> Scheduler | None:
         """Set what learns and at which rates; returns the schedule, None for constant rates.
 
-        Called where a stage begins (or goes on, after `epoch_in_stage` epochs).
+        Called when a stage begins or resumes, after `epoch_in_stage` epochs of it.
         """
         set_learning(self.model, stage, epoch_in_stage)
         self.step.prepare()
@@ -206,7 +183,7 @@ class Trainer:
                 loss = self._update(images, masks)
                 speed = len(images) * self.ranks.world / (time.monotonic() - at)
                 rate = max(group["lr"] for group in self.optimizer.param_groups)
-                self.journal.step(self.progress, stage.name, loss, rate, speed)
+                self.log.step(self.progress, stage.name, loss, rate, speed)
                 bar.advance(task)
                 self._between_steps()
         train_loss = self.progress.loss_sum / steps
@@ -216,18 +193,18 @@ class Trainer:
         self._save()
 
     def _batches(self, epoch: int, first: int) -> Iterator[tuple[Inputs, torch.Tensor]]:
-        """The batches from step `first` on; one that a process cannot read stops all of them."""
+        """The batches from step `first` on; an error of one process stops all of them."""
         batches = iter(self.batches.epoch(epoch, first))
         for _ in range(first, self.train_loader.steps_per_epoch):
             try:
-                with self.ranks.together():
+                with self.ranks.raise_on_all_ranks():
                     batch = next(batches)
             except Interrupted:
                 self._stop()
             yield batch
 
-    def _leave_encoding(self) -> None:
-        """Several processes stop after the next step, where all of them know of it."""
+    def _stop_encoding(self) -> None:
+        """Stop between batches; several processes stop together after the next step instead."""
         if self._stop_asked and self.ranks.world == 1:
             raise Interrupted
 
@@ -255,7 +232,7 @@ class Trainer:
         )
 
     def _validate(self, stage: Stage, epoch: int, train_loss: float, began: float) -> float | None:
-        """Score the weights where that is due and keep the best; returns the mIoU."""
+        """Score the weights if that is due and keep the best; returns the mIoU."""
         due = (epoch + 1) % self.recipe.validate_every == 0
         last = epoch + 1 == sum(s.epochs for s in self.recipe.stages)
         confusion = self._score(epoch) if due or last else None
@@ -267,12 +244,12 @@ class Trainer:
         if better:
             self.progress.best_miou, self.progress.best_epoch = confusion.miou, epoch + 1
             self.progress.epochs_without_gain = 0
-            with self.ranks.together():
+            with self.ranks.raise_on_all_ranks():
                 self._save_best(confusion)
         else:
             self.progress.epochs_without_gain += 1
         seconds = time.monotonic() - began
-        self.journal.epoch(self.progress, stage.name, train_loss, confusion, seconds)
+        self.log.epoch(self.progress, stage.name, train_loss, confusion, seconds)
         return float(confusion.miou)
 
     def _score(self, epoch: int) -> Confusion:
@@ -280,12 +257,12 @@ class Trainer:
             self.shards.gather(self.device)
         try:
             return score(
-                self._judged(),
+                self._scored_model(),
                 self.val_loader,
                 precision=self.precision,
                 device=self.device,
                 description=f"epoch {epoch + 1} validation",
-                after_batch=self._leave_scoring,
+                after_batch=self._stop_scoring,
                 ranks=self.ranks,
             )
         except Interrupted:
@@ -294,16 +271,19 @@ class Trainer:
             if self.shards is not None:
                 self.shards.release()
 
-    def _leave_scoring(self) -> None:
+    def _stop_scoring(self) -> None:
         if self._stop_asked:
             raise Interrupted
 
-    def _judged(self) -> SegmentationModel:
-        """The weights that are scored and kept: the averaged ones where there are any."""
+    def _scored_model(self) -> SegmentationModel:
+        """The weights that are scored and kept: the averaged ones if there are any."""
         if self.shards is not None:
             return self.shards.whole
-        averaged: SegmentationModel | None = None if self.ema is None else self.ema.module
-        return self.model if averaged is None else averaged
+        return self.model if self._averaged is None else self._averaged
+
+    @property
+    def _averaged(self) -> SegmentationModel | None:
+        return None if self.ema is None else self.ema.module
 
     def _save_best(self, confusion: Confusion) -> None:
         if not self.ranks.first:
@@ -315,7 +295,7 @@ class Trainer:
             "train_seconds": round(self._seconds(), 1),
         }
         metrics = {"dataset": self.dataset, "split": "val"} | confusion.metrics()
-        save_folder(self._judged(), self.run / BEST, training=training, metrics=metrics)
+        save_folder(self._scored_model(), self.run / BEST, training=training, metrics=metrics)
 
     def _should_stop_early(self) -> bool:
         rule = self.recipe.early_stop
@@ -340,7 +320,7 @@ class Trainer:
         self._save()
         info(
             f"Stopped at step {self.progress.step}; the checkpoint is in {self.run}. "
-            f"Go on with the same command and --out {self.run} --resume."
+            f"Continue with the same command and --out {self.run} --resume."
         )
         raise Interrupted
 
@@ -351,35 +331,25 @@ class Trainer:
         now = time.monotonic()
         self.progress.seconds += now - self._started_at
         self._started_at = self._saved_at = now
-        random = self.ranks.gather(random_state())
-        state = self._state() if self.shards is None else self.shards.joined(self._state())
-        with self.ranks.together():
-            if self.ranks.first:
-                self.progress.log_bytes = self.journal.bytes()
-                save_checkpoint(self.run, state | {"random": random}, self.progress)
-
-    def _state(self) -> dict[str, Any]:
-        scaler, plateau = self.accelerator.scaler, self._schedule
-        return {
-            "model": self.model.state_dict(),
-            "ema": None if self.ema is None else self.ema.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+        scaler, schedule = self.step.scaler, self._schedule
+        state = {
+            **weights_and_optimizer(self.model, self._averaged, self.optimizer),
             "scaler": None if scaler is None else scaler.state_dict(),
-            "plateau": plateau.state_dict() if isinstance(plateau, Plateau) else None,
+            "plateau": schedule.state_dict() if isinstance(schedule, Plateau) else None,
+            "random": self.ranks.gather(random_state()),
         }
+        with self.ranks.raise_on_all_ranks():
+            if self.ranks.first:
+                self.progress.log_bytes = self.log.bytes()
+                save_checkpoint(self.run, state, self.progress)
 
     def _restore(self) -> None:
-        with self.ranks.together():
+        with self.ranks.raise_on_all_ranks():
             state, self.progress = load_checkpoint(self.run)
-        if self.shards is not None:
-            state = self.shards.parted(state, self.optimizer.param_groups)
-        self.model.load_state_dict(state["model"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_weights_and_optimizer(state, self.model, self._averaged, self.optimizer)
         self._plateau = state["plateau"]
-        if self.accelerator.scaler is not None and state["scaler"] is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.step.scaler is not None and state["scaler"] is not None:
+            self.step.scaler.load_state_dict(state["scaler"])
         limits = [n for n in (self.progress.micro_batch, self.recipe.micro_batch) if n is not None]
         self.step.micro_batch = min(limits, default=None)
         info(f"Resumed at epoch {self.progress.epoch + 1}, step {self.progress.step}.")
@@ -388,5 +358,5 @@ class Trainer:
         else:
             info(
                 f"The checkpoint is from {len(state['random'])} processes, now there are "
-                f"{self.ranks.world}: dropout draws other numbers from here on."
+                f"{self.ranks.world}: dropout draws different numbers from here on."
             )

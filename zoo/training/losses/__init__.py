@@ -1,7 +1,6 @@
 """Losses of semantic segmentation; ignored pixels leave numerator and denominator."""
 
-from zoo.training.losses.objective import Objective
-from zoo.training.losses.single import (
+from zoo.training.losses.functional import (
     boundary,
     cross_entropy,
     dice,
@@ -11,6 +10,7 @@ from zoo.training.losses.single import (
     ohem,
     tversky,
 )
+from zoo.training.losses.objective import Objective
 from zoo.training.losses.targets import IGNORE, one_hot
 
 __all__ = [

@@ -1,155 +1,183 @@
-"""The loss of a recipe: named losses, each times its factor, as sums that add up."""
+"""The loss of a recipe: named losses, each times its factor, as sums that add up over parts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from importlib import import_module
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.common.errors import InputError, join_problems, unknown
 from zoo.models.outputs import MaskOutputs, Outputs, pixel_logits
+from zoo.registry.losses import LOSSES
 from zoo.registry.recipe import LossOptions
-from zoo.training.losses.dense import Wanted
-from zoo.training.losses.finish import FINISH
-from zoo.training.losses.queries import (
-    QUERY_LOSSES,
-    Matching,
-    query_sums,
-    query_target_sums,
-    solver,
-)
-from zoo.training.losses.strips import Sums
+from zoo.training.losses.queries import Matching, query_sums, query_target_sums
+from zoo.training.losses.strips import Sums, in_strips
 from zoo.training.losses.targets import IGNORE, pixel_weights
-from zoo.training.losses.terms import FROM_TARGET, output_sums, target_sums
+from zoo.training.losses.terms import Batch, PixelLoss, Settings, Strip
 
 ACTIVATIONS = ("softmax", "sigmoid")
 
 
 class Objective(nn.Module):
-    """The sum of named losses, each times its factor: `{"ce": 1.0, "dice": 1.0}`.
+    """The weighted sum of named losses: `{"ce": 1.0, "dice": 1.0}`.
 
-    docs/losses.md has the formulas. `options` are the settings of the single losses,
-    `class_weights` one factor a class for ce, focal, ohem and boundary. `activation` is "softmax",
-    where one class holds at a pixel, or "sigmoid", where every class is judged by itself. Raises
-    InputError for a name that is no loss, or for none at all.
+    The names are those of `zoo.registry.losses`; docs/losses.md has the formulas. `options` are the
+    settings of the single losses, `class_weights` one factor per class for ce, focal, ohem and
+    boundary. `activation` is "softmax" if a pixel has one class, or "sigmoid" if every class is
+    predicted by itself. Raises InputError for an unknown name, or for none at all.
     """
 
-    class_weights: torch.Tensor | None
+    class_weights: Tensor | None
 
     def __init__(
         self,
-        factors: Mapping[Any, float],
+        factors: Mapping[str, float],
         options: LossOptions | None = None,
-        class_weights: torch.Tensor | None = None,
+        class_weights: Tensor | None = None,
         activation: str = "softmax",
     ):
         super().__init__()
-        _check_names(factors, activation)
-        self.factors: dict[str, float] = dict(factors)
-        self._of_pixels = frozenset(self.factors).difference(QUERY_LOSSES)
-        self._of_queries = frozenset(self.factors) - self._of_pixels
-        if self._of_queries:
-            solver()  # a package that is missing is said before anything is trained
+        rows = [LOSSES[name] for name in factors if name in LOSSES]
+        queries = [row.name for row in rows if row.reads == "queries"]
+        problems = [unknown("loss", name, LOSSES) for name in factors if name not in LOSSES]
+        if not factors:
+            problems.append(f"there is no loss; available: {', '.join(LOSSES)}")
+        if activation == "sigmoid" and queries:
+            problems.append(
+                "query losses already predict every mask by itself: leave activation at softmax"
+            )
+        if activation not in ACTIVATIONS:
+            problems.append(unknown("activation", activation, ACTIVATIONS))
+        if problems:
+            raise InputError(join_problems("The loss cannot be used:", problems))
+        computed = {
+            row.name: import_module(f"zoo.training.losses.{row.file}").LOSSES[row.name]
+            for row in rows
+        }
+        self.factors = dict(factors)
         self.options = LossOptions() if options is None else options
         self.sigmoid = activation == "sigmoid"
+        self._queries = queries
+        self._pixels: dict[str, PixelLoss] = {
+            name: loss for name, loss in computed.items() if name not in queries
+        }
+        self._values = {
+            name: loss.value if isinstance(loss, PixelLoss) else loss
+            for name, loss in computed.items()
+        }
         self.register_buffer("class_weights", class_weights)
 
-    def forward(
-        self, output: torch.Tensor | Outputs | MaskOutputs, target: torch.Tensor
-    ) -> torch.Tensor:
+    def forward(self, output: Tensor | Outputs | MaskOutputs, target: Tensor) -> Tensor:
         """Scalar float32 loss of one batch, of what `sums` takes."""
         return self.finish(self.sums(output, target))
 
-    def sums(self, output: torch.Tensor | Outputs | MaskOutputs, target: torch.Tensor) -> Sums:
+    def sums(self, output: Tensor | Outputs | MaskOutputs, target: Tensor) -> Sums:
         """Named numerators and denominators, which add up over images and processes.
 
-        `output`: logits, float B x K x H x W, or a model's `Outputs` or `MaskOutputs`, whose last
-        prediction's `pixel_logits` the losses of pixels judge. `target`: integer
+        `output`: logits, float B x K x H x W, or a model's `Outputs` or `MaskOutputs`, of which the
+        losses on pixels read the last prediction's `pixel_logits`. `target`: integer
         B x H x W, ids in [0, K); with sigmoids also B x K x H x W of 0 and 1; 255 is ignored in
-        both. Raises InputError where they do not fit each other or the losses.
+        both. Raises InputError if they do not fit each other or the losses.
         """
         if isinstance(output, MaskOutputs):
             return self._sums_of_masks(output, target)
-        if self._of_queries:
+        if self._queries:
             raise InputError(
-                f"{', '.join(sorted(self._of_queries))} judge mask queries, which this model does "
-                "not have. Take a model of the decoder eomt or another loss."
+                f"{', '.join(sorted(self._queries))} need mask queries, which this model does not "
+                "have. Take a model of the decoder eomt, or another loss."
             )
-        if isinstance(output, torch.Tensor):
+        if isinstance(output, Tensor):
             height, width = output.shape[-2:]
             output = Outputs(output, size=(height, width), crop=(height, width))
         self._check_shapes(output, target)
         return self._sums_of_pixels(output, target)
 
-    def _sums_of_pixels(self, output: Outputs, target: torch.Tensor) -> Sums:
-        wanted = self._wanted()
+    def _sums_of_pixels(self, output: Outputs, target: Tensor) -> Sums:
+        settings, losses = self._settings(), list(self._pixels.values())
+
+        def maps(logits: Tensor, rows: Tensor) -> Sums:
+            strip = Strip(logits, rows, settings)
+            return {key: value for loss in losses for key, value in loss.maps(strip).items()}
+
+        def sums_of(outputs: Outputs) -> Sums:
+            found = in_strips(maps, outputs, target)
+            batch = Batch(outputs, target, weights, found, settings)
+            return {key: value for loss in losses for key, value in loss.sums(batch).items()}
+
         with torch.autocast(target.device.type, enabled=False):
-            weights = pixel_weights(target, wanted.weights, self.sigmoid)
-            sums = output_sums(output, target, weights, wanted)
-            sums |= target_sums(target, weights, wanted)
-            for index, side in enumerate(output.auxiliary):
-                smaller = output._replace(logits=side.logits)
-                own = output_sums(smaller, target, weights, wanted)
-                sums |= {_side_name(index, name): value for name, value in own.items()}
+            weights = pixel_weights(target, self.class_weights, self.sigmoid)
+            sums = sums_of(output) | self._target_sums(target, weights)
+            for index, auxiliary in enumerate(output.auxiliary):
+                own = sums_of(output._replace(logits=auxiliary.logits))
+                sums |= {_auxiliary_name(index, name): value for name, value in own.items()}
                 images = sums[next(iter(sums))].new_tensor(len(target))
-                sums[_side_name(index, "images")] = images
-                sums[_side_name(index, "factors")] = images * side.factor
+                sums[_auxiliary_name(index, "images")] = images
+                sums[_auxiliary_name(index, "factors")] = images * auxiliary.factor
         return sums
 
-    def _sums_of_masks(self, output: MaskOutputs, target: torch.Tensor) -> Sums:
+    def _target_sums(self, target: Tensor, weights: Tensor) -> Sums:
+        settings = self._settings()
+        return {
+            key: value
+            for loss in self._pixels.values()
+            if loss.target_sums is not None
+            for key, value in loss.target_sums(target, weights, settings).items()
+        }
+
+    def _sums_of_masks(self, output: MaskOutputs, target: Tensor) -> Sums:
         classes = output.predictions[-1].classes
         no_logits = classes.new_empty(len(classes), classes.shape[-1] - 1, 0, 0)
         self._check_shapes(Outputs(no_logits, output.size, output.crop), target)
         sums: Sums = {}
-        if self._of_queries:
+        if self._queries:
             matching = Matching(self.factors, self.options.no_object_weight, self.class_weights)
             with torch.autocast(target.device.type, enabled=False):
                 sums = query_sums(output, target, matching)
                 sums |= query_target_sums(target, self.class_weights)
-        if not self._of_pixels:
+        if not self._pixels:
             return sums
-        plain = Outputs(pixel_logits(output), output.crop, output.crop)
-        return sums | self._sums_of_pixels(plain, target)
+        pixels = Outputs(pixel_logits(output), output.crop, output.crop)
+        return sums | self._sums_of_pixels(pixels, target)
 
-    def finish(self, sums: Sums) -> torch.Tensor:
-        """The scalar float32 loss that totals of `sums` amount to.
+    def finish(self, sums: Sums) -> Tensor:
+        """The scalar float32 loss of the totals of `sums`.
 
-        It is 0, with gradients of 0, where nothing was judged. Exact gradients of a batch in parts:
+        It is 0, with gradients of 0, if no pixel was valid. Exact gradients of a batch in parts:
         for each part the gradient of `finish(totals - own.detach() + own)`, name by name, added up.
         """
         return self.value(sums).float()
 
-    def value(self, sums: Sums) -> torch.Tensor:
+    def value(self, sums: Sums) -> Tensor:
         """`finish` in the number type of the sums."""
-        value = self._value_of_one(sums)
+        value = self._own_value(sums)
         for index in range(sum(name.endswith("/factors") for name in sums)):
-            prefix = _side_name(index, "")
+            prefix = _auxiliary_name(index, "")
             own = {k.removeprefix(prefix): v for k, v in sums.items() if k.startswith(prefix)}
-            value = value + own["factors"] / own["images"] * self._value_of_one(sums | own)
+            value = value + own["factors"] / own["images"] * self._own_value(sums | own)
         return value
 
-    def normalisers(self, target: torch.Tensor) -> Sums | None:
-        """Those sums that follow from the target alone, or None where they do not suffice.
+    def normalisers(self, target: Tensor) -> Sums | None:
+        """The sums that need only the target; None if the gradient of a part needs more totals.
 
-        Where they do, the gradient of `finish(own | totals of the normalisers)` of each part of a
-        batch adds up to that of the whole; so no first pass over the parts is needed.
+        Otherwise the gradients of `finish(own | totals of the normalisers)` of the parts of a batch
+        add up to that of the whole, so no first pass over the parts is needed.
         """
-        if self._of_pixels - FROM_TARGET:
+        if any(loss.target_sums is None for loss in self._pixels.values()):
             return None
         weights = pixel_weights(target, self.class_weights, self.sigmoid)
-        sums = target_sums(target, weights, self._wanted())
-        return sums | (query_target_sums(target, self.class_weights) if self._of_queries else {})
+        sums = self._target_sums(target, weights)
+        return sums | (query_target_sums(target, self.class_weights) if self._queries else {})
 
-    def _value_of_one(self, sums: Sums) -> torch.Tensor:
-        parts = [f * FINISH[name](sums, name, self.options) for name, f in self.factors.items()]
+    def _own_value(self, sums: Sums) -> Tensor:
+        parts = [f * self._values[name](sums, self.options) for name, f in self.factors.items()]
         return torch.stack(parts).sum()
 
-    def _wanted(self) -> Wanted:
-        return Wanted(self._of_pixels, self.options, self.sigmoid, self.class_weights)
+    def _settings(self) -> Settings:
+        return Settings(self.options, self.sigmoid, self.class_weights)
 
-    def _check_shapes(self, output: Outputs, target: torch.Tensor) -> None:
+    def _check_shapes(self, output: Outputs, target: Tensor) -> None:
         classes, problems = output.logits.shape[1], []
         index_mask = (len(output.logits), *output.crop)
         allowed = [index_mask, (len(output.logits), classes, *output.crop)]
@@ -158,7 +186,7 @@ class Objective(nn.Module):
             problems.append(f"the target has shape {tuple(target.shape)}, it should be {shapes}")
         if classes == 1 and not self.sigmoid:
             problems.append(
-                "one class is certain under a softmax; use activation: sigmoid or two classes"
+                "a softmax over one class is always 1; use activation: sigmoid or two classes"
             )
         if classes > IGNORE:
             problems.append(f"there are {classes} classes, at most {IGNORE} have ids of their own")
@@ -170,20 +198,6 @@ class Objective(nn.Module):
             raise InputError(join_problems("The loss cannot be computed:", problems))
 
 
-def _check_names(factors: Iterable[str], activation: str) -> None:
-    problems = [unknown("loss", name, FINISH) for name in factors if name not in FINISH]
-    if not list(factors):
-        problems.append(f"there is no loss; available: {', '.join(FINISH)}")
-    if activation == "sigmoid" and set(factors).intersection(QUERY_LOSSES):
-        problems.append(
-            "query losses judge every mask by itself already: leave activation at softmax"
-        )
-    if activation not in ACTIVATIONS:
-        problems.append(unknown("activation", activation, ACTIVATIONS))
-    if problems:
-        raise InputError(join_problems("The loss cannot be used:", problems))
-
-
-def _side_name(index: int, name: str) -> str:
+def _auxiliary_name(index: int, name: str) -> str:
     """The name of a sum that belongs to the auxiliary output at `index`."""
     return f"auxiliary {index}/{name}"

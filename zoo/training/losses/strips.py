@@ -1,7 +1,7 @@
-"""Logits at full resolution, a strip of rows at a time, so that all classes never exist at once.
+"""Logits at full resolution, a strip of rows at a time, so that all of them never exist at once.
 
-What a strip computes is kept only as its small result; the backward pass computes the strip again
-(activation checkpointing, arXiv 1604.06174).
+Only the small result of a strip is kept; the backward pass computes the strip again (activation
+checkpointing, arXiv 1604.06174).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from zoo.models.outputs import Outputs, full_size
 
 WHOLE = 2**24
-"""Up to so many values (B x K x H x W) there is one strip, and nothing is computed twice."""
+"""Up to this many values (B x K x H x W) there is one strip, and nothing is computed twice."""
 STRIP = 2**21
-"""About so many values has a strip where there are several."""
+"""The approximate number of values of a strip if there are several."""
 
 Sums = dict[str, torch.Tensor]
 Part = Callable[[torch.Tensor, torch.Tensor], Sums]
@@ -32,7 +32,7 @@ def full_size_values(outputs: Outputs) -> int:
 
 
 def in_one_piece(outputs: Outputs) -> bool:
-    """Whether the logits are few enough to be judged all at once."""
+    """Whether the logits are few enough for a single strip."""
     return full_size_values(outputs) <= WHOLE
 
 
@@ -45,13 +45,13 @@ def in_strips(part: Part, outputs: Outputs, target: torch.Tensor) -> Sums:
     """`part(logits, target)` over the full-size logits (float32 or float64) and the target.
 
     What `part` returns has either B x h x W values, for the pixels it was given, or K values, sums
-    over them. The first are put together row by row, the second are added up.
+    over them. Maps are concatenated row by row, sums are added up.
     """
     if in_one_piece(outputs):
         return part(full_size(outputs._replace(logits=at_least_float32(outputs.logits))), target)
     height = outputs.crop[0]
     rows = max(1, STRIP // (full_size_values(outputs) // height))
-    strips = _as_they_are if outputs.logits.shape[-2:] == outputs.size else _enlarged
+    strips = _split if outputs.logits.shape[-2:] == outputs.size else _upsampled
     found = [
         recomputed(_compute, part, strip, lines)
         for strip, lines in zip(strips(outputs, rows), target.split(rows, dim=-2), strict=True)
@@ -75,8 +75,8 @@ def _joined(found: list[torch.Tensor]) -> torch.Tensor:
     return torch.cat(found, dim=1) if found[0].ndim == 3 else torch.stack(found).sum(dim=0)
 
 
-def _as_they_are(outputs: Outputs, rows: int) -> list[Callable[[], torch.Tensor]]:
-    """Strips of logits that have their full size already."""
+def _split(outputs: Outputs, rows: int) -> list[Callable[[], torch.Tensor]]:
+    """Strips of logits that already have full size."""
     strips = outputs.logits.split(rows, dim=2)
     return [
         functools.partial(at_least_float32, strip)
@@ -84,10 +84,10 @@ def _as_they_are(outputs: Outputs, rows: int) -> list[Callable[[], torch.Tensor]
     ]
 
 
-def _enlarged(outputs: Outputs, rows: int) -> list[Callable[[], torch.Tensor]]:
-    """Strips of smaller logits, each enlarged from the few lines that it needs.
+def _upsampled(outputs: Outputs, rows: int) -> list[Callable[[], torch.Tensor]]:
+    """Strips of smaller logits, each upsampled from the few lines that it needs.
 
-    The logits are taken apart into lines once, so that their gradient is put together once.
+    The logits are unbound into lines once, so that their gradient is assembled once.
     """
     lines = outputs.logits.unbind(dim=2)
     places = _places(outputs.size[0], len(lines), outputs.align_corners)[: outputs.crop[0]]
@@ -114,9 +114,9 @@ def _interpolated(
     block = at_least_float32(torch.stack(lines, dim=2))
     above = places.long().clamp(max=len(lines) - 1)
     below = (above + 1).clamp(max=len(lines) - 1)
-    share = (places - above).to(block.dtype).unsqueeze(1).to(block.device)
+    fraction = (places - above).to(block.dtype).unsqueeze(1).to(block.device)
     above, below = above.to(block.device), below.to(block.device)
-    rows = torch.lerp(block.index_select(2, above), block.index_select(2, below), share)
+    rows = torch.lerp(block.index_select(2, above), block.index_select(2, below), fraction)
     size = (len(places), outputs.size[1])
     align = outputs.align_corners
     return functional.interpolate(rows, size, mode="bilinear", align_corners=align)

@@ -1,7 +1,7 @@
-"""What the masks say: judged pixels, class counts, weights, pixels near a border.
+"""What masks contain: valid pixels, class counts, weights, pixels near a border.
 
 A target is an index mask, integer B x H x W with ids in [0, K), or a multi-hot one, B x K x H x W
-of 0 and 1 (integer or float). 255 marks what is ignored in both.
+of 0 and 1 (integer or float). 255 is ignored in both.
 """
 
 from __future__ import annotations
@@ -16,34 +16,34 @@ _Pick = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def multi_hot(target: torch.Tensor) -> bool:
-    """Whether `target` has one plane a class."""
+    """Whether `target` has one plane per class."""
     return target.ndim == 4
 
 
-def judged_pixels(target: torch.Tensor) -> torch.Tensor:
-    """Bool B x H x W: where at least one class is judged."""
-    judged = target != IGNORE
-    return judged.any(dim=1) if multi_hot(target) else judged
+def valid_pixels(target: torch.Tensor) -> torch.Tensor:
+    """Bool B x H x W: where at least one class is not ignored."""
+    valid = target != IGNORE
+    return valid.any(dim=1) if multi_hot(target) else valid
 
 
 def one_hot(target: torch.Tensor, classes: int) -> torch.Tensor:
     """Float B x classes x H x W, 1 at the true class; ignored pixels are 0 everywhere."""
-    judged = (target != IGNORE).unsqueeze(1)
+    valid = (target != IGNORE).unsqueeze(1)
     safe = torch.where(target == IGNORE, torch.zeros_like(target), target).long().unsqueeze(1)
     shape = (target.shape[0], classes, *target.shape[1:])
-    return torch.zeros(shape, device=target.device).scatter_(1, safe, judged.float())
+    return torch.zeros(shape, device=target.device).scatter_(1, safe, valid.float())
 
 
-def truth_and_judged(target: torch.Tensor, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+def truth_and_valid(target: torch.Tensor, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The truth of every class (float B x K x H x W) and where it counts (float, broadcastable)."""
-    judged = target != IGNORE
+    valid = target != IGNORE
     if multi_hot(target):
-        return target.float() * judged, judged.float()
-    return one_hot(target, classes), judged.float().unsqueeze(1)
+        return target.float() * valid, valid.float()
+    return one_hot(target, classes), valid.float().unsqueeze(1)
 
 
 def class_pixels(target: torch.Tensor, classes: int) -> torch.Tensor:
-    """How many judged pixels show each class: K sums, as `total` gives them."""
+    """The number of valid pixels of each class: K sums, as `total` gives them."""
     if multi_hot(target):
         return total(target * (target != IGNORE), (0, 2, 3))
     counts = torch.bincount(target.flatten(), minlength=IGNORE + 1)[:classes]
@@ -53,16 +53,16 @@ def class_pixels(target: torch.Tensor, classes: int) -> torch.Tensor:
 def pixel_weights(
     target: torch.Tensor, weights: torch.Tensor | None, sigmoid: bool
 ) -> torch.Tensor:
-    """What each pixel counts in a mean: float B x H x W, 0 where ignored.
+    """The weight of each pixel in a mean: float B x H x W, 0 where ignored.
 
     With a softmax it is the weight of the true class; with sigmoids the sum of the weights of the
-    judged classes, divided by the number of classes.
+    valid classes, divided by the number of classes.
     """
-    judged = target != IGNORE
+    valid = target != IGNORE
     if multi_hot(target):
-        return weighted(judged.float(), weights).sum(dim=1) / target.shape[1]
+        return weighted(valid.float(), weights).sum(dim=1) / target.shape[1]
     if weights is None or sigmoid:
-        return judged.float() if weights is None else judged * weights.mean()
+        return valid.float() if weights is None else valid * weights.mean()
     of_id = weights.new_zeros(IGNORE + 1)
     of_id[: len(weights)] = weights
     return of_id[target.long()]

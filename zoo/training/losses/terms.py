@@ -1,114 +1,148 @@
-"""The numerators and denominators of every loss: sums that add up over images and processes."""
+"""What a loss on pixels consists of, and what several of them compute only once."""
 
 from __future__ import annotations
 
-import functools
-import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from zoo.models.outputs import Outputs
-from zoo.training.losses.dense import Wanted, focal_of, sigmoid_part, softmax_part
-from zoo.training.losses.lovasz_sums import lovasz_sum
-from zoo.training.losses.strips import Sums, in_strips
-from zoo.training.losses.targets import (
-    class_pixels,
-    judged_pixels,
-    near_border,
-    total,
-)
-
-FROM_TARGET = frozenset({"ce", "focal", "boundary", "lovasz"})
-"""Losses whose denominators follow from the target; their numerators are sums over pixels."""
+from zoo.registry.recipe import LossOptions
+from zoo.training.losses.strips import Sums
+from zoo.training.losses.targets import IGNORE, truth_and_valid, weighted
 
 
-def output_sums(
-    outputs: Outputs, target: torch.Tensor, weights: torch.Tensor, wanted: Wanted
-) -> Sums:
-    """The sums that need the logits, scalars or one value a class.
+@dataclass(frozen=True)
+class Settings:
+    """How the losses of a run read a pixel: one class of several, or each class by itself.
 
-    `weights` are what the pixels count (`pixel_weights`).
+    `class_weights` is one factor per class, or None.
     """
-    part = functools.partial(sigmoid_part if wanted.sigmoid else softmax_part, wanted=wanted)
-    found = in_strips(part, outputs, target)
-    if not wanted.sigmoid:
-        plain = wanted.weights is None
-        found["weighted"] = found["surprise"] if plain else weights * found["surprise"]
-    sums = {}
-    if "ce" in wanted.losses:
-        sums["ce"] = total(_smoothed(found, wanted, classes=outputs.logits.shape[1]))
-    if "focal" in wanted.losses:
-        sums["focal"] = total(_focal(found, target, weights, wanted))
-    if "boundary" in wanted.losses:
-        sums["boundary"] = total(border_factors(target, wanted) * found["weighted"])
-    if "ohem" in wanted.losses:
-        kept = hard_pixels(found["surprise"].detach(), judged_pixels(target), wanted)
-        sums["ohem"] = total(found["weighted"] * kept)
-        sums["ohem.weight"] = total(weights * kept)
-    if "lovasz" in wanted.losses:
-        sums["lovasz"] = lovasz_sum(outputs, target, found.get("scale"))
-    if wanted.regions:
-        sums["predicted"] = found["predicted"]
-        sums["together"] = found["together"] if wanted.sigmoid else _together(found, target)
-        sums["pixels"] = class_pixels(target, classes=outputs.logits.shape[1])
-    return sums
+
+    options: LossOptions
+    sigmoid: bool
+    class_weights: Tensor | None
 
 
-def target_sums(target: torch.Tensor, weights: torch.Tensor, wanted: Wanted) -> Sums:
-    """The denominators of those wanted losses that are in `FROM_TARGET`."""
-    sums = {f"{name}.weight": total(weights) for name in ("ce", "focal") if name in wanted.losses}
-    if "boundary" in wanted.losses:
-        sums["boundary.weight"] = total(border_factors(target, wanted) * weights)
-    if "lovasz" in wanted.losses:
-        sums["lovasz.weight"] = total(judged_pixels(target).flatten(1).any(dim=1))
-    return sums
+class Strip:
+    """Full-size logits B x K x h x w of some rows, and what several losses take from them.
 
-
-def border_factors(target: torch.Tensor, wanted: Wanted) -> torch.Tensor:
-    """`boundary_factor` within `boundary_width` pixels of a border, else 1: B x H x W."""
-    near = near_border(target, wanted.options.boundary_width)
-    return torch.where(near, wanted.options.boundary_factor, 1.0)
-
-
-def hard_pixels(surprise: torch.Tensor, judged: torch.Tensor, wanted: Wanted) -> torch.Tensor:
-    """Bool B x H x W: judged pixels whose truth has a probability below `ohem_threshold`.
-
-    Of every image at least the share `ohem_min_kept` of its judged pixels is kept, hardest first;
-    pixels as hard as the last of them are kept too.
+    Each property is computed when a loss first asks for it.
     """
-    kept = judged & (surprise > -math.log(wanted.options.ohem_threshold))
-    for image, values in enumerate(surprise):
-        counted = values[judged[image]]
-        needed = math.ceil(wanted.options.ohem_min_kept * len(counted))
-        if int(kept[image].sum()) < needed:
-            limit = counted.kthvalue(len(counted) - needed + 1).values
-            kept[image] = judged[image] & (values >= limit)
-    return kept
+
+    def __init__(self, logits: Tensor, target: Tensor, settings: Settings):
+        self.logits, self.target, self.settings = logits, target, settings
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """1 where a pixel counts, else 0: B x h x w, with sigmoids B x (K or 1) x h x w."""
+        if self.settings.sigmoid:
+            return truth_and_valid(self.target, self.logits.shape[1])[1]
+        return (self.target != IGNORE).to(self.logits.dtype)
+
+    @cached_property
+    def truth(self) -> Tensor:
+        """With sigmoids: 1 where a class is present, B x K x h x w."""
+        return truth_and_valid(self.target, self.logits.shape[1])[0].to(self.logits.dtype)
+
+    @cached_property
+    def log_p(self) -> Tensor:
+        """The log-softmax over classes."""
+        return self.logits.log_softmax(dim=1)
+
+    @cached_property
+    def entropy(self) -> Tensor:
+        """With sigmoids: the binary cross-entropy of every class, 0 where ignored."""
+        losses = functional.binary_cross_entropy_with_logits(
+            self.logits, self.truth, reduction="none"
+        )
+        return losses * self.valid
+
+    @cached_property
+    def nll(self) -> Tensor:
+        """-log p of the truth, B x h x w, 0 where ignored; with sigmoids the sum over classes."""
+        if self.settings.sigmoid:
+            return self.entropy.sum(dim=1)
+        return functional.nll_loss(
+            self.log_p, self.target.long(), ignore_index=IGNORE, reduction="none"
+        )
+
+    @cached_property
+    def p(self) -> Tensor:
+        """Probabilities of every class, 0 where ignored."""
+        if self.settings.sigmoid:
+            return self.logits.sigmoid() * self.valid
+        return self.log_p.exp() * self.valid.unsqueeze(1)
+
+    def weighted_mean(self, values: Tensor) -> Tensor:
+        """With sigmoids: the mean over classes of B x K x h x w, times the class weights."""
+        return weighted(values, self.settings.class_weights).mean(dim=1)
 
 
-def _smoothed(found: Sums, wanted: Wanted, classes: int) -> torch.Tensor:
-    share = wanted.smoothing
-    if not share:
-        return found["weighted"]
-    if wanted.sigmoid:
-        return found["weighted"] + found["spread"]
-    return (1 - share) * found["weighted"] + share / classes * found["spread"]
+@dataclass(frozen=True)
+class Batch:
+    """All pixels of a batch once its strips are done: `maps` is what the losses kept of them.
 
-
-def _focal(
-    found: Sums, target: torch.Tensor, weights: torch.Tensor, wanted: Wanted
-) -> torch.Tensor:
-    if wanted.sigmoid:
-        return found["focal"]
-    return weights * focal_of(found["surprise"], target > 0, wanted.options)
-
-
-def _together(found: Sums, target: torch.Tensor) -> torch.Tensor:
-    """For every class the sum of its probability over the pixels that show it, from an index mask.
-
-    The probability of the true class is what `surprise` is the negative logarithm of.
+    `weights` is the weight of each pixel in a mean, B x H x W (`pixel_weights`).
     """
-    sums = torch.zeros_like(found["predicted"])
-    p = (-found["surprise"]).exp().to(sums.dtype)
-    judged = target < len(sums)
-    return sums.index_add(0, (target * judged).flatten().long(), (p * judged).flatten())
+
+    outputs: Outputs
+    target: Tensor
+    weights: Tensor
+    maps: Sums
+    settings: Settings
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return self.outputs.logits.shape[1]
+
+    @property
+    def weighted_nll(self) -> Tensor:
+        """-log p of the truth times the class weights, B x H x W; for `nll_maps`."""
+        if self.settings.sigmoid:
+            return self.maps["weighted_nll"]
+        nll = self.maps["nll"]
+        return nll if self.settings.class_weights is None else self.weights * nll
+
+
+def nll_maps(strip: Strip) -> Sums:
+    """What `Batch.weighted_nll` needs of a strip."""
+    if strip.settings.sigmoid:
+        return {"weighted_nll": strip.weighted_mean(strip.entropy)}
+    return {"nll": strip.nll}
+
+
+@dataclass(frozen=True)
+class PixelLoss:
+    """One loss on pixels, in three steps, since logits of full size exist a strip at a time.
+
+    `maps` keeps of a strip maps B x h x w or sums of K values; `sums` turns those of the whole
+    batch into named sums, which are added up over micro-batches and processes; `value` is the loss
+    of the totals. `target_sums` gives those sums that need no logits, from target, pixel weights
+    and settings. It is None unless the other sums are sums over pixels whose gradients need no
+    totals but these.
+    """
+
+    maps: Callable[[Strip], Sums]
+    sums: Callable[[Batch], Sums]
+    value: Callable[[Sums, LossOptions], Tensor]
+    target_sums: Callable[[Tensor, Tensor, Settings], Sums] | None = None
+
+
+def quotient(name: str) -> Callable[[Sums, LossOptions], Tensor]:
+    """The value of a loss that is `name` divided by `name`.weight, its number or weight."""
+
+    def value(sums: Sums, _: LossOptions) -> Tensor:
+        return sums[name] / or_one(sums[f"{name}.weight"])
+
+    return value
+
+
+def or_one(total: Tensor) -> Tensor:
+    """A divisor: 1 where there is nothing to divide."""
+    return torch.where(total > 0, total, 1.0)

@@ -1,4 +1,4 @@
-"""Number formats and memory of a run: the accelerator, and modules that stay in float32."""
+"""How a model is placed on a device: number formats, memory layout, what is recomputed."""
 
 from __future__ import annotations
 
@@ -7,49 +7,40 @@ import ctypes
 import os
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import (
-    DistributedDataParallelKwargs,
-    ProjectConfiguration,
-    patch_environment,
-)
+from timm.layers import convert_sync_batchnorm
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from zoo.common.errors import InputError, join_problems, nearest, shortened
+from zoo.training.engine.features import map_tensors
 
 if TYPE_CHECKING:
     from zoo.models.segmentation import SegmentationModel
+    from zoo.registry.recipe import Recipe
+    from zoo.runtime.processes import Ranks
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Names of settings in glibc's malloc.h."""
 
 
-def make_accelerator(
-    precision: str, track: Sequence[str] = (), folder: Path | None = None
-) -> Accelerator:
-    """An accelerator for fp32, bf16 or fp16, whatever an earlier run in this process used.
+def placed(model: SegmentationModel, recipe: Recipe, ranks: Ranks) -> SegmentationModel:
+    """The model on its device, set up as the recipe says; the names of its weights stay.
 
-    `track` names trackers, which write into `folder` where they need one.
+    Raises InputError for `fp32_modules` that match nothing and for an encoder that cannot recompute
+    its activations.
     """
-    AcceleratorState._reset_state()  # the library keeps the first precision of a process for good
-    settings = DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=False)
-    with patch_environment(
-        ACCELERATE_USE_FSDP="false"
-    ):  # `zoo.training.engine.sharding` splits weights
-        return Accelerator(
-            mixed_precision="no" if precision == "fp32" else precision,
-            log_with=list(track) or None,
-            project_config=ProjectConfiguration(
-                logging_dir=None if folder is None else str(folder)
-            ),
-            kwargs_handlers=[settings],
-        )
+    keep_float32(model, recipe.fp32_modules)
+    if ranks.device.type == "cpu":
+        speed_up_cpu(model)
+    if recipe.activation_checkpointing:
+        checkpoint_activations(model)
+    if ranks.world > 1 and ranks.device.type == "cuda":
+        model.net = convert_sync_batchnorm(model.net)
+    channels_last = recipe.channels_last and not ranks.sharded  # FSDP needs contiguous weights
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    return model.to(ranks.device).to(memory_format=layout)
 
 
 def keep_float32(model: SegmentationModel, patterns: Sequence[str]) -> list[str]:
@@ -76,12 +67,11 @@ def keep_float32(model: SegmentationModel, patterns: Sequence[str]) -> list[str]
 
 
 def speed_up_cpu(model: SegmentationModel) -> None:
-    """Let `model` train faster on a CPU; its weights, their names and its scores do not change.
+    """Make `model` train faster on a CPU; weights, names and scores do not change.
 
     Depthwise convolutions other than 3 x 3 with stride and dilation 1 have no fast backward pass in
-    bfloat16 (torch 2.15): while they train they compute in float32. And the C library gives the
-    memory of large tensors back to the system, which fills new pages with zeros for the next ones:
-    it now keeps that memory.
+    bfloat16 (torch 2.15), so they compute in float32 in training. The C library would return the
+    memory of large tensors to the system, which zeroes every new page; it keeps that memory.
     """
     for module in model.net.modules():
         if isinstance(module, nn.Conv2d) and _is_slow_in_bfloat16(module):
@@ -122,7 +112,7 @@ class _Float32:
         context = torch.autocast(kind, enabled=False)
         context.__enter__()
         self._entered.append(context)
-        return tree_map(_as_float32, (args, kwargs))
+        return map_tensors(_as_float32, (args, kwargs))
 
     def after(self, *_: Any) -> None:
         """Turn autocast on again as it was."""
@@ -145,9 +135,8 @@ class _Float32InTraining(_Float32):
         return output.to(torch.get_autocast_dtype("cpu")) if isinstance(output, Tensor) else None
 
 
-def _as_float32(value: Any) -> Any:
-    floating = isinstance(value, Tensor) and value.is_floating_point()
-    return value.float() if floating else value
+def _as_float32(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
 
 
 def checkpoint_activations(model: SegmentationModel) -> None:

@@ -2,8 +2,8 @@
 
 All take logits, float B x K x H x W, and a target: integer B x H x W, ids in [0, K), or, with
 `activation="sigmoid"` (binary and multi-label tasks), also B x K x H x W of 0 and 1; 255 is ignored
-in both. `weight` is one factor a class. They return a scalar, float64 for float64 logits and
-float32 for all others; where everything is ignored it is 0, and so is its gradient.
+in both. `weight` is one factor per class. They return a scalar, float64 for float64 logits and
+float32 for all others. If everything is ignored, it is 0, and so is its gradient.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     activation: str = "softmax",
 ) -> torch.Tensor:
-    """Mean cross-entropy over judged pixels, sum(w ce) / sum(w) with class weights.
+    """Mean cross-entropy over valid pixels, sum(w ce) / sum(w) with class weights.
 
-    Smoothing moves the share `label_smoothing` of the truth to all classes alike, as torch does.
-    With sigmoids it is the binary cross-entropy of every judged class at every pixel.
+    `label_smoothing` is the fraction of the truth that is spread over all classes, as in torch.
+    With sigmoids it is the binary cross-entropy of every valid class at every pixel.
     """
     options = LossOptions(label_smoothing=label_smoothing)
     return _single("ce", logits, target, options, weight, activation)
@@ -52,8 +52,8 @@ def focal(
 def dice(logits: torch.Tensor, target: torch.Tensor, activation: str = "softmax") -> torch.Tensor:
     """Soft Dice loss (arXiv 1606.04797, without squares), the mean over classes in the batch.
 
-    Per class 1 - 2 sum(p t) / (sum p + sum t) over all pixels of the batch that are judged. Classes
-    that no such pixel shows are left out of the mean: their loss would be 1 whatever is predicted.
+    Per class 1 - 2 sum(p t) / (sum p + sum t) over all valid pixels of the batch. Classes
+    without such a pixel are left out of the mean: their loss would be 1 whatever is predicted.
     """
     return _single("dice", logits, target, None, None, activation)
 
@@ -82,9 +82,9 @@ def tversky(
 
 
 def lovasz(logits: torch.Tensor, target: torch.Tensor, activation: str = "softmax") -> torch.Tensor:
-    """Lovasz-Softmax (arXiv 1705.08790): the mean over images of the mean over classes shown.
+    """Lovasz-Softmax (arXiv 1705.08790): the mean over images of the mean over their classes.
 
-    With sigmoids it is the Lovasz hinge of every class that is judged in the image.
+    With sigmoids it is the Lovasz hinge of every class that is valid in the image.
     """
     return _single("lovasz", logits, target, None, None, activation)
 
@@ -99,9 +99,9 @@ def ohem(
 ) -> torch.Tensor:
     """Cross-entropy of the hard pixels (after arXiv 1604.03540), sum(w ce) / sum(w) over them.
 
-    Hard are pixels whose true class has a probability below `threshold`; of every image at least
-    the share `min_kept` of its judged pixels is kept. With sigmoids the probability is that of the
-    truth of all judged classes together, the product of theirs.
+    Hard pixels have a probability of the true class below `threshold`; of every image at least the
+    fraction `min_kept` of its valid pixels is kept. With sigmoids the probability is the product of
+    those of all valid classes.
     """
     options = LossOptions(ohem_threshold=threshold, ohem_min_kept=min_kept)
     return _single("ohem", logits, target, options, weight, activation)
@@ -117,7 +117,7 @@ def boundary(
 ) -> torch.Tensor:
     """Cross-entropy with more weight near borders, sum(f w ce) / sum(f w).
 
-    f is `factor` at judged pixels with one of another class at most `width` rows and columns away,
+    f is `factor` at valid pixels with one of another class at most `width` rows and columns away,
     else 1. The idea is the weight map of U-Net (arXiv 1505.04597), here a band of one weight.
     """
     options = LossOptions(boundary_width=width, boundary_factor=factor)
