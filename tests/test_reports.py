@@ -260,7 +260,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         ("result.json", "[", r"Cannot read .*result\.json as JSON"),
         ("eval.json", "{}", r"eval\.json is not a usable record"),
         ("log.jsonl", '{"event": "step"}\n{"event"\n', r"log\.jsonl, line 1 is no log event"),
-        ("pictures/a.png", "no picture", r"a\.png is not a PNG picture; remove it"),
+        ("pictures/a.png", "no picture", r"a\.png is not a PNG image; remove it"),
     ],
 )
 def test_damaged_files_are_named(tmp_path: Path, name: str, content: str, message: str) -> None:

@@ -5,25 +5,25 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoo.common.class_lists import default_palette
 from zoo.common.errors import InputError, join_problems
 from zoo.common.files import read_json, write_text
-from zoo.common.html import page
+from zoo.common.html import render
 from zoo.records.hashed import describe
 from zoo.records.metrics import METRICS
 from zoo.records.record import Record, read_record
 from zoo.training.charts import Event, curves, latest, read_log, svg
 
 MAX_PICTURES = 24
-"""How many pictures one page holds; further ones are counted, not shown."""
+"""How many images one page holds; further ones are counted, not shown."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NONE = "\u2013"
@@ -31,7 +31,7 @@ _STATES = {"finished": "finished", "early": "stopped early", "interrupted": "int
 
 T = TypeVar("T", bound=BaseModel)
 Byte = Annotated[int, Field(ge=0, le=255)]
-Share = Annotated[float, Field(ge=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
 class _Lenient(BaseModel):
@@ -64,7 +64,7 @@ class ResultFile(_Lenient):
     """result.json, which training writes when it ends."""
 
     best_epoch: int | None
-    best_miou: Share | None
+    best_miou: Fraction | None
     epochs: int
     steps: int
     seconds: float
@@ -94,8 +94,21 @@ def report(run: Path, out: Path | None = None) -> Path:
     The page needs no other file and no network. Raises InputError where `run` is not a run folder
     or one of its files is damaged.
     """
-    out = out or run / "report.html"
-    write_text(out, render(read_run(run)))
+    out, found = out or run / "report.html", read_run(run)
+    text = render(
+        "training/report.html",
+        title=f"{found.facts.model} on {found.facts.data.name}",
+        summary=_summary(found),
+        split=found.record and found.record.split,
+        evaluation=_evaluation(found.record) if found.record else {},
+        chart=Markup(svg(curves(found.log))) if found.log else None,
+        classes=_classes(found),
+        images=[(path.stem, _data_url(path)) for path in found.pictures[:MAX_PICTURES]],
+        more_images=max(len(found.pictures) - MAX_PICTURES, 0),
+        recipe=_recipe(found.facts),
+        environment=found.facts.env,
+    )
+    write_text(out, text)
     return out
 
 
@@ -116,21 +129,6 @@ def read_run(run: Path) -> Run:
     )
 
 
-def render(run: Run) -> str:
-    """The page as HTML text."""
-    title = f"{run.facts.model} on {run.facts.data.name}"
-    sections = [
-        _summary(run),
-        _evaluation(run),
-        _section("Learning curves", _curves(run.log)),
-        _section("IoU per class", _classes(run)),
-        _section("Pictures", _pictures(run.pictures)) if run.pictures else "",
-        _section("Recipe", _pairs(_recipe(run.facts))),
-        _section("Environment", _pairs({key: str(run.facts.env[key]) for key in run.facts.env})),
-    ]
-    return page(title, _STYLE, "\n".join(filter(None, sections)))
-
-
 def _read(path: Path, kind: type[T]) -> T:
     try:
         return kind.model_validate(read_json(path))
@@ -138,41 +136,34 @@ def _read(path: Path, kind: type[T]) -> T:
         raise InputError(join_problems(f"{path} has problems:", describe(error))) from error
 
 
-def _summary(run: Run) -> str:
+def _summary(run: Run) -> dict[str, str]:
     epochs, result, best = latest(run.log, "epoch"), run.result, run.best
-    state = "not finished" if result is None else _STATES.get(result.stopped, result.stopped)
     seconds = result.seconds if result else sum(event.get("seconds") or 0 for event in epochs)
     miou = best.get("miou") if best else (result.best_miou if result else None)
-    tiles = {
-        "state": state,
+    weights = f" ({run.facts.encoder_weights})" if run.facts.encoder_weights else ""
+    return {
+        "state": _STATES.get(result.stopped, result.stopped) if result else "not finished",
         "best mIoU on validation": _percent(miou, 2),
         "best epoch": str(best["epoch"]) if best else _NONE,
         "epochs done": str(max((event["epoch"] for event in epochs), default=0)),
         "steps done": str(max((event["step"] for event in run.log), default=0)),
         "time": _duration(seconds),
         "seed": str(run.facts.seed),
-        "encoder": run.facts.encoder_init
-        + (f" ({run.facts.encoder_weights})" if run.facts.encoder_weights else ""),
+        "encoder": run.facts.encoder_init + weights,
     }
-    items = [
-        f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in tiles.items()
-    ]
-    return f'<dl class="tiles">{"".join(items)}</dl>'
 
 
-def _evaluation(run: Run) -> str:
-    record = run.record
-    if record is None:
-        return ""
-    size = "native sizes" if record.size is None else f"{record.size[0]} x {record.size[1]} pixels"
+def _evaluation(record: Record) -> dict[str, str]:
+    size = "native sizes" if record.size is None else "{} x {} pixels".format(*record.size)
     if record.input_size is not None:
-        size += ", seen by the network at {} x {}".format(*record.input_size)
-    facts = {
-        **{
-            metric.title: _percent(getattr(record.metrics, metric.key), 2)
-            for metric in METRICS
-            if metric.report and not metric.per_class
-        },
+        size += ", network input {} x {}".format(*record.input_size)
+    metrics = {
+        metric.title: _percent(getattr(record.metrics, metric.key), 2)
+        for metric in METRICS
+        if metric.report and not metric.per_class
+    }
+    return {
+        **metrics,
         "data": f"{record.dataset}, split {record.split}, {record.images} images, {size}",
         "data hash": record.data_hash,
         "chosen on": record.chosen_on or "nothing",
@@ -180,56 +171,33 @@ def _evaluation(run: Run) -> str:
         "device": f"{record.device}, {record.precision}",
         "record": str(record.record_hash),
     }
-    return _section(f"Evaluation on {record.split}", _pairs(facts))
 
 
-def _curves(log: list[Event]) -> str:
-    if not log:
-        return "<p>No step has been logged yet.</p>"
-    return f'<div class="chart">{svg(curves(log))}</div>'
-
-
-def _classes(run: Run) -> str:
-    """A table of the classes from the evaluation, else from the best epoch."""
-    shares: Mapping[str, Any]
+def _classes(run: Run) -> dict[str, Any] | None:
+    """The IoU of each class, and where it was measured: in the evaluation or the best epoch."""
+    ious: Mapping[str, Any]
     if run.record is not None:
-        shares, source = run.record.metrics.iou_per_class, f"the {run.record.split} split"
+        ious, measured_on = run.record.metrics.iou_per_class, f"the {run.record.split} split"
     elif run.best is not None:
-        shares = run.best.get("iou_per_class") or {}
-        source = f"validation in epoch {run.best['epoch']}"
+        ious = run.best.get("iou_per_class") or {}
+        measured_on = f"validation in epoch {run.best['epoch']}"
     else:
-        return "<p>No epoch has ended yet.</p>"
+        return None
     data = run.facts.data
     palette = data.palette or default_palette(len(data.classes))
     colours = dict(zip(data.classes, palette, strict=False))
-    rows = [_class_row(name, shares[name], colours.get(name)) for name in shares]
-    return f"<p>Measured on {escape(source)}.</p><table>{''.join(rows)}</table>"
+    rows = [
+        (name, colours.get(name), _percent(iou, 1), f"{100 * iou:.1f}" if _is_number(iou) else None)
+        for name, iou in ious.items()
+    ]
+    return {"measured_on": measured_on, "rows": rows}
 
 
-def _class_row(name: str, share: float | None, colour: tuple[int, int, int] | None) -> str:
-    swatch = f'<i class="swatch" style="background:rgb{colour}"></i>' if colour else ""
-    cell = f'<th scope="row">{swatch}{escape(name)}</th>'
-    bar = "absent"
-    if share is not None and math.isfinite(share):
-        width = 100 * min(max(share, 0), 1)
-        bar = f'<div class="bar"><i style="width:{width:.1f}%"></i></div>'
-    return f'<tr>{cell}<td class="number">{_percent(share, 1)}</td><td>{bar}</td></tr>'
-
-
-def _pictures(paths: Sequence[Path]) -> str:
-    figures = [_figure(path) for path in paths[:MAX_PICTURES]]
-    rest = len(paths) - len(figures)
-    more = f"<p>{rest} more in the run folder.</p>" if rest else ""
-    return f'<div class="pictures">{"".join(figures)}</div>{more}'
-
-
-def _figure(path: Path) -> str:
+def _data_url(path: Path) -> str:
     content = path.read_bytes()
     if not content.startswith(_PNG):
-        raise InputError(f"{path} is not a PNG picture; remove it and make the report again.")
-    name = escape(path.stem)
-    source = f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
-    return f'<figure><img alt="{name}" src="{source}"><figcaption>{name}</figcaption></figure>'
+        raise InputError(f"{path} is not a PNG image; remove it and make the report again.")
+    return f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _recipe(facts: RunFile) -> dict[str, str]:
@@ -253,22 +221,12 @@ def _flat(value: object, place: str = "") -> Iterable[tuple[str, str]]:
         yield place, value if isinstance(value, str) else json.dumps(value)
 
 
-def _section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>\n{content}</section>"
+def _is_number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
-def _pairs(rows: Mapping[str, str]) -> str:
-    cells = [
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(text)}</td></tr>'
-        for name, text in rows.items()
-    ]
-    return f"<table>{''.join(cells)}</table>"
-
-
-def _percent(share: float | None, digits: int) -> str:
-    if share is None or not math.isfinite(share):
-        return _NONE
-    return f"{100 * share:.{digits}f} %"
+def _percent(fraction: float | None, digits: int) -> str:
+    return f"{100 * fraction:.{digits}f} %" if _is_number(fraction) else _NONE
 
 
 def _duration(seconds: float) -> str:
@@ -279,36 +237,3 @@ def _duration(seconds: float) -> str:
     if hours:
         return f"{hours} h {minutes:02d} min"
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2127; --soft: #626a75; --line: #d9dde3;
-  --paper: #ffffff; --panel: #f4f6f8; --accent: #2e8b57; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --soft: #9aa3af; --line: #363c45;
-  --paper: #15181c; --panel: #1e2228; --accent: #4bb381; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 60rem; background: var(--paper);
-  color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; margin: 0 0 1rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.15rem; margin: 2.25rem 0 .75rem; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); gap: .75rem;
-  margin: 0; }
-.tiles div { background: var(--panel); border-radius: .5rem; padding: .6rem .8rem; }
-dt { color: var(--soft); font-size: .8rem; }
-dd { margin: 0; font-weight: 600; overflow-wrap: anywhere; }
-table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line);
-  vertical-align: top; overflow-wrap: anywhere; }
-th { font-weight: 500; width: 16rem; }
-.number { text-align: right; width: 5.5rem; font-variant-numeric: tabular-nums; }
-.bar { background: var(--panel); border-radius: .25rem; height: .8rem; margin-top: .3rem; }
-.bar i { display: block; background: var(--accent); border-radius: .25rem; height: 100%; }
-.swatch { display: inline-block; width: .8rem; height: .8rem; margin-right: .5rem;
-  border: 1px solid var(--soft); border-radius: .15rem; vertical-align: -.05rem; }
-.chart { overflow-x: auto; }
-.chart svg { max-width: 100%; height: auto; }
-.chart svg text[fill="#000"] { fill: var(--ink); }
-figure { margin: 0 0 1rem; }
-img { max-width: 100%; border-radius: .35rem; }
-figcaption { color: var(--soft); font-size: .85rem; overflow-wrap: anywhere; }
-"""
