@@ -1,4 +1,4 @@
-"""Splits: exact sizes, whole groups, lists that load, and remarks where a division leaks."""
+"""Splits: exact sizes, whole groups, lists that load, and warnings about leakage."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def numbered(root: Path, count: int = 10, text: str = YAML) -> Path:
     return root
 
 
-def film(root: Path, videos: int = 3, frames: int = 20) -> Path:
+def slow_videos(root: Path, videos: int = 3, frames: int = 20) -> Path:
     """Videos that move slowly past a scene, all in train."""
     for video in range(videos):
         for frame in range(frames):
@@ -86,7 +86,7 @@ def test_seven_to_three_by_default(tmp_path: Path) -> None:
     )
 
 
-def test_a_seed_names_a_division(tmp_path: Path) -> None:
+def test_the_seed_determines_the_division(tmp_path: Path) -> None:
     data = numbered(tmp_path / "data")
     found = [
         parts_of(split(data, seed=seed, out=tmp_path / f"{index}")[0])["val"]
@@ -130,32 +130,34 @@ def test_a_rare_class_is_spread_over_the_parts(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("group", [r"^(v\d)/", "folder", "similarity"])
 def test_groups_stay_whole(tmp_path: Path, group: str, capsys: pytest.CaptureFixture[str]) -> None:
-    data = film(tmp_path / "data")
+    data = slow_videos(tmp_path / "data")
     videos = videos_of(split(data, group=group, out=tmp_path / "out")[0])
     assert sorted(map(len, videos.values())) == [1, 2]
     assert not videos["train"] & videos["val"]
-    assert "torn apart" not in capsys.readouterr().err
+    assert "leakage" not in capsys.readouterr().err
 
 
-def test_a_film_that_is_torn_apart_is_told(
+def test_a_video_across_parts_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    split(film(tmp_path / "data"), out=tmp_path / "out")
+    split(slow_videos(tmp_path / "data"), out=tmp_path / "out")
     said = capsys.readouterr().err
-    assert "pairs of neighbouring frames are torn apart, first v0/f0" in said
+    assert (
+        "pairs of neighbouring video frames are split across parts (leakage), first v0/f0" in said
+    )
     assert "Keep them together with --group" in said
 
 
-def test_numbered_photographs_are_no_film(
+def test_numbered_photographs_are_no_video(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     split(numbered(tmp_path / "data", 30), out=tmp_path / "out")
-    scenes = write_scenes(tmp_path / "scenes", train=40, val=5, test=5, size=(64, 80))
+    scenes = write_scenes(tmp_path / "scenes", train=20, val=2, test=2, size=(64, 80))
     split(scenes, out=tmp_path / "scenes_out")
-    assert "torn apart" not in capsys.readouterr().err
+    assert "leakage" not in capsys.readouterr().err
 
 
-def test_near_duplicates_across_parts_are_told_and_grouped(
+def test_near_duplicates_across_parts_are_reported_and_grouped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = tmp_path / "data"
@@ -166,9 +168,9 @@ def test_near_duplicates_across_parts_are_told_and_grouped(
         write(data, "val", f"{'abcdef'[index]} copy", smaller // 2 + 60)
     (data / "dataset.yaml").write_text(YAML)
     split(data, ratios="0.5:0.5", out=tmp_path / "plain")
-    assert "pairs of near duplicates are torn apart" in capsys.readouterr().err
+    assert "pairs of near-duplicates are split across parts (leakage)" in capsys.readouterr().err
     parts = parts_of(split(data, ratios="0.5:0.5", group="similarity", out=tmp_path / "kept")[0])
-    assert "torn apart" not in capsys.readouterr().err
+    assert "leakage" not in capsys.readouterr().err
     assert all({name.removesuffix(" copy") for name in part} != part for part in parts.values())
     assert {name.removesuffix(" copy") for name in parts["train"]}.isdisjoint(
         name.removesuffix(" copy") for name in parts["val"]
@@ -178,11 +180,14 @@ def test_near_duplicates_across_parts_are_told_and_grouped(
 def test_the_rule_of_the_data_set_holds_unless_switched_off(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = film(tmp_path / "data")
+    data = slow_videos(tmp_path / "data")
     (data / "dataset.yaml").write_text(YAML + "group: folder\n")
     videos = videos_of(split(data, out=tmp_path / "whole")[0])
     assert not videos["train"] & videos["val"]
-    assert "groups by 'folder' (--group none: no groups)" in capsys.readouterr().err
+    assert (
+        "Grouped by 'folder', as dataset.yaml says (--group none: no groups)"
+        in capsys.readouterr().err
+    )
     videos = videos_of(split(data, group="none", out=tmp_path / "torn")[0])
     assert videos["train"] & videos["val"]
 
@@ -275,7 +280,7 @@ def test_an_image_in_two_lists_is_one_image(
     )
     parts = parts_of(split(data, out=tmp_path / "out")[0])
     assert sum(len(part) for part in parts.values()) == 8
-    assert "Left out, for want of masks: val." in capsys.readouterr().err
+    assert "Skipped: no masks in val." in capsys.readouterr().err
 
 
 def test_a_split_may_be_split_again(tmp_path: Path) -> None:
@@ -300,34 +305,37 @@ def test_classes_that_one_part_cannot_show(
 
 
 def test_large_groups_change_the_shares(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    split(film(tmp_path / "data", videos=2, frames=4), group="folder", out=tmp_path / "out")
+    split(slow_videos(tmp_path / "data", videos=2, frames=4), group="folder", out=tmp_path / "out")
     said = capsys.readouterr().err
-    assert "train has 50.0 % of the images instead of 70.0 %, for groups are kept whole" in said
+    assert "train has 50.0 % of the images instead of 70.0 %, because groups are kept whole" in said
     assert "train: 4 images, val: 4 images" in said
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"ratios": (0.7, 0.2)}, r"ratios 0\.7:0\.2 add up to 0\.9; numbers above 0 that add up"),
+        (
+            {"ratios": (0.7, 0.2)},
+            r"ratios 0\.7:0\.2 add up to 0\.9; give numbers above 0 that add up",
+        ),
         ({"ratios": "7:3"}, r"ratios 7:3 add up to 10"),
         ({"ratios": "1.5:-0.5"}, r"numbers above 0 that add up to 1"),
         ({"ratios": "nan:1"}, r"numbers above 0 that add up to 1"),
-        ({"ratios": "0.7-0.3"}, r"'0\.7-0\.3' is no ratio; numbers with colons"),
-        ({"ratios": (1.0,)}, r"The ratio 1 makes one part; at least 2"),
+        ({"ratios": "0.7-0.3"}, r"Invalid ratio '0\.7-0\.3': give numbers with colons"),
+        ({"ratios": (1.0,)}, r"The ratio 1 makes one part; give at least 2"),
         ({"ratios": [0.25] * 4}, r"4 ratios need 4 names, 0 given: none\. Give --names"),
         ({"names": ["train"]}, r"2 ratios need 2 names, 1 given: train"),
         ({"names": ["a", "a"]}, r"Names must differ and have only letters"),
         ({"names": ["../a", "b"]}, r"Names must differ and have only letters"),
-        ({"folds": 1}, r"folds is 1; at least 2 are needed"),
+        ({"folds": 1}, r"folds must be at least 2, not 1"),
         ({"folds": 11}, r"10 groups by 'image' cannot fill 11 parts"),
-        ({"seed": -1}, r"The seed is 0 or more, not -1"),
+        ({"seed": -1}, r"The seed must be 0 or more, not -1"),
         (
             {"group": "("},
-            r"'\(' is no regular expression: .*\. Allowed besides: folder, similarity",
+            r"'\(' is not a valid regular expression: .*\. Other choices: folder, similarity",
         ),
         ({"group": "p_"}, r"'p_' needs a pair of parentheses around the part of the name"),
-        ({"group": "(x)"}, r"'\(x\)' is found in none of 10 of 10 names: p_0, p_1, p_2, p_3, p_4"),
+        ({"group": "(x)"}, r"'\(x\)' is missing in 10 of 10 names: p_0, p_1, p_2, p_3, p_4"),
         ({"group": "(p)_"}, r"1 groups by '\(p\)_' cannot fill 2 parts\. Choose another --group"),
         ({"group": "folder"}, r"1 groups by 'folder' cannot fill 2 parts"),
     ],
@@ -375,11 +383,12 @@ def test_the_command(tmp_path: Path) -> None:
     assert len(done.stdout.splitlines()) == 2
 
 
+@pytest.mark.long
 @pytest.mark.real_data
 def test_frames_of_camvid(
     tmp_path: Path, shared_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Three videos, 101 + 62 + 171 frames: a plain division tears all of them apart."""
+    """Three videos, 101 + 62 + 171 frames: a plain division spreads each over both parts."""
     names = [f"class_{number}" for number in range(11)]
     (tmp_path / "dataset.yaml").write_text(
         f"version: 1\nroot: {json.dumps(str(shared_data / 'camvid'))}\nclasses: {names}\n"
@@ -388,10 +397,10 @@ def test_frames_of_camvid(
     (plain,) = split(tmp_path, stratify=False, out=tmp_path / "plain")
     assert {name: len(part) for name, part in parts_of(plain).items()} == {"train": 234, "val": 100}
     said = capsys.readouterr().err
-    assert "pairs of neighbouring frames are torn apart" in said
-    assert "pairs of near duplicates are torn apart" in said
+    assert "pairs of neighbouring video frames are split across parts" in said
+    assert "pairs of near-duplicates are split across parts (leakage)" in said
     for group in ("^([^_]+)_", "similarity"):
         (whole,) = split(tmp_path, stratify=False, group=group, out=tmp_path / f"by {len(group)}")
         videos = {name: {n.split("_")[0] for n in part} for name, part in parts_of(whole).items()}
         assert not videos["train"] & videos["val"]
-        assert "torn apart" not in capsys.readouterr().err
+        assert "leakage" not in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Splitting a data set into parts: seeded, stratified, with groups kept whole; files stay put."""
+"""Splitting a data set into parts: seeded, stratified, groups kept whole; no file is moved."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import math
 import os
 import re
 import tempfile
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.common.console import info
+from zoo.common.console import info, warn
 from zoo.common.errors import InputError, shortened
 from zoo.common.files import new_folder, read_yaml, write_text
 from zoo.data.dataset import IGNORE, Dataset, Sample, unpack
@@ -35,7 +34,8 @@ Links = dict[str, Integers]
 
 NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}
 SHOWN = 5
-OFF_BY = 0.05
+TOLERANCE = 0.05
+"""How far the size of a part may be from its ratio without a warning, in [0, 1]."""
 
 
 def split(
@@ -52,25 +52,25 @@ def split(
     """Divide all samples of `data` anew; returns the dataset.yaml files, which hold only lists.
 
     `ratios` (numbers, or text like `0.7:0.3`) add up to 1; the parts are train and val, with three
-    ratios train, val and test, or `names`. `folds` gives that many divisions into train and val,
-    one folder each, instead. `stratify` spreads the images of each class evenly. Images of one
-    `group` stay together: `folder`, `similarity` (near duplicates and the frames of a film), or a
-    regular expression whose first group, found in the name, is the key; `none` for no groups, by
-    default the rule of the data set if it has one. Remarks tell where a part learns what another
-    one tests. Raises InputError for bad arguments and data.
+    ratios train, val and test, or `names`. `folds` gives that many divisions into train and val
+    instead, one folder each. `stratify` spreads the images of each class evenly. Images of one
+    `group` stay together: `folder`, `similarity` (near-duplicates and the frames of a video), or a
+    regular expression whose first group, found in the name, is the key; `none` for no groups; by
+    default the rule of the data set if it has one. Warns about leakage between the parts. Raises
+    InputError for bad arguments and data.
     """
-    parts, shares = _parts(ratios, names, folds)
+    parts, ratios = _parts(ratios, names, folds)
     out = Path(out)
     if out.exists():
         raise InputError(f"{out} exists; choose another --out, or delete it first.")
     if seed < 0:
-        raise InputError(f"The seed is 0 or more, not {seed}.")
+        raise InputError(f"The seed must be 0 or more, not {seed}.")
     dataset = _load(data)
-    samples = _merged(dataset)
+    samples = _samples(dataset)
     links = _links(dataset, samples)
     rule = dataset.group if group is None else None if group == "none" else group
     if rule is not None and group is None:
-        info(f"Kept whole, as the data set says: groups by {rule!r} (--group none: no groups).")
+        info(f"Grouped by {rule!r}, as dataset.yaml says (--group none: no groups).")
     groups = _groups(dataset, samples, rule, links)
     count = int(groups.max()) + 1
     if count < len(parts):
@@ -81,49 +81,76 @@ def split(
     present = np.zeros((len(samples), 0), dtype=np.int64)
     if stratify:
         present = (count_labels(dataset, samples) > 0).astype(np.int64)
-        _warn_of_lonely(dataset.classes, present, groups, "group" if rule else "image")
-    part_of = assign(sum_groups(present, groups), np.bincount(groups), shares, seed)[groups]
-    _warn_of_leaks(samples, part_of, parts, links)
-    _warn_of_parts(dataset, present, part_of, parts, shares)
+        shown_by = (sum_groups(present, groups) > 0).sum(axis=0)
+        single = [name for name, n in zip(dataset.classes, shown_by, strict=True) if n == 1]
+        if single:
+            warn(
+                f"only one {'group' if rule else 'image'} shows {shortened(single)}, so only one "
+                f"part can: it is trained without being tested, or the other way round."
+            )
+    part_of = assign(sum_groups(present, groups), np.bincount(groups), ratios, seed)[groups]
+    for what, pairs in links.items():
+        across = pairs[part_of[pairs[:, 0]] != part_of[pairs[:, 1]]]
+        if len(across):
+            first = " and ".join(f"{samples[i].name} ({parts[part_of[i]]})" for i in across[0])
+            warn(
+                f"{len(across)} pairs of {what} are split across parts (leakage), first {first}; "
+                f"scores will be too high. Keep them together with --group: a regular "
+                f"expression, folder or similarity."
+            )
+    seen = present.any(axis=0)
+    for number, (part, ratio) in enumerate(zip(parts, ratios, strict=True)):
+        mine = part_of == number
+        if abs(mine.mean() - ratio) > TOLERANCE:
+            warn(
+                f"{part} has {100 * mine.mean():.1f} % of the images instead of "
+                f"{100 * ratio:.1f} %, because groups are kept whole."
+            )
+        missing = np.flatnonzero(seen & ~present[mine].any(axis=0))
+        if len(missing):
+            absent = shortened(dataset.classes[index] for index in missing)
+            warn(f"no image of {part} shows {absent}.")
+    sizes = np.bincount(part_of, minlength=len(parts)).tolist()
+    info(", ".join(f"{part}: {size} images" for part, size in zip(parts, sizes, strict=True)))
     return _write(dataset, samples, part_of, parts, folds is not None, out)
 
 
 def _parts(
     ratios: str | Sequence[float], names: Sequence[str] | None, folds: int | None
 ) -> tuple[list[str], list[float]]:
-    """The names of the parts and their shares. Raises InputError where they make no division."""
+    """The names of the parts and their ratios. Raises InputError if they are invalid."""
     if folds is not None:
         if folds < 2:
-            raise InputError(f"folds is {folds}; at least 2 are needed.")
+            raise InputError(f"folds must be at least 2, not {folds}.")
         return [f"fold_{number}" for number in range(folds)], [1 / folds] * folds
     try:
-        shares = [float(r) for r in (ratios.split(":") if isinstance(ratios, str) else ratios)]
+        numbers = [float(r) for r in (ratios.split(":") if isinstance(ratios, str) else ratios)]
     except ValueError:
         raise InputError(
-            f"{ratios!r} is no ratio; numbers with colons between are needed: 0.7:0.3."
+            f"Invalid ratio {ratios!r}: give numbers with colons between, such as 0.7:0.3."
         ) from None
-    text = ":".join(f"{share:g}" for share in shares)
-    if len(shares) < 2:
-        raise InputError(f"The ratio {text} makes one part; at least 2 are needed: 0.7:0.3.")
-    if not all(share > 0 for share in shares) or not math.isclose(sum(shares), 1, abs_tol=1e-6):
+    text = ":".join(f"{number:g}" for number in numbers)
+    if len(numbers) < 2:
+        raise InputError(f"The ratio {text} makes one part; give at least 2, such as 0.7:0.3.")
+    if not all(r > 0 for r in numbers) or not math.isclose(sum(numbers), 1, abs_tol=1e-6):
         raise InputError(
-            f"The ratios {text} add up to {sum(shares):g}; numbers above 0 that add up to 1 are "
-            f"needed, for example 0.7:0.3 or 0.7:0.15:0.15."
+            f"The ratios {text} add up to {sum(numbers):g}; give numbers above 0 that add up to 1, "
+            f"for example 0.7:0.3 or 0.7:0.15:0.15."
         )
-    chosen = list(names) if names is not None else list(NAMES.get(len(shares), ()))
-    if len(chosen) != len(shares):
+    chosen = list(names) if names is not None else list(NAMES.get(len(numbers), ()))
+    if len(chosen) != len(numbers):
         raise InputError(
-            f"{len(shares)} ratios need {len(shares)} names, {len(chosen)} given: "
+            f"{len(numbers)} ratios need {len(numbers)} names, {len(chosen)} given: "
             f"{shortened(chosen) or 'none'}. Give --names, for example train,val,test."
         )
     bad = [name for name in chosen if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name)]
     if bad or len(set(chosen)) < len(chosen):
         raise InputError(f"Names must differ and have only letters, digits, _, -, not {chosen}.")
-    return chosen, shares
+    return chosen, numbers
 
 
 def _load(data: str | Path) -> Dataset:
-    """The data set; `images/` and `masks/` without a word about splits are one split."""
+    """The data set; a folder of `images/` and `masks/` without `splits:` is one split."""
     root = Path(data).expanduser()
     file = root / "dataset.yaml"
     sides = all((root / side).is_dir() for side in ("images", "masks"))
@@ -132,16 +159,15 @@ def _load(data: str | Path) -> Dataset:
     content = read_yaml(file)
     if not isinstance(content, dict) or "splits" in content or "root" in content:
         return load_dataset(data)
-    places = "splits: {all: {images: images, masks: masks}}"
-    text = (
-        f"{file.read_text(encoding='utf-8')}\n{places}\nroot: {json.dumps(str(root.resolve()))}\n"
-    )
+    text = file.read_text(encoding="utf-8")
+    text += "\nsplits: {all: {images: images, masks: masks}}\n"
+    text += f"root: {json.dumps(str(root.resolve()))}\n"
     with tempfile.TemporaryDirectory() as folder:
         write_text(Path(folder) / "dataset.yaml", text)
         return load_dataset(folder)
 
 
-def _merged(dataset: Dataset) -> list[Sample]:
+def _samples(dataset: Dataset) -> list[Sample]:
     """The samples of all splits with masks, each image once. Raises InputError without any."""
     if dataset.decoder == "coco":
         raise InputError(
@@ -152,50 +178,8 @@ def _merged(dataset: Dataset) -> list[Sample]:
     chosen = [name for name in dataset.splits if name not in bare] or bare
     samples = [sample for name in chosen for sample in dataset.samples(name)]
     if bare:
-        info(f"Left out, for want of masks: {shortened(bare)}.")
+        info(f"Skipped: no masks in {shortened(bare)}.")
     return list({sample.image: sample for sample in samples}.values())
-
-
-def _groups(dataset: Dataset, samples: list[Sample], rule: str | None, links: Links) -> Integers:
-    """The number of each sample's group, from 0 on."""
-    if rule is None:
-        return np.arange(len(samples))
-    if rule == "similarity":
-        return clusters(len(samples), np.concatenate(list(links.values())).tolist())
-    if rule != "folder":
-        _check_rule(rule, dataset, samples)
-    ruled = dataclasses.replace(dataset, group=rule)
-    keys = [ruled.group_of(sample) for sample in samples]
-    order = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    return np.array([order[key] for key in keys])
-
-
-def _check_rule(rule: str, dataset: Dataset, samples: list[Sample]) -> None:
-    """Raise InputError unless the first group of the expression is found in every name."""
-    try:
-        expression = re.compile(rule)
-    except re.error as error:
-        raise InputError(
-            f"The group {rule!r} is no regular expression: {error}. Allowed besides: folder, "
-            f"similarity."
-        ) from error
-    if expression.groups < 1:
-        raise InputError(
-            f"The group {rule!r} needs a pair of parentheses around the part of the name that "
-            f"images of one group share, for example '^([^_]+)_'. Allowed besides: folder, "
-            f"similarity."
-        )
-    found = [expression.search(sample.name) for sample in samples]
-    missing = [
-        sample.name
-        for sample, match in zip(samples, found, strict=True)
-        if match is None or match[1] is None
-    ]
-    if missing:
-        raise InputError(
-            f"{dataset.root}: the group {rule!r} is found in none of {len(missing)} of "
-            f"{len(samples)} names: {shortened(missing, SHOWN)}."
-        )
 
 
 def _links(dataset: Dataset, samples: list[Sample]) -> Links:
@@ -206,59 +190,47 @@ def _links(dataset: Dataset, samples: list[Sample]) -> Links:
     thumbs = np.array(read)
     folders = [str(sample.image.parent) for sample in samples]
     found = videos([sample.name for sample in samples], folders, thumbs)
-    frames = [pair for film in found for pair in itertools.pairwise(film.members)]
+    frames = [pair for video in found for pair in itertools.pairwise(video.members)]
     return {
-        "neighbouring frames": np.array(frames, dtype=np.int64).reshape(-1, 2),
-        "near duplicates": near_pairs(thumbs),
+        "neighbouring video frames": np.array(frames, dtype=np.int64).reshape(-1, 2),
+        "near-duplicates": near_pairs(thumbs),
     }
 
 
-def _warn_of_lonely(classes: list[str], present: Integers, groups: Integers, what: str) -> None:
-    counts = (sum_groups(present, groups) > 0).sum(axis=0)
-    lonely = [name for name, n in zip(classes, counts, strict=True) if n == 1]
-    if lonely:
-        info(
-            f"Warning: only one {what} shows {shortened(lonely)}, so only one part can: it is "
-            f"learned without being tested, or the other way round."
-        )
+def _groups(dataset: Dataset, samples: list[Sample], rule: str | None, links: Links) -> Integers:
+    """The group of each sample, numbered from 0.
 
-
-def _warn_of_parts(
-    dataset: Dataset, present: Integers, part_of: Integers, parts: list[str], shares: list[float]
-) -> None:
-    """Remarks on the size of the parts and on classes that one of them never shows."""
-    seen = present.any(axis=0)
-    for number, (part, share) in enumerate(zip(parts, shares, strict=True)):
-        mine = part_of == number
-        if abs(mine.mean() - share) > OFF_BY:
-            info(
-                f"Warning: {part} has {100 * mine.mean():.1f} % of the images instead of "
-                f"{100 * share:.1f} %, for groups are kept whole."
+    Raises InputError unless the first group of a regular expression is found in every name.
+    """
+    if rule is None:
+        return np.arange(len(samples))
+    if rule == "similarity":
+        return clusters(len(samples), np.concatenate(list(links.values())).tolist())
+    if rule != "folder":
+        others = "Other choices: folder, similarity."
+        try:
+            expression = re.compile(rule)
+        except re.error as error:
+            raise InputError(
+                f"The group {rule!r} is not a valid regular expression: {error}. {others}"
+            ) from error
+        if expression.groups < 1:
+            raise InputError(
+                f"The group {rule!r} needs a pair of parentheses around the part of the name that "
+                f"images of one group share, for example '^([^_]+)_'. {others}"
             )
-        missing = np.flatnonzero(seen & ~present[mine].any(axis=0))
-        if len(missing):
-            names = shortened(dataset.classes[index] for index in missing)
-            info(f"Warning: no image of {part} shows {names}.")
-    sizes = Counter(part_of.tolist())
-    info(", ".join(f"{part}: {sizes[number]} images" for number, part in enumerate(parts)))
-
-
-def _warn_of_leaks(
-    samples: list[Sample], part_of: Integers, parts: list[str], links: Links
-) -> None:
-    """Remarks on images of different parts that show the same."""
-    advice = (
-        "a model then scores on what it has learned by heart. Keep them together with --group: "
-        "a regular expression, folder or similarity."
-    )
-    for what, pairs in links.items():
-        across = pairs[part_of[pairs[:, 0]] != part_of[pairs[:, 1]]]
-        if len(across):
-            a, b = across[0]
-            first = (
-                f"{samples[a].name} ({parts[part_of[a]]}), {samples[b].name} ({parts[part_of[b]]})"
+        names = [sample.name for sample in samples]
+        matches = [expression.search(name) for name in names]
+        missing = [n for n, m in zip(names, matches, strict=True) if m is None or m[1] is None]
+        if missing:
+            raise InputError(
+                f"{dataset.root}: the group {rule!r} is missing in {len(missing)} of {len(names)} "
+                f"names: {shortened(missing, SHOWN)}."
             )
-            info(f"Warning: {len(across)} pairs of {what} are torn apart, first {first}; {advice}")
+    ruled = dataclasses.replace(dataset, group=rule)
+    keys = [ruled.group_of(sample) for sample in samples]
+    order = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return np.array([order[key] for key in keys])
 
 
 def _write(
@@ -269,36 +241,30 @@ def _write(
     folds: bool,
     out: Path,
 ) -> list[Path]:
-    """The lists and descriptions, whole or not at all; each is read back before it counts."""
+    """Write the lists and dataset.yaml files, all or none; each is read back before it counts."""
     files = []
     with new_folder(out) as new:
         for number in range(len(parts) if folds else 1):
-            listed = {part: part_of == index for index, part in enumerate(parts)}
+            chosen = {part: part_of == index for index, part in enumerate(parts)}
             if folds:
-                listed = {"train": part_of != number, "val": part_of == number}
+                chosen = {"train": part_of != number, "val": part_of == number}
             place = Path(parts[number]) if folds else Path()
-            chosen = {
-                name: [sample for sample, is_in in zip(samples, mine, strict=True) if is_in]
-                for name, mine in listed.items()
-            }
-            _write_one(dataset, chosen, new / place, out / place)
+            expected = {}
+            for name, mine in chosen.items():
+                listed = [sample for sample, is_in in zip(samples, mine, strict=True) if is_in]
+                expected[name] = {sample.image.resolve() for sample in listed}
+                write_text(new / place / f"{name}.csv", _list(listed, dataset.root))
+            root = os.path.relpath(dataset.root.resolve(), (out / place).resolve())
+            text = _description(dataset, list(chosen), Path(root).as_posix())
+            write_text(new / place / "dataset.yaml", text)
+            found = load_dataset(new / place)
+            read = {name: {s.image.resolve() for s in some} for name, some in found.splits.items()}
+            if (found.allowed_ids(), found.reading(), read) != (
+                dataset.allowed_ids(), dataset.reading(), expected,
+            ):  # fmt: skip
+                raise InputError(f"{dataset.root}: a dataset.yaml cannot describe this data set.")
             files.append(out / place / "dataset.yaml")
     return files
-
-
-def _write_one(dataset: Dataset, chosen: dict[str, list[Sample]], new: Path, out: Path) -> None:
-    root = dataset.root.resolve()
-    for name, samples in chosen.items():
-        write_text(new / f"{name}.csv", _list(samples, dataset.root))
-    target = Path(os.path.relpath(root, out.resolve())).as_posix()
-    write_text(new / "dataset.yaml", _description(dataset, list(chosen), target))
-    found = load_dataset(new)
-    expected = {name: {s.image.resolve() for s in samples} for name, samples in chosen.items()}
-    read = {name: {s.image.resolve() for s in samples} for name, samples in found.splits.items()}
-    if (found.allowed_ids(), found.reading(), read) != (
-        dataset.allowed_ids(), dataset.reading(), expected,
-    ):  # fmt: skip
-        raise InputError(f"{dataset.root}: a dataset.yaml cannot describe this data set.")
 
 
 def _list(samples: list[Sample], root: Path) -> str:
@@ -307,10 +273,8 @@ def _list(samples: list[Sample], root: Path) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "mask"])
     for sample in sorted(samples, key=lambda sample: natural_key(str(sample.image))):
-        assert sample.mask is not None
-        writer.writerow(
-            Path(os.path.relpath(path, root)).as_posix() for path in (sample.image, sample.mask)
-        )
+        paths = [path for path in (sample.image, sample.mask) if path is not None]
+        writer.writerow(Path(os.path.relpath(path, root)).as_posix() for path in paths)
     return text.getvalue()
 
 

@@ -186,10 +186,7 @@ def _classes(run: Run) -> dict[str, Any] | None:
     data = run.facts.data
     palette = data.palette or default_palette(len(data.classes))
     colours = dict(zip(data.classes, palette, strict=False))
-    rows = [
-        (name, colours.get(name), _percent(iou, 1), f"{100 * iou:.1f}" if _is_number(iou) else None)
-        for name, iou in ious.items()
-    ]
+    rows = [(name, colours.get(name), _percent(iou, 1)) for name, iou in ious.items()]
     return {"measured_on": measured_on, "rows": rows}
 
 
@@ -221,12 +218,10 @@ def _flat(value: object, place: str = "") -> Iterable[tuple[str, str]]:
         yield place, value if isinstance(value, str) else json.dumps(value)
 
 
-def _is_number(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
 def _percent(fraction: float | None, digits: int) -> str:
-    return f"{100 * fraction:.{digits}f} %" if _is_number(fraction) else _NONE
+    if fraction is None or not math.isfinite(fraction):
+        return _NONE
+    return f"{100 * fraction:.{digits}f} %"
 
 
 def _duration(seconds: float) -> str:
