@@ -124,7 +124,7 @@ def test_an_interrupted_job_has_not_failed(
     assert read_failure(tmp_path) is None
 
 
-def test_a_job_heeds_interrupts_that_its_parent_blocks() -> None:
+def test_a_job_is_interrupted_though_its_parent_blocks() -> None:
     code = (
         "import os, signal\nfrom zoo.bench.job import restore_sigint\n"
         "try:\n    restore_sigint()\n    os.kill(os.getpid(), signal.SIGINT)\n"

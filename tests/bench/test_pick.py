@@ -172,7 +172,7 @@ def test_no_model_within_the_latency(
     real = search.measure
     monkeypatch.setattr(search, "measure", lambda *given: real(*given, module="helpers.fake_speed"))
     one = asked(scenes, models=MODELS[:2], max_latency_ms=5.0)
-    with pytest.raises(InputError, match=r"No model is within 5 ms on this machine. Raise --max"):
+    with pytest.raises(InputError, match=r"No model reaches 5 ms on this machine. Raise --max"):
         search.pick(one, tmp_path / "search", worker="helpers.fake_trial")
     said = capsys.readouterr().err
     assert "skip unet-test_resnet: 20.0 ms at 64x80 is more than 5 ms" in said

@@ -77,7 +77,7 @@ def test_models_that_do_not_fit_are_left_out_with_the_reason() -> None:
     few = schedule(dict.fromkeys("abcd", CHEAP), 240, 300, variants=9, most=27)
     assert few.rungs == [Rung(3, 40)]
     assert few.models == ["a", "b", "c"]
-    assert few.left_out == {"d": "the budget holds 3 trials, taken by those before it"}
+    assert few.left_out == {"d": "the budget is enough for 3 trials, taken by the models before it"}
 
 
 def test_more_models_come_before_more_trials() -> None:
@@ -167,7 +167,7 @@ def test_models_are_named_or_matched() -> None:
     assert "--models cannot be used:" in text
     assert "Unknown encoder 'nothing'." in text
     assert "no model matches 'what-*'" in text
-    assert "models match; at most 40 can be tried" in text
+    assert "models match; the limit is 40" in text
 
 
 def test_the_latency_decides_and_is_said() -> None:

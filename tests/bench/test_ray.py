@@ -128,7 +128,7 @@ def test_as_many_jobs_run_as_the_cluster_holds(
 
 def test_a_job_that_no_machine_holds_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     ray = fake(monkeypatch, {"CPU": 2.0}, {"CPU": 1.0})
-    with pytest.raises(InputError, match=r"takes 3 CPUs, and no machine .* more than 2\. Give fe"):
+    with pytest.raises(InputError, match=r"needs 3 CPUs, and no machine .* more than 2\. Give fe"):
         RayEngine(EngineSettings(0, threads=3))
     assert ray.open == 0
 
@@ -149,7 +149,7 @@ def test_a_lost_worker_is_a_failure_with_its_reason(
 def test_a_machine_that_does_not_see_the_folder_says_so(tmp_path: Path) -> None:
     code, reason = run_job("work/job", str(tmp_path), "zoo.bench.job", {})
     assert code == 1
-    assert f"does not see {tmp_path / 'work/job'}. Give --out, --results and --data" in reason
+    assert f"cannot see {tmp_path / 'work/job'}. Give --out, --results and --data" in reason
 
 
 def test_without_ray_the_extra_is_named(

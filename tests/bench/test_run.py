@@ -103,7 +103,7 @@ def test_a_failure_is_kept_to_its_job_and_repeated_on_demand(
     }
     assert run_queue(wanted, out) == SuiteOutcome(done=1, failed=2)
     assert len(notes(out, "began")) == 3
-    assert "repeat them by --retry" in capsys.readouterr().err
+    assert "use --retry to repeat them" in capsys.readouterr().err
     for folder in (refused, dies):
         (folder / RUN).mkdir()
     assert run_queue(wanted, out, retry=True) == SuiteOutcome(done=1, failed=2)
@@ -163,7 +163,7 @@ def test_ctrl_c_stops_the_jobs_and_leaves_no_failure(
         run_queue(wanted[:2], out)
     assert len(notes(out, "interrupted")) == 1
     assert read_failure(out / wanted[0].job.folder) is None
-    assert "Stopping the jobs that run; the same command" in capsys.readouterr().err
+    assert "Stopping the running jobs; the same command" in capsys.readouterr().err
 
 
 def test_all_that_is_wrong_with_the_data_is_said_before_anything_runs(

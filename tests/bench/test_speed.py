@@ -163,7 +163,7 @@ def test_sizes_and_batches_are_read() -> None:
     assert parse_size("360X480") == (360, 480)
     assert parse_batches("1, 4,16") == (1, 4, 16)
     for text in ("", "a", "1x2x3", "-5", "x"):
-        with pytest.raises(InputError, match="Write 512, or HEIGHTxWIDTH as in 360x480"):
+        with pytest.raises(InputError, match="Use 512, or HEIGHTxWIDTH as in 360x480"):
             parse_size(text)
     with pytest.raises(InputError, match="Write whole numbers, as in 1,4,16"):
         parse_batches("1,,2")
@@ -210,5 +210,5 @@ def test_a_gpu_that_is_not_there_is_named() -> None:
         pytest.skip("this machine has a GPU")
     from zoo.bench.speed.timing import Bench
 
-    with pytest.raises(InputError, match="torch sees no GPU here"):
+    with pytest.raises(InputError, match="torch finds no GPU"):
         Bench("unet-test_resnet", SpeedSetting(device="cuda"))
