@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from leaderboard.examples import record
+from helpers.record_examples import record
 
 from zoo.records.record import write_record
 
@@ -42,6 +42,7 @@ METRIC_ROW = """
 METRIC_USE = """
 import json, sys
 from pathlib import Path
+from zoo.checks.reference import TABLES
 from zoo.evaluation.counts import Confusion
 from zoo.leaderboard.build import write
 from zoo.records.record import parse_record, read_record, record_name, write_record
@@ -56,7 +57,8 @@ new = parse_record({**old, "seed": 1, "record_hash": None, **confusion.to_json()
 stated = json.loads(write_record(new, path.parent).read_text())["metrics"]
 write(path.parent, Path("out"))
 computed = read_record(path).metrics.fw_iou
-print(json.dumps([path.name, confusion.fw_iou, stated["fw_iou"], computed]))
+documented = [row[0] for row in TABLES["metrics"].rows()]
+print(json.dumps([path.name, documented, confusion.fw_iou, stated["fw_iou"], computed]))
 """
 
 
@@ -68,9 +70,10 @@ def test_a_metric_is_one_row(package: Path) -> None:
     write_record(record(classes=["a", "b"], confusion=[[8, 2], [0, 30]]), package / "made")
     (old,) = (package / "made").iterdir()
     shutil.move(old, package / "old.json")
-    name, *values = json.loads(run(package, METRIC_USE))
+    name, documented, *values = json.loads(run(package, METRIC_USE))
     assert values == pytest.approx([0.903125] * 3)
     assert name == old.name  # what older files do not state changes neither name nor hash
+    assert "`fw_iou`" in documented
     out = package / "out"
     board = json.loads((out / "leaderboard.json").read_text())
     assert board["tables"][0]["rows"][0]["fw_iou"] == 0.903125

@@ -44,9 +44,10 @@ def made(folder: Path) -> Board:
     return read_board(folder / "out" / "leaderboard.json")
 
 
-@pytest.fixture
-def three(tmp_path: Path) -> Board:
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Board:
     """Three models on camvid at mIoU 3/7, 7/13, 2/3; the two better ones timed on two machines."""
+    tmp_path = tmp_path_factory.mktemp("three")
     names = {"unet-resnet18": 60, "fpn-resnet18": 70, "unet-resnet50": 80}
     sizes = {"unet-resnet18": 14.33, "fpn-resnet18": 13.0, "unet-resnet50": 32.5}
     for name, hits in names.items():

@@ -28,10 +28,13 @@ def _driver() -> ModuleType:
 
 
 chromium = _driver()
-pytestmark = pytest.mark.skipif(
-    chromium.find() is None,
-    reason="NO CHROMIUM: the page of the leaderboard is NOT tested; apt-get install chromium",
-)
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(
+        chromium.find() is None,
+        reason="NO CHROMIUM: the page of the leaderboard is NOT tested; apt-get install chromium",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

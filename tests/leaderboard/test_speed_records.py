@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +81,3 @@ def test_all_problems_of_a_folder_come_at_once(tmp_path: Path) -> None:
         assert part in text, part
     with pytest.raises(InputError, match="There is no folder"):
         read_speed_records(tmp_path / "none")
-
-
-def test_reading_needs_no_torch() -> None:
-    code = "import sys, zoo.records.speed; print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
