@@ -243,10 +243,12 @@ def test_latency_is_of_this_machine_unless_another_is_named(
     with pytest.raises(InputError) as caught:
         choose_setup(three, None)
     message = str(caught.value)
-    assert message.startswith("No timing is of this machine (Z80). Give --machine with a part")
+    assert message.startswith(
+        "No model was timed on this machine (Z80). Give --machine with a part"
+    )
     assert f"  - {SETUP}" in message
     assert f"  - {GPU}" in message
-    with pytest.raises(InputError, match=r"Several timings fit '360 x 480'\. Give --machine"):
+    with pytest.raises(InputError, match=r"Several setups match '360 x 480'\. Give --machine"):
         choose_setup(three, "360 x 480")
 
 
@@ -258,12 +260,18 @@ def test_the_name_of_this_machine_is_the_one_that_records_have() -> None:
     ("wanted", "message"),
     [
         ({"data": "camvd"}, "Unknown data set 'camvd'. Did you mean camvid? Available: camvid"),
-        ({"min_miou": 0.5}, "--min-miou refers to a data set; name it with --data"),
-        ({"sort": "pareto"}, "--sort pareto refers to a data set; name it with --data"),
-        ({"data": "camvid", "min_miou": 60.0}, "--min-miou 60 is no share: give a number from 0"),
-        ({"data": "camvid", "min_miou": float("nan")}, "--min-miou nan is no share"),
-        ({"max_latency_ms": 0.0}, "--max-latency-ms 0 must be above 0"),
-        ({"max_latency_ms": float("nan")}, "--max-latency-ms nan must be above 0"),
+        ({"min_miou": 0.5}, "--min-miou needs a data set: add --data"),
+        ({"sort": "pareto"}, "--sort pareto needs a data set: add --data"),
+        (
+            {"data": "camvid", "min_miou": 60.0},
+            "--min-miou must be between 0 and 1, not 60; for example",
+        ),
+        (
+            {"data": "camvid", "min_miou": float("nan")},
+            "--min-miou must be between 0 and 1, not nan",
+        ),
+        ({"max_latency_ms": 0.0}, "--max-latency-ms must be above 0, not 0"),
+        ({"max_latency_ms": float("nan")}, "--max-latency-ms must be above 0, not nan"),
         ({"data": "camvid", "sort": "speed"}, "Unknown order 'speed'."),
     ],
 )
@@ -277,7 +285,9 @@ def test_filters_that_cannot_be_answered(
 
 def test_without_any_timing_the_message_says_how_to_make_one(tmp_path: Path) -> None:
     put(tmp_path, {})
-    with pytest.raises(InputError, match="There are no timings yet: `zoo bench speed NAME"):
+    with pytest.raises(
+        InputError, match=r"No model on the leaderboard was timed\. `zoo bench speed NAME"
+    ):
         find(Wanted(max_latency_ms=5.0), made(tmp_path))
 
 

@@ -173,7 +173,7 @@ def test_the_command_line(
     assert sorted(printed) == ["ended", "stage", "steepest", "suggestion", "tenth_of_minimum"]
     assert (tmp_path / "runs" / "unet-test_resnet-scenes-lr" / "lr_finder.png").exists()
     assert zoo([*command, "--stage", "all"]) == 2
-    assert "--stage is for --find-lr alone" in capsys.readouterr().err
+    assert "--stage only goes with --find-lr" in capsys.readouterr().err
 
 
 REAL = find_lr_for

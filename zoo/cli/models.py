@@ -181,3 +181,17 @@ def check_encoders_command(
         print_line(line)
     if any(row.problem for row in rows):
         raise typer.Exit(1)
+
+
+@check_app.command("docs")
+def check_docs_command(
+    write: Annotated[bool, typer.Option("--write", help="Write the tables anew.")] = False,
+) -> None:
+    """Check that the generated tables in docs/ follow from the code."""
+    from zoo.checks.reference import check_docs
+
+    changed = [str(path) for path in check_docs(write=write)]
+    if changed and not write:
+        header = "These pages differ from the code; run `zoo check docs --write`:"
+        raise InputError(join_problems(header, changed))
+    print_line("\n".join(changed) or "the generated tables in docs/ follow from the code")

@@ -22,15 +22,17 @@ def eval_command(
 ) -> None:
     """Score MODEL once on a split of DATA, at the images' own resolution."""
     from zoo.evaluation.evaluate import evaluate
+    from zoo.records.metrics import METRICS
 
     found = evaluate(model, data, split=split, precision=precision, out=out)
     if as_json:
         print_line(json.dumps(found.metrics, indent=2))
     else:
         show(found.confusion.table())
+        shown = [metric for metric in METRICS if metric.report and not metric.per_class]
+        values = [f"{metric.title} {100 * found.metrics[metric.key]:.2f} %" for metric in shown]
         print_line(
-            f"mIoU {100 * found.confusion.miou:.2f} %, pixel accuracy "
-            f"{100 * found.confusion.pixel_accuracy:.2f} % on "
+            f"{', '.join(values)} on "
             f"{len(found.dataset.samples(found.split))} images of {found.dataset.name}, "
             f"split {found.split}"
         )

@@ -1,4 +1,4 @@
-"""How much a score depends on which images were tested: the bootstrap over images."""
+"""How much the mIoU depends on which images were tested: the bootstrap over images."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.records.image_counts import ImageCounts
+from zoo.records.metrics import SCORE, PixelCounts
 
 RESAMPLES = 200
-"""How many test sets are drawn, with replacement, from the images that there are: the standard
-deviation of a score over them is then known to 5 %."""
+"""How many test sets are drawn from the images, with replacement: the standard deviation of a score
+over them is then known to 5 %."""
 
 Z95 = 1.959964
 """The two-sided 95 % quantile of the normal distribution."""
 
 _ONE_THREAD = 250_000
-"""Multiplications of one product for which OpenBLAS starts no threads (its limit is 4 x 65536)."""
+"""Up to so many multiplications OpenBLAS starts no threads (its limit is 4 x 65536)."""
 
 Samples: TypeAlias = NDArray[np.float64]
 """The mIoU on each of the drawn test sets, which are the same for all records of one data set."""
@@ -27,17 +28,14 @@ Samples: TypeAlias = NDArray[np.float64]
 def miou_samples(counts: ImageCounts) -> Samples:
     """The mIoU, in [0, 1], on each of 200 test sets drawn from the images of `counts`.
 
-    The draws depend on the number of images alone, so that two models are compared on the same
-    draws; the sums are exact, so that every machine finds the same. A class that is in no image
-    of a draw leaves its mean.
+    The draws depend only on the number of images, so that two models are compared on the same
+    draws; the sums are exact, so that every machine finds the same. A class that is in no image of
+    a draw is left out of its mean; a draw in which no pixel was counted has 0.
     """
     images, classes, _ = counts.shape
-    parts = np.concatenate([counts[..., 0], counts.sum(axis=2)], axis=1, dtype=np.float64)
-    hits, unions = np.split(_product(_draws(images), parts), [classes], axis=1)
-    present = unions > 0
-    iou = np.divide(hits, unions, out=np.zeros_like(unions), where=present)
-    found: Samples = iou.sum(axis=1) / np.maximum(present.sum(axis=1), 1)
-    return found
+    parts = counts.transpose(0, 2, 1).reshape(images, 3 * classes).astype(np.float64)
+    tp, fp, fn = np.split(_product(_draws(images), parts), 3, axis=1)
+    return np.nan_to_num(SCORE.values(PixelCounts.from_errors(tp, fp, fn)))
 
 
 def half_width(samples: Samples) -> float:
@@ -46,9 +44,9 @@ def half_width(samples: Samples) -> float:
 
 
 def _product(draws: NDArray[np.float64], parts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The matrix product, in pieces that BLAS leaves to one thread where they are not too many.
+    """The matrix product, in pieces for which BLAS uses one thread.
 
-    Its threads wait for each other by spinning: on busy cores that takes ten times as long.
+    Its threads wait for each other by spinning, which is ten times slower on busy cores.
     """
     rows = _ONE_THREAD // parts.size
     pieces = np.array_split(draws, -(-len(draws) // rows)) if rows > 1 else [draws]

@@ -1,0 +1,164 @@
+"""The tables in docs/ that are generated: each from the table in the code that the work reads.
+
+A page holds a table between two lines, `<!-- table NAME -->` and `<!-- end of table NAME -->`.
+`zoo check docs` compares, `zoo check docs --write` writes. A new table is one row in `TABLES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from zoo.common.errors import InputError, join_problems
+from zoo.common.files import write_text
+from zoo.data.dataset import IGNORE
+from zoo.data.doctor.codes import CODES
+from zoo.data.formats.trees import TREES, Tree
+from zoo.records.metrics import METRICS
+from zoo.registry.load import registry_file
+
+Cells = Sequence[Sequence[str]]
+
+
+class Table(NamedTuple):
+    """One generated table: its page in docs/, the file that it is made of, heads and rows."""
+
+    page: str
+    source: str
+    heads: Sequence[str]
+    rows: Callable[[], Cells]
+
+
+def _metrics() -> Cells:
+    return [
+        [
+            f"`{metric.key}`",
+            metric.title,
+            metric.formula,
+            metric.better,
+            metric.undefined,
+            ", ".join(_shown(metric.stored, metric.leaderboard, metric.report, metric.hub)),
+        ]
+        for metric in METRICS
+    ]
+
+
+def _shown(stored: bool, leaderboard: bool, report: bool, hub: str | None) -> Iterator[str]:
+    if stored:
+        yield "record"
+    if leaderboard:
+        yield "leaderboard"
+    if report:
+        yield "report"
+    if hub is not None:
+        yield "model card"
+
+
+def _formats() -> Cells:
+    return [
+        [f"`{tree.name}`", _layout(tree), str(len(tree.classes)), _ignored(tree), _splits(tree)]
+        for tree in TREES.values()
+    ]
+
+
+def _layout(tree: Tree) -> str:
+    """The folders of the first split, and of the others only where they add something."""
+    folders = dict.fromkeys(
+        f"`{path}`"
+        for part in tree.splits.values()
+        for path in (part.images, part.masks, part.names)
+        if path is not None
+    )
+    inner = [f"`{folder}`" for folder in tree.inner]
+    below = f"; PATH may also be the folder above {' or '.join(inner)}" if inner else ""
+    return f"{', '.join(folders)}{below}"
+
+
+def _ignored(tree: Tree) -> str:
+    """The ids of masks that are ignored, runs of them as `0 to 6`."""
+    if tree.decoder == "colours":
+        return "by colour"
+    ids = sorted(id_ for id_, to in (tree.id_map or {}).items() if to == IGNORE)
+    runs: list[list[int]] = []
+    for id_ in ids:
+        if runs and runs[-1][-1] == id_ - 1:
+            runs[-1].append(id_)
+        else:
+            runs.append([id_])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
+
+
+def _splits(tree: Tree) -> str:
+    return ", ".join(
+        name if part.masks is not None else f"{name} (images only)"
+        for name, part in tree.splits.items()
+    )
+
+
+def _codes() -> Cells:
+    return [
+        [code.code, code.severity, code.title, "yes" if code.fixable else ""]
+        for code in CODES.values()
+    ]
+
+
+TABLES: dict[str, Table] = {
+    "metrics": Table(
+        "metrics.md",
+        "zoo/records/metrics.py",
+        ("key", "name", "formula", "better", "undefined (`null`) where", "shown in"),
+        _metrics,
+    ),
+    "formats": Table(
+        "formats.md",
+        "zoo/data/formats/trees.py",
+        ("format", "files below PATH", "classes", "ignored ids", "splits"),
+        _formats,
+    ),
+    "codes": Table(
+        "doctor.md",
+        "zoo/data/doctor/codes.py",
+        ("code", "severity", "finding", "`--fix`"),
+        _codes,
+    ),
+}
+
+
+def check_docs(docs: Path | None = None, *, write: bool = False) -> list[Path]:
+    """The pages of `docs` with a table that differs from the code, brought up to date by `write`.
+
+    Raises InputError where there is no such folder, and for a page without the marks of its table.
+    """
+    docs = docs or registry_file().parent / "docs"
+    if not docs.is_dir():
+        raise InputError(f"{docs} does not exist. Run this in a checkout of zoo.")
+    changed, problems = [], []
+    for page in dict.fromkeys(table.page for table in TABLES.values()):
+        path = docs / page
+        before = path.read_text(encoding="utf-8")
+        after = before
+        for name, table in TABLES.items():
+            if table.page == page:
+                opening, closing = f"<!-- table {name} -->", f"<!-- end of table {name} -->"
+                head, found, rest = after.partition(f"{opening}\n")
+                _, found_end, tail = rest.partition(closing)
+                if not (found and found_end):
+                    problems.append(f"{page}: write the two lines {opening} and {closing}")
+                    continue
+                after = f"{head}{opening}\n{_markdown(table)}\n{closing}{tail}"
+        if after != before:
+            changed.append(path)
+            if write:
+                write_text(path, after)
+    if problems:
+        raise InputError(join_problems("These pages have no place for their tables:", problems))
+    return changed
+
+
+def _markdown(table: Table) -> str:
+    note = f"<!-- generated from {table.source} by `zoo check docs --write`; do not edit -->"
+    lines = [table.heads, ["---"] * len(table.heads), *table.rows()]
+    cells = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]
+    rows = [f"| {' | '.join(line)} |".replace("|  |", "| |") for line in cells]
+    return "\n".join(["", note, "", *rows, ""])
