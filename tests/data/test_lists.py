@@ -102,7 +102,7 @@ def test_all_faults_of_a_list_at_once(files: Path) -> None:
     message = fails(
         files, f"{ABC}splits: {{a: a.csv, b: b.csv, c: c.txt, d: d.txt, e: e.txt, f: g.csv}}"
     )
-    assert f"a.csv: line 2: the image 'p/gone.png' is not there (looked for {files}" in message
+    assert f"a.csv: line 2: the image 'p/gone.png' does not exist (looked for {files}" in message
     assert "a.csv: line 3: the image '../p/0.png' must lie below the root" in message
     assert "a.csv: line 3: the mask '/m/0.png' must lie below the root" in message
     assert "a.csv: line 4: the image 'p/x.doc' Unknown extension '.doc'" in message
@@ -119,7 +119,7 @@ def test_all_faults_of_a_list_at_once(files: Path) -> None:
 def test_many_faults_are_cut(files: Path) -> None:
     write(files, "a.txt", "".join(f"gone{number}.png\n" for number in range(15)))
     message = fails(files, f"{ABC}splits: {{a: a.txt}}\n")
-    assert message.count("is not there") == 10
+    assert message.count("does not exist") == 10
     assert "... and 5 more" in message
 
 

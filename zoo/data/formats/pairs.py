@@ -1,4 +1,4 @@
-"""Finding the files of a split and pairing each image with its mask."""
+"""Finding image and mask files and pairing them: by folders, by lists of names, by tables."""
 
 from __future__ import annotations
 
@@ -20,14 +20,20 @@ from zoo.data.pixels.opening import (
     SHAPE_EXTENSIONS,
 )
 
+LIST_EXTENSIONS = (".csv", ".txt")
+MAX_LIST_BYTES = 100_000_000
 SHOWN = 3
+SHOWN_ROWS = 10
+
+Row = tuple[int, str, str | None]
+"""A line number, the image, and the mask if there is one."""
 
 
 class Place(NamedTuple):
     """The folders of one split, and which of their files count.
 
     A file counts if it has an allowed extension and its name ends in the ending before it; image
-    and mask belong together when their paths without ending and extension are the same.
+    and mask are a pair when their paths without ending and extension are the same.
     """
 
     images: Path
@@ -38,15 +44,132 @@ class Place(NamedTuple):
     mask_extensions: list[str] = MASK_EXTENSIONS
 
 
-def natural_key(text: str) -> tuple[list[str | int], str]:
-    """A sorting key that puts `frame_2` before `frame_10`."""
-    parts = re.split(r"([0-9]+)", text)
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)], text
+def pair(images: Path, masks: Path | None) -> list[Sample]:
+    """Match images with masks by their path without extension.
+
+    Raises InputError that lists everything wrong with the two folders: missing, empty, two files
+    of one name, JPEG masks, images without mask and masks without image.
+    """
+    problems: list[str] = []
+    samples = pair_place(Place(images, masks), problems)
+    if problems:
+        raise InputError(join_problems(f"The files of {images} cannot be used:", problems))
+    return samples
 
 
-def without_extension(path: str) -> str:
-    """A written path with forward slashes and without its extension."""
-    return os.path.splitext(path.replace("\\", "/"))[0]
+def pair_all(source: Path, splits: Mapping[str, Place]) -> dict[str, list[Sample]]:
+    """Pair every split; raises one InputError that holds the problems of all of them."""
+    problems: list[str] = []
+    samples = {split: pair_place(place, problems) for split, place in splits.items()}
+    if problems:
+        raise InputError(join_problems(f"{source} cannot be used:", problems))
+    return samples
+
+
+def pair_place(place: Place, problems: list[str]) -> list[Sample]:
+    """The samples of one split; whatever is wrong is added to `problems`."""
+    before = len(problems)
+    images, masks = _names(place, problems)
+    if place.masks is None:
+        return [Sample(stem, place.images / name, None) for stem, name in images.items()]
+    if len(problems) == before:
+        for what, files, folder, other, others, other_folder in (
+            ("images", images, place.images, "mask", masks, place.masks),
+            ("masks", masks, place.masks, "image", images, place.images),
+        ):
+            missing = [stem for stem in files if stem not in others]
+            if missing:
+                problems.append(
+                    f"{len(missing)} of {len(files)} {what} in {folder} have no {other} of the "
+                    f"same name in {other_folder}: {shortened(missing, SHOWN)}"
+                )
+    return [
+        Sample(stem, place.images / name, place.masks / masks[stem])
+        for stem, name in images.items()
+        if stem in masks
+    ]
+
+
+def samples_by_name(
+    names: list[str], place: Place, source: Path, problems: list[str]
+) -> list[Sample]:
+    """The samples of the names that `source` lists, from the folders of `place`.
+
+    A name may have an extension. Whatever is wrong is added to `problems`.
+    """
+    before = len(problems)
+    images, masks = _names(place, problems)
+    if len(problems) > before:
+        return []
+    stems = [name if name in images else without_extension(name) for name in names]
+    twice = [name for name, count in Counter(stems).items() if count > 1]
+    if twice:
+        problems.append(f"{source} lists {len(twice)} names twice: {shortened(twice, SHOWN)}")
+    for files, folder, what in ((images, place.images, "image"), (masks, place.masks, "mask")):
+        missing = [] if folder is None else [stem for stem in stems if stem not in files]
+        if missing:
+            problems.append(
+                f"{source}: {len(missing)} of {len(stems)} names have no {what} in {folder}: "
+                f"{shortened(missing, SHOWN)}"
+            )
+    if len(problems) > before:
+        return []
+    return [
+        Sample(
+            stem,
+            place.images / images[stem],
+            None if place.masks is None else place.masks / masks[stem],
+        )
+        for stem in sorted(stems, key=natural_key)
+    ]
+
+
+def _names(place: Place, problems: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The image and the mask files of a split, by the name that a pair shares."""
+    images = _by_stem(place.images, place.image_extensions, "image", place.image_ending, problems)
+    if place.masks is None:
+        return images, {}
+    what = "annotation" if place.mask_extensions == SHAPE_EXTENSIONS else "mask"
+    masks = _by_stem(place.masks, place.mask_extensions, what, place.mask_ending, problems)
+    return images, masks
+
+
+def _by_stem(
+    folder: Path, extensions: list[str], what: str, ending: str, problems: list[str]
+) -> dict[str, str]:
+    """The files of `folder` that count, by path without ending and extension."""
+    try:
+        names = list_files(folder)
+    except InputError as error:
+        problems.append(str(error))
+        return {}
+    jpegs = [name for name in names if _extension(name) in JPEG_EXTENSIONS]
+    if jpegs and what == "mask":
+        problems.append(
+            f"{folder} holds {len(jpegs)} JPEG masks ({shortened(jpegs, SHOWN)}): JPEG blurs ids "
+            f"at edges, so the true ids are lost. Export the masks again as PNG"
+        )
+        return {}
+    stems: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        stem = without_extension(name)
+        if _extension(name) in extensions and stem.endswith(ending):
+            stems[stem.removesuffix(ending)].append(name)
+    if not stems:
+        state = "is empty"
+        if names:
+            counts = Counter(_extension(name) or "no extension" for name in names).most_common()
+            found = shortened((f"{count} x {key}" for key, count in counts), SHOWN)
+            state = f"holds no {what}, only {found}"
+        allowed = " ".join(f"{ending}{extension}" for extension in extensions)
+        problems.append(f"{folder} {state}. Allowed {what} extensions: {allowed}")
+    twice = [" and ".join(found) for found in stems.values() if len(found) > 1]
+    if twice:
+        problems.append(
+            f"{folder} holds {len(twice)} names twice ({shortened(twice, SHOWN)}): "
+            f"keep one file for each name"
+        )
+    return {stem: found[0] for stem, found in stems.items()}
 
 
 def list_files(folder: Path) -> list[str]:
@@ -75,124 +198,25 @@ def _walk(folder: Path, prefix: str, seen: set[Path]) -> Iterator[str]:
                 yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", seen)
 
 
-def pair(images: Path, masks: Path | None) -> list[Sample]:
-    """Match images with masks by their path without extension.
-
-    Raises InputError that lists everything wrong with the two folders: missing, empty, two files
-    of one name, JPEG masks, images without mask and masks without image.
-    """
-    problems: list[str] = []
-    samples = pair_place(Place(images, masks), problems)
-    if problems:
-        raise InputError(join_problems(f"The files of {images} cannot be used:", problems))
-    return samples
+def natural_key(text: str) -> tuple[list[str | int], str]:
+    """A sorting key that puts `frame_2` before `frame_10`."""
+    parts = re.split(r"([0-9]+)", text)
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], text
 
 
-def pair_all(source: Path, splits: Mapping[str, Place]) -> dict[str, list[Sample]]:
-    """Pair every split; raises one InputError that holds the problems of all of them."""
-    problems: list[str] = []
-    samples = {split: pair_place(place, problems) for split, place in splits.items()}
-    if problems:
-        raise InputError(join_problems(f"{source} cannot be used:", problems))
-    return samples
-
-
-def pair_place(place: Place, problems: list[str]) -> list[Sample]:
-    """The samples of one split; whatever is wrong is added to `problems`."""
-    before = len(problems)
-    images, masks = place.images, place.masks
-    image_files = image_names(place, problems)
-    if masks is None:
-        return [Sample(stem, images / name, None) for stem, name in image_files.items()]
-    mask_files = mask_names(place, problems)
-    if len(problems) == before:
-        problems += _unpaired(image_files, mask_files, images, masks)
-    return [
-        Sample(stem, images / name, masks / mask_files[stem])
-        for stem, name in image_files.items()
-        if stem in mask_files
-    ]
-
-
-def image_names(place: Place, problems: list[str]) -> dict[str, str]:
-    """The image files of a split by the name that image and mask share."""
-    extensions, ending = place.image_extensions, place.image_ending
-    return _by_stem(place.images, extensions, "image", ending, problems)
-
-
-def mask_names(place: Place, problems: list[str]) -> dict[str, str]:
-    """The mask files of a split by the name that image and mask share; empty without a folder."""
-    if place.masks is None:
-        return {}
-    extensions, ending = place.mask_extensions, place.mask_ending
-    what = "annotation" if extensions == SHAPE_EXTENSIONS else "mask"
-    return _by_stem(place.masks, extensions, what, ending, problems)
-
-
-def _by_stem(
-    folder: Path, extensions: list[str], what: str, ending: str, problems: list[str]
-) -> dict[str, str]:
-    """The files of `folder` that count, by path without ending and extension."""
-    try:
-        names = list_files(folder)
-    except InputError as error:
-        problems.append(str(error))
-        return {}
-    jpegs = [name for name in names if _extension(name) in JPEG_EXTENSIONS]
-    if jpegs and what == "mask":
-        problems.append(
-            f"{folder} holds {len(jpegs)} JPEG masks ({shortened(jpegs, SHOWN)}): JPEG blurs ids "
-            f"at edges, so the true ids are lost. Export the masks again as PNG"
-        )
-        return {}
-    stems: defaultdict[str, list[str]] = defaultdict(list)
-    for name in names:
-        stem = without_extension(name)
-        if _extension(name) in extensions and stem.endswith(ending):
-            stems[stem.removesuffix(ending)].append(name)
-    if not stems:
-        problems.append(_nothing(folder, names, [f"{ending}{e}" for e in extensions], what))
-    twice = [" and ".join(found) for found in stems.values() if len(found) > 1]
-    if twice:
-        problems.append(
-            f"{folder} holds {len(twice)} names twice ({shortened(twice, SHOWN)}): "
-            f"keep one file for each name"
-        )
-    return {stem: found[0] for stem, found in stems.items()}
+def without_extension(path: str) -> str:
+    """A written path with forward slashes and without its extension."""
+    return os.path.splitext(path.replace("\\", "/"))[0]
 
 
 def _extension(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
-def _nothing(folder: Path, names: list[str], extensions: list[str], what: str) -> str:
-    """The sentence for a folder without a usable file."""
-    allowed = " ".join(extensions)
-    if not names:
-        return f"{folder} is empty. Allowed {what} extensions: {allowed}"
-    counts = Counter(_extension(name) or "no extension" for name in names)
-    found = shortened((f"{count} x {key}" for key, count in counts.most_common()), SHOWN)
-    return f"{folder} holds no {what}, only {found}. Allowed {what} extensions: {allowed}"
-
-
-def _unpaired(
-    image_files: dict[str, str], mask_files: dict[str, str], images: Path, masks: Path
-) -> list[str]:
-    """One sentence for each side that has files without a partner."""
-    alone = [stem for stem in image_files if stem not in mask_files]
-    orphans = [stem for stem in mask_files if stem not in image_files]
-    problems = []
-    if alone:
-        problems.append(
-            f"{len(alone)} of {len(image_files)} images in {images} have no mask of the same name "
-            f"in {masks}: {shortened(alone, SHOWN)}"
-        )
-    if orphans:
-        problems.append(
-            f"{len(orphans)} of {len(mask_files)} masks in {masks} have no image of the same name "
-            f"in {images}: {shortened(orphans, SHOWN)}"
-        )
-    return problems
+def leaves_root(path: str) -> bool:
+    """Whether a written path is absolute, empty, or climbs out of the folder it starts from."""
+    pure = PureWindowsPath(path)  # knows both kinds of slashes, and drives
+    return bool(not path.strip() or pure.drive or pure.root or ".." in pure.parts)
 
 
 def layouts(root: Path, folder: str) -> list[tuple[Path, Path]]:
@@ -206,7 +230,7 @@ def layouts(root: Path, folder: str) -> list[tuple[Path, Path]]:
 
 
 def find_layout(root: Path, folder: str) -> tuple[Path, Path] | None:
-    """The image and mask folders of the split in `folder`, or None where neither is there.
+    """The image and mask folders of the split in `folder`, or None where neither exists.
 
     Raises InputError where only one side is found, or where two layouts fit.
     """
@@ -229,27 +253,12 @@ def find_layout(root: Path, folder: str) -> tuple[Path, Path] | None:
 
 
 def find_splits(root: Path) -> dict[str, tuple[Path, Path]]:
-    """The image and mask folders of train, val and test, as far as they are there.
+    """The image and mask folders of those of train, val and test that exist.
 
     Raises InputError for half a split; returns an empty dict where there is none.
     """
     found = {split: find_layout(root, split) for split in SPLITS}
     return {split: place for split, place in found.items() if place is not None}
-
-
-MAX_LIST_BYTES = 100_000_000
-LIST_EXTENSIONS = (".csv", ".txt")
-COLUMNS = ("image", "mask")
-SHOWN_ROWS = 10
-
-Row = tuple[int, str, str | None]
-"""A line number, the image, and the mask where there is one."""
-
-
-def leaves_root(path: str) -> bool:
-    """Whether a written path is absolute, empty, or climbs out of the folder it starts from."""
-    pure = PureWindowsPath(path)  # knows both kinds of slashes, and drives
-    return bool(not path.strip() or pure.drive or pure.root or ".." in pure.parts)
 
 
 def read_names(file: Path, problems: list[str]) -> list[str]:
@@ -265,54 +274,11 @@ def read_names(file: Path, problems: list[str]) -> list[str]:
     return names
 
 
-def samples_by_name(
-    names: list[str], place: Place, source: Path, problems: list[str]
-) -> list[Sample]:
-    """The samples of the names that `source` lists, from the folders of `place`.
-
-    A name may have an extension. Whatever is wrong is added to `problems`.
-    """
-    before = len(problems)
-    images = image_names(place, problems)
-    masks = mask_names(place, problems)
-    if len(problems) > before:
-        return []
-    stems = [_stem(name, images) for name in names]
-    twice = [name for name, count in Counter(stems).items() if count > 1]
-    if twice:
-        problems.append(f"{source} lists {len(twice)} names twice: {shortened(twice, SHOWN)}")
-    sides = [(images, place.images, "image")]
-    if place.masks is not None:
-        sides.append((masks, place.masks, "mask"))
-    for found, folder, what in sides:
-        missing = [stem for stem in stems if stem not in found]
-        if missing:
-            problems.append(
-                f"{source}: {len(missing)} of {len(stems)} names have no {what} in {folder}: "
-                f"{shortened(missing, SHOWN)}"
-            )
-    if len(problems) > before:
-        return []
-    return [
-        Sample(
-            stem,
-            place.images / images[stem],
-            None if place.masks is None else place.masks / masks[stem],
-        )
-        for stem in sorted(stems, key=natural_key)
-    ]
-
-
-def _stem(name: str, known: dict[str, str]) -> str:
-    """A listed name as the files are known; an extension is cut only where it has to be."""
-    return name if name in known else without_extension(name)
-
-
 def read_list(file: Path, root: Path, extensions: list[str], problems: list[str]) -> list[Sample]:
     """The samples of a list whose rows give an image and, after it, its mask, relative to `root`.
 
     A .csv has a header with the columns `image` and, if there are masks, `mask`; other columns are
-    left alone. A .txt holds an image and its mask on each line, with a tab or blanks between, or
+    ignored. A .txt holds an image and its mask on each line, with a tab or spaces between, or
     images only. `extensions` are those an image may have. All faults are added to `problems`.
     """
     try:
@@ -321,11 +287,32 @@ def read_list(file: Path, root: Path, extensions: list[str], problems: list[str]
     except (InputError, csv.Error) as error:
         problems.append(str(error) if isinstance(error, InputError) else f"{file}: {error}")
         return []
-    found = [*_table_faults(rows), *_row_faults(rows, root, extensions)]
-    problems += [f"{file}: {fault}" for fault in found[:SHOWN_ROWS]]
-    if len(found) > SHOWN_ROWS:
-        problems.append(f"{file}: ... and {len(found) - SHOWN_ROWS} more")
-    if found:
+    faults = [] if rows else ["the list is empty"]
+    without = [number for number, _, mask in rows if mask is None]
+    if 0 < len(without) < len(rows):
+        faults.append(f"lines without a mask: {shortened(without, SHOWN)}; give all masks or none")
+    counts = Counter(without_extension(image) for _, image, _ in rows)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        faults.append(f"listed more than once: {shortened(twice, SHOWN)}")
+    for number, image, mask in rows:
+        sides = [("image", image, extensions)]
+        if mask is not None:
+            sides.append(("mask", mask, [*MASK_EXTENSIONS, *SHAPE_EXTENSIONS]))
+        for what, path, allowed in sides:
+            fault = None
+            if leaves_root(path):
+                fault = "must lie below the root: a relative path without '..'"
+            elif not (root / path).is_file():
+                fault = f"does not exist (looked for {root / path})"
+            elif _extension(path) not in allowed:
+                fault = unknown("extension", _extension(path), allowed)
+            if fault:
+                faults.append(f"line {number}: the {what} {path!r} {fault}")
+    problems += [f"{file}: {fault}" for fault in faults[:SHOWN_ROWS]]
+    if len(faults) > SHOWN_ROWS:
+        problems.append(f"{file}: ... and {len(faults) - SHOWN_ROWS} more")
+    if faults:
         return []
     samples = [
         Sample(without_extension(image), root / image, None if mask is None else root / mask)
@@ -348,18 +335,17 @@ def _text(file: Path) -> str:
 def _csv_rows(text: str) -> list[Row]:
     reader = csv.reader(io.StringIO(text), strict=True)
     header = [cell.strip() for cell in next(reader, [])]
-    if COLUMNS[0] not in header:
+    if "image" not in header:
         raise InputError(
-            f"A list needs the column 'image' in its first line, and 'mask' where there are "
+            f"A list needs the column 'image' in its first line, and 'mask' if there are "
             f"masks; found: {shortened(header, SHOWN) or 'nothing'}"
         )
     rows: list[Row] = []
     for cells in reader:
-        if not any(cells):
-            continue
-        row = dict(zip(header, cells, strict=False))
-        mask = row.get(COLUMNS[1], "") if COLUMNS[1] in header else None
-        rows.append((reader.line_num, row.get(COLUMNS[0], ""), mask))
+        if any(cells):
+            row = dict(zip(header, cells, strict=False))
+            mask = row.get("mask", "") if "mask" in header else None
+            rows.append((reader.line_num, row.get("image", ""), mask))
     return rows
 
 
@@ -372,45 +358,7 @@ def _text_rows(text: str) -> list[Row]:
         if len(cells) > 2:
             raise InputError(
                 f"Line {number} of a list has {len(cells)} words ({line.strip()[:80]!r}); an image "
-                f"and its mask are allowed. Put a tab between paths with blanks, or use a .csv"
+                f"and its mask are allowed. Put a tab between paths with spaces, or use a .csv"
             )
         rows.append((number, cells[0], cells[1] if len(cells) == 2 else None))
     return rows
-
-
-def _table_faults(rows: list[Row]) -> list[str]:
-    """What is wrong with the list as a whole."""
-    if not rows:
-        return ["the list is empty"]
-    faults = []
-    without = [number for number, _, mask in rows if mask is None]
-    if 0 < len(without) < len(rows):
-        faults.append(f"lines without a mask: {shortened(without, SHOWN)}; give all masks or none")
-    counts = Counter(without_extension(image) for _, image, _ in rows)
-    twice = [name for name, count in counts.items() if count > 1]
-    if twice:
-        faults.append(f"listed more than once: {shortened(twice, SHOWN)}")
-    return faults
-
-
-def _row_faults(rows: list[Row], root: Path, extensions: list[str]) -> list[str]:
-    """What is wrong with single rows, in their order."""
-    faults = []
-    for number, image, mask in rows:
-        sides = [("image", image, extensions)]
-        if mask is not None:
-            sides.append(("mask", mask, [*MASK_EXTENSIONS, *SHAPE_EXTENSIONS]))
-        for what, path, allowed in sides:
-            fault = _path_fault(path, root, allowed)
-            if fault:
-                faults.append(f"line {number}: the {what} {path!r} {fault}")
-    return faults
-
-
-def _path_fault(path: str, root: Path, allowed: list[str]) -> str | None:
-    if leaves_root(path):
-        return "must lie below the root: a relative path without '..'"
-    if not (root / path).is_file():
-        return f"is not there (looked for {root / path})"
-    extension = PurePosixPath(path).suffix.lower()
-    return None if extension in allowed else unknown("extension", extension, allowed)

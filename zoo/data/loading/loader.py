@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import threading
@@ -13,7 +12,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -48,9 +46,9 @@ class TrainLoader:
     Every process of a run gives its own `rank` of `world`; each receives its part of the same
     global batches. `workers` are processes that read and crop (0: this process; auto: by the
     machine); a script that uses them needs the `if __name__ == "__main__":` guard. Decoded images
-    are kept in memory up to `cache_gib` GiB and beyond it on disk. With `weights`, one number above
-    0 a sample, an epoch of the same length draws the samples in proportion to them. Raises
-    InputError for an unknown split, for one without masks and for settings out of range.
+    are kept in memory up to `cache_gib` GiB, the rest on disk. With `weights`, one number above 0
+    per sample, an epoch of the same length draws samples in proportion to them. Raises InputError
+    for an unknown split, for one without masks and for settings out of range.
     """
 
     def __init__(
@@ -75,12 +73,19 @@ class TrainLoader:
             world=(world, rank + 1), cache_gib=(cache_gib, 0),
         )  # fmt: skip
         samples = dataset.samples(split)
-        share = int(cache_gib * 2**30 / max(1, self.workers))
+        memory_bytes = int(cache_gib * 2**30 / max(1, self.workers))
         readers = max(1, self.workers) * world
-        pairs = decoded_pairs(dataset, samples, share, readers, verbose=rank == 0)
+        pairs = decoded_pairs(dataset, samples, memory_bytes, readers, verbose=rank == 0)
         self._source = _Crops(pairs, dataset.channels, crop, augment, seed)
         self._count, self._seed = len(samples), seed
-        self._weights = None if weights is None else _checked_weights(weights, len(samples))
+        self._weights = None if weights is None else np.array(weights, dtype=np.float64)
+        if self._weights is not None:
+            positive = np.isfinite(self._weights) & (self._weights > 0)
+            if self._weights.shape != (self._count,) or not positive.all():
+                raise InputError(
+                    f"The loader cannot start: weights must be {self._count} finite numbers above "
+                    f"0, one per sample, not {shortened(self._weights.ravel().tolist(), 5)}."
+                )
         self._batch_size, self._rank, self._global_batch = batch_size, rank, batch_size * world
         self.steps_per_epoch = max(1, self._count // self._global_batch)
         self._keys: list[Key] = []  # what the workers read next
@@ -88,21 +93,21 @@ class TrainLoader:
 
     @property
     def decoded(self) -> DecodedPairs | None:
-        """What this process keeps decoded; None where workers do the reading."""
+        """The pairs that this process reads and keeps; None where workers do that."""
         return self._source.pairs if self.workers == 0 else None
 
     @property
     def numbers(self) -> int:
-        """How many numbers the epochs of a loader without weights draw from."""
+        """How many numbers the epochs of a loader without weights draw from; see `keys`."""
         drawn = self.steps_per_epoch * self._global_batch
         return self._count * -(-drawn // self._count)
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from `first_step` on, without reading those before.
+        """The batches of an epoch from `first_step` on; earlier ones are not read.
 
         Each is uint8 B x C x crop x crop (channels last in memory) and uint8 B x crop x crop.
         Samples that do not fill a global batch are left out; a split smaller than one is repeated,
-        each time with other crops. Raises InputError where a file cannot be used.
+        each time with other crops. Raises InputError for files that cannot be used.
         """
         return self.read(self.keys(epoch)[first_step:])
 
@@ -125,7 +130,11 @@ class TrainLoader:
         Numbers below the split's length are its samples in their first round, the next such range
         its second round, and so on; without weights all of them are below `numbers`.
         """
-        order = self._order(epoch)
+        if self._weights is not None:  # a sample that is drawn again has its next number
+            order = draw_order(self._weights, mix(self._seed, epoch))
+        else:
+            generator = torch.Generator().manual_seed(mix(self._seed, epoch))
+            order = torch.randperm(self._count, generator=generator).tolist()
         span = self._count * (max(order) // self._count + 1)
         batches = []
         for step in range(self.steps_per_epoch):
@@ -134,14 +143,6 @@ class TrainLoader:
             rounds = [divmod(place, self._count) for place in places]
             batches.append((epoch, [order[place] + span * r for r, place in rounds]))
         return batches
-
-    def _order(self, epoch: int) -> list[int]:
-        """The numbers of one round of an epoch; a sample drawn again has its next number."""
-        if self._weights is not None:
-            return draw_order(self._weights, mix(self._seed, epoch))
-        generator = torch.Generator().manual_seed(mix(self._seed, epoch))
-        order: list[int] = torch.randperm(self._count, generator=generator).tolist()
-        return order
 
     def _read(self, keys: list[Key]) -> Iterable[Batch | InputError]:
         if self.workers == 0:
@@ -164,7 +165,7 @@ class TrainLoader:
 
 
 def _end_with_parent(worker: int) -> None:
-    """Let a worker end when the run is killed; torch's own watch sees the fork server only."""
+    """End a worker when the run is killed; torch itself watches only the fork server."""
     del worker
     run = multiprocessing.parent_process()
     if run is not None:
@@ -183,19 +184,6 @@ def choose_workers() -> int:
     return max(0, min(MAX_WORKERS, (os.cpu_count() or 1) // local_processes() - 1))
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute in one thread: a crop is too small to share, and where other programs keep a core
-    busy, threads that wait for each other made a batch fifty times slower.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 class _Crops(torch.utils.data.Dataset[Batch | InputError]):
     """Makes the batch of a key; lives in this process or in every worker."""
 
@@ -204,12 +192,19 @@ class _Crops(torch.utils.data.Dataset[Batch | InputError]):
         self._crop, self._augment, self._seed = crop, augment, seed
 
     def __getitem__(self, key: Key) -> Batch | InputError:
-        """The batch, or the error that stopped it: a worker would wrap it in its traceback."""
+        """The batch, or the error that stopped it: a worker would wrap it in its traceback.
+
+        It is computed in one thread: a crop is too small for more, and where other programs keep a
+        core busy, threads that wait for each other made a batch fifty times slower.
+        """
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
         try:
-            with _one_thread():
-                return self._batch(*key)
+            return self._batch(*key)
         except InputError as error:
             return error
+        finally:
+            torch.set_num_threads(threads)
 
     def _batch(self, epoch: int, numbers: list[int]) -> Batch:
         crop, strength = self._crop, self._augment.colour
@@ -219,10 +214,10 @@ class _Crops(torch.utils.data.Dataset[Batch | InputError]):
         factors, draws = [], []
         for row, number in enumerate(numbers):
             image, mask = self.pairs[number % len(self.pairs)]
-            numbers_drawn = draw(self._seed, epoch, number)
-            draws.append(numbers_drawn)
-            images[row], masks[row] = crop_pair(image, mask, crop, self._augment, numbers_drawn)
-            factors.append(colour_factors(strength, numbers_drawn))
+            drawn = draw(self._seed, epoch, number)
+            draws.append(drawn)
+            images[row], masks[row] = crop_pair(image, mask, crop, self._augment, drawn)
+            factors.append(colour_factors(strength, drawn))
         if strength > 0 and self._channels == 3:
             change_colours(images, factors)
         return mix_batch(images, masks, draws, self._augment)
@@ -232,9 +227,9 @@ class EvalLoader:
     """All images of one split at their own size, each exactly once over all ranks.
 
     Iterating gives (indices into the split, uint8 B x C x H x W, uint8 B x H x W); a batch holds
-    images of one size and at most `batch_pixels` pixels, or a single image. Groups of one size
+    images of one size and at most `batch_pixels` pixels, or a single image. Images of one size
     follow each other in the order of the split. `images` is the number of this rank's images.
-    Raises InputError as TrainLoader does, and where a file cannot be used.
+    Raises InputError as TrainLoader does, and for files that cannot be used.
     """
 
     def __init__(
@@ -254,7 +249,14 @@ class EvalLoader:
         order = [(size, index) for size, indices in groups.items() for index in indices]
         mine = order[rank::world]
         self.images = len(mine)
-        self._batches = _split_batches(mine, batch_pixels)
+        self._batches: list[list[int]] = []
+        previous = None
+        for size, index in mine:
+            batch = self._batches[-1] if self._batches else []
+            if size != previous or (len(batch) + 1) * size[0] * size[1] > batch_pixels:
+                self._batches.append([])
+            self._batches[-1].append(index)
+            previous = size
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -268,37 +270,12 @@ class EvalLoader:
                 coming = self._start(pool, number + 1)
                 images = np.stack([image for image, _ in pairs])
                 masks = np.stack([mask for _, mask in pairs])
-                pictures = torch.from_numpy(images).permute(0, 3, 1, 2)
-                yield indices, pictures, torch.from_numpy(masks)
+                yield indices, torch.from_numpy(images).permute(0, 3, 1, 2), torch.from_numpy(masks)
 
     def _start(self, pool: ThreadPoolExecutor, number: int) -> list[Future[tuple[Pixels, Pixels]]]:
-        """Begin to read batch `number`, if there is one."""
+        """Start reading batch `number`, if there is one."""
         indices = self._batches[number] if number < len(self._batches) else []
         return [pool.submit(read_pair, self._samples[i], self._dataset) for i in indices]
-
-
-def _split_batches(order: list[tuple[tuple[int, int], int]], batch_pixels: int) -> list[list[int]]:
-    """Runs of equal size, cut so that none has more than `batch_pixels` pixels."""
-    batches: list[list[int]] = []
-    previous = None
-    for size, index in order:
-        full = batches and (len(batches[-1]) + 1) * size[0] * size[1] > batch_pixels
-        if size != previous or full:
-            batches.append([])
-        batches[-1].append(index)
-        previous = size
-    return batches
-
-
-def _checked_weights(weights: Sequence[float], count: int) -> NDArray[np.float64]:
-    """The weights as an array. Raises InputError unless there is one above 0 for each sample."""
-    checked = np.array(weights, dtype=np.float64)
-    if checked.shape != (count,) or not (np.isfinite(checked) & (checked > 0)).all():
-        raise InputError(
-            f"The loader cannot start: weights must be {count} finite numbers above 0, one for "
-            f"each sample, not {shortened(checked.ravel().tolist(), 5)}."
-        )
-    return checked
 
 
 def _check(**settings: tuple[float, float]) -> None:

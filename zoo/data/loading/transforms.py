@@ -22,9 +22,9 @@ from zoo.registry.recipe import Augment
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in gray (ITU-R BT.601)."""
 OTHER_WINDOWS = 10
-"""How often a crop window is drawn anew where one class fills too much of it."""
+"""How often a crop window is redrawn where one class fills too much of it."""
 BLUR_SIGMA = (0.5, 1.5)
-"""Least and greatest standard deviation of the blur, in pixels of the crop."""
+"""Smallest and largest standard deviation of the blur, in pixels of the crop."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Draw:
     paste_partner: float
     paste_classes: float
     other_windows: tuple[tuple[float, float], ...]
-    """Top and left of the windows to try where the first does not suit."""
+    """Top and left of the windows to try where the first is not balanced."""
 
 
 def draw(seed: int, epoch: int, index: int) -> Draw:
@@ -65,7 +65,7 @@ def draw(seed: int, epoch: int, index: int) -> Draw:
         drawn: list[float] = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
         return drawn
 
-    values: list[Any] = [*numbers(7), *numbers(15)]  # new keys draw after the old ones
+    values: list[Any] = [*numbers(7), *numbers(15)]  # draws of new keys come after the old ones
     others = numbers(2 * OTHER_WINDOWS)
     values.append(tuple(zip(others[::2], others[1::2], strict=True)))
     return Draw(*values)
@@ -89,9 +89,9 @@ class Window:
 def choose_window(size: tuple[int, int], crop: int, augment: Augment, draw: Draw) -> Window:
     """The square that becomes the crop: its side is `crop / scale`, its place uniform.
 
-    `size` is (height, width). `scale` is log-uniform in `augment.scale`, so that enlarging by two
-    is as likely as shrinking by two; `augment.resize` multiplies it by `resize / shorter side`.
-    Along an axis where the window is longer than the image, the image lies wholly inside.
+    `size` is (height, width). `scale` is log-uniform in `augment.scale`, so that upsampling by two
+    is as likely as downsampling by two; `augment.resize` multiplies it by `resize / shorter side`.
+    Along an axis where the window is longer than the image, it contains the whole image.
     """
     low, high = (math.log(value) for value in augment.scale)
     scale = math.exp(low + (high - low) * draw.scale)
@@ -99,23 +99,23 @@ def choose_window(size: tuple[int, int], crop: int, augment: Augment, draw: Draw
         scale *= augment.resize / min(size)
     side = max(1, round(crop / scale))
     top, left = (
-        _offset(length - side, share)
-        for length, share in zip(size, (draw.top, draw.left), strict=True)
+        _offset(length - side, fraction)
+        for length, fraction in zip(size, (draw.top, draw.left), strict=True)
     )
     return Window(top, left, side)
 
 
-def _offset(room: int, share: float) -> int:
+def _offset(room: int, fraction: float) -> int:
     """A whole number between 0 and `room`, both included; `room` may be negative."""
-    step = math.floor(share * (abs(room) + 1))
+    step = math.floor(fraction * (abs(room) + 1))
     return step if room >= 0 else -step
 
 
 def balanced_window(mask: Pixels, crop: int, augment: Augment, draw: Draw) -> Window:
     """The window of `choose_window`, moved where one class fills more than `max_class_share`.
 
-    The first of `draw.other_windows` that keeps the bound is taken, else the one in which the
-    commonest class has the smallest share.
+    The first of `draw.other_windows` within the limit is taken, else the one in which the most
+    frequent class fills the least.
     """
     size = (mask.shape[0], mask.shape[1])
     first = choose_window(size, crop, augment, draw)
@@ -124,16 +124,16 @@ def balanced_window(mask: Pixels, crop: int, augment: Augment, draw: Draw) -> Wi
     others = (replace(draw, top=top, left=left) for top, left in draw.other_windows)
     best, least = first, math.inf
     for window in (first, *(choose_window(size, crop, augment, other) for other in others)):
-        share = _largest_share(mask, window)
-        if share <= augment.max_class_share:
+        fraction = _largest_fraction(mask, window)
+        if fraction <= augment.max_class_share:
             return window
-        if share < least:
-            best, least = window, share
+        if fraction < least:
+            best, least = window, fraction
     return best
 
 
-def _largest_share(mask: Pixels, window: Window) -> float:
-    """The share of the commonest class among the window's labelled pixels; 1 if none is."""
+def _largest_fraction(mask: Pixels, window: Window) -> float:
+    """The fraction of the most frequent class among the window's labelled pixels; 1 if none is."""
     inner = mask[max(window.top, 0) : window.top + window.side]
     inner = inner[:, max(window.left, 0) : window.left + window.side]
     counts = torch.bincount(torch.from_numpy(inner).flatten(), minlength=IGNORE + 1)[:IGNORE]
@@ -146,56 +146,56 @@ def crop_pair(
 ) -> tuple[Tensor, Tensor]:
     """One training crop: uint8 C x crop x crop and uint8 crop x crop; C is the image's.
 
-    Scaling and cropping are one resize of the window alone: bilinear with antialiasing for the
-    image, nearest for the mask, so no new id can appear. Outside of the image lie zeros and IGNORE.
+    Scaling and cropping are one resize of the window: bilinear with antialiasing for the image,
+    nearest for the mask, so no new id can appear. Outside of the image are zeros and IGNORE.
     """
     window = balanced_window(mask, crop, augment, draw)
     if augment.rotate > 0 and draw.rotate < augment.rotate_probability:
         degrees = augment.rotate * (2 * draw.angle - 1)
-        picture, labels = _turned(image, mask, window, crop, math.radians(degrees))
+        pixels, labels = _rotated(image, mask, window, crop, math.radians(degrees))
     else:
-        picture, labels = _resized(image, mask, window, crop)
+        pixels, labels = _resized(image, mask, window, crop)
     sides = [-1] * (draw.flip < augment.flip) + [-2] * (draw.flip_vertical < augment.flip_vertical)
     if sides:
-        picture, labels = picture.flip(sides), labels.flip(sides)
-    return _change_look(picture, augment, draw), labels[0]
+        pixels, labels = pixels.flip(sides), labels.flip(sides)
+    return _change_appearance(pixels, augment, draw), labels[0]
 
 
 def _resized(image: Pixels, mask: Pixels, window: Window, size: int) -> tuple[Tensor, Tensor]:
-    """The window of image and mask with `size` pixels a side: C x size x size, 1 x size x size."""
-    picture = _cut(torch.from_numpy(image).permute(2, 0, 1), window, 0)
+    """The window of image and mask, resized: C x size x size and 1 x size x size."""
+    pixels = _cut(torch.from_numpy(image).permute(2, 0, 1), window, 0)
     labels = _cut(torch.from_numpy(mask)[None], window, IGNORE)
     if window.side != size:
-        picture = functional.resize(picture, [size, size], antialias=True)
+        pixels = functional.resize(pixels, [size, size], antialias=True)
         labels = functional.resize(
             labels, [size, size], interpolation=InterpolationMode.NEAREST_EXACT
         )
-    return picture, labels
+    return pixels, labels
 
 
-def _turned(
+def _rotated(
     image: Pixels, mask: Pixels, window: Window, crop: int, angle: float
 ) -> tuple[Tensor, Tensor]:
-    """The window turned about its centre by `angle` radians, counterclockwise.
+    """The window rotated about its centre by `angle` radians, counterclockwise.
 
-    The window is cut and resized with a margin that holds its turned corners, so these show what
-    the image has there; then one grid of `crop` x `crop` points reads both.
+    The window is cut and resized with a margin that holds its rotated corners, so these show what
+    the image has there; then one grid of `crop` x `crop` points samples both.
     """
     cos, sin = math.cos(angle), math.sin(angle)
     margin = math.ceil(crop * (abs(cos) + abs(sin) - 1) / 2)
     outer = round(margin * window.side / crop)
     wide = Window(window.top - outer, window.left - outer, window.side + 2 * outer)
     size = crop + 2 * margin
-    picture, labels = _resized(image, mask, wide, size)
+    pixels, labels = _resized(image, mask, wide, size)
     turn = torch.tensor([[[cos, -sin, 0.0], [sin, cos, 0.0]]]) * (crop / size)
     grid = affine_grid(turn, [1, 1, crop, crop], align_corners=False)
     read = partial(grid_sample, grid=grid, padding_mode="border", align_corners=False)
-    turned = read(picture[None].float(), mode="bilinear")[0].round_().to(torch.uint8)
+    turned = read(pixels[None].float(), mode="bilinear")[0].round_().to(torch.uint8)
     return turned, read(labels[None].float(), mode="nearest")[0].to(torch.uint8)
 
 
 def _cut(source: Tensor, window: Window, fill: int) -> Tensor:
-    """The window of `source` (C x H x W); what lies outside is `fill`."""
+    """The window of `source` (C x H x W); outside of it is `fill`."""
     height, width = source.shape[1:]
     top, left = max(window.top, 0), max(window.left, 0)
     bottom, right = min(window.top + window.side, height), min(window.left + window.side, width)
@@ -209,24 +209,24 @@ def _cut(source: Tensor, window: Window, fill: int) -> Tensor:
     return canvas
 
 
-def _change_look(picture: Tensor, augment: Augment, draw: Draw) -> Tensor:
-    """Hue, gray and blur of uint8 C x H x W; hue and gray where there are three channels."""
-    if len(picture) == 3 and augment.hue > 0:
+def _change_appearance(pixels: Tensor, augment: Augment, draw: Draw) -> Tensor:
+    """Hue, gray and blur of uint8 C x H x W; hue and gray only with three channels."""
+    if len(pixels) == 3 and augment.hue > 0:
         shift = augment.hue * (2 * draw.hue - 1)
-        picture = functional.adjust_hue(picture.contiguous(), shift)
-    if len(picture) == 3 and draw.grayscale < augment.grayscale:
-        picture = functional.rgb_to_grayscale(picture, num_output_channels=3)
+        pixels = functional.adjust_hue(pixels.contiguous(), shift)
+    if len(pixels) == 3 and draw.grayscale < augment.grayscale:
+        pixels = functional.rgb_to_grayscale(pixels, num_output_channels=3)
     if draw.blur < augment.blur:
         sigma = BLUR_SIGMA[0] + (BLUR_SIGMA[1] - BLUR_SIGMA[0]) * draw.sigma
-        side = 2 * min(math.ceil(3 * sigma), picture.shape[1] - 1) + 1
-        picture = functional.gaussian_blur(picture, [side, side], [sigma, sigma])
-    return picture
+        side = 2 * min(math.ceil(3 * sigma), pixels.shape[1] - 1) + 1
+        pixels = functional.gaussian_blur(pixels, [side, side], [sigma, sigma])
+    return pixels
 
 
 def colour_factors(strength: float, draw: Draw) -> tuple[float, float, float]:
     """Factors of brightness, contrast and saturation, each uniform in [1 - s, 1 + s]."""
-    shares = (draw.brightness, draw.contrast, draw.saturation)
-    brightness, contrast, saturation = (1 + strength * (2 * share - 1) for share in shares)
+    drawn = (draw.brightness, draw.contrast, draw.saturation)
+    brightness, contrast, saturation = (1 + strength * (2 * value - 1) for value in drawn)
     return brightness, contrast, saturation
 
 
@@ -256,41 +256,41 @@ def _mean_gray(image: Tensor) -> float:
 def mix_batch(
     images: Tensor, masks: Tensor, draws: Sequence[Draw], augment: Augment
 ) -> tuple[Tensor, Tensor]:
-    """CutMix and copy-paste in place: uint8 B x C x H x W and B x H x W, one draw a row.
+    """CutMix and copy-paste in place: uint8 B x C x H x W and B x H x W, one draw per row.
 
     CutMix (arXiv 1905.04899) replaces a rectangle of the crop's shape by that of another row.
-    Copy-paste takes half of another row's classes, rounded up and its commonest left out, with
-    their pixels where they lie (the choice of classes as in arXiv 2007.07936). Pixels and labels
-    move together, and always from the rows as they came in. A batch of one stays as it is.
+    Copy-paste takes half of another row's classes, rounded up and without its most frequent one,
+    and pastes their pixels in place (classes chosen as in arXiv 2007.07936). Pixels and labels
+    move together, always from the original rows. A batch of one stays as it is.
     """
     if len(draws) < 2 or augment.cutmix == augment.copy_paste == 0:
         return images, masks
-    pictures, labels = images.clone(), masks.clone()
+    originals, labels = images.clone(), masks.clone()
     for row, drawn in enumerate(draws):
         if drawn.cutmix < augment.cutmix:
             other = _partner(row, len(draws), drawn.cutmix_partner)
             rows, columns = _rectangle(masks.shape[1:], drawn)
-            images[row, :, rows, columns] = pictures[other, :, rows, columns]
+            images[row, :, rows, columns] = originals[other, :, rows, columns]
             masks[row, rows, columns] = labels[other, rows, columns]
         if drawn.paste < augment.copy_paste:
             other = _partner(row, len(draws), drawn.paste_partner)
             pasted = _pixels_of_classes(labels[other], drawn.paste_classes)
-            images[row] = torch.where(pasted, pictures[other], images[row])
+            images[row] = torch.where(pasted, originals[other], images[row])
             masks[row] = torch.where(pasted, labels[other], masks[row])
     return images, masks
 
 
-def _partner(row: int, count: int, share: float) -> int:
-    """One of the `count` rows but for `row` itself; `share` in [0, 1) chooses."""
-    return (row + 1 + math.floor(share * (count - 1))) % count
+def _partner(row: int, count: int, drawn: float) -> int:
+    """One of the other rows of `count`, chosen by `drawn` in [0, 1)."""
+    return (row + 1 + math.floor(drawn * (count - 1))) % count
 
 
 def _rectangle(size: Sequence[int], drawn: Draw) -> tuple[slice, slice]:
-    """Rows and columns of a rectangle with `cutmix_area` of the area, wholly inside `size`."""
+    """Rows and columns of a rectangle with `cutmix_area` of the area, inside `size`."""
     sides = [round(length * math.sqrt(drawn.cutmix_area)) for length in size]
     starts = [
-        math.floor(share * (length - side + 1))
-        for share, length, side in zip(
+        math.floor(fraction * (length - side + 1))
+        for fraction, length, side in zip(
             (drawn.cutmix_top, drawn.cutmix_left), size, sides, strict=True
         )
     ]
@@ -298,12 +298,12 @@ def _rectangle(size: Sequence[int], drawn: Draw) -> tuple[slice, slice]:
     return rows, columns
 
 
-def _pixels_of_classes(labels: Tensor, share: float) -> Tensor:
-    """Where uint8 H x W `labels` hold one of the classes that `share` in [0, 1) chooses: bool."""
+def _pixels_of_classes(labels: Tensor, drawn: float) -> Tensor:
+    """Where uint8 H x W `labels` hold one of the classes chosen by `drawn` in [0, 1): bool."""
     counts = torch.bincount(labels.flatten(), minlength=IGNORE + 1)[:IGNORE]
     candidates = counts.nonzero().flatten()
     candidates = candidates[candidates != counts.argmax()]
-    generator = torch.Generator().manual_seed(int(share * 2**53))
+    generator = torch.Generator().manual_seed(int(drawn * 2**53))
     order = torch.randperm(len(candidates), generator=generator)
     chosen = torch.zeros(IGNORE + 1, dtype=torch.bool)
     chosen[candidates[order[: math.ceil(len(candidates) / 2)]]] = True
