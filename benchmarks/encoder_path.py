@@ -23,8 +23,8 @@ from zoo.common.console import track
 from zoo.common.files import write_json
 from zoo.creation.create import create
 from zoo.models.build import build, smp_config
-from zoo.models.decoders import smp_class
-from zoo.registry.decoders import output_stride
+from zoo.models.smp_parts import smp_class
+from zoo.registry.decoders import DECODERS, output_stride
 from zoo.runtime.environment import stamp
 
 PAIRS = [
@@ -46,7 +46,7 @@ def makers(name: str) -> dict[str, Callable[[], nn.Module]]:
     encoder_args = spec.encoder_args | ({"output_stride": stride} if stride else {})
     adapted = spec.model_copy(update={"smp_loadable": False, "encoder_args": encoder_args})
     return {
-        "smp": lambda: smp_class(spec.decoder)(**smp_config(spec)),
+        "smp": lambda: smp_class(str(DECODERS[spec.decoder].smp))(**smp_config(spec)),
         "zoo": lambda: create(name, classes=CLASSES, encoder_weights=None),
         "adapter": lambda: build(adapted),
     }

@@ -15,8 +15,8 @@ import zoo
 from zoo.common.errors import InputError, RunError
 from zoo.creation.create import create
 from zoo.hub.folder import load_folder, read_folder, save_folder
-from zoo.models.decoders import DECODERS
-from zoo.registry import coverage
+from zoo.registry import resolve as registry_resolve
+from zoo.registry.decoders import DECODERS
 from zoo.registry.encoders import encoders
 from zoo.registry.resolve import list_models
 
@@ -144,8 +144,8 @@ def test_weights_from_the_hub_for_an_encoder_without_any() -> None:
 
 
 def test_a_pair_that_is_known_to_fail_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    failed = coverage.Pair("vgg", "vgg11", "deeplabv3", "adapter", "ValueError: broken")
-    monkeypatch.setattr(coverage, "pairs", lambda: {("vgg", "deeplabv3"): failed})
+    failed = "ValueError: broken"
+    monkeypatch.setattr(registry_resolve, "known_problem", lambda *_: failed)
     with pytest.raises(InputError, match=r"not supported: .*broken.*zoo list --decoder deeplabv3"):
         create("deeplabv3-vgg16", classes=2, encoder_weights=None)
 

@@ -14,9 +14,9 @@ from zoo.creation.create import create
 from zoo.leaderboard.board import Board
 from zoo.leaderboard.build import assemble
 from zoo.leaderboard.rank import rank
-from zoo.models.count import gmacs, params_m
+from zoo.models.build import gmacs, params_m
 from zoo.records.record import Record, write_record
-from zoo.registry.rows import CuratedModel
+from zoo.registry.load import CuratedModel
 
 MODEL = "unet-resnet18"
 

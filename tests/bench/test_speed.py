@@ -189,7 +189,7 @@ def test_a_real_model_is_measured_within_its_memory() -> None:
     [outcome] = measure.measure(["unet-test_resnet"], setting)
     found = record(outcome)
     from zoo.creation.create import create
-    from zoo.models.count import gmacs, params_m
+    from zoo.models.build import gmacs, params_m
 
     net = create("unet-test_resnet", classes=19, encoder_weights=None)
     assert found.params_m == params_m(net)

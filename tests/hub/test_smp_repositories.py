@@ -15,10 +15,10 @@ from helpers.hub_server import LoopbackHub
 import zoo
 from zoo.common.errors import InputError
 from zoo.hub.folder import save_folder
-from zoo.models.decoders import DECODERS
+from zoo.registry.decoders import DECODERS
 from zoo.registry.resolve import resolve
 
-SMP_DECODERS = sorted(name for name, row in DECODERS.items() if row.smp_class)
+SMP_DECODERS = sorted(name for name, row in DECODERS.items() if row.smp)
 
 
 def name_with(decoder: str) -> str:
@@ -93,7 +93,7 @@ def test_a_repository_of_every_class_of_smp(
     row = DECODERS[decoder]
     encoder = "tu-test_vit" if decoder == "dpt" else "tu-test_resnet"
     size = {"dynamic_img_size": True} if decoder == "dpt" else {}
-    net = getattr(smp, str(row.smp_class))(encoder, encoder_weights=None, classes=3, **size).eval()
+    net = getattr(smp, str(row.smp))(encoder, encoder_weights=None, classes=3, **size).eval()
     push_smp(loopback_hub, net, tmp_path / "smp")
     model = zoo.create(f"hf-hub:{REPO}").eval()
     images = torch.rand(1, 3, 128, 128)

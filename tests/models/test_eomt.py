@@ -219,7 +219,7 @@ def test_blocks_that_take_no_mask_are_refused() -> None:
 def test_only_encoders_that_it_takes_are_listed_and_its_recipe_is_its_own() -> None:
     assert resolve(f"eomt-{VIT}").recipe == "eomt"
     assert resolve(f"linear-{VIT}").recipe == "transformer"
-    assert resolve("eomt-resnet18").origins["supported"] == "registry.yaml: decoders.eomt.takes"
+    assert resolve("eomt-resnet18").origins["supported"] == "decoder table: eomt.takes"
     assert list_models(decoder="eomt", encoder="resnet*18") == []
     assert list_models(decoder="eomt", encoder=VIT) == [f"eomt-{VIT}"]
 

@@ -15,17 +15,17 @@ from torch.nn import functional
 from zoo.common.errors import InputError
 from zoo.creation.create import create
 from zoo.hub.folder import load_folder, save_folder
-from zoo.models.decoders import DECODERS
 from zoo.models.encoder import Level, TimmEncoder, encoder_levels
 from zoo.models.heads.fcn import FCNHead
 from zoo.models.layers import encoder_layers, train_mode, unfreeze
-from zoo.models.network import (
+from zoo.models.norms import (
     BatchNormActOfAny,
     BatchNormOfAny,
     allow_single_pooled_values,
     allow_single_values,
 )
 from zoo.models.pyramid import Pyramid, Source, plan
+from zoo.registry.decoders import DECODERS
 
 VIT, DINOV3, SWIN = "test_vit", "vit_tiny_patch16_dinov3_qkvb", "swin_tiny_patch4_window7_224"
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.models.preprocess import normalise
-from zoo.models.segmentation import SegmentationModel, padding, window_starts
+from zoo.models.segmentation import SegmentationModel, normalise, padding, window_starts
 from zoo.models.spec import ModelSpec, class_names, palette_for, per_channel
 
 

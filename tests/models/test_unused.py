@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.creation.create import create
-from zoo.models.unused import keep_as_buffers, unused_parameters
+from zoo.models.meta import keep_as_buffers, unused_parameters
 
 
 class Net(nn.Module):

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from typing import Any
 
 import pytest
+import segmentation_models_pytorch as smp
 
 from zoo.common.errors import InputError
 from zoo.leaderboard.lookup import show
-from zoo.models.adapter import HEADS, NETWORKS
-from zoo.models.decoders import DECODERS, smp_class
-from zoo.registry.decoders import OWN, SMP, check_options, defaults, output_stride
-
-NOT_OPTIONS = {"self", "kwargs", "encoder_name", "encoder_weights", "classes", "in_channels",
-               "aux_params"}  # fmt: skip
+from zoo.registry.decoders import (
+    DECODERS,
+    NO_OPTIONS,
+    check_options,
+    defaults,
+    output_stride,
+)
 
 
 @pytest.mark.parametrize("decoder", sorted(DECODERS))
 def test_the_options_are_those_of_the_code(decoder: str) -> None:
-    makers: dict[str, Any] = HEADS | NETWORKS
-    own = decoder in makers
-    assert own == (decoder in OWN) == (decoder not in SMP)
-    called: Any = makers[decoder] if own else smp_class(decoder).__init__
-    found = {
-        name: p.default
-        for name, p in inspect.signature(called).parameters.items()
-        if (p.kind is p.KEYWORD_ONLY or not own) and name not in NOT_OPTIONS
-    }
-    assert defaults(decoder) == found
+    row = DECODERS[decoder]
+    if row.smp is not None:
+        parameters = inspect.signature(getattr(smp, row.smp)).parameters.values()
+        found = {p.name: p.default for p in parameters if p.name not in NO_OPTIONS | {"kwargs"}}
+        assert list(defaults(decoder).items()) == list(found.items())
+        return
+    module = importlib.import_module(f"zoo.models.heads.{decoder}")
+    made = inspect.signature(getattr(module, "parts", None) or module.network).parameters.values()
+    keywords = {p.name: p.default for p in made if p.kind is p.KEYWORD_ONLY}
+    assert list(keywords) == list(defaults(decoder))
+    assert set(keywords.values()) <= {inspect.Parameter.empty}
 
 
 def refusal(decoder: str, **given: Any) -> list[str]:

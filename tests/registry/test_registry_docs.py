@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from zoo.common.files import parse_yaml
 from zoo.registry.encoders import Encoder
-from zoo.registry.load import load_registry
+from zoo.registry.load import RegistryFile, load_registry
 from zoo.registry.recipe import (
     Augment,
     EarlyStop,
@@ -21,7 +21,6 @@ from zoo.registry.recipe import (
     Schedule,
     Stage,
 )
-from zoo.registry.rows import RegistryFile
 
 DOCS = Path(__file__).parents[2] / "docs"
 

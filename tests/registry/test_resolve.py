@@ -10,7 +10,7 @@ import pytest
 
 from zoo.common.errors import InputError
 from zoo.leaderboard.lookup import show
-from zoo.registry import coverage
+from zoo.registry import resolve as registry_resolve
 from zoo.registry.resolve import list_models, natural, parse_name, resolve
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -151,10 +151,8 @@ models:
 def test_a_pair_that_failed_when_it_was_run_is_not_listed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    failed = coverage.Pair("nest", "nest_tiny", "unet", "adapter", "ValueError: broken")
-    worked = coverage.Pair("nest", "nest_tiny", "fpn", "adapter", "")
-    table = {("nest", "unet"): failed, ("nest", "fpn"): worked}
-    monkeypatch.setattr(coverage, "pairs", lambda: table)
+    table = {("nest", "unet"): "ValueError: broken"}
+    monkeypatch.setattr(registry_resolve, "known_problem", lambda *pair: table.get(pair))
     model = resolve("unet-nest_small")
     assert (model.supported, model.smp_loadable) == (False, False)
     assert model.reason == "ValueError: broken"
@@ -170,7 +168,7 @@ def test_dpt_reads_no_prefix_token_where_there_is_none() -> None:
     assert resolve("dpt-vit_tiny_patch16_224").encoder_args == {"num_classes": 0}
     without = resolve("dpt-samvit_base_patch16")
     assert without.args == {"decoder_readout": "ignore"}
-    assert without.origins["args.decoder_readout"] == "registry.yaml: decoders.dpt.cases[0]"
+    assert without.origins["args.decoder_readout"] == "decoder table: dpt.cases[0]"
 
 
 def test_an_overlay_gives_local_weights(overlay: Path) -> None:
@@ -281,12 +279,12 @@ def test_show_gives_every_value_with_its_origin() -> None:
     rows = show("dpt-samvit_base_patch16")
     assert rows[0] == ("name", "dpt-samvit_base_patch16", "name")
     found = {key: (value, origin) for key, value, origin in rows}
-    assert found["args.decoder_readout"] == ("ignore", "registry.yaml: decoders.dpt.cases[0]")
-    assert found["encoder_args.num_classes"] == (0, "registry.yaml: decoders.dpt")
+    assert found["args.decoder_readout"] == ("ignore", "decoder table: dpt.cases[0]")
+    assert found["encoder_args.num_classes"] == (0, "decoder table: dpt")
     assert found["recipe"] == ("transformer", "registry.yaml: encoders[0]")
     assert found["evidence"] == ("none", "registry.yaml: recipes.transformer")
     assert found["supported"] == ("yes", "coverage table")
-    assert found["encoder_path"] == ("SMP's own", "registry.yaml: decoders.dpt.needs")
+    assert found["encoder_path"] == ("SMP's own", "decoder table: dpt.needs")
     assert found["smp_loadable"][0] == "yes"
     assert all(origin for _, _, origin in rows)
     assert {k: v for k, v, _ in show("pspnet_lite-rexnet_100")}["encoder_path"] == (

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from zoo.checks import encoder_table as generator
 from zoo.leaderboard.lookup import show
-from zoo.models.decoders import smp_class
+from zoo.models.smp_parts import smp_class
 from zoo.registry import encoders as table
+from zoo.registry.decoders import DECODERS
+from zoo.registry.encoders import matches
 from zoo.registry.load import load_registry, registry_file
 from zoo.registry.resolve import list_models, resolve
-from zoo.registry.rows import matches
 
 
 def test_the_tables_say_that_they_are_generated() -> None:
@@ -129,12 +130,11 @@ def test_known_nets_are_described_rightly(name: str, expected: dict[str, str]) -
         (
             "vit_tiny_patch16_224",
             "224 x 224, or rebuilt for another side with img_size=, position embeddings resampled; "
-            "larger images are seen through windows of that size, smaller ones are padded",
+            "larger images take sliding-window inference, smaller ones are padded",
         ),
         (
             "halonet26t",
-            "256 x 256 only; larger images are seen through windows of that size, smaller ones are "
-            "padded",
+            "256 x 256 only; larger images take sliding-window inference, smaller ones are padded",
         ),
     ],
 )
@@ -200,7 +200,7 @@ def test_listed_pairs_run_in_smp(name: str) -> None:
     assert model.row is not None
     _, height, width = map(int, model.row.input_size.split("/"))
     with torch.device("meta"):
-        net = smp_class(model.decoder)(
+        net = smp_class(str(DECODERS[model.decoder].smp))(
             encoder_name=f"tu-{model.encoder}",
             encoder_weights=None,
             classes=3,
@@ -233,7 +233,6 @@ decoders:
   unet: {title: T, paper: "1505.04597", args: {colour: 1}, needs: {where: {kind: none}}}
   linear: {title: T, paper: "1505.04597", needs: {}}
   fcn: {title: T, paper: "1505.04597"}
-  made_up: {title: T, paper: "1505.04597", needs: {}}
 encoders:
   - {where: {kind: none}, recipe: r}
   - {where: {}, recipe: r}
@@ -250,7 +249,6 @@ def test_what_is_unsound_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     (tmp_path / "registry.yaml").write_text(BROKEN)
     assert registry_file() == tmp_path / "registry.yaml"
     found = "\n".join(generator.check_registry(sample=0))
-    assert "decoders: only in one of code and registry: deeplabv3, deeplabv3plus, dpt" in found
     assert "decoders.unet: its class has no argument 'colour'" in found
     assert "decoders.linear: needs belongs to SMP's classes, and only to them" in found
     assert "decoders.unet: no encoder has what it needs" in found

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from zoo.common.errors import InputError, RunError
 from zoo.creation.create import create
 from zoo.models.layers import train_mode
-from zoo.models.preprocess import normalise
 from zoo.models.regularise import apply_recipe
-from zoo.models.segmentation import SegmentationModel
+from zoo.models.segmentation import SegmentationModel, normalise
 from zoo.registry.recipe import Recipe
 from zoo.runtime.processes import Ranks, start_ranks
 from zoo.training.engine.checkpoint import load_checkpoint

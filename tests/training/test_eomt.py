@@ -16,7 +16,7 @@ from zoo.data.scenes import CLASSES, scene, write_scenes
 from zoo.evaluation.counts import Confusion
 from zoo.hub.folder import load_folder
 from zoo.models.heads.eomt import EomtNetwork
-from zoo.models.preprocess import normalise
+from zoo.models.segmentation import normalise
 from zoo.training.engine import trainer
 from zoo.training.losses import Objective
 

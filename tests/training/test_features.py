@@ -19,8 +19,7 @@ from zoo.data.load import load_dataset
 from zoo.data.loading.loader import TrainLoader
 from zoo.models.layers import train_mode, unfreeze
 from zoo.models.outputs import Outputs, full_size
-from zoo.models.preprocess import normalise
-from zoo.models.segmentation import SegmentationModel
+from zoo.models.segmentation import SegmentationModel, normalise
 from zoo.registry.recipe import Recipe
 from zoo.training.engine import features
 from zoo.training.engine.checkpoint import load_checkpoint

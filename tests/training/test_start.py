@@ -20,7 +20,7 @@ from torch.nn import functional
 from zoo.common.errors import InputError, RunError
 from zoo.hub.folder import load_folder
 from zoo.models.layers import train_mode
-from zoo.models.preprocess import normalise
+from zoo.models.segmentation import normalise
 from zoo.runtime.processes import Ranks
 from zoo.training.engine.step import Step
 from zoo.training.engine.trainer import Trainer

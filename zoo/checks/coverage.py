@@ -17,18 +17,17 @@ from zoo.common.console import track
 from zoo.common.errors import InputError
 from zoo.common.files import write_text
 from zoo.models.build import build, build_with_weights
-from zoo.models.decoders import DECODERS, input_minimum, input_multiple
 from zoo.models.meta import Undrawn
 from zoo.models.outputs import MaskOutputs, Outputs, pixel_logits
 from zoo.models.segmentation import SegmentationModel
-from zoo.models.spec import ModelSpec, class_names, palette_for
-from zoo.registry import coverage as table
-from zoo.registry.coverage import Pair
-from zoo.registry.encoders import Encoder, encoders
+from zoo.models.spec import ModelSpec, model_spec
+from zoo.registry import encoders as table
+from zoo.registry.decoders import DECODERS
+from zoo.registry.encoders import Encoder, Pair, encoders
 from zoo.registry.load import load_registry
 from zoo.registry.resolve import resolve
 
-FILE = Path(table.__file__).parent / table.FILE
+FILE = Path(table.__file__).parent / table.COVERAGE_FILE
 SIZE = (150, 203)
 """Height and width in pixels, multiples of nothing that a net asks for."""
 
@@ -79,21 +78,21 @@ def run_all(
     """
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     valid = text.partition("\n")[0].endswith(f" with {versions()}")
-    rows = {(row.module, row.decoder): row for row in table.read(text)} if valid else {}
+    rows = {(row.module, row.decoder): row for row in table.parse_coverage(text)} if valid else {}
     asked = list(pairs)
     todo = [(e, d) for e, d in asked if anew or (e.module, d) not in rows]
     for encoder, decoder in track(todo, "pairs", len(todo)):
         rows[encoder.module, decoder] = run_pair(encoder, decoder)
-        write_text(file, table.written(list(rows.values()), versions()))
+        write_text(file, table.format_coverage(list(rows.values()), versions()))
     return [rows[encoder.module, decoder] for encoder, decoder in asked]
 
 
 def differences(count: int, seed: int = 0, module: str = "*", decoder: str = "*") -> list[str]:
     """Where the table that ships differs from the installed libraries; `count` pairs are run."""
     wrong = []
-    if table.versions() != versions():
-        wrong.append(f"made with {table.versions()}; installed are {versions()}")
-    listed, pairs = table.pairs(), wanted(module, decoder)
+    if table.coverage_versions() != versions():
+        wrong.append(f"made with {table.coverage_versions()}; installed are {versions()}")
+    listed, pairs = table.covered_pairs(), wanted(module, decoder)
     if missing := sum((encoder.module, key) not in listed for encoder, key in pairs):
         wrong.append(f"{missing} of {len(pairs)} pairs are missing")
     known = [pair for pair in pairs if (pair[0].module, pair[1]) in listed]
@@ -107,7 +106,7 @@ def differences(count: int, seed: int = 0, module: str = "*", decoder: str = "*"
 
 def listed(module: str = "*", decoder: str = "*") -> list[Pair]:
     """What the table that ships says of the pairs that the patterns choose."""
-    known = table.pairs()
+    known = table.covered_pairs()
     places = ((encoder.module, key) for encoder, key in wanted(module, decoder))
     return [known[place] for place in places if place in known]
 
@@ -129,27 +128,7 @@ def run_pair(encoder: Encoder, decoder: str) -> Pair:
 
 def describe(encoder: Encoder, decoder: str) -> ModelSpec:
     """A model of the pair with random weights, at the encoder's own size where it has one."""
-    model, names = resolve(f"{decoder}-{encoder.name}"), class_names(CLASSES)
-    side = None if encoder.resizes == "any" else int(encoder.input_size.split("/")[1])
-    way = model.adapter_dilation({})
-    encoder_args = (way.encoder_args if way else {}) | model.encoder_args
-    size = {"img_size": side} if encoder.resizes == "img_size" else {}
-    return ModelSpec(
-        name=model.name,
-        decoder=decoder,
-        encoder=encoder.name,
-        classes=names,
-        palette=palette_for(names, None),
-        mean=model.mean,
-        std=model.std,
-        encoder_args=encoder_args | size,
-        decoder_args=model.args,
-        dilated=way.dilated if way else None,
-        size_multiple=input_multiple(decoder, encoder, model.adapted is None),
-        size_minimum=input_minimum(decoder, encoder),
-        img_size=side,
-        smp_loadable=model.adapted is None,
-    )
+    return model_spec(resolve(f"{decoder}-{encoder.name}"), CLASSES)
 
 
 class PairError(Exception):

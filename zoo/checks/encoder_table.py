@@ -26,14 +26,12 @@ from torch.overrides import TorchFunctionMode
 from zoo.common.console import info, track
 from zoo.common.errors import InputError, shortened
 from zoo.common.files import write_text
-from zoo.models.decoders import DECODERS
 from zoo.models.dilation import can_dilate
 from zoo.registry import encoders as table
 from zoo.registry.decoders import defaults
-from zoo.registry.encoders import Encoder, Weights
+from zoo.registry.encoders import Encoder, Weights, matches
 from zoo.registry.load import Registry, load_registry
 from zoo.registry.resolve import adapted, resolve
-from zoo.registry.rows import matches
 
 FOLDER = Path(table.__file__).parent
 COMMAND = "python -m zoo.checks.encoder_table --write"
@@ -331,12 +329,8 @@ def check_registry(sample: int | None = 25) -> list[str]:
 
 
 def _decoder_problems(registry: Registry) -> Iterator[str]:
-    if missing := sorted(DECODERS.keys() ^ registry.decoders.keys()):
-        yield f"decoders: only in one of code and registry: {', '.join(missing)}"
     for name, row in registry.decoders.items():
-        if name not in DECODERS:
-            continue
-        if (row.needs is None) != (DECODERS[name].smp_class is None):
+        if (row.needs is None) != (row.smp is None):
             yield f"decoders.{name}: needs belongs to SMP's classes, and only to them"
             continue
         accepted = defaults(name).keys()

@@ -11,11 +11,10 @@ from zoo.common.console import track
 from zoo.common.errors import InputError
 from zoo.creation.create import create
 from zoo.leaderboard.board import Board, Entry, shipped
-from zoo.models.count import gmacs, params_m
+from zoo.models.build import gmacs, params_m
 from zoo.records.record import Record, read_record
-from zoo.registry.load import load_registry, registry_file
+from zoo.registry.load import CuratedModel, TrainedWeights, load_registry, registry_file
 from zoo.registry.resolve import resolve
-from zoo.registry.rows import CuratedModel, TrainedWeights
 
 BENCHMARKS = "benchmarks"
 STATED = 5e-5

@@ -13,7 +13,9 @@ from zoo.common.errors import InputError, join_problems, printable, shortened
 from zoo.common.files import sha256
 from zoo.hub.config import Described, parse_config
 from zoo.hub.folder import load_state, save_folder
-from zoo.models.spec import ModelSpec, class_names, palette_for
+from zoo.models.spec import ModelSpec, class_names, model_spec, palette_for
+from zoo.registry.decoders import DECODERS
+from zoo.registry.resolve import resolve
 
 if TYPE_CHECKING:
     import torch
@@ -54,6 +56,8 @@ def import_checkpoint(
     `mean` and `std` are those of the training; by default the encoder's. Raises InputError where
     the file holds anything else, or where a tensor of the network is missing or misshapen.
     """
+    from zoo.models.build import build
+
     path, folder = Path(path), Path(out)
     if folder.exists():
         raise InputError(f"{folder} exists already; give another --out.")
@@ -64,7 +68,7 @@ def import_checkpoint(
     spec = _with(spec, given)
     prefix = _prefix(state)
     inner = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-    net = _build(spec)
+    net = build(spec)
     wanted = net.net.state_dict()
     filled = [n for n in wanted if n.endswith(COUNTER) and n not in inner and not foreign]
     inner |= {name: wanted[name] for name in filled}
@@ -126,19 +130,14 @@ def _spec(
     model: str, classes: int | list[str], in_chans: int, registry: Path | None
 ) -> tuple[ModelSpec, bool]:
     """The description of the model, and whether SMP's own names of tensors may be meant."""
-    from zoo.creation.create import create
-    from zoo.models.build import in_smp
-    from zoo.models.decoders import DECODERS
-
     decoder, _, encoder = model.partition("-")
     if not encoder.startswith("smp:"):
-        made = create(
-            model, classes=classes, in_chans=in_chans, encoder_weights=None, registry=registry
-        )
-        return made.spec, in_smp(made.spec)
+        resolved = resolve(model, registry)
+        resolved.check({})
+        return model_spec(resolved, classes, in_chans=in_chans), resolved.smp_loadable
     row, names = DECODERS.get(decoder), class_names(classes)
     config = {
-        "_model_class": None if row is None else row.smp_class,
+        "_model_class": None if row is None else row.smp,
         "encoder_name": encoder.removeprefix("smp:"),
         "in_channels": in_chans,
         "classes": len(names),
@@ -152,12 +151,6 @@ def _with(spec: ModelSpec, changes: dict[str, Any]) -> ModelSpec:
         return ModelSpec.model_validate(spec.model_dump() | changes)
     except ValueError as error:
         raise InputError(f"mean and std need {spec.in_chans} values each, std above 0.") from error
-
-
-def _build(spec: ModelSpec) -> Any:
-    from zoo.models.build import build
-
-    return build(spec)
 
 
 def _prefix(state: Mapping[str, Any]) -> str:

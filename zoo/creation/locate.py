@@ -7,9 +7,8 @@ from typing import Any
 
 from zoo.common.console import info
 from zoo.common.errors import InputError, unknown
-from zoo.registry.licences import non_commercial
 from zoo.registry.load import load_registry
-from zoo.registry.weights import Named, check_licence, default_weights
+from zoo.registry.weights import Named, check_licence, default_weights, non_commercial
 from zoo.remote.address import is_address, parse_address
 
 
@@ -75,7 +74,7 @@ def weights_by_key(name: str, key: str, registry: Path | None = None) -> Named:
             if resolved.trained
             else (f"The registry names no trained weights of {name}.")
         )
-        raise InputError(f"{text} A folder or hf-hub:ORG/REPO is taken too.")
+        raise InputError(f"{text} A folder or hf-hub:ORG/REPO works too.")
     row = load_registry(registry).models[resolved.name]
     return Named(resolved.name, row, resolved.trained[key])
 

@@ -21,7 +21,7 @@ from zoo.data.load import load_dataset
 from zoo.data.loading.loader import EvalLoader
 from zoo.evaluation.counts import Confusion
 from zoo.inference.tiling import predict_ids
-from zoo.models.count import gmacs, params_m
+from zoo.models.build import gmacs, params_m
 from zoo.models.segmentation import SegmentationModel
 from zoo.records.image_counts import ImageCounts, counts_hash, write_with_counts
 from zoo.records.record import PROTOCOL, SCHEMA, Record, parse_record

@@ -21,7 +21,7 @@ from zoo.models.spec import ModelSpec
 from zoo.records.metrics import METRICS
 from zoo.records.record import PROTOCOL, Record
 from zoo.registry import encoders as timm_table
-from zoo.registry.licences import OPEN, non_commercial
+from zoo.registry.weights import OPEN, non_commercial
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

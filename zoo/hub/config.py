@@ -15,7 +15,8 @@ from zoo.common.errors import InputError, join_problems, unknown
 from zoo.common.files import write_text
 from zoo.models.spec import ModelSpec
 from zoo.registry import encoders as timm_table
-from zoo.registry.arguments import ENCODER_ARGS, MAX_SIDE, decoder_args, wrong_arguments
+from zoo.registry.decoders import DECODERS, allowed_options
+from zoo.registry.encoders import ENCODER_ARGS, MAX_SIDE, wrong_arguments
 from zoo.registry.weights import Named, weights_in
 from zoo.remote.address import PREFIX, snapshot_origin
 
@@ -149,8 +150,6 @@ def _as_smp_built(spec: ModelSpec, config: dict[str, Any]) -> ModelSpec:
 
 def _spec_problems(spec: ModelSpec) -> Iterator[str]:
     """What a description holds that nobody should build: unknown parts, hostile arguments."""
-    from zoo.models.decoders import DECODERS
-
     encoder, dot, tag = spec.encoder.partition(".")
     if spec.encoder.startswith("smp:"):
         from zoo.hub.smp import native_encoders
@@ -164,7 +163,7 @@ def _spec_problems(spec: ModelSpec) -> Iterator[str]:
     if spec.decoder not in DECODERS:
         yield f"spec.decoder: {unknown('decoder', spec.decoder, DECODERS)}"
         return
-    allowed = decoder_args(spec.decoder) | ENCODER_ARGS
+    allowed = allowed_options(spec.decoder) | ENCODER_ARGS
     yield from wrong_arguments(spec.decoder_args, allowed, "spec.decoder_args")
     yield from wrong_arguments(spec.encoder_args, ENCODER_ARGS, "spec.encoder_args")
     for key in ("size_multiple", "size_minimum", "img_size", "in_chans", "input_side"):

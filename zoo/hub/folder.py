@@ -17,7 +17,7 @@ from zoo.common.files import new_folder
 from zoo.hub.card import Extras, card
 from zoo.hub.config import SCHEMA, Described, read_config
 from zoo.models.spec import ModelSpec, palette_for
-from zoo.registry.licences import non_commercial
+from zoo.registry.weights import non_commercial
 from zoo.remote.address import snapshot_origin
 
 if TYPE_CHECKING:
@@ -72,11 +72,11 @@ def make_config(
 ) -> dict[str, Any]:
     """The content of config.json."""
     from zoo.models.build import in_smp, replaces_norm, smp_config
-    from zoo.models.decoders import DECODERS
+    from zoo.registry.decoders import DECODERS
 
     theirs: dict[str, Any] = {"_model_class": NOT_SMP}
     if in_smp(spec) and spec.norm == "batch" and not replaces_norm(spec):
-        theirs = {"_model_class": DECODERS[spec.decoder].smp_class, **smp_config(spec)}
+        theirs = {"_model_class": DECODERS[spec.decoder].smp, **smp_config(spec)}
     return {
         **theirs,
         "_zoo": {

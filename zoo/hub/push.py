@@ -39,7 +39,7 @@ from zoo.hub.folder import (
 from zoo.hub.pull import MAX_CARD_BYTES
 from zoo.hub.row import Row, numbers, register, weights_key
 from zoo.records.record import PROTOCOL, Record, parse_record
-from zoo.registry.licences import non_commercial
+from zoo.registry.weights import non_commercial
 from zoo.remote import upload
 from zoo.remote.address import Address, hub_timeout, problems
 from zoo.remote.client import (

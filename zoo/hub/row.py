@@ -18,7 +18,7 @@ from zoo.hub.config import MAX_CONFIG_BYTES, read_config
 from zoo.hub.folder import CARD, CONFIG, WEIGHTS
 from zoo.hub.pull import MAX_CARD_BYTES
 from zoo.records.metrics import METRICS, STORED
-from zoo.registry.rows import parse_registry
+from zoo.registry.load import parse_registry
 from zoo.remote.address import PREFIX, Address, hub_timeout, parse_address
 from zoo.remote.client import Task, api, call, list_files, reason
 from zoo.remote.files import download

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.common.console import info
 from zoo.common.errors import InputError, join_problems, shortened, unknown
-from zoo.models.spec import ModelSpec, class_names, palette_for, per_channel
+from zoo.models.spec import ModelSpec, model_spec, per_channel
 from zoo.registry import encoders as timm_table
+from zoo.registry.decoders import DECODERS
+from zoo.registry.resolve import Resolved
 
 if TYPE_CHECKING:
     import torch
@@ -33,9 +35,7 @@ def spec_from_smp(config: dict[str, Any], source: str, named: Named | None = Non
     of the encoder's own weights, with a remark. Raises InputError for what is no segmentation model
     that zoo has, or not the one of the row.
     """
-    from zoo.models.decoders import DECODERS
-
-    decoders = {row.smp_class: name for name, row in DECODERS.items() if row.smp_class}
+    decoders = {row.smp: name for name, row in DECODERS.items() if row.smp}
     kind, count, channels = (config.get(k) for k in ("_model_class", "classes", "in_channels"))
     problems = []
     if kind not in decoders:
@@ -86,28 +86,21 @@ def _as_named(spec: ModelSpec, named: Named, source: str) -> ModelSpec:
 
 
 def _spec(config: dict[str, Any], decoder: str, count: int, channels: int) -> ModelSpec:
-    from zoo.models.decoders import DECODERS
-
     encoder = _encoder(config["encoder_name"])
     mean, std, _ = _statistics(encoder)
-    row, classes = DECODERS[decoder], class_names(count)
+    name, _, tag = encoder.partition(".")
     extra = {key: value for key, value in config.items() if key[0] != "_" and key not in OURS}
-    timm = {"img_size"} & extra.keys()
-    return ModelSpec(
+    resolved = Resolved(
         name=f"{decoder}-{encoder}",
         decoder=decoder,
-        encoder=encoder,
-        classes=classes,
-        palette=palette_for(classes, None),
-        in_chans=channels,
-        mean=per_channel(mean, channels),
-        std=per_channel(std, channels),
-        encoder_args={key: extra[key] for key in timm},
-        decoder_args={key: value for key, value in extra.items() if key not in timm},
-        size_multiple=row.size_multiple,
-        size_minimum=row.size_minimum,
-        img_size=extra.get("img_size"),
+        encoder=name,
+        tag=tag or None,
+        args={key: value for key, value in extra.items() if key != "img_size"},
+        encoder_args={key: value for key, value in extra.items() if key == "img_size"},
+        mean=mean,
+        std=std,
     )
+    return model_spec(resolved, count, in_chans=channels)
 
 
 def _encoder(name: str) -> str:

@@ -7,8 +7,7 @@ from functools import partial
 import torch
 
 from zoo.models.outputs import resized
-from zoo.models.preprocess import normalise, rescaled
-from zoo.models.segmentation import SegmentationModel
+from zoo.models.segmentation import SegmentationModel, normalise, rescaled
 from zoo.runtime.precision import autocast
 
 MOST_PIXELS = 2**22

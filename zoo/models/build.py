@@ -1,56 +1,62 @@
-"""From a description and weights already at hand to a module. Knows no network."""
+"""From a description and local weights to a model: SMP's own class, or an adapter for the rest."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
-import re
-from collections.abc import Iterator
+import functools
+import importlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.models import FeatureDictNet
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.common.errors import InputError, join_problems, nearest, shortened
-from zoo.models.decoders import DECODERS, smp_class
-from zoo.registry.decoders import SMP, defaults
+from zoo.models.dilation import plan_dilation
+from zoo.models.encoder import Level, TimmEncoder, at_most, encoder_levels
+from zoo.models.meta import Written, keep_as_buffers, unused_parameters, without_memory
+from zoo.models.network import Network, Parts
+from zoo.models.norms import (
+    allow_single_pooled_values,
+    allow_single_values,
+    to_group_norm,
+    to_layer_norm,
+)
+from zoo.models.pyramid import Pyramid, Source, plan
+from zoo.models.segmentation import SegmentationModel, padding
+from zoo.models.smp_parts import (
+    DptOnPyramid,
+    SmpOnPyramid,
+    smp_class,
+    smp_parts,
+    with_optional_upsampling,
+)
+from zoo.registry.decoders import (
+    DECODERS,
+    Decoder,
+    check_options,
+    defaults,
+    filled_options,
+)
 from zoo.registry.encoders import timm_version
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from zoo.models.segmentation import SegmentationModel
     from zoo.models.spec import ModelSpec
 
+TRACED = 256
+"""The side in pixels, rounded up to the encoder's stride, at which unused parameters are found."""
 
-def smp_config(spec: ModelSpec) -> dict[str, Any]:
-    """The constructor arguments of the SMP class that `spec` describes, with random weights."""
-    return {
-        "encoder_name": smp_encoder_name(spec.encoder),
-        "encoder_weights": None,
-        "in_channels": spec.in_chans,
-        "classes": len(spec.classes),
-        **smp_options(spec),
-        **spec.encoder_args,
-    }
+MOST_PROBED = 512
+"""The largest side in pixels of the image by which gates on pooled maps are found."""
 
-
-def smp_options(spec: ModelSpec) -> dict[str, Any]:
-    """The decoder's options as SMP's class takes them: a norm that it cannot build is left out."""
-    options = dict(spec.decoder_args)
-    if replaces_norm(spec):
-        options["decoder_use_norm"] = "batchnorm"
-    return options
-
-
-def replaces_norm(spec: ModelSpec) -> bool:
-    """Whether the norms of SMP's decoder are replaced, so that plain SMP cannot load the model."""
-    return spec.decoder_args.get("decoder_use_norm") in ("groupnorm", "layernorm")
-
-
-def smp_encoder_name(encoder: str) -> str:
-    """SMP's name of an encoder: `tu-` before one of timm's, `smp:` taken off one of its own."""
-    native = encoder.startswith("smp:")
-    return encoder.removeprefix("smp:") if native else f"tu-{encoder}"
+WHOLE_DEPTH = 5
+"""Stages of an encoder that SMP counts as a whole one."""
 
 
 def build(spec: ModelSpec, encoder_file: Path | None = None) -> SegmentationModel:
@@ -59,35 +65,36 @@ def build(spec: ModelSpec, encoder_file: Path | None = None) -> SegmentationMode
     Raises InputError where the file does not hold this encoder's weights, where the decoder cannot
     be built on the encoder, and where the installed timm does not have it.
     """
-    from zoo.models.segmentation import SegmentationModel
-
-    if not spec.encoder.startswith("smp:"):
-        _check_installed(spec.encoder.partition(".")[0])
-    if encoder_file is None:
-        return SegmentationModel(_construct(spec), spec)
-    state = read_weights(encoder_file)
-    with _timm_reports() as report:
-        net = _construct(spec, state)
-    _check_report(report, spec, encoder_file)
+    _check_installed(spec)
+    pretrained: dict[str, Any] = {}
+    if encoder_file is not None:
+        overlay = {"state_dict": read_weights(encoder_file)}
+        pretrained = {"pretrained": True, "pretrained_cfg_overlay": overlay}
+    try:
+        written = Written()
+        with written if pretrained else contextlib.nullcontext():
+            net = (_smp_net if in_smp(spec) else _adapted_net)(spec, pretrained)
+    except InputError:
+        raise
+    except (ValueError, TypeError, RuntimeError, KeyError, AssertionError, IndexError) as error:
+        reason = str(error) or "the encoder refuses what the decoder asks for"
+        raise InputError(
+            f"{spec.name} cannot be built: {reason} ({type(error).__name__}). "
+            f"`zoo list --decoder {spec.decoder}` lists the encoders that fit."
+        ) from error
+    if encoder_file is not None:
+        _check_loaded(net.encoder, written, spec, encoder_file)
+    allow_single_values(net.decoder)
+    if replaces_norm(spec):
+        grouped = spec.decoder_args["decoder_use_norm"] == "groupnorm"
+        (to_group_norm if grouped else to_layer_norm)(net.decoder)
+    if spec.norm == "group":
+        to_group_norm(net)
+    _let_gates_learn(net.encoder, spec)
     return SegmentationModel(net, spec)
 
 
-def _check_installed(encoder: str) -> None:
-    """Raise InputError where the installed timm does not have an encoder of the table."""
-    import timm
-
-    if timm.is_model(encoder):
-        return
-    version = timm_version()
-    close = nearest(encoder, timm.list_models())
-    instead = f", or take {' or '.join(close)}" if close else ""
-    raise InputError(
-        f"The installed timm {timm.__version__} has no encoder {encoder}; timm {version} has, from "
-        f"which zoo's table was made. Run pip install 'timm=={version}'{instead}."
-    )
-
-
-def build_with_weights(spec: ModelSpec, state: dict[str, torch.Tensor]) -> SegmentationModel:
+def build_with_weights(spec: ModelSpec, state: dict[str, Tensor]) -> SegmentationModel:
     """Build the model of `spec` and load `state`, the tensors of its net, strictly."""
     model = build(spec)
     check_keys(model.net, state)
@@ -95,7 +102,7 @@ def build_with_weights(spec: ModelSpec, state: dict[str, torch.Tensor]) -> Segme
     return model
 
 
-def check_keys(net: nn.Module, state: dict[str, torch.Tensor]) -> None:
+def check_keys(net: nn.Module, state: dict[str, Tensor]) -> None:
     """Raise InputError unless `state` has exactly the names and shapes of `net`."""
     wanted = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
     given = {name: tuple(tensor.shape) for name, tensor in state.items()}
@@ -113,11 +120,8 @@ def check_keys(net: nn.Module, state: dict[str, torch.Tensor]) -> None:
         raise InputError(join_problems("The weights do not fit the model:", shown))
 
 
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
+def read_weights(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file. Raises InputError where it is missing or corrupt."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if not path.is_file():
         raise InputError(f"There is no weights file {path}. Give a .safetensors file.")
     try:
@@ -131,132 +135,221 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
 
 def in_smp(spec: ModelSpec) -> bool:
     """Whether the net is SMP's own class, which plain SMP can load."""
-    return spec.smp_loadable and DECODERS[spec.decoder].smp_class is not None
+    return spec.smp_loadable and DECODERS[spec.decoder].smp is not None
 
 
-def _construct(spec: ModelSpec, state: dict[str, torch.Tensor] | None = None) -> nn.Module:
-    """The net with random weights, or its encoder with those of `state`."""
-    from zoo.models.network import allow_single_values
+def smp_config(spec: ModelSpec) -> dict[str, Any]:
+    """The constructor arguments of the SMP class that `spec` describes, with random weights."""
+    native = spec.encoder.startswith("smp:")
+    return {
+        "encoder_name": spec.encoder.removeprefix("smp:") if native else f"tu-{spec.encoder}",
+        "encoder_weights": None,
+        "in_channels": spec.in_chans,
+        "classes": len(spec.classes),
+        **_smp_options(spec),
+        **spec.encoder_args,
+    }
 
-    build_net = _smp_net if in_smp(spec) else _own_net
+
+def replaces_norm(spec: ModelSpec) -> bool:
+    """Whether the norms of SMP's decoder are replaced, so that plain SMP cannot load the model."""
+    return spec.decoder_args.get("decoder_use_norm") in ("groupnorm", "layernorm")
+
+
+def params_m(model: nn.Module) -> float:
+    """Parameters in millions."""
+    return sum(parameter.numel() for parameter in model.parameters()) / 1e6
+
+
+def gmacs(spec: ModelSpec, height: int, width: int) -> float | None:
+    """Multiply-accumulates of one image of this size in 1e9, by torch's counter.
+
+    Counted on the meta device, so nothing is computed; None where a network cannot run there.
+    """
     try:
-        net: Any = build_net(spec, state)
-    except InputError:
-        raise
-    except (ValueError, TypeError, RuntimeError, KeyError, AssertionError, IndexError) as error:
-        reason = str(error) or "the encoder refuses what the decoder asks for"
-        raise InputError(
-            f"{spec.name} cannot be built: {reason} ({type(error).__name__}). "
-            f"`zoo list --decoder {spec.decoder}` lists the encoders that fit."
-        ) from error
-    allow_single_values(net.decoder)
-    _replace_norms(net, spec)
-    return cast("nn.Module", net)
+        with without_memory():
+            model = build(spec).eval()
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.empty(1, spec.in_chans, height, width, device="meta"))
+    except (RuntimeError, NotImplementedError):
+        return None
+    return float(counter.get_total_flops()) / 2e9
 
 
-def _replace_norms(net: Any, spec: ModelSpec) -> None:
-    from zoo.models.norms import to_group_norm, to_layer_norm
+def _check_installed(spec: ModelSpec) -> None:
+    """Raise InputError where the installed timm does not have an encoder of the table."""
+    encoder = spec.encoder.partition(".")[0]
+    if encoder.startswith("smp:") or timm.is_model(encoder):
+        return
+    version = timm_version()
+    close = nearest(encoder, timm.list_models())
+    instead = f", or take {' or '.join(close)}" if close else ""
+    raise InputError(
+        f"The installed timm {timm.__version__} has no encoder {encoder}; timm {version} has, from "
+        f"which zoo's table was made. Run pip install 'timm=={version}'{instead}."
+    )
 
-    if replaces_norm(spec):
-        grouped = spec.decoder_args["decoder_use_norm"] == "groupnorm"
-        (to_group_norm if grouped else to_layer_norm)(net.decoder)
-    if spec.norm == "group":
-        to_group_norm(net)
 
-
-def _smp_net(spec: ModelSpec, state: dict[str, torch.Tensor] | None) -> nn.Module:
-    from zoo.models.smp_parts import replace_head
-
+def _smp_net(spec: ModelSpec, pretrained: dict[str, Any]) -> Any:
+    """SMP's own class on its encoder."""
+    cls = smp_class(str(DECODERS[spec.decoder].smp))
     config = smp_config(spec)
-    if state is not None:
-        config |= {"encoder_weights": True, "pretrained_cfg_overlay": {"state_dict": state}}
-    net = smp_class(spec.decoder)(**config)
-    replace_head(net)
-    if _builds_too_much(net, spec):
-        _rest_unused(net, spec)
+    given = dict(config)
+    if pretrained:
+        overlay = pretrained["pretrained_cfg_overlay"]
+        given |= {"encoder_weights": True, "pretrained_cfg_overlay": overlay}
+    net: Any = cls(**given)
+    net.set_submodule("segmentation_head", with_optional_upsampling(net.segmentation_head))
+    # DPT's encoder is the whole net. Of others timm builds only what is in front of the last level
+    # where it can cut the net.
+    depth = spec.decoder_args.get("encoder_depth", defaults(spec.decoder)["encoder_depth"])
+    cut = isinstance(getattr(net.encoder, "model", None), FeatureDictNet)
+    if spec.decoder == "dpt" or (depth < WHOLE_DEPTH and not cut):
+
+        def whole() -> nn.Module:
+            return cls(**config).to("meta")  # some layers do not ask
+
+        unused = unused_parameters(whole, spec.in_chans, spec.img_size or 256)
+        keep_as_buffers(net, [name for name in unused if name.startswith("encoder.")])
     hub_config: Any = net.config  # what SMP would store if asked to save the net by itself
     hub_config["encoder_weights"] = None
     return net
 
 
-def _builds_too_much(net: Any, spec: ModelSpec) -> bool:
-    """Whether the encoder may have layers that the decoder does not look at.
+def _smp_options(spec: ModelSpec) -> dict[str, Any]:
+    """The decoder's options as SMP's class takes them: a norm that it cannot build is left out."""
+    options = dict(spec.decoder_args)
+    if replaces_norm(spec):
+        options["decoder_use_norm"] = "batchnorm"
+    return options
 
-    DPT's is the whole net. Of others timm builds what is in front of the last level alone where it
-    can cut the net.
+
+def _adapted_net(spec: ModelSpec, pretrained: dict[str, Any]) -> Any:
+    """A decoder of SMP, or a custom head, on an encoder of timm whose maps are adapted to it.
+
+    `pretrained` are arguments of timm's builder. Raises InputError for options that the decoder
+    does not have.
     """
-    from timm.models._features import FeatureDictNet
-
-    if spec.decoder == "dpt":
-        return True
-    known = defaults(spec.decoder)
-    depth = spec.decoder_args.get("encoder_depth", known["encoder_depth"])
-    cut = isinstance(getattr(net.encoder, "model", None), FeatureDictNet)
-    return depth < SMP["unet"]["encoder_depth"] and not cut
-
-
-def _rest_unused(net: nn.Module, spec: ModelSpec) -> None:
-    """Keep what no output depends on out of training; SMP wants to find it in the file."""
-    from zoo.models.unused import keep_as_buffers, unused_parameters
-
-    def whole() -> nn.Module:
-        return smp_class(spec.decoder)(**smp_config(spec)).to("meta")  # some layers do not ask
-
-    unused = unused_parameters(whole, spec.in_chans, spec.img_size or 256)
-    keep_as_buffers(net, [name for name in unused if name.startswith("encoder.")])
-
-
-def _own_net(spec: ModelSpec, state: dict[str, torch.Tensor] | None) -> nn.Module:
-    from zoo.models.adapter import build_network
-
-    if state is None:
-        return build_network(spec)
-    return build_network(spec, pretrained=True, pretrained_cfg_overlay={"state_dict": state})
-
-
-@contextlib.contextmanager
-def _timm_reports() -> Iterator[list[str]]:
-    """Collect what timm logs while it loads weights; it says nowhere else what was missing."""
-    logger = logging.getLogger("timm.models._builder")
-    lines: list[str] = []
-    handler = logging.Handler(logging.INFO)
-    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    level, propagate = logger.level, logger.propagate
-    logger.setLevel(logging.INFO)
-    logger.addHandler(handler)
-    logger.propagate = False
-    try:
-        yield lines
-    finally:
-        logger.removeHandler(handler)
-        logger.setLevel(level)
-        logger.propagate = propagate
+    row = DECODERS[spec.decoder]
+    check_options(spec.decoder, spec.decoder_args, adapted=True)
+    module = importlib.import_module(f"zoo.models.heads.{spec.decoder}") if not row.smp else None
+    if module is not None:
+        options = filled_options(spec.decoder, spec.decoder_args)
+        if hasattr(module, "network"):  # a decoder that reaches into the encoder
+            return module.network(spec, pretrained, **options)
+    else:
+        options = defaults(spec.decoder) | _smp_options(spec)
+    levels, plain = encoder_levels(spec.encoder, **spec.encoder_args)
+    levels = at_most(levels, spec.dilated)
+    strides = _strides(row, options)
+    dilation = None
+    if spec.dilated is not None:
+        make_whole = functools.partial(
+            timm.create_model, spec.encoder, features_only=True, **spec.encoder_args
+        )
+        dilation = plan_dilation(make_whole, spec.dilated)
+    make = functools.partial(
+        TimmEncoder,
+        spec.encoder,
+        [levels[position].number for position in _used(levels, row, strides, options)],
+        in_chans=spec.in_chans,
+        norm=plain,
+        dilation=dilation,
+        **spec.encoder_args,
+    )
+    encoder = make(**pretrained)
+    side = spec.img_size or -(-TRACED // levels[-1].stride) * levels[-1].stride
+    keep_as_buffers(encoder, unused_parameters(make, spec.in_chans, side))
+    if module is not None:
+        parts = module.parts(encoder.levels, len(spec.classes), **options)
+    else:
+        parts = _parts_on_pyramid(spec, row, encoder.levels, strides, options)
+    return Network(encoder, parts, len(spec.classes))
 
 
-def _check_report(report: list[str], spec: ModelSpec, file: Path) -> None:
-    classifier = _classifier_names(spec.encoder)
-    for line in report:
-        if found := re.match(r"Missing keys \((.*)\) discovered", line):
-            names = [name for name in found.group(1).split(", ") if name not in classifier]
-            if names:
-                raise InputError(
-                    f"{file} does not hold the weights of {spec.encoder}: {len(names)} tensors "
-                    f"are missing, for example {shortened(names, 3)}."
-                )
-        if line.startswith("Unable to convert pretrained"):
-            raise InputError(
-                f"The weights of {spec.encoder} cannot be adapted to {spec.in_chans} input "
-                "channels. Use in_chans=3 or encoder_weights=None."
-            )
-    if not any(line.startswith("Loading pretrained weights from state dict") for line in report):
-        raise InputError(f"timm did not load {file} into {spec.encoder}.")
+def _parts_on_pyramid(
+    spec: ModelSpec,
+    row: Decoder,
+    levels: list[Level],
+    strides: tuple[int, ...],
+    options: dict[str, Any],
+) -> Parts:
+    """Decoder and segmentation head of an SMP class for the maps of a pyramid."""
+    pyramid = Pyramid(levels, _plan(levels, row, strides), row.divisor)
+    channels = iter(pyramid.channels)
+    listed = [next(channels) if stride else 0 for stride in strides]
+    decoder, head = smp_parts(
+        str(row.smp), listed, strides, spec.in_chans, len(spec.classes), options
+    )
+    on_pyramid: nn.Module
+    if row.smp == "DPT":
+        on_pyramid = DptOnPyramid(pyramid, decoder)
+    else:
+        on_pyramid = SmpOnPyramid(pyramid, decoder, strides)
+    return Parts(on_pyramid, with_optional_upsampling(head))
 
 
-def _classifier_names(encoder: str) -> set[str]:
-    """The classifier's tensors: timm leaves them out on purpose and reports them as missing."""
-    from timm.models import get_pretrained_cfg
+def _strides(row: Decoder, options: dict[str, Any]) -> tuple[int, ...]:
+    """The strides of the wanted maps, with the output stride that the options ask for."""
+    if row.smp is not None and (asked := options.get("encoder_output_stride")) is not None:
+        return tuple(min(stride, asked) for stride in (*row.strides[:-1], asked))
+    if row.smp is None and "stride" in options:
+        return tuple(stride for stride in row.strides if stride >= options["stride"])
+    return row.strides
 
-    settings = get_pretrained_cfg(encoder)
-    named = () if settings is None else settings.classifier or ()
-    heads = (named,) if isinstance(named, str) else named
-    return {f"{head}.{part}" for head in heads for part in ("weight", "bias")}
+
+def _used(
+    levels: Sequence[Level], row: Decoder, strides: tuple[int, ...], options: dict[str, Any]
+) -> list[int]:
+    """The positions of the levels that the decoder and its auxiliary head take."""
+    used = {position for source in _plan(levels, row, strides) for position in source.levels}
+    if row.auxiliary and options.get("auxiliary") != 0 and len(levels) > 1:
+        used.add(len(levels) - 2)
+    return sorted(used)
+
+
+def _plan(levels: Sequence[Level], row: Decoder, strides: tuple[int, ...]) -> list[Source]:
+    wanted = [stride for stride in strides if stride]
+    if not wanted:
+        return [Source(levels[-1].stride, (len(levels) - 1,))]
+    return plan(levels, wanted, row.optional)
+
+
+def _check_loaded(encoder: nn.Module, written: Written, spec: ModelSpec, file: Path) -> None:
+    """Raise InputError unless timm loaded every tensor of the encoder from the file.
+
+    It says so only in its log; what was written into is seen here instead.
+    """
+    cfg = timm.get_pretrained_cfg(spec.encoder)
+    named = () if cfg is None else cfg.classifier or ()
+    left_out = tuple(f"{head}." for head in ((named,) if isinstance(named, str) else named))
+    missing = {}
+    for name, tensor in encoder.state_dict().items():
+        own = name.removeprefix("model.").removeprefix("model.")
+        if tensor.numel() and tensor not in written and not own.startswith(left_out):
+            missing[own] = tensor
+    if not missing:
+        return
+    first = [name for name, tensor in missing.items() if spec.in_chans in tensor.shape[1:2]]
+    if spec.in_chans != 3 and len(first) == len(missing):
+        raise InputError(
+            f"The weights of {spec.encoder} cannot be adapted to {spec.in_chans} input channels. "
+            "Use in_chans=3 or encoder_weights=None."
+        )
+    raise InputError(
+        f"{file} does not hold the weights of {spec.encoder}: {len(missing)} tensors are missing, "
+        f"for example {shortened(list(missing), 3)}."
+    )
+
+
+def _let_gates_learn(encoder: nn.Module, spec: ModelSpec) -> None:
+    """Let the batch normalisations of gates on pooled maps learn from a single image too."""
+    first = next(encoder.parameters(), None)
+    if first is None or first.is_meta:
+        return
+    multiple = spec.size_multiple
+    side = spec.img_size or max(2 * multiple, padding(0, multiple, spec.size_minimum))
+    if side <= MOST_PROBED:
+        shape = (1, spec.in_chans, side, side)
+        images = torch.zeros(shape, device=first.device, dtype=first.dtype)
+        allow_single_pooled_values(encoder, images)

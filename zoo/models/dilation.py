@@ -36,19 +36,19 @@ class Site(NamedTuple):
     plain: bool
 
 
-class Dilation(NamedTuple):
+class DilationPlan(NamedTuple):
     """The wanted output `stride` of a net, and the `sites` of its modules while it is undilated."""
 
     stride: int
     sites: dict[str, Site]
 
 
-def plan_dilation(make: Callable[[], nn.Module], stride: int) -> Dilation:
+def plan_dilation(make: Callable[[], nn.Module], stride: int) -> DilationPlan:
     """How to dilate what `make` makes; where its modules work is found on the meta device.
 
     Raises DilationError where the net does not run there, or runs a module at several strides.
     """
-    return Dilation(stride, _traced(_made(make))[0])
+    return DilationPlan(stride, _traced(_made(make))[0])
 
 
 def can_dilate(make: Callable[[], nn.Module], stride: int) -> bool:
@@ -56,7 +56,7 @@ def can_dilate(make: Callable[[], nn.Module], stride: int) -> bool:
     try:
         net = _made(make)
         sites, maps = _traced(net)
-        dilate(net, Dilation(stride, sites))
+        dilate(net, DilationPlan(stride, sites))
         after, dilated = _traced(net)
     except DilationError:
         return False
@@ -64,7 +64,7 @@ def can_dilate(make: Callable[[], nn.Module], stride: int) -> bool:
     return kept and dilated == [min(old, stride) for old in maps]
 
 
-def dilate(net: nn.Module, dilation: Dilation) -> None:
+def dilate(net: nn.Module, dilation: DilationPlan) -> None:
     """Bring `net` to the output stride in place; its parameters and their names stay.
 
     A stride that leads beyond the output stride is taken out, and convolutions and poolings behind
@@ -195,10 +195,14 @@ def _spread(module: Any, rate: int, kept: int, plain: bool) -> nn.Module:
     module.stride = (kept, kept)
     if isinstance(module, nn.MaxPool2d):
         return _spread_maximum(module, rate, missing)
+    if isinstance(module, nn.AvgPool2d):
+        module.ceil_mode = False
+        if rate > 1:
+            module = DilatedAvgPool2d(module, rate)
     if any(missing):
         module.register_forward_pre_hook(PaddedInput((0, missing[1], 0, missing[0])))
-    if isinstance(module, nn.AvgPool2d):
-        return _spread_average(module, rate)
+    if isinstance(module, nn.AvgPool2d | DilatedAvgPool2d):
+        return module
     module.dilation = tuple(step * rate for step in _pair(module.dilation))
     if not isinstance(module.padding, str):
         module.padding = tuple(size * rate for size in _pair(module.padding))
@@ -213,16 +217,6 @@ def _spread_maximum(pool: nn.MaxPool2d, rate: int, missing: Pair) -> nn.Module:
     steps = _pair(pool.dilation)
     pool.padding, pool.dilation, pool.ceil_mode = 0, (steps[0] * rate, steps[1] * rate), False
     return pool
-
-
-def _spread_average(pool: nn.AvgPool2d, rate: int) -> nn.Module:
-    pool.ceil_mode = False
-    if rate == 1:
-        return pool
-    spread = DilatedAvgPool2d(pool, rate)
-    for hook in pool._forward_pre_hooks.values():
-        spread.register_forward_pre_hook(hook)
-    return spread
 
 
 def _refuse_what_cannot_be_spread(module: Any, plain: bool) -> None:

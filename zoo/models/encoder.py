@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import timm
-from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
-from zoo.models.dilation import Dilation, dilate
+from zoo.models.dilation import DilationPlan, dilate
 from zoo.models.meta import sketched
 
 
@@ -36,7 +35,7 @@ class TimmEncoder(nn.Module):
         *,
         in_chans: int = 3,
         norm: bool = False,
-        dilation: Dilation | None = None,
+        dilation: DilationPlan | None = None,
         **arguments: Any,
     ):
         super().__init__()
@@ -44,13 +43,15 @@ class TimmEncoder(nn.Module):
         model: Any
         if norm:
             net = timm.create_model(name, **{**given, "num_classes": 0})
-            model = FeatureGetterNet(net, out_indices=list(indices), norm=True)
+            model = NormalisedMaps(net, indices)
+            levels = model.levels
         else:
             model = timm.create_model(name, features_only=True, out_indices=tuple(indices), **given)
+            levels = levels_of(model)
         if dilation is not None:
             dilate(model, dilation)
         self.model = model
-        self.levels = at_most(levels_of(model), dilation.stride if dilation else None)
+        self.levels = at_most(levels, dilation.stride if dilation else None)
         self.channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -59,6 +60,27 @@ class TimmEncoder(nn.Module):
         if self.channels_last:
             maps = [feature.permute(0, 3, 1, 2).contiguous() for feature in maps]
         return [images, *maps]
+
+
+class NormalisedMaps(nn.Module):
+    """The maps of some blocks of a whole timm transformer after its last normalisation."""
+
+    def __init__(self, model: Any, indices: Sequence[int]):
+        super().__init__()
+        self.indices: list[int] = model.prune_intermediate_layers(list(indices), prune_norm=False)
+        rows = getattr(model.feature_info, "info", model.feature_info)
+        self.levels = [
+            Level(i, rows[i]["reduction"], rows[i].get("num_chs_norm", rows[i]["num_chs"]))
+            for i in self.indices
+        ]
+        self.model = model
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """A map B x C x h x w for every block."""
+        maps: list[Tensor] = self.model.forward_intermediates(
+            images, indices=self.indices, norm=True, output_fmt="NCHW", intermediates_only=True
+        )
+        return maps
 
 
 def encoder_levels(name: str, **arguments: Any) -> tuple[list[Level], bool]:
@@ -70,7 +92,9 @@ def encoder_levels(name: str, **arguments: Any) -> tuple[list[Level], bool]:
     with sketched():
         net: Any = timm.create_model(name, features_only=True, **arguments)
     levels = levels_of(net)
-    plain = isinstance(net, FeatureGetterNet) and len({level.stride for level in levels}) == 1
+    whole = getattr(net, "model", None)  # as timm wraps nets that give their own maps
+    is_whole = hasattr(whole, "forward_intermediates")
+    plain = is_whole and len({level.stride for level in levels}) == 1
     return (levels[-1:] if plain else levels), plain
 
 

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from zoo.common.errors import InputError, join_problems, nearest, shortened
+from zoo.models.norms import BATCH_NORMS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -138,10 +139,8 @@ def train_mode(model: nn.Module, *, frozen_statistics: bool = False) -> None:
 
 
 def _stop_statistics(model: nn.Module) -> None:
-    from torch.nn.modules.batchnorm import _BatchNorm
-
     for module in model.modules():
-        if isinstance(module, _BatchNorm):
+        if isinstance(module, BATCH_NORMS):
             module.eval()
 
 

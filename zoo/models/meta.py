@@ -1,4 +1,4 @@
-"""Nets on the device `meta`, where shapes and dependencies are known and nothing is computed."""
+"""Nets on the meta device, where nothing is computed, and what is learned from them there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
@@ -56,6 +56,31 @@ class Undrawn(TorchFunctionMode):
         return args[0] if func in self.draws else func(*args, **(kwargs or {}))
 
 
+class Written(TorchFunctionMode):
+    """Notes the tensors that values are copied into while it lasts, as loading weights does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._tensors: list[Tensor] = []  # kept, so that their memory is not used again
+        self._places: set[int] = set()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func == Tensor.copy_:
+            self._tensors.append(args[0])
+            self._places.add(args[0].untyped_storage().data_ptr())
+        return func(*args, **(kwargs or {}))
+
+    def __contains__(self, tensor: Tensor) -> bool:
+        """Whether something was copied into the memory of `tensor`."""
+        return tensor.untyped_storage().data_ptr() in self._places
+
+
 class PlainNorms(TorchFunctionMode):
     """Meanwhile a batch normalisation is its last step alone, which depends on the same tensors.
 
@@ -85,3 +110,57 @@ def _last_step(*args: Any, **kwargs: Any) -> Tensor:
     if (bias := given.get("bias")) is not None:
         features = features + bias.view(shape)
     return features
+
+
+def unused_parameters(make: Callable[[], nn.Module], in_chans: int, side: int) -> set[str]:
+    """Names of the parameters of `make()` that get no gradient from any of its outputs.
+
+    The module is made and run on the meta device with one square image of `side` pixels, which
+    computes nothing; a module that cannot run there has no unused parameters as far as is known.
+    """
+    try:
+        with sketched():
+            module = make().train()
+        with PlainNorms():
+            outputs = module(torch.empty(1, in_chans, side, side, device="meta"))
+    except (RuntimeError, NotImplementedError):
+        return set()
+    reached = _reached(_tensors(outputs))
+    return {name for name, parameter in module.named_parameters() if id(parameter) not in reached}
+
+
+def _tensors(outputs: Any) -> Iterator[Tensor]:
+    """The tensors in lists and tuples of any depth."""
+    if isinstance(outputs, Tensor):
+        yield outputs
+    elif isinstance(outputs, list | tuple):
+        for part in outputs:
+            yield from _tensors(part)
+
+
+def _reached(outputs: Iterable[Tensor]) -> set[int]:
+    """The ids of the tensors whose gradient the backward pass of `outputs` would write."""
+    found, seen = set(), set()
+    todo: list[Any] = [output.grad_fn for output in outputs]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (variable := getattr(node, "variable", None)) is not None:
+            found.add(id(variable))
+        todo += [following for following, _ in node.next_functions]
+    return found
+
+
+def keep_as_buffers(module: nn.Module, names: Iterable[str]) -> None:
+    """Make buffers of the parameters of these names: they are stored but do not learn.
+
+    They cannot be left out, since some nets compute with them what nobody reads.
+    """
+    for name in sorted(names):
+        owner, _, own = name.rpartition(".")
+        holder = module.get_submodule(owner)
+        value = holder.get_parameter(own).detach()
+        delattr(holder, own)
+        holder.register_buffer(own, value)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
-from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
-from torch.nn import functional
 
 from zoo.models.encoder import TimmEncoder
 from zoo.models.outputs import Auxiliary, Outputs, resized
@@ -105,73 +102,3 @@ def class_layers(head: nn.Module, classes: int) -> list[nn.Module]:
         if (isinstance(layer, nn.Conv2d) and layer.out_channels == classes)
         or (isinstance(layer, nn.Linear) and layer.out_features == classes)
     ]
-
-
-class BatchNormOfAny(nn.BatchNorm2d):
-    """Batch normalisation that learns from a single value per channel too.
-
-    One value has no variance. A pooled map of one image is therefore normalised by the running
-    statistics, which stay as they are; everything else is torch's own.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """`input`: B x C x h x w."""
-        if self.training and input.numel() == input.shape[1]:
-            return _by_running_statistics(self, input)
-        return super().forward(input)
-
-
-class BatchNormActOfAny(BatchNormAct2d):
-    """`BatchNormOfAny` with the activation of timm's."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x`: B x C x h x w."""
-        if self.training and x.numel() == x.shape[1]:
-            activated: Tensor = self.act(self.drop(_by_running_statistics(self, x)))
-            return activated
-        normalised: Tensor = super().forward(x)
-        return normalised
-
-
-OF_ANY: dict[type[nn.Module], type[nn.Module]] = {
-    nn.BatchNorm2d: BatchNormOfAny,
-    BatchNormAct2d: BatchNormActOfAny,
-}
-
-
-def allow_single_values(module: nn.Module) -> None:
-    """Let every batch normalisation in `module` learn from a single value per channel too."""
-    for norm in module.modules():
-        norm.__class__ = OF_ANY.get(type(norm), type(norm))
-
-
-def allow_single_pooled_values(encoder: nn.Module, images: Tensor) -> None:
-    """Let those batch normalisations do so that see one value per image and channel of `images`.
-
-    They belong to gates on pooled maps. Others would see a single value only where the images are
-    too small or too few, which is for the user to know.
-    """
-    pooled: list[nn.Module] = []
-
-    def note(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
-        if given[0].shape[-2:] == (1, 1):
-            pooled.append(norm)
-
-    norms = [norm for norm in encoder.modules() if type(norm) in OF_ANY]
-    if not norms:
-        return
-    hooks = [norm.register_forward_pre_hook(note) for norm in norms]
-    encoder.eval()
-    with torch.no_grad():
-        encoder(images)
-    encoder.train()
-    for hook in hooks:
-        hook.remove()
-    for norm in pooled:
-        allow_single_values(norm)
-
-
-def _by_running_statistics(norm: nn.BatchNorm2d, features: Tensor) -> Tensor:
-    return functional.batch_norm(
-        features, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
-    )

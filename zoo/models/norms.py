@@ -1,12 +1,18 @@
-"""BatchNorm replaced by norms whose output does not depend on the other images of a batch."""
+"""BatchNorm replaced: by norms that see one image at a time, or that learn from a single value."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from timm.layers import BatchNormAct2d, GroupNormAct, LayerNorm2d
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
+from torch.nn import functional
+
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d | nn.SyncBatchNorm
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+"""torch's batch normalisations; those of timm derive from them."""
 
 MOST_GROUPS = 32
 FEWEST_CHANNELS = 4
@@ -37,26 +43,116 @@ def to_layer_norm(net: nn.Module) -> int:
 
 def has_batch_norm(net: nn.Module) -> bool:
     """Whether images of a batch see each other in `net` while it trains."""
-    return any(isinstance(module, _BatchNorm) for module in net.modules())
+    return any(isinstance(module, BATCH_NORMS) for module in net.modules())
 
 
-def _replace(net: nn.Module, make: Callable[[_BatchNorm], nn.Module]) -> int:
-    replaced = 0
-    for parent in list(net.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, _BatchNorm):
-                setattr(parent, name, make(child))
-                replaced += 1
-    return replaced
+class BatchNormOfAny(nn.BatchNorm2d):
+    """Batch normalisation that learns from a single value per channel too.
+
+    One value has no variance. A pooled map of one image is therefore normalised by the running
+    statistics, which stay as they are; everything else is torch's own.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """`input`: B x C x h x w."""
+        if self.training and input.numel() == input.shape[1]:
+            return _by_running_statistics(self, input)
+        return super().forward(input)
 
 
-def _layer_norm(norm: _BatchNorm) -> nn.Module:
+class BatchNormActOfAny(BatchNormAct2d):
+    """`BatchNormOfAny` with the activation of timm's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: B x C x h x w."""
+        if self.training and x.numel() == x.shape[1]:
+            activated: Tensor = self.act(self.drop(_by_running_statistics(self, x)))
+            return activated
+        normalised: Tensor = super().forward(x)
+        return normalised
+
+
+def allow_single_values(module: nn.Module) -> None:
+    """Let every batch normalisation in `module` learn from a single value per channel too."""
+    _replace(module, _of_any, (nn.BatchNorm2d,))
+
+
+def allow_single_pooled_values(encoder: nn.Module, images: Tensor) -> None:
+    """Let those batch normalisations do so that see one value per image and channel of `images`.
+
+    They belong to gates on pooled maps. Others would see a single value only where the images are
+    too small or too few, which is for the user to know.
+    """
+    pooled: set[nn.Module] = set()
+
+    def note(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
+        if given[0].shape[-2:] == (1, 1):
+            pooled.add(norm)
+
+    norms = [module for module in encoder.modules() if type(module) in OF_ANY]
+    if not norms:
+        return
+    hooks = [norm.register_forward_pre_hook(note) for norm in norms]
+    was_training = encoder.training
+    encoder.eval()
+    with torch.no_grad():
+        encoder(images)
+    encoder.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    if pooled:
+        _replace(encoder, lambda norm: _of_any(norm) if norm in pooled else norm)
+
+
+OF_ANY: dict[type[nn.Module], Callable[..., nn.BatchNorm2d]] = {
+    nn.BatchNorm2d: BatchNormOfAny,
+    BatchNormAct2d: BatchNormActOfAny,
+}
+
+
+def _of_any(norm: nn.BatchNorm2d) -> nn.Module:
+    """The same normalisation, with the same tensors, that learns from a single value too."""
+    if type(norm) not in OF_ANY:
+        return norm
+    settings = {"eps": norm.eps, "momentum": norm.momentum, "affine": norm.affine}
+    settings["track_running_stats"] = norm.track_running_stats
+    made = OF_ANY[type(norm)](norm.num_features, **settings, device="meta")
+    for name, parameter in norm.named_parameters(recurse=False):
+        made.register_parameter(name, parameter)
+    for name, buffer in norm.named_buffers(recurse=False):
+        made.register_buffer(name, buffer)
+    if isinstance(norm, BatchNormAct2d):
+        made.act, made.drop = norm.act, norm.drop
+    return made.train(norm.training)
+
+
+def _by_running_statistics(norm: nn.BatchNorm2d, features: Tensor) -> Tensor:
+    return functional.batch_norm(
+        features, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+    )
+
+
+def _replace(
+    net: nn.Module,
+    make: Callable[[Any], nn.Module],
+    kinds: tuple[type[nn.Module], ...] = BATCH_NORMS,
+) -> int:
+    """Put what `make` makes of every batch normalisation in its place; returns how many."""
+    everywhere = net.named_modules(remove_duplicate=False)
+    found = [(name, module) for name, module in everywhere if isinstance(module, kinds)]
+    made = {module: make(module) for module in {module for _, module in found}}
+    for name, module in found:
+        net.set_submodule(name, made[module])
+    return len(found)
+
+
+def _layer_norm(norm: BatchNorm) -> nn.Module:
     made: nn.Module = LayerNorm2d(norm.num_features, eps=norm.eps)
     made.weight, made.bias = norm.weight, norm.bias
     return made
 
 
-def _group_norm(norm: _BatchNorm) -> nn.GroupNorm:
+def _group_norm(norm: BatchNorm) -> nn.GroupNorm:
     groups, channels = groups_for(norm.num_features), norm.num_features
     made: nn.GroupNorm
     if isinstance(norm, BatchNormAct2d):

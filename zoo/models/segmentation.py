@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from zoo.common.errors import InputError
+from zoo.models import smp_parts
 from zoo.models.network import class_layers
 from zoo.models.outputs import Auxiliary, MaskOutputs, Outputs, full_size, resized
-from zoo.models.preprocess import rescaled
+from zoo.models.spec import scaled_size
 
 if TYPE_CHECKING:
     from zoo.models.spec import ModelSpec
-
-MOST_PROBED = 512
-"""The largest side in pixels of the image by which gates on pooled maps are found."""
 
 
 class SegmentationModel(nn.Module):
@@ -33,21 +31,11 @@ class SegmentationModel(nn.Module):
         self.net = net
         self.spec = spec
         self.provenance: dict[str, Any] | None = None
-        self._gates_learn = False
-
-    def train(self, mode: bool = True) -> Self:
-        """As torch's own; before it first learns, its gates on pooled maps are made to learn from a
-        single image too."""
-        super().train(mode)
-        if mode and not self._gates_learn:
-            self._gates_learn = True
-            self._let_gates_learn()
-        return self
 
     def forward(self, images: torch.Tensor, factor: float | None = None) -> torch.Tensor:
         """Logits of every class for every pixel.
 
-        `images`: float, B x in_chans x H x W, normalised (see `zoo.models.preprocess`). Returns
+        `images`: float, B x in_chans x H x W, normalised (see `normalise`). Returns
         B x classes x H x W. Inside, the images are enlarged by `factor` (None: by what `spec` says
         for images of this size), then padded at the bottom and at the right to a size that the
         network takes, by repeating their last row and column; the logits are brought back. Both
@@ -116,27 +104,11 @@ class SegmentationModel(nn.Module):
         self, images: torch.Tensor, features: Any = None
     ) -> Outputs | MaskOutputs | torch.Tensor:
         """The training outputs of images that have a size which the network takes."""
-        from zoo.models import smp_parts
-
         if not hasattr(self.net, "training_outputs"):
             return smp_parts.training_outputs(self.net, images, features)
         outputs: Outputs | MaskOutputs | torch.Tensor
         outputs = self.net.training_outputs(images, features)  # type: ignore[operator]
         return outputs
-
-    def _let_gates_learn(self) -> None:
-        from zoo.models.network import allow_single_pooled_values
-
-        encoder, first = getattr(self.net, "encoder", None), next(self.net.parameters(), None)
-        if encoder is None or first is None or first.is_meta:
-            return
-        spec = self.spec
-        multiple = spec.size_multiple
-        side = spec.img_size or max(2 * multiple, padding(0, multiple, spec.size_minimum))
-        if side <= MOST_PROBED:
-            shape = (1, spec.in_chans, side, side)
-            images = torch.zeros(shape, device=first.device, dtype=first.dtype)
-            allow_single_pooled_values(encoder, images)
 
     def padded(self, images: torch.Tensor) -> torch.Tensor:
         """`images` enlarged to what the network takes, their last row and column repeated."""
@@ -208,3 +180,24 @@ def padding(size: int, multiple: int, minimum: int) -> int:
     """Pixels to add to `size` to reach the next multiple that is not below `minimum`."""
     needed = max(size, minimum)
     return -(-needed // multiple) * multiple - size
+
+
+def normalise(images: torch.Tensor, spec: ModelSpec, device: torch.device | str) -> torch.Tensor:
+    """Turn uint8 pixels into what the encoder was trained on: (pixel / 255 - mean) / std.
+
+    `images`: uint8, B x in_chans x H x W. Returns float32 of the same shape on `device`, in
+    channels-last memory format.
+    """
+    images = images.to(device, non_blocking=True).contiguous(memory_format=torch.channels_last)
+    mean = torch.tensor(spec.mean, device=device).mul_(255).view(1, -1, 1, 1)
+    scale = torch.tensor(spec.std, device=device).mul_(255).reciprocal_().view(1, -1, 1, 1)
+    return images.float().sub_(mean).mul_(scale)
+
+
+def rescaled(images: torch.Tensor, factor: float) -> torch.Tensor:
+    """Float `images`, B x C x H x W, with both sides times `factor`: bilinear, antialiased."""
+    size = (images.shape[-2], images.shape[-1])
+    wanted = scaled_size(size, factor)
+    if wanted == size:
+        return images
+    return functional.interpolate(images, wanted, mode="bilinear", antialias=factor < 1)

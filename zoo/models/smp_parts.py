@@ -1,15 +1,209 @@
-"""What networks of segmentation-models-pytorch (SMP) offer to training."""
+"""The classes of segmentation-models-pytorch (SMP): whole networks, and their parts one by one."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import segmentation_models_pytorch as smp
 from segmentation_models_pytorch.base import SegmentationHead
-from segmentation_models_pytorch.decoders.dpt.decoder import DPTSegmentationHead
+from segmentation_models_pytorch.base.initialization import initialize_decoder, initialize_head
+from segmentation_models_pytorch.decoders.deeplabv3.decoder import (
+    DeepLabV3Decoder,
+    DeepLabV3PlusDecoder,
+)
+from segmentation_models_pytorch.decoders.dpt.decoder import DPTDecoder, DPTSegmentationHead
+from segmentation_models_pytorch.decoders.fpn.decoder import FPNDecoder
+from segmentation_models_pytorch.decoders.linknet.decoder import LinknetDecoder
+from segmentation_models_pytorch.decoders.manet.decoder import MAnetDecoder
+from segmentation_models_pytorch.decoders.pan.decoder import PANDecoder
+from segmentation_models_pytorch.decoders.pspnet.decoder import PSPDecoder
+from segmentation_models_pytorch.decoders.segformer.decoder import SegformerDecoder
+from segmentation_models_pytorch.decoders.unet.decoder import UnetDecoder
+from segmentation_models_pytorch.decoders.unetplusplus.decoder import UnetPlusPlusDecoder
+from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 from torch.nn import functional
 
 from zoo.models.outputs import Outputs
+from zoo.models.pyramid import Pyramid, canvas
+
+
+def smp_class(name: str) -> type[nn.Module]:
+    """SMP's class of that name. Raises AttributeError where SMP has none."""
+    cls: type[nn.Module] = getattr(smp, name)
+    return cls
+
+
+def smp_parts(
+    cls: str,
+    channels: Sequence[int],
+    strides: Sequence[int],
+    in_chans: int,
+    classes: int,
+    options: Mapping[str, Any],
+) -> tuple[nn.Module, nn.Module]:
+    """The decoder and the segmentation head as SMP's class `cls` builds them, without an encoder.
+
+    `channels` and `strides` are those of the maps that the decoder takes, from fine to coarse;
+    `options` are all arguments of the class. Weights are initialised as SMP does. Raises ValueError
+    for an output stride that the class does not take.
+    """
+    o, encoder = options, [in_chans, *channels]
+    decoder: nn.Module
+    upsampling = o.get("upsampling", 1)
+    if cls in ("PAN", "DeepLabV3", "DeepLabV3Plus"):
+        allowed = (16, 32) if cls == "PAN" else (8, 16)
+        if o["encoder_output_stride"] not in allowed:
+            raise ValueError(
+                f"{cls} takes an output stride of {allowed[0]} or {allowed[1]}, "
+                f"got {o['encoder_output_stride']}"
+            )
+    if cls in ("Unet", "UnetPlusPlus", "MAnet"):
+        given = {
+            "encoder_channels": encoder,
+            "decoder_channels": o["decoder_channels"],
+            "n_blocks": o["encoder_depth"],
+            "use_norm": o["decoder_use_norm"],
+            "interpolation_mode": o["decoder_interpolation"],
+        }
+        if cls == "Unet":
+            attention = o["decoder_attention_type"]
+            decoder = UnetDecoder(**given, add_center_block=False, attention_type=attention)
+        elif cls == "UnetPlusPlus":
+            attention = o["decoder_attention_type"]
+            decoder = UnetPlusPlusDecoder(**given, center=False, attention_type=attention)
+        else:
+            decoder = MAnetDecoder(**given, pab_channels=o["decoder_pab_channels"])
+        width, kernel = o["decoder_channels"][-1], 3
+    elif cls == "Linknet":
+        width, kernel = 32, 1
+        decoder = LinknetDecoder(
+            encoder_channels=encoder,
+            n_blocks=o["encoder_depth"],
+            prefinal_channels=width,
+            use_norm=o["decoder_use_norm"],
+        )
+    elif cls == "FPN":
+        decoder = FPNDecoder(
+            encoder_channels=encoder,
+            encoder_depth=o["encoder_depth"],
+            pyramid_channels=o["decoder_pyramid_channels"],
+            segmentation_channels=o["decoder_segmentation_channels"],
+            dropout=o["decoder_dropout"],
+            merge_policy=o["decoder_merge_policy"],
+            interpolation_mode=o["decoder_interpolation"],
+        )
+        width, kernel = decoder.out_channels, 1
+    elif cls == "PSPNet":
+        width, kernel = o["psp_out_channels"], 3
+        decoder = PSPDecoder(
+            encoder_channels=encoder,
+            use_norm=o["decoder_use_norm"],
+            out_channels=width,
+            dropout=o["psp_dropout"],
+        )
+    elif cls == "PAN":
+        width, kernel = o["decoder_channels"], 3
+        decoder = PANDecoder(
+            encoder_channels=encoder,
+            encoder_depth=o["encoder_depth"],
+            decoder_channels=width,
+            interpolation_mode=o["decoder_interpolation"],
+        )
+    elif cls == "DeepLabV3":
+        width, kernel = o["decoder_channels"], 1
+        decoder = DeepLabV3Decoder(
+            in_channels=encoder[-1],
+            out_channels=width,
+            atrous_rates=o["decoder_atrous_rates"],
+            aspp_separable=o["decoder_aspp_separable"],
+            aspp_dropout=o["decoder_aspp_dropout"],
+        )
+        upsampling = o["encoder_output_stride"] if upsampling is None else upsampling
+    elif cls == "DeepLabV3Plus":
+        width, kernel = o["decoder_channels"], 1
+        decoder = DeepLabV3PlusDecoder(
+            encoder_channels=encoder,
+            encoder_depth=o["encoder_depth"],
+            out_channels=width,
+            atrous_rates=o["decoder_atrous_rates"],
+            output_stride=o["encoder_output_stride"],
+            aspp_separable=o["decoder_aspp_separable"],
+            aspp_dropout=o["decoder_aspp_dropout"],
+        )
+    elif cls == "UPerNet":
+        width, kernel = o["decoder_channels"], 1
+        decoder = UPerNetDecoder(
+            encoder_channels=encoder,
+            encoder_depth=o["encoder_depth"],
+            decoder_channels=width,
+            use_norm=o["decoder_use_norm"],
+        )
+    elif cls == "Segformer":
+        width, kernel = o["decoder_segmentation_channels"], 1
+        decoder = SegformerDecoder(
+            encoder_channels=encoder,
+            encoder_depth=o["encoder_depth"],
+            segmentation_channels=width,
+        )
+    else:  # DPT, whose decoder knows prefix tokens; a pyramid has none
+        decoder = DPTDecoder(
+            encoder_out_channels=list(channels),
+            encoder_output_strides=list(strides),
+            encoder_has_prefix_tokens=False,
+            readout="ignore",
+            intermediate_channels=o["decoder_intermediate_channels"],
+            fusion_channels=o["decoder_fusion_channels"],
+        )
+        width, kernel = o["decoder_fusion_channels"], 3
+    head: nn.Module
+    if cls == "DPT":
+        head = DPTSegmentationHead(width, classes, o["activation"], kernel, upsampling=2)
+    else:
+        head = SegmentationHead(width, classes, kernel, o["activation"], upsampling)
+    if not cls.startswith("DeepLab"):
+        initialize_decoder(decoder)
+        initialize_head(head)
+    return decoder, head
+
+
+class SmpOnPyramid(nn.Module):
+    """A decoder of SMP behind a pyramid that makes the maps it takes.
+
+    `places` are the strides in SMP's list of maps, 0 for a map that the decoder ignores.
+    """
+
+    def __init__(self, pyramid: Pyramid, decoder: nn.Module, places: Sequence[int]):
+        super().__init__()
+        self.pyramid = pyramid
+        self.decoder = decoder
+        self.places = tuple(places)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """The decoder's map for the images and an encoder's maps."""
+        images, made = features[0], iter(self.pyramid(features))
+        batch, (height, width) = images.shape[0], canvas(images, self.pyramid.multiple)
+        empty = images.new_empty((batch, 0, height, width))
+        halved = images.new_empty((batch, 0, height // 2, width // 2))
+        maps = [empty, *(next(made) if stride else halved for stride in self.places)]
+        decoded: Tensor = self.decoder(maps)
+        return decoded
+
+
+class DptOnPyramid(nn.Module):
+    """SMP's decoder of DPT behind a pyramid; it gets no prefix tokens."""
+
+    def __init__(self, pyramid: Pyramid, decoder: nn.Module):
+        super().__init__()
+        self.pyramid = pyramid
+        self.decoder = decoder
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """The decoder's map for the images and an encoder's maps."""
+        maps = self.pyramid(features)
+        decoded: Tensor = self.decoder(maps, [None] * len(maps))
+        return decoded
 
 
 class UpsamplingHead(nn.Sequential):
@@ -44,19 +238,19 @@ class DptUpsamplingHead(nn.Module):
         )
 
 
-def replace_head(net: Any) -> None:
-    """Give a network that SMP built a head of the same weights whose upsampling can be left out.
+def with_optional_upsampling(head: nn.Module) -> nn.Module:
+    """A head with the layers and names of SMP's `head` whose upsampling can be left out.
 
-    A head that does not upsample, or that ends in an activation, stays as it is.
+    A head that does not upsample, or that ends in an activation, is returned as it is.
     """
-    head = net.segmentation_head
     if isinstance(head, SegmentationHead):
         _, upsampling, activation = head
         if isinstance(upsampling, nn.Upsample) and _is_linear(activation):
             factor: Any = upsampling.scale_factor
-            net.set_submodule("segmentation_head", UpsamplingHead(head, float(factor)))
+            return UpsamplingHead(head, float(factor))
     elif isinstance(head, DPTSegmentationHead) and _is_linear(head.activation):
-        net.set_submodule("segmentation_head", DptUpsamplingHead(head))
+        return DptUpsamplingHead(head)
+    return head
 
 
 def training_outputs(net: Any, images: Tensor, features: Any = None) -> Outputs | Tensor:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from zoo.common.class_lists import Colour, default_palette
+from zoo.common.errors import InputError
+from zoo.registry.decoders import input_minimum, input_multiple
 from zoo.registry.recipe import InputScale
+from zoo.registry.resolve import Resolved
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -79,6 +83,75 @@ class ModelSpec(BaseModel):
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) in pixels of what the network sees of an image of this size."""
         return scaled_size((height, width), self.enlargement(height, width))
+
+
+def model_spec(
+    resolved: Resolved,
+    classes: int | list[str] | None,
+    *,
+    palette: list[Colour] | None = None,
+    in_chans: int = 3,
+    img_size: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> ModelSpec:
+    """The description, with random weights, of what the registry says of a model.
+
+    `classes` is a number or a list of names, `img_size` the side in pixels that a fixed-size
+    encoder is built for, `options` are arguments of the decoder. Raises InputError for classes and
+    sizes that the model does not take.
+    """
+    options, row = dict(options or {}), resolved.row
+    if classes is None or classes in (0, []):
+        raise InputError(
+            f"{resolved.name} needs classes=, a number or a list of names, "
+            f'for example zoo.create("{resolved.name}", classes=["background", "road"]).'
+        )
+    if isinstance(classes, int) and not 1 <= classes <= 255:
+        raise InputError(f"classes is {classes}; allowed are 1 to 255.")
+    names = class_names(classes)
+    side = _fixed_side(resolved, img_size)
+    way = resolved.adapter_dilation(options)
+    encoder_args = (way.encoder_args if way else {}) | resolved.encoder_args
+    if row is not None and row.resizes == "img_size":
+        encoder_args["img_size"] = side
+    return ModelSpec(
+        name=resolved.name,
+        decoder=resolved.decoder,
+        encoder=resolved.timm_name,
+        classes=names,
+        palette=palette_for(names, palette),
+        in_chans=in_chans,
+        mean=per_channel(resolved.mean, in_chans),
+        std=per_channel(resolved.std, in_chans),
+        encoder_args=encoder_args,
+        decoder_args=resolved.args | options,
+        dilated=way.dilated if way else None,
+        size_multiple=input_multiple(resolved.decoder, row, resolved.adapted is None),
+        size_minimum=input_minimum(resolved.decoder, row),
+        img_size=side,
+        smp_loadable=resolved.adapted is None,
+    )
+
+
+def _fixed_side(resolved: Resolved, img_size: int | None) -> int | None:
+    """The side of the only square that the encoder takes, in pixels; None where it takes any size.
+
+    Raises InputError where `img_size` is given and the encoder cannot be built for a size.
+    """
+    row = resolved.row
+    if row is None or row.resizes == "any":
+        if img_size is not None:
+            raise InputError(f"{resolved.encoder} takes images of any size; leave img_size out.")
+        return resolved.encoder_args.get("img_size") if row is None else None
+    native = int(row.input_size.split("/")[1])
+    if img_size is None:
+        return native
+    if row.resizes == "no":
+        raise InputError(
+            f"{resolved.encoder} takes {native} x {native} pixels only (larger images take "
+            "sliding-window inference); leave img_size out."
+        )
+    return img_size
 
 
 def scaled_size(size: tuple[int, int], factor: float) -> tuple[int, int]:

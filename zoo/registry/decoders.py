@@ -1,17 +1,125 @@
-"""What a decoder can be told: its options, their defaults and what they allow. No torch."""
+"""The decoder table: a row for every decoder, and the options that it takes. No torch.
+
+A decoder is a class of segmentation-models-pytorch (SMP), or a module in `zoo.models.heads` that
+has the decoder's name. A new one is one row here and, where it is a custom head, one such module.
+"""
 
 from __future__ import annotations
 
+import ast
+import functools
 from collections.abc import Collection, Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from zoo.common.errors import InputError, join_problems, nearest
-from zoo.common.schema import Strict, dotted, problems
+from zoo.common.errors import InputError, RunError, join_problems, nearest
+from zoo.common.schema import Strict, dotted, problems, written_as
+from zoo.registry.encoders import Encoder, Where, fits, matches
 
-MOST = 16
-"""Entries of a list, at most."""
+
+class Divisible(Strict):
+    """The channels of the feature map at `stride` must be a multiple of `by`."""
+
+    stride: Annotated[int, Field(ge=1)]
+    by: Annotated[int, Field(ge=1)]
+
+
+class Needs(Strict):
+    """What the decoder's class in segmentation-models-pytorch asks of an encoder.
+
+    Other encoders reach the decoder through zoo's adapter. `input_multiple` (pixels) is for
+    encoders that do not take every size as built: the size they are made for must be a multiple of
+    it.
+    """
+
+    where: Where = Field(default_factory=dict)
+    channels_divisible: Divisible | None = None
+    input_multiple: Annotated[int, Field(ge=1)] | None = None
+
+    def lacking(self, encoder: Encoder) -> str | None:
+        """What the encoder lacks, or None where it fits."""
+        for column, patterns in self.where.items():
+            value = getattr(encoder, column)
+            if not fits(patterns, value):
+                wanted = " or ".join(pattern or "none" for pattern in patterns)
+                return f"{column} {wanted}, has {value or 'none'}"
+        if (rule := self.channels_divisible) is not None:
+            channels = encoder.channels_at(rule.stride)
+            if channels is None or channels % rule.by:
+                return f"a multiple of {rule.by} channels at stride {rule.stride}, has {channels}"
+        if self.input_multiple is not None and encoder.resizes != "any":
+            sides = [int(side) for side in encoder.input_size.split("/")[1:]]
+            if any(side % self.input_multiple for side in sides):
+                return f"input sides of a multiple of {self.input_multiple}, has {sides}"
+        return None
+
+
+class Case(Strict):
+    """Arguments of the decoder's class, and of timm, for the encoders that match `where`."""
+
+    where: Where
+    args: dict[str, Any] = Field(default_factory=dict)
+    encoder_args: dict[str, Any] = Field(default_factory=dict)
+
+
+class DecoderChanges(Strict):
+    """What a registry file may say of a decoder, in the place of these fields of its row.
+
+    `args` go to its class, `encoder_args` to timm. The arguments of the first of `cases` that
+    matches the encoder come on top of `args`. `needs` is what SMP's class asks of an encoder.
+    `takes` are the only encoders that a custom head can be built on, except those that match
+    `leaves_out`. `recipe` takes precedence over the encoder rules' recipe.
+    """
+
+    title: Annotated[str, Field(min_length=1)]
+    paper: Annotated[
+        str, written_as(r"\d{4}\.\d{4,5}|doi:10\.\d+/\S+", "an arXiv id or doi:10.NUMBER/NAME")
+    ]
+    args: dict[str, Any] = Field(default_factory=dict)
+    encoder_args: dict[str, Any] = Field(default_factory=dict)
+    cases: list[Case] = Field(default_factory=list)
+    needs: Needs | None = None
+    takes: Where = Field(default_factory=dict)
+    leaves_out: Where = Field(default_factory=dict)
+    recipe: str | None = None
+
+
+class Decoder(DecoderChanges):
+    """A row of the decoder table.
+
+    `smp` is the name of SMP's class, None for a custom head, whose `options` are a schema.
+    `strides` are those of the maps that it takes, from fine to coarse, the deepest last; 0 is a
+    place in SMP's list of maps that the decoder ignores; none at all means the deepest level only.
+    With `optional` the map of that stride may be empty, with `auxiliary` the level before the
+    encoder's last is wanted too, for an auxiliary head. `output_stride` is the stride of the
+    deepest map that a custom head wants of a dilated encoder. The channels of maps must be
+    multiples of `divisor`, height and width of SMP's input of `size_multiple` pixels, and at least
+    `size_minimum` pixels.
+    """
+
+    smp: str | None = None
+    options: type[Strict] = Strict
+    strides: tuple[int, ...] = (0, 4, 8, 16, 32)
+    optional: int | None = None
+    auxiliary: bool = False
+    output_stride: int | None = None
+    divisor: int = 1
+    size_multiple: int = 32
+    size_minimum: int = 32
+
+    def refuses(self, encoder: Encoder) -> str | None:
+        """What an encoder that it cannot be built on lacks, or None where it can."""
+        if self.leaves_out and matches(self.leaves_out, encoder):
+            left_out = "; ".join(f"{key} {', '.join(p)}" for key, p in self.leaves_out.items())
+            return f"an encoder that is not left out ({left_out}), has {encoder.name}"
+        return Needs(where=self.takes).lacking(encoder) if self.takes else None
+
+
+MAX_ENTRIES = 16
+"""The most entries of a list."""
 
 
 def _odd(value: int) -> int:
@@ -25,22 +133,18 @@ def _as_tuple(value: object) -> object:
 
 
 Count = Annotated[int, Field(ge=1, le=65_536)]
-Share = Annotated[float, Field(ge=0, lt=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 Bin = Annotated[int, Field(ge=1, le=64)]
 Rate = Annotated[int, Field(ge=1, le=64)]
 Kernel = Annotated[int, Field(ge=1, le=31), AfterValidator(_odd)]
-Several = (BeforeValidator(_as_tuple), Field(min_length=1, max_length=MOST))
-
-
-class LinearOptions(Strict):
-    """`linear` has none."""
+Several = (BeforeValidator(_as_tuple), Field(min_length=1, max_length=MAX_ENTRIES))
 
 
 class FcnOptions(Strict):
     """Options of `fcn`."""
 
     stride: Literal[8, 16, 32] = 8
-    dropout: Share = 0.5
+    dropout: Fraction = 0.5
 
 
 class PspnetOptions(Strict):
@@ -53,7 +157,7 @@ class PspnetOptions(Strict):
     rates: Annotated[tuple[Rate, ...], *Several] = (1,)
     separable: bool = False
     norm: Literal["batch", "group", "layer"] = "batch"
-    dropout: Share = 0.1
+    dropout: Fraction = 0.1
     upsampling: Literal["bilinear", "nearest", "transposed", "shuffle"] = "bilinear"
     auxiliary: Annotated[float, Field(ge=0, le=10)] | None = None
 
@@ -78,115 +182,212 @@ class EomtOptions(Strict):
     blocks: Annotated[int, Field(ge=1, le=256)] | None = None
 
 
-OWN: dict[str, type[Strict]] = {
-    "linear": LinearOptions,
-    "fcn": FcnOptions,
-    "pspnet": PspnetOptions,
-    "eomt": EomtOptions,
+FROM_TWO = (2, 4, 8, 16, 32)
+PYRAMID = ["2/4/8/16/32", "4/8/16/32", "1/2/4/8/16/32"]
+"""Strides of an encoder's maps that SMP's classes accept."""
+
+DECODERS: dict[str, Decoder] = {
+    "unet": Decoder(
+        title="U-Net",
+        paper="1505.04597",
+        smp="Unet",
+        strides=FROM_TWO,
+        optional=2,
+        needs=Needs(where={"reductions": PYRAMID}),
+    ),
+    "unetplusplus": Decoder(
+        title="UNet++",
+        paper="1807.10165",
+        smp="UnetPlusPlus",
+        strides=FROM_TWO,
+        optional=2,
+        needs=Needs(where={"reductions": PYRAMID, "inexact_sizes": [""]}),
+    ),
+    "manet": Decoder(
+        title="MA-Net",
+        paper="doi:10.1109/ACCESS.2020.3025372",
+        smp="MAnet",
+        strides=FROM_TWO,
+        optional=2,
+        needs=Needs(where={"reductions": PYRAMID, "inexact_sizes": [""]}),
+    ),
+    "linknet": Decoder(
+        title="LinkNet",
+        paper="1707.03718",
+        smp="Linknet",
+        strides=FROM_TWO,
+        optional=2,
+        needs=Needs(where={"reductions": PYRAMID, "inexact_sizes": [""]}),
+    ),
+    "fpn": Decoder(
+        title="Panoptic FPN, semantic branch",
+        paper="1901.02446",
+        smp="FPN",
+        needs=Needs(where={"reductions": PYRAMID, "inexact_sizes": ["", "2"]}),
+    ),
+    "pspnet": Decoder(
+        title="PSPNet",
+        paper="1612.01105",
+        options=PspnetOptions,
+        strides=(8,),
+        auxiliary=True,
+        output_stride=8,
+    ),
+    "pspnet_lite": Decoder(
+        title="PSPNet head on half an encoder",
+        paper="1612.01105",
+        smp="PSPNet",
+        strides=(0, 0, 8),
+        divisor=4,
+        needs=Needs(
+            where={
+                "reductions": ["2/4/8*", "4/8*", "1/2/4/8*"],
+                "inexact_sizes": ["", "2", "2/4"],
+            },
+            channels_divisible=Divisible(stride=8, by=4),
+        ),
+    ),
+    "pan": Decoder(
+        title="Pyramid Attention Network",
+        paper="1805.10180",
+        smp="PAN",
+        strides=(0, 4, 8, 16, 16),
+        size_minimum=128,
+        needs=Needs(where={"reductions": PYRAMID, "inexact_sizes": [""], "dilates": ["*16"]}),
+    ),
+    "deeplabv3": Decoder(
+        title="DeepLabV3",
+        paper="1706.05587",
+        smp="DeepLabV3",
+        strides=(0, 0, 0, 0, 8),
+        needs=Needs(where={"reductions": PYRAMID, "inexact_sizes": [""], "dilates": ["8*"]}),
+    ),
+    "deeplabv3plus": Decoder(
+        title="DeepLabV3+",
+        paper="1802.02611",
+        smp="DeepLabV3Plus",
+        strides=(0, 4, 0, 0, 16),
+        needs=Needs(where={"reductions": PYRAMID, "inexact_sizes": [""], "dilates": ["*16"]}),
+    ),
+    "upernet": Decoder(
+        title="UPerNet",
+        paper="1807.10221",
+        smp="UPerNet",
+        needs=Needs(where={"reductions": PYRAMID, "inexact_sizes": ["", "2"]}),
+    ),
+    "segformer": Decoder(
+        title="SegFormer head",
+        paper="2105.15203",
+        smp="Segformer",
+        needs=Needs(where={"reductions": PYRAMID}),
+    ),
+    "dpt": Decoder(
+        title="Dense Prediction Transformer",
+        paper="2103.13413",
+        smp="DPT",
+        strides=(4, 8, 16, 32),
+        encoder_args={"num_classes": 0},
+        cases=[Case(where={"prefix_tokens": ["0"]}, args={"decoder_readout": "ignore"})],
+        needs=Needs(
+            where={
+                "reductions": ["8/8*", "16/16*", "32/32*"],
+                "inexact_sizes": [""],
+                "blocks": ["[4-9]", "[1-9]?"],
+            },
+            input_multiple=32,
+        ),
+    ),
+    "linear": Decoder(title="One linear layer", paper="2304.07193", strides=()),
+    "fcn": Decoder(title="FCN-8s", paper="1411.4038", options=FcnOptions, strides=(8, 16, 32)),
+    "eomt": Decoder(
+        title="Encoder-only mask transformer",
+        paper="2503.19108",
+        options=EomtOptions,
+        strides=(),
+        recipe="eomt",
+        takes={"module": ["vision_transformer", "deit", "eva"]},
+        # blocks of parallel parts take no queries
+        leaves_out={"name": ["*_18x2_*", "*_xp_*", "*pwee_*"]},
+    ),
 }
-"""The heads of zoo's own and their options."""
 
-_U_SHAPED = {
-    "encoder_depth": 5,
-    "decoder_use_norm": "batchnorm",
-    "decoder_channels": (256, 128, 64, 32, 16),
-    "decoder_interpolation": "nearest",
-    "activation": None,
-}
-_DEEPLAB = {
-    "encoder_depth": 5,
-    "decoder_channels": 256,
-    "decoder_atrous_rates": (12, 24, 36),
-    "decoder_aspp_dropout": 0.5,
-    "activation": None,
-}
-SMP: dict[str, dict[str, Any]] = {
-    "unet": {**_U_SHAPED, "decoder_attention_type": None},
-    "unetplusplus": {**_U_SHAPED, "decoder_attention_type": None},
-    "manet": {**_U_SHAPED, "decoder_pab_channels": 64},
-    "linknet": {"encoder_depth": 5, "decoder_use_norm": "batchnorm", "activation": None},
-    "fpn": {
-        "encoder_depth": 5,
-        "decoder_pyramid_channels": 256,
-        "decoder_segmentation_channels": 128,
-        "decoder_merge_policy": "add",
-        "decoder_dropout": 0.2,
-        "decoder_interpolation": "nearest",
-        "upsampling": 4,
-        "activation": None,
-    },
-    "pspnet_lite": {
-        "encoder_depth": 3,
-        "psp_out_channels": 512,
-        "decoder_use_norm": "batchnorm",
-        "psp_dropout": 0.2,
-        "upsampling": 8,
-        "activation": None,
-    },
-    "pan": {
-        "encoder_depth": 5,
-        "encoder_output_stride": 16,
-        "decoder_channels": 32,
-        "decoder_interpolation": "bilinear",
-        "upsampling": 4,
-        "activation": None,
-    },
-    "deeplabv3": {
-        **_DEEPLAB,
-        "encoder_output_stride": 8,
-        "decoder_aspp_separable": False,
-        "upsampling": None,
-    },
-    "deeplabv3plus": {
-        **_DEEPLAB,
-        "encoder_output_stride": 16,
-        "decoder_aspp_separable": True,
-        "upsampling": 4,
-    },
-    "upernet": {
-        "encoder_depth": 5,
-        "decoder_channels": 256,
-        "decoder_use_norm": "batchnorm",
-        "upsampling": 4,
-        "activation": None,
-    },
-    "segformer": {
-        "encoder_depth": 5,
-        "decoder_segmentation_channels": 256,
-        "upsampling": 4,
-        "activation": None,
-    },
-    "dpt": {
-        "encoder_depth": 4,
-        "encoder_output_indices": None,
-        "decoder_readout": "cat",
-        "decoder_intermediate_channels": (256, 512, 1024, 1024),
-        "decoder_fusion_channels": 256,
-        "activation": None,
-    },
-}
-"""The options of SMP's classes with their defaults, as in their constructors."""
+OUTPUT_STRIDES = (8, 16, 32)
+"""What `encoder_output_stride` may be; some of SMP's classes take only two of these."""
 
-STRIDES = (8, 16, 32)
-"""What `encoder_output_stride` may be; some of SMP's classes take two of these alone."""
-
-OUTPUT_STRIDES = {"pspnet": 8}
-"""The stride of the deepest map that a head of zoo's own wants of a dilated encoder."""
-
-SETTLED = frozenset({"encoder_depth", "encoder_output_indices"})
-"""Options of SMP's classes that are settled where an encoder comes through the adapter."""
-
+ADAPTED = frozenset({"encoder_depth", "encoder_output_indices"})
+"""Options of SMP's classes that the adapter decides by itself."""
 
 NORMS = (True, False, "batchnorm", "groupnorm", "layernorm", "identity")
 """What `decoder_use_norm` may be; SMP's own layernorm and instancenorm fail."""
 
+NO_OPTIONS = frozenset(
+    {"self", "encoder_name", "encoder_weights", "in_channels", "classes", "aux_params"}
+)
+"""Arguments of SMP's constructors that are no options of a decoder."""
+
+LEAST_WITHOUT_PADDING = 128
+"""Encoders that lose rows and columns at the borders have nothing left of a smaller image."""
+
 
 def defaults(decoder: str, *, adapted: bool = False) -> dict[str, Any]:
-    """The options of a decoder with their defaults; without those that an adapter settles."""
-    if decoder in OWN:
-        return {name: field.default for name, field in OWN[decoder].model_fields.items()}
-    known = SMP.get(decoder, {})
-    return {name: value for name, value in known.items() if not (adapted and name in SETTLED)}
+    """The options of a decoder with their defaults; without those that an adapter decides.
+
+    Those of SMP's classes are read from the signatures in SMP's source, which is not imported.
+    """
+    row = DECODERS.get(decoder)
+    if row is None:
+        return {}
+    if row.smp is None:
+        return {name: field.default for name, field in row.options.model_fields.items()}
+    known = smp_defaults(row.smp)
+    return {name: value for name, value in known.items() if not (adapted and name in ADAPTED)}
+
+
+@functools.cache
+def smp_defaults(cls: str) -> dict[str, Any]:
+    """The options of SMP's class `cls` with their defaults, in the order of its constructor."""
+    found = find_spec("segmentation_models_pytorch")
+    if found is None or found.origin is None:
+        raise RunError("segmentation-models-pytorch is missing. Install segmentation-zoo again.")
+    constructor = _constructor(Path(found.origin), cls)
+    if constructor is None:
+        raise RunError(f"The installed segmentation-models-pytorch has no class {cls}.")
+    arguments = constructor.args
+    named = arguments.args[len(arguments.args) - len(arguments.defaults) :]
+    pairs = [
+        *zip(named, arguments.defaults, strict=True),
+        *zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True),
+    ]
+    return {
+        argument.arg: ast.literal_eval(default)
+        for argument, default in pairs
+        if default is not None and argument.arg not in NO_OPTIONS
+    }
+
+
+def _constructor(file: Path, cls: str) -> ast.FunctionDef | None:
+    """`__init__` of the class that `file` defines, or imports by a relative import."""
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == cls:
+            functions = (part for part in node.body if isinstance(part, ast.FunctionDef))
+            return next((part for part in functions if part.name == "__init__"), None)
+        if not isinstance(node, ast.ImportFrom) or node.level != 1 or node.module is None:
+            continue
+        if cls in [alias.name for alias in node.names]:
+            place = file.parent.joinpath(*node.module.split("."))
+            module = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+            return _constructor(module, cls)
+    return None
+
+
+def allowed_options(decoder: str) -> frozenset[str]:
+    """The options that a file which somebody else wrote may set: those that leave logits logits."""
+    return frozenset(defaults(decoder)) - {"activation"}
+
+
+def filled_options(decoder: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a custom head: those `given`, which are valid, and the defaults of others."""
+    return dict(DECODERS[decoder].options.model_validate(dict(given)))
 
 
 def output_stride(decoder: str, given: Mapping[str, Any]) -> int | None:
@@ -194,9 +395,12 @@ def output_stride(decoder: str, given: Mapping[str, Any]) -> int | None:
 
     `given` are options that differ from the defaults.
     """
-    known = SMP.get(decoder, {}).get("encoder_output_stride", OUTPUT_STRIDES.get(decoder))
-    stride = given.get("encoder_output_stride", known)
-    return stride if stride in STRIDES else None
+    row = DECODERS[decoder]
+    default = (
+        row.output_stride if row.smp is None else defaults(decoder).get("encoder_output_stride")
+    )
+    stride = given.get("encoder_output_stride", default)
+    return stride if stride in OUTPUT_STRIDES else None
 
 
 def check_options(
@@ -206,27 +410,43 @@ def check_options(
 
     `beside` are names that are taken too. The values of options of SMP's classes are left to them.
     """
-    known = defaults(decoder, adapted=adapted)
-    wrong = [_unknown(decoder, n, known) for n in given if n not in known and n not in beside]
-    if decoder in OWN:
-        model = OWN[decoder]
+    row, known = DECODERS[decoder], defaults(decoder, adapted=adapted)
+    wrong = []
+    for name in given:
+        if name not in known and name not in beside:
+            close = nearest(name, known)
+            hint = f" Did you mean {' or '.join(close)}?" if close else ""
+            has = ", ".join(sorted(known)) or "none"
+            wrong.append(f"{decoder} has no option {name}.{hint} It has {has}.")
+    if row.smp is None:
         try:
-            model.model_validate({name: given[name] for name in given if name in known})
+            row.options.model_validate({name: given[name] for name in given if name in known})
         except ValidationError as error:
             wrong += [
                 f"{dotted(place)}: {text}" if place else text
-                for place, text in problems(error, model)
+                for place, text in problems(error, row.options)
             ]
     if (norm := given.get("decoder_use_norm", True)) not in NORMS and "decoder_use_norm" in known:
         allowed = ", ".join(map(str, NORMS))
         wrong.append(f"decoder_use_norm: should be one of {allowed}, got {norm!r}")
-    if (stride := given.get("encoder_output_stride", STRIDES[0])) not in STRIDES:
+    if (stride := given.get("encoder_output_stride", 8)) not in OUTPUT_STRIDES:
         wrong.append(f"encoder_output_stride: should be 8, 16 or 32, got {stride!r}")
     if wrong:
         raise InputError(join_problems(f"These options of {decoder} cannot be used:", wrong))
 
 
-def _unknown(decoder: str, name: str, known: Mapping[str, Any]) -> str:
-    close = nearest(name, known)
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    return f"{decoder} has no option {name}.{hint} It has {', '.join(sorted(known)) or 'none'}."
+def input_multiple(decoder: str, encoder: Encoder | None, in_smp: bool) -> int:
+    """The multiple of pixels that images are padded to before they enter the net.
+
+    For SMP's classes (`in_smp`) the decoder's own; for the rest the largest stride of the encoder,
+    since its maps are resized to what the decoder takes.
+    """
+    if in_smp or encoder is None:
+        return DECODERS[decoder].size_multiple
+    return max(int(stride) for stride in encoder.reductions.split("/"))
+
+
+def input_minimum(decoder: str, encoder: Encoder | None) -> int:
+    """The least height and width, in pixels, that images are padded to."""
+    minimum = DECODERS[decoder].size_minimum
+    return max(minimum, LEAST_WITHOUT_PADDING) if encoder and encoder.inexact_sizes else minimum

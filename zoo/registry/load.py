@@ -1,4 +1,4 @@
-"""Reading the registry and a user's overlay, and checking them as a whole."""
+"""registry.yaml and a user's overlay: their grammar, reading them, checking them as a whole."""
 
 from __future__ import annotations
 
@@ -8,16 +8,141 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from zoo.common.class_lists import CLASS_LISTS, default_palette
 from zoo.common.errors import InputError, RunError, join_problems, nearest, unknown
+from zoo.common.files import parse_yaml, read_yaml
+from zoo.common.schema import Strict, dotted, problems, written_as
 from zoo.registry import encoders as timm_table
-from zoo.registry.from_hub import fetch_overlay, unsafe_parts
+from zoo.registry.decoders import DECODERS, Decoder, DecoderChanges, allowed_options
+from zoo.registry.encoders import ENCODER_ARGS, Where, wrong_arguments
 from zoo.registry.recipe import Recipe
-from zoo.registry.rows import CuratedModel, Decoder, RegistryFile, Rule, read_registry_file
-from zoo.remote.address import is_address, snapshot_origin
+from zoo.remote.address import PREFIX, hub_timeout, is_address, parse_address, snapshot_origin
 
 OURS = "registry.yaml"
 PACKAGE = Path(__file__).parent.parent
+MAX_BYTES = 1_000_000
+PERSONAL = frozenset({"encoder_output_indices"})
+"""Options that a person chooses for one encoder, and no row for all of them."""
+WAYS = ("from a local file: point ZOO_REGISTRY at it",)
+
+Mean = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
+Std = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
+"""Per channel of RGB, for pixels in [0, 1]."""
+
+
+class Rule(Strict):
+    """What holds for the encoders that match `where`; `args` go to timm's builder.
+
+    `weights` is a local safetensors file, relative to the folder of the file that names it.
+    """
+
+    where: Where
+    recipe: str | None = None
+    weights: str | None = None
+    args: dict[str, Any] = Field(default_factory=dict)
+    mean: Mean | None = None
+    std: Std | None = None
+    licence: str | None = None
+
+    @model_validator(mode="after")
+    def _weights_come_with_statistics(self) -> Self:
+        if self.weights is not None and (self.mean is None or self.std is None):
+            raise ValueError("weights needs mean and std beside it, as the file was trained with")
+        return self
+
+
+def _with_colours(value: object) -> object:
+    """Names of classes, or the name of a public set's, as names with colours."""
+    if isinstance(value, str):
+        if value not in CLASS_LISTS:
+            raise ValueError(unknown("list of classes", value, CLASS_LISTS))
+        return CLASS_LISTS[value]
+    if not isinstance(value, list):
+        return value
+    if len({*map(str, value)}) < len(value):
+        raise ValueError("class names must differ from each other")
+    return dict(zip(value, default_palette(len(value)), strict=True))
+
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+ClassColours = Annotated[
+    dict[str, Annotated[tuple[Byte, Byte, Byte], Field(strict=False)]],
+    BeforeValidator(_with_colours),
+    Field(min_length=1, max_length=255),
+]
+
+
+class TrainedWeights(Strict):
+    """Trained weights of a curated model, with the evidence.
+
+    Without a `revision` they are not pinned: the commit is looked up when they are loaded, and
+    recorded. `classes`, with their colours, are for a repository that states none: a list of names,
+    a mapping of names to [red, green, blue], or the name of a public set whose classes they are.
+    `source` says where the weights come from. `data`, `split` and `protocol` say what the metrics
+    were measured on and how.
+    """
+
+    hub: Annotated[str, written_as(r"[\w.-]+/[\w.-]+", "ORG/REPO")]
+    revision: (
+        Annotated[str, written_as("[0-9a-f]{40}", "a commit of 40 hexadecimal digits")] | None
+    ) = None
+    classes: ClassColours | None = None
+    source: str | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    data: str | None = None
+    split: str | None = None
+    protocol: Annotated[int, Field(ge=1)] | None = None
+    results: str | None = None
+
+    @property
+    def address(self) -> str:
+        """Where they lie, as a MODEL: `hf-hub:ORG/REPO[@REVISION]`."""
+        return f"{PREFIX}{self.hub}" + (f"@{self.revision}" if self.revision else "")
+
+
+class CuratedModel(Strict):
+    """A trained model; `encoder` is `NAME[.TAG]` of timm, or `smp:NAME` of SMP alone.
+
+    An `smp:` encoder is in no table, so it needs recipe, mean and std. `default` is the key of
+    those `weights` that the name alone stands for; without it the name is an architecture.
+    """
+
+    encoder: str
+    recipe: str | None = None
+    args: dict[str, Any] = Field(default_factory=dict)
+    mean: Mean | None = None
+    std: Std | None = None
+    licence: str | None = None
+    weights: dict[str, TrainedWeights] = Field(default_factory=dict)
+    default: str | None = None
+
+    @model_validator(mode="after")
+    def _default_is_there(self) -> Self:
+        if self.default is not None and self.default not in self.weights:
+            raise ValueError(unknown("default weights", self.default, self.weights))
+        return self
+
+    @model_validator(mode="after")
+    def _smp_encoders_are_described(self) -> Self:
+        needed = (self.recipe, self.mean, self.std)
+        if self.encoder.startswith("smp:") and any(value is None for value in needed):
+            raise ValueError("an smp: encoder needs recipe, mean and std; timm's table has none")
+        return self
+
+
+class RegistryFile(Strict):
+    """A registry file; an overlay may leave out any section."""
+
+    version: Literal[1] = 1
+    decoders: dict[str, DecoderChanges] = Field(default_factory=dict)
+    encoders: list[Rule] = Field(default_factory=list)
+    recipes: dict[str, Recipe] = Field(default_factory=dict)
+    models: dict[str, CuratedModel] = Field(default_factory=dict)
+    renamed: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,7 +169,10 @@ class Registry:
         return self.recipes[name]
 
     def origin(self, place: str) -> str:
-        """Where a row was read, for example `registry.yaml: decoders.unet`."""
+        """Where a row comes from, for example `registry.yaml: recipes.cnn`."""
+        section, _, name = place.partition(".")
+        if section == "decoders" and place not in self.origins:
+            return f"decoder table: {name}"
         return f"{self.origins.get(place, OURS)}: {place}"
 
 
@@ -65,7 +193,7 @@ def load_registry(overlay: Path | None = None) -> Registry:
     if overlay is None and (named := os.environ.get("ZOO_REGISTRY")):
         overlay = Path(named)
     if overlay is not None and is_address(overlay):
-        overlay = fetch_overlay(str(overlay))
+        overlay = _fetch_overlay(str(overlay))
     ours = registry_file()
     return _load(ours, _version(ours), overlay, _version(overlay) if overlay else None)
 
@@ -81,15 +209,65 @@ def _version(path: Path) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
+def _fetch_overlay(text: str) -> Path:
+    """`registry.yaml` of `hf-hub:ORG/REPO@COMMIT`, in the Hub's cache.
+
+    A commit that is cached needs no request. Raises InputError unless the commit is given in full.
+    """
+    address = parse_address(text)
+    if not address.pinned:
+        raise InputError(
+            f"The registry {text} is not pinned, so it could change at any time. Give the full "
+            f"commit: hf-hub:{address.repo}@<40 hexadecimal digits>."
+        )
+    from zoo.remote.client import Task, list_files
+    from zoo.remote.files import cached_file, download
+
+    task = Task(f"fetch the registry {address.repo}", address, WAYS)
+    if (cached := cached_file(task, OURS, str(address.revision))) is not None:
+        return cached
+    timeout = hub_timeout()
+    listing = list_files(task, timeout)
+    listed = listing.files.get(OURS)
+    if listed is None or listed.size > MAX_BYTES:
+        raise InputError(f"{address.repo} holds no {OURS} of at most {MAX_BYTES} bytes.")
+    return download(task, listing, OURS, timeout)
+
+
+def read_registry_file(path: Path) -> RegistryFile:
+    """Read one file. Raises InputError with every problem and its place in the file."""
+    return _validated(read_yaml(path), str(path))
+
+
+def parse_registry(text: str, source: str) -> RegistryFile:
+    """A registry file's text; `source` names it in messages. Raises InputError."""
+    return _validated(parse_yaml(text, source), source)
+
+
+def _validated(content: Any, source: str) -> RegistryFile:
+    try:
+        return RegistryFile.model_validate({} if content is None else content)
+    except ValidationError as error:
+        lines = [
+            f"{dotted(place) or 'top'}: {text}" for place, text in problems(error, RegistryFile)
+        ]
+        raise InputError(join_problems(f"{source} has problems:", lines)) from error
+
+
 @functools.lru_cache(maxsize=8)
 def _load(ours: Path, _: object, overlay: Path | None, __: object) -> Registry:
     base = read_registry_file(ours)
-    _refuse(ours, [*_missing_parts(base), *_wrong_references(base, base, ours.parent)])
+    problems = list(_wrong_references(base, base, ours.parent))
+    if not base.encoders or base.encoders[-1].where or base.encoders[-1].recipe is None:
+        problems.append(
+            "encoders: the last rule must match everything (where: {}) and name a recipe"
+        )
+    _refuse(ours, problems)
     if overlay is None:
         return _merged(base, RegistryFile(), None)
     extra = read_registry_file(overlay)
     if snapshot_origin(overlay.parent) is not None:
-        _refuse(overlay, unsafe_parts(extra))
+        _refuse(overlay, _unsafe_parts(extra))
     _refuse(overlay, _wrong_references(extra, base, overlay.parent))
     return _merged(base, extra, overlay)
 
@@ -97,7 +275,7 @@ def _load(ours: Path, _: object, overlay: Path | None, __: object) -> Registry:
 def _merged(base: RegistryFile, extra: RegistryFile, overlay: Path | None) -> Registry:
     sections = ("decoders", "recipes", "models", "renamed")
     return Registry(
-        decoders=base.decoders | extra.decoders,
+        decoders=_with_changes(DECODERS | {}, base.decoders | extra.decoders),
         recipes=base.recipes | extra.recipes,
         models=base.models | extra.models,
         renamed=base.renamed | extra.renamed,
@@ -112,24 +290,54 @@ def _merged(base: RegistryFile, extra: RegistryFile, overlay: Path | None) -> Re
     )
 
 
+def _with_changes(
+    decoders: dict[str, Decoder], changes: dict[str, DecoderChanges]
+) -> dict[str, Decoder]:
+    """The decoder table with what registry files say, which replaces those fields as a whole."""
+    changed = {
+        name: decoders[name].model_copy(update=dict(change)) for name, change in changes.items()
+    }
+    return decoders | changed
+
+
 def _refuse(path: Path, problems: Iterable[str]) -> None:
     if found := list(problems):
         raise InputError(join_problems(f"{path} has problems:", found))
 
 
-def _missing_parts(file: RegistryFile) -> Iterator[str]:
-    """What the registry itself must have and an overlay need not."""
-    if not file.decoders:
-        yield "decoders: is empty"
-    if not file.encoders or file.encoders[-1].where or file.encoders[-1].recipe is None:
-        yield "encoders: the last rule must match everything (where: {}) and name a recipe"
+def _unsafe_parts(file: RegistryFile) -> Iterator[str]:
+    """What a registry from the Hub must not hold: local paths, arguments that reach further."""
+    for index, rule in enumerate(file.encoders):
+        if rule.weights is not None:
+            yield f"encoders[{index}].weights: a registry from the Hub may not name local files"
+        yield from wrong_arguments(rule.args, ENCODER_ARGS, f"encoders[{index}].args")
+    for name, decoder in file.decoders.items():
+        place = f"decoders.{name}"
+        yield from wrong_arguments(decoder.encoder_args, ENCODER_ARGS, f"{place}.encoder_args")
+        yield from _wrong_options(name, decoder.args, f"{place}.args")
+        for index, case in enumerate(decoder.cases):
+            here = f"{place}.cases[{index}]"
+            yield from _wrong_options(name, case.args, f"{here}.args")
+            yield from wrong_arguments(case.encoder_args, ENCODER_ARGS, f"{here}.encoder_args")
+    for name, model in file.models.items():
+        yield from _wrong_options(name.partition("-")[0], model.args, f"models.{name}.args")
+        for key, weights in model.weights.items():
+            if weights.revision is None:
+                yield f"models.{name}.weights.{key}.revision: is missing; a commit has to be pinned"
+
+
+def _wrong_options(decoder: str, arguments: dict[str, Any], place: str) -> Iterator[str]:
+    return wrong_arguments(arguments, allowed_options(decoder) - PERSONAL, place)
 
 
 def _wrong_references(file: RegistryFile, base: RegistryFile, folder: Path) -> Iterator[str]:
     """What names something that neither this file nor the registry below it has."""
-    decoders, recipes = base.decoders, base.recipes | file.recipes
+    recipes = base.recipes | file.recipes
     for name, row in file.decoders.items():
-        yield from (f"decoders.{name}{text}" for text in _wrong_decoder(name, row, base, recipes))
+        if name not in DECODERS:
+            yield f"decoders.{name}: {unknown('decoder', name, DECODERS)}"
+        if row.recipe is not None and row.recipe not in recipes:
+            yield f"decoders.{name}.recipe: {unknown('recipe', row.recipe, recipes)}"
     for index, rule in enumerate(file.encoders):
         if rule.recipe is not None and rule.recipe not in recipes:
             yield f"encoders[{index}].recipe: {unknown('recipe', rule.recipe, recipes)}"
@@ -139,29 +347,20 @@ def _wrong_references(file: RegistryFile, base: RegistryFile, folder: Path) -> I
     for name, model in file.models.items():
         if model.recipe is not None and model.recipe not in recipes:
             yield f"models.{name}.recipe: {unknown('recipe', model.recipe, recipes)}"
-        yield from (f"models.{name}: {text}" for text in _wrong_model(name, model, decoders))
+        yield from (f"models.{name}: {text}" for text in _wrong_model(name, model))
     for old, new in file.renamed.items():
-        if new not in models and (wrong := name_problems(new, decoders)):
+        if new not in models and (wrong := name_problems(new)):
             yield f"renamed.{old}: {' '.join(wrong)}"
-        if old in models or not name_problems(old, decoders):
+        if old in models or not name_problems(old):
             yield f"renamed.{old}: this name is still in use"
 
 
-def _wrong_decoder(
-    name: str, row: Decoder, base: RegistryFile, recipes: dict[str, Recipe]
-) -> Iterator[str]:
-    if name not in base.decoders:
-        yield f": {unknown('decoder', name, base.decoders)}"
-    if row.recipe is not None and row.recipe not in recipes:
-        yield f".recipe: {unknown('recipe', row.recipe, recipes)}"
-
-
-def _wrong_model(name: str, row: CuratedModel, decoders: dict[str, Decoder]) -> Iterator[str]:
+def _wrong_model(name: str, row: CuratedModel) -> Iterator[str]:
     decoder, hyphen, _ = name.partition("-")
-    if not hyphen or decoder not in decoders:
-        yield f"the name must start with a decoder and a hyphen: {', '.join(decoders)}"
+    if not hyphen or decoder not in DECODERS:
+        yield f"the name must start with a decoder and a hyphen: {', '.join(DECODERS)}"
     elif not row.encoder.startswith("smp:"):
-        yield from name_problems(f"{decoder}-{row.encoder}", decoders)
+        yield from name_problems(f"{decoder}-{row.encoder}")
 
 
 def current_name(name: str, registry: Registry) -> str:
@@ -182,14 +381,14 @@ def split_name(name: str) -> tuple[str, str, str | None]:
     return decoder, encoder, tag if dot else None
 
 
-def name_problems(name: str, decoders: dict[str, Decoder]) -> list[str]:
+def name_problems(name: str) -> list[str]:
     """What is wrong with a model's name; an empty list where nothing is."""
     if "-" not in name:
-        return [_without_hyphen(name, decoders)]
+        return [_without_hyphen(name)]
     decoder, encoder, tag = split_name(name)
     wrong = []
-    if decoder not in decoders:
-        wrong.append(unknown("decoder", decoder, decoders))
+    if decoder not in DECODERS:
+        wrong.append(unknown("decoder", decoder, DECODERS))
     encoders = timm_table.encoders()
     if encoder not in encoders:
         wrong.append(_unknown_encoder(encoder, list(encoders)))
@@ -203,9 +402,9 @@ def name_problems(name: str, decoders: dict[str, Decoder]) -> list[str]:
     return wrong
 
 
-def _without_hyphen(name: str, decoders: dict[str, Decoder]) -> str:
+def _without_hyphen(name: str) -> str:
     text = f"{name!r} is not a model name. A name is <decoder>-<encoder>[.<tag>]"
-    if name in decoders:
+    if name in DECODERS:
         return f"{text}: add an encoder, for example {name}-resnet18."
     if name.partition(".")[0] in timm_table.encoders():
         return f"{text}: add a decoder, for example unet-{name}."

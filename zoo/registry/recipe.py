@@ -16,7 +16,7 @@ from pydantic import (
 
 from zoo.common.files import hash_of
 from zoo.common.schema import Strict, written_as
-from zoo.registry.arguments import MAX_SIDE
+from zoo.registry.encoders import MAX_SIDE
 from zoo.registry.losses import LOSSES, LossOption
 
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -8,25 +8,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from zoo.common.errors import InputError, join_problems, unknown
-from zoo.registry import coverage
 from zoo.registry import encoders as timm_table
 from zoo.registry import weights as trained
-from zoo.registry.decoders import defaults
-from zoo.registry.dilation import Dilation, dilation
-from zoo.registry.encoders import Encoder
-from zoo.registry.licences import OPEN, fits_licence, non_commercial
+from zoo.registry.decoders import Decoder, check_options, defaults, output_stride
+from zoo.registry.encoders import ENCODER_ARGS, Encoder, known_problem, matches
 from zoo.registry.load import (
+    CuratedModel,
     Registry,
+    Rule,
+    TrainedWeights,
     current_name,
     load_registry,
     name_problems,
     registry_file,
     split_name,
 )
-from zoo.registry.rows import CuratedModel, Decoder, Rule, TrainedWeights, matches
+from zoo.registry.weights import OPEN, fits_licence, non_commercial
 
 TABLE = "timm table"
 COVERAGE = "coverage table"
@@ -39,6 +39,58 @@ class Name(NamedTuple):
     decoder: str
     encoder: str
     tag: str | None
+
+
+Means = Literal["timm", "zoo", "resampled", "nothing"]
+
+
+class OutputStride(NamedTuple):
+    """The output `stride` in pixels that a decoder asks for, and what brings the encoder to it.
+
+    `timm` dilates the net itself; `zoo` removes strides of its convolutions and poolings and
+    dilates what follows; `resampled` leaves the net as it is and resamples its levels; `nothing` is
+    needed where no level is coarser.
+    """
+
+    stride: int
+    by: Means
+
+    @property
+    def encoder_args(self) -> dict[str, Any]:
+        """What timm's builder is told."""
+        return {"output_stride": self.stride} if self.by == "timm" else {}
+
+    @property
+    def dilated(self) -> Literal[8, 16] | None:
+        """The output stride that zoo brings the built net to."""
+        if self.by != "zoo":
+            return None
+        return 8 if self.stride == 8 else 16
+
+    def __str__(self) -> str:
+        return {
+            "timm": f"timm dilates the encoder to output stride {self.stride}",
+            "zoo": f"zoo dilates the encoder's convolutions and poolings to output stride "
+            f"{self.stride}",
+            "resampled": f"none: the map of stride {self.stride} is resampled from the encoder's "
+            "levels",
+            "nothing": f"none needed: no level is coarser than stride {self.stride}",
+        }[self.by]
+
+
+def encoder_output_stride(
+    decoder: str, options: Mapping[str, Any], encoder: Encoder
+) -> OutputStride | None:
+    """How `decoder` with these options gets its output stride; None where it asks for none."""
+    stride = output_stride(decoder, options)
+    if stride is None:
+        return None
+    if max(int(level) for level in encoder.reductions.split("/")) <= stride:
+        return OutputStride(stride, "nothing")
+    if str(stride) in encoder.dilates.split("/"):
+        return OutputStride(stride, "timm")
+    by_zoo = str(stride) in encoder.dilatable.split("/")
+    return OutputStride(stride, "zoo" if by_zoo else "resampled")
 
 
 @dataclass
@@ -71,7 +123,7 @@ class Resolved:
     trained: dict[str, TrainedWeights] = field(default_factory=dict)
     default: str | None = None
     adapted: str | None = None
-    dilation: Dilation | None = None
+    dilation: OutputStride | None = None
     supported: bool = True
     reason: str | None = None
     smp_loadable: bool = True
@@ -83,14 +135,28 @@ class Resolved:
         """The encoder with its tag, as timm writes it."""
         return f"{self.encoder}.{self.tag}" if self.tag else self.encoder
 
-    def adapter_dilation(self, options: Mapping[str, Any]) -> Dilation | None:
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Raise InputError where the pair is not supported or does not take `options`."""
+        if not self.supported:
+            raise InputError(
+                f"{self.name} is not supported: {self.reason}. "
+                f"`zoo list --decoder {self.decoder}` lists the encoders that fit."
+            )
+        check_options(
+            self.decoder,
+            self.args | dict(options),
+            adapted=self.adapted is not None,
+            beside=ENCODER_ARGS if self.smp_loadable else (),
+        )
+
+    def adapter_dilation(self, options: Mapping[str, Any]) -> OutputStride | None:
         """How the adapter brings the encoder to what the decoder with these options asks for.
 
         None where it asks for no output stride, and where SMP's own class sees to it.
         """
         if self.adapted is None or self.row is None:
             return None
-        return dilation(self.decoder, self.args | dict(options), self.row)
+        return encoder_output_stride(self.decoder, self.args | dict(options), self.row)
 
     def put(self, key: str, value: Any, origin: str) -> None:
         """Set a value and remember where it came from; a mapping is merged key by key."""
@@ -212,7 +278,7 @@ def list_models(
         if row.name in encoders
         for name in _spellings(f"{key}-{row.name}", row, tagged)
         if fnmatchcase(name, pattern)
-        and coverage.problem(row.module, key) is None
+        and known_problem(row.module, key) is None
         and registry.decoders[key].refuses(row) is None
     ]
     names += [
@@ -267,7 +333,7 @@ def _parse(name: str, registry: Registry) -> Name:
     if name in registry.models:
         encoder, _, tag = registry.models[name].encoder.partition(".")
         return Name(name.partition("-")[0], encoder, tag or None)
-    if wrong := name_problems(name, registry.decoders):
+    if wrong := name_problems(name):
         raise InputError(join_problems(f"There is no model {name!r}:", wrong))
     return Name(*split_name(name))
 
@@ -354,11 +420,11 @@ def _put_support(model: Resolved, registry: Registry) -> None:
     needs = f"{registry.origin(f'decoders.{model.decoder}')}.needs"
     if model.row is not None:
         model.adapted = adapted(model.decoder, decoder, model.row)
-        model.reason = coverage.problem(model.row.module, model.decoder)
+        model.reason = known_problem(model.row.module, model.decoder)
         if (lacking := decoder.refuses(model.row)) is not None:
             place = registry.origin(f"decoders.{model.decoder}")
             model.reason, origin = f"{model.decoder} needs {lacking}", f"{place}.takes"
-        if (way := dilation(model.decoder, model.args, model.row)) is not None:
+        if (way := encoder_output_stride(model.decoder, model.args, model.row)) is not None:
             model.put("dilation", way, TABLE)
     elif decoder.needs is None:
         model.reason, origin = f"{model.decoder} takes encoders of timm alone", needs

@@ -1,18 +1,43 @@
-"""Trained weights that the registry names: how they are shown, and what their row says of them."""
+"""Terms of weights, and the trained weights that the registry names."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from zoo.common.errors import InputError, shortened
-from zoo.registry.licences import fits_licence, non_commercial
-from zoo.registry.load import current_name, load_registry
-from zoo.registry.rows import CuratedModel, TrainedWeights
+from zoo.registry.load import CuratedModel, TrainedWeights, current_name, load_registry
 
 UNPINNED = "no commit is pinned; that of main is looked up and recorded at each load"
 SHOWN = 6
+
+OPEN = frozenset({"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0"})
+"""Terms that leave the choice of a licence to whoever trained the model on."""
+
+NON_COMMERCIAL = frozenset(
+    {
+        "cc-by-nc-4.0", "fair-noncommercial-research-license", "seer-license", "apple-amlr",
+        "nvidia-source-code-license",
+    }
+)  # fmt: skip
+"""Terms under which nothing that is made of the weights may be used commercially."""
+
+
+def non_commercial(licence: str | None) -> bool:
+    """Whether a licence forbids commercial use."""
+    return licence is not None and (licence in NON_COMMERCIAL or "-nc" in licence)
+
+
+def fits_licence(wanted: str, licence: str | None) -> bool:
+    """Whether weights under `licence` (None: not known) are of the terms `wanted`.
+
+    `wanted` is a pattern with * and ?, such as `mit` or `cc-*`, or `open` for those in `OPEN`.
+    """
+    if licence is None:
+        return False
+    return licence in OPEN if wanted == "open" else fnmatchcase(licence, wanted)
 
 
 class Named(NamedTuple):

@@ -17,7 +17,7 @@ import torch
 from zoo.bench.speed.measure import CLASSES, SpeedSetting, answers, setting_from
 from zoo.common.errors import InputError, ZooError
 from zoo.creation.create import create
-from zoo.models.count import gmacs, params_m
+from zoo.models.build import gmacs, params_m
 from zoo.registry.resolve import resolve
 from zoo.runtime.environment import stamp
 from zoo.runtime.precision import autocast, resolve_precision

@@ -9,8 +9,7 @@ import torch
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from zoo.models.network import BatchNormOfAny
-from zoo.models.norms import groups_for
+from zoo.models.norms import BatchNormOfAny, groups_for
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": BatchNormOfAny,

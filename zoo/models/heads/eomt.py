@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from zoo.models.meta import keep_as_buffers, unused_parameters
 from zoo.models.outputs import MaskOutputs, Queries, pixel_logits
-from zoo.models.unused import keep_as_buffers, unused_parameters
 
 if TYPE_CHECKING:
     from zoo.models.spec import ModelSpec
@@ -202,12 +202,12 @@ def attention_mask(masks: Tensor, share: float, grid: tuple[int, int], length: i
     return seen.unsqueeze(1)
 
 
-def eomt(
+def network(
     spec: ModelSpec,
     pretrained: dict[str, Any],
     *,
-    queries: int = 100,
-    blocks: int | None = None,
+    queries: int,
+    blocks: int | None,
 ) -> EomtNetwork:
     """The network of `spec`: `queries` queries enter before the last `blocks` blocks.
 

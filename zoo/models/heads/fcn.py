@@ -39,7 +39,7 @@ class FCNHead(nn.Module):
         return scores
 
 
-def fcn(levels: list[Level], classes: int, *, stride: int = 8, dropout: float = 0.5) -> Parts:
+def parts(levels: list[Level], classes: int, *, stride: int, dropout: float) -> Parts:
     """Decoder and head of FCN-8s, or FCN-16s and FCN-32s with another `stride`.
 
     The logits are at `stride`. The paper's two 4096-channel layers belong to VGG's classifier and

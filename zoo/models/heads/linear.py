@@ -21,7 +21,7 @@ class LinearDecoder(nn.Module):
         return normalised
 
 
-def linear(levels: list[Level], classes: int) -> Parts:
+def parts(levels: list[Level], classes: int) -> Parts:
     """Decoder and head: batch normalisation and one 1 x 1 convolution.
 
     The probe of arXiv 2304.07193 for the features of a frozen plain transformer: no context beyond

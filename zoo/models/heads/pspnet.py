@@ -63,20 +63,20 @@ class PSPDecoder(nn.Module):
         return smooth
 
 
-def pspnet(
+def parts(
     levels: list[Level],
     classes: int,
     *,
-    bins: Sequence[int] = (1, 2, 3, 6),
-    pooling: str = "average",
-    channels: int = 512,
-    kernels: Sequence[int] = (3,),
-    rates: Sequence[int] = (1,),
-    separable: bool = False,
-    norm: str = "batch",
-    dropout: float = 0.1,
-    upsampling: str = "bilinear",
-    auxiliary: float | None = None,
+    bins: Sequence[int],
+    pooling: str,
+    channels: int,
+    kernels: Sequence[int],
+    rates: Sequence[int],
+    separable: bool,
+    norm: str,
+    dropout: float,
+    upsampling: str,
+    auxiliary: float | None,
 ) -> Parts:
     """The parts of PSPNet behind an encoder's levels, the last at stride 8 where it is dilated.
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from zoo.common.console import info, track
 from zoo.common.errors import InputError, join_problems
 from zoo.data.loading.decoded import room_bytes
-from zoo.models.preprocess import normalise
+from zoo.models.segmentation import normalise
 from zoo.runtime.memory import cache_folder, default_cache_gib, gib, local_processes
 from zoo.runtime.precision import autocast
 

@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from zoo.common.console import info
 from zoo.common.errors import RunError
-from zoo.models.preprocess import normalise
+from zoo.models.segmentation import normalise
 from zoo.runtime.precision import autocast
 from zoo.runtime.processes import in_all_processes
 from zoo.training.engine.features import FeatureBatch, TrainingNet
