@@ -54,5 +54,14 @@ def test_the_tables_say_what_the_code_says() -> None:
         "train, val, test",
     ]
     assert formats["`cityscapes`"][2].startswith("0 to 6, 9 to 10, 14 to 16, 18")
+    losses = {row[0]: row[1:] for row in TABLES["losses"].rows()}
+    assert losses["`tversky`"] == [
+        "Tversky",
+        "`tversky_alpha` 0.3, `tversky_beta` 0.7",
+        "pixels",
+        "arXiv 1706.05721",
+    ]
+    options = {row[0]: row[2:] for row in TABLES["loss_options"].rows()}
+    assert options["`focal_alpha`"] == ["above 0, up to 1, or `null`: none", "`null`"]
     codes = {row[0]: row for row in TABLES["codes"].rows()}
     assert codes["D105"] == ["D105", "error", "Image without mask", "yes"]

@@ -165,7 +165,7 @@ def test_sizes_and_batches_are_read() -> None:
     for text in ("", "a", "1x2x3", "-5", "x"):
         with pytest.raises(InputError, match="Use 512, or HEIGHTxWIDTH as in 360x480"):
             parse_size(text)
-    with pytest.raises(InputError, match="Write whole numbers, as in 1,4,16"):
+    with pytest.raises(InputError, match="Use whole numbers, as in 1,4,16"):
         parse_batches("1,,2")
 
 

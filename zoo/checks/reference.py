@@ -17,6 +17,7 @@ from zoo.data.doctor.codes import CODES
 from zoo.data.formats.trees import TREES, Tree
 from zoo.records.metrics import METRICS
 from zoo.registry.load import registry_file
+from zoo.registry.losses import LOSSES, LossOption
 
 Cells = Sequence[Sequence[str]]
 
@@ -103,6 +104,47 @@ def _codes() -> Cells:
     ]
 
 
+def _losses() -> Cells:
+    return [
+        [
+            f"`{loss.name}`",
+            loss.title,
+            ", ".join(f"`{option.key}` {_value(option.default)}" for option in loss.options),
+            "mask queries" if loss.reads == "queries" else "pixels",
+            "" if loss.paper is None else f"arXiv {loss.paper}",
+        ]
+        for loss in LOSSES.values()
+    ]
+
+
+def _loss_options() -> Cells:
+    return [
+        [
+            f"`{option.key}`",
+            f"{option.meaning}, for `{loss.name}`",
+            _bounds(option),
+            f"`{_value(option.default)}`",
+        ]
+        for loss in LOSSES.values()
+        for option in loss.options
+    ]
+
+
+def _bounds(option: LossOption) -> str:
+    bounds = (
+        ("above", option.above),
+        ("from", option.at_least),
+        ("below", option.below),
+        ("up to", option.at_most),
+    )
+    text = ", ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
+    return text if option.default is not None else f"{text}, or `null`: none"
+
+
+def _value(value: float | None) -> str:
+    return "null" if value is None else str(value)
+
+
 TABLES: dict[str, Table] = {
     "metrics": Table(
         "metrics.md",
@@ -115,6 +157,18 @@ TABLES: dict[str, Table] = {
         "zoo/data/formats/trees.py",
         ("format", "files below PATH", "classes", "ignored ids", "splits"),
         _formats,
+    ),
+    "losses": Table(
+        "losses.md",
+        "zoo/registry/losses.py",
+        ("name", "loss", "options and defaults", "reads", "paper"),
+        _losses,
+    ),
+    "loss_options": Table(
+        "recipes.md",
+        "zoo/registry/losses.py",
+        ("key", "unit", "allowed", "default"),
+        _loss_options,
     ),
     "codes": Table(
         "doctor.md",
