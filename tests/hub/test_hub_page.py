@@ -57,7 +57,7 @@ def write_material(hub: LoopbackHub, place: Path) -> None:
     hub.add_repo("user/resnet", {"model.safetensors": save(encoder), "config.json": config})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_page_from_top_to_bottom(
     loopback_hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
