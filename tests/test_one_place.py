@@ -22,6 +22,8 @@ def package(tmp_path: Path) -> Path:
     skipped = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "zoo", tmp_path / "zoo", ignore=skipped)
     shutil.copy(ROOT / "registry.yaml", tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    shutil.copy(ROOT / "benchmarks" / "leaderboard.json", tmp_path / "benchmarks")
     return tmp_path
 
 
@@ -82,3 +84,84 @@ def test_a_metric_is_one_row(package: Path) -> None:
         text = (out / page).read_text()
         assert "frequency-weighted IoU %" in text
         assert "90.31" in text
+
+
+LOSS_ROW = """
+        LossRow(
+            "poly1", "Poly-1 cross-entropy", "poly", "2204.12511",
+            options=(LossOption("poly1_epsilon", 1.0, "weight of 1 - p", at_least=0),),
+        ),
+"""
+
+LOSS_FILE = '''
+"""Poly-1 cross-entropy: -log p + epsilon (1 - p)."""
+
+from zoo.training.losses.targets import total
+from zoo.training.losses.terms import PixelLoss, quotient
+
+
+def _sums(batch):
+    nll, epsilon = batch.maps["nll"], batch.settings.options.poly1_epsilon
+    return {"poly1": total(batch.weights * (nll + epsilon * (1 - (-nll).exp())))}
+
+
+LOSSES = {
+    "poly1": PixelLoss(
+        lambda strip: {"nll": strip.nll}, _sums, quotient("poly1"),
+        lambda target, weights, settings: {"poly1.weight": total(weights)},
+    )
+}
+'''
+
+LOSS_USE = """
+import json
+from pathlib import Path
+import torch
+import zoo
+from zoo.common.errors import InputError
+from zoo.data.scenes import write_scenes
+from zoo.registry.load import load_registry
+from zoo.registry.recipe import LossOptions, recipe_dict
+from zoo.training.losses import Objective
+
+shown = recipe_dict(load_registry(None).recipe("cnn"))["loss_options"]["poly1_epsilon"]
+logits = torch.log(torch.tensor([[[[0.8, 0.5]], [[0.2, 0.5]]]]))
+target = torch.zeros(1, 1, 2, dtype=torch.long)
+value = Objective({"poly1": 1.0}, LossOptions(poly1_epsilon=2.0))(logits, target)
+data = write_scenes(Path("scenes"), train=4, val=2, test=2, size=(64, 64))
+
+def losses(out, loss, *more):
+    zoo.finetune(
+        "unet-test_resnet", data, recipe="scratch", encoder_weights=None, out=out,
+        overrides=["crop=64", "batch_size=2", "workers=0", "precision=fp32", loss, *more,
+                   "stages=[{name: all, epochs: 1}]"],
+    )
+    lines = map(json.loads, Path(out, "log.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if line["event"] == "step"]
+
+plain = losses("plain", "loss={ce: 1.0}")
+same = losses("same", "loss={poly1: 1.0}", "loss_options.poly1_epsilon=0")
+try:
+    zoo.finetune("unet-test_resnet", data, overrides=["loss_options.poly1_epsilon=-1"])
+except InputError as error:
+    refused = str(error)
+recipe = json.loads(Path("same", "run.json").read_text())["recipe"]
+print(json.dumps([shown, float(value), plain, same,
+                  recipe["loss"], recipe["loss_options"]["poly1_epsilon"], refused]))
+"""
+
+
+@pytest.mark.long
+def test_a_loss_is_one_row_and_one_file(package: Path) -> None:
+    """By hand, with epsilon 2: (-log 0.8 + 2 * 0.2 - log 0.5 + 2 * 0.5) / 2."""
+    table = package / "zoo" / "registry" / "losses.py"
+    start = "    for row in (\n"
+    table.write_text(table.read_text().replace(start, start + LOSS_ROW))
+    (package / "zoo" / "training" / "losses" / "poly.py").write_text(LOSS_FILE)
+    shown, value, plain, same, loss, epsilon, refused = json.loads(run(package, LOSS_USE))
+    assert shown == 1.0
+    assert value == pytest.approx((0.223144 + 0.4 + 0.693147 + 1.0) / 2, abs=1e-5)
+    assert len(plain) == 2
+    assert same == pytest.approx(plain, rel=1e-6)
+    assert (loss, epsilon) == ({"poly1": 1.0}, 0.0)
+    assert "poly1_epsilon: should be greater than or equal to 0, got -1" in refused

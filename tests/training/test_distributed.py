@@ -74,6 +74,7 @@ def test_what_batch_norm_sees_is_said_where_it_learns(
     assert sees not in without
 
 
+@pytest.mark.long
 def test_two_processes_give_the_loss_and_the_weights_of_one(scenes: Path, tmp_path: Path) -> None:
     """With the statistics of BatchNorm frozen; the tests below have a net without any."""
     alone, two = tmp_path / "alone", tmp_path / "two"
@@ -94,7 +95,7 @@ def test_two_processes_give_the_loss_and_the_weights_of_one(scenes: Path, tmp_pa
     assert largest_difference(alone, two, "ema") < 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_unfreeze_layer_by_layer_as_one_does(
     model: Path, scenes: Path, tmp_path: Path
 ) -> None:
@@ -129,6 +130,7 @@ def seen(
     return folder, [json.loads((folder / f"seen{rank}.json").read_text()) for rank in (0, 1)]
 
 
+@pytest.mark.long
 def test_what_processes_decide_and_add_up(seen: tuple[Path, list[dict[str, Any]]]) -> None:
     for found in seen[1]:
         assert found["world"] == 2
@@ -137,6 +139,7 @@ def test_what_processes_decide_and_add_up(seen: tuple[Path, list[dict[str, Any]]
         assert found["gather"] == ["from 0", "from 1"]
 
 
+@pytest.mark.long
 def test_what_fails_in_one_process_fails_in_both(
     seen: tuple[Path, list[dict[str, Any]]],
 ) -> None:
@@ -153,6 +156,7 @@ def test_what_fails_in_one_process_fails_in_both(
     assert not (folder / "no").exists()
 
 
+@pytest.mark.long
 def test_no_thread_of_the_process_group_outlives_it(
     seen: tuple[Path, list[dict[str, Any]]],
 ) -> None:
@@ -162,6 +166,7 @@ def test_no_thread_of_the_process_group_outlives_it(
         assert not [name for name in found["threads"] if "gloo" in name]
 
 
+@pytest.mark.long
 def test_every_image_is_scored_once(
     seen: tuple[Path, list[dict[str, Any]]], model: Path, scenes: Path
 ) -> None:
@@ -178,6 +183,7 @@ def test_every_image_is_scored_once(
     assert counts.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.long
 def test_where_one_process_lacks_memory_both_take_less_at_a_time(
     seen: tuple[Path, list[dict[str, Any]]], model: Path, scenes: Path, tmp_path: Path
 ) -> None:
@@ -198,7 +204,7 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("stop", ["ctrl-c", "kill one"])
 def test_a_stopped_pair_goes_on_where_it_was(
     stop: str, model: Path, scenes: Path, tmp_path: Path
@@ -230,7 +236,7 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in text.split()]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_process_goes_on_where_two_stopped(
     model: Path, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

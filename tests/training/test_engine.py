@@ -212,6 +212,7 @@ def too_large(monkeypatch: pytest.MonkeyPatch, most: int) -> list[int]:
     return tried
 
 
+@pytest.mark.long
 def test_a_batch_that_does_not_fit_is_halved(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -55,6 +55,7 @@ def killed(model: Path, scenes: Path, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+@pytest.mark.long
 def test_a_resumed_run_may_take_fewer_images_at_a_time(
     killed: Path, model: Path, scenes: Path, tmp_path: Path
 ) -> None:

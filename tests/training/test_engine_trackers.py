@@ -58,6 +58,7 @@ HEAD = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
 def test_other_trackers_get_the_same_numbers(
     name: str, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -185,6 +185,7 @@ def test_a_resumed_epoch_has_the_same_bits(scenes: Path) -> None:
         assert_equal(left, right)
 
 
+@pytest.mark.long
 def test_workers_give_the_same_features(scenes: Path) -> None:
     asked = recipe()
     model = model_of()
@@ -419,6 +420,7 @@ def run(data: Path, out: Path, *more: str, resume: bool = False) -> list[float]:
     return [entry["loss"] for entry in map(json.loads, lines) if entry["event"] == "step"]
 
 
+@pytest.mark.long
 def test_a_run_with_as_many_views_as_epochs_is_the_ordinary_one(
     scenes: Path, tmp_path: Path
 ) -> None:
@@ -428,6 +430,7 @@ def test_a_run_with_as_many_views_as_epochs_is_the_ordinary_one(
     assert found == pytest.approx(ordinary, rel=1e-4)
 
 
+@pytest.mark.long
 def test_a_run_that_broke_off_ends_with_the_same_bits(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -161,6 +161,7 @@ def test_the_chart_shows_both_lines_and_both_rates() -> None:
     assert 5 < high < 10  # a loss that diverges does not stretch the axis
 
 
+@pytest.mark.long
 def test_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -126,6 +126,7 @@ def start(data: Path, out: Path, *more: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("stop", "entries"), [(signal.SIGKILL, 5), (signal.SIGINT, 2)])
 def test_a_stopped_run_goes_on_and_ends_with_the_same_weights(
     finished: Path, scenes: Path, tmp_path: Path, stop: signal.Signals, entries: int
@@ -265,6 +266,7 @@ def test_going_on_from_a_folder_and_with_other_classes(
     assert "starts from random weights" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_two_runs_of_different_precision_in_one_process(scenes: Path, tmp_path: Path) -> None:
     one = "stages=[{name: all, epochs: 1}]"
     for precision in ("fp32", "bf16", "fp32"):

@@ -17,6 +17,8 @@ from helpers.training_settings import MODEL
 from zoo.data.scenes import write_scenes
 from zoo.training.engine.checkpoint import load_checkpoint
 
+pytestmark = pytest.mark.long
+
 OVERRIDES = [
     "crop=64",
     "batch_size=2",
@@ -71,7 +73,7 @@ def assert_same(left: Any, right: Any, place: str = "") -> None:
         assert left == right, place
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("workers", "kills"), [(0, 15), (2, 5)])
 def test_twenty_kills(tmp_path: Path, workers: int, kills: int) -> None:
     data = write_scenes(tmp_path / "scenes", train=16, val=4, test=2, size=(64, 80))

@@ -67,7 +67,7 @@ def seen(model: Path, scenes: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder, [json.loads((folder / f"seen{rank}.json").read_text()) for rank in (0, 1)]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_each_process_keeps_a_part_of_every_weight(seen: Seen, model: Path) -> None:
     whole = sum(parameter.numel() for parameter in load_folder(model).parameters())
     _, both = seen
@@ -80,7 +80,7 @@ def test_each_process_keeps_a_part_of_every_weight(seen: Seen, model: Path) -> N
         assert 0.3 < one / whole < 0.7
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_split_weights_learn_as_whole_ones_do(
     seen: Seen, model: Path, scenes: Path, tmp_path: Path
 ) -> None:
@@ -101,7 +101,7 @@ def test_split_weights_learn_as_whole_ones_do(
     assert all(torch.allclose(best[name], value, atol=1e-4) for name, value in expected.items())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_split_weights_learn_by_adamw_too(
     seen: Seen, model: Path, scenes: Path, tmp_path: Path
 ) -> None:
@@ -111,7 +111,7 @@ def test_split_weights_learn_by_adamw_too(
     assert logged(seen[0] / "adamw", "step", "loss") == pytest.approx(losses, rel=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_run_with_split_weights_goes_on_where_it_was(seen: Seen) -> None:
     straight, resumed = seen[0] / "straight", seen[0] / "resumed"
     assert logged(resumed, "step", "loss") == logged(straight, "step", "loss")
@@ -119,7 +119,7 @@ def test_a_killed_run_with_split_weights_goes_on_where_it_was(seen: Seen) -> Non
         assert largest_difference(resumed, straight, part) == 0.0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_process_goes_on_where_split_weights_stopped(
     seen: Seen, model: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,7 +133,7 @@ def test_one_process_goes_on_where_split_weights_stopped(
     assert logged(out, "step", "loss") == pytest.approx(losses, rel=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_split_weights_cannot_do_is_refused_in_both_processes(seen: Seen) -> None:
     folder, both = seen
     for found in both:
