@@ -110,7 +110,7 @@ def test_columns(tmp_path: Path) -> None:
     made = table(tmp_path, 1)
     folder = saved(tmp_path, {"train": made.rename_column("label", "other")})
     message = fails(f"hf:{folder}")
-    assert "has the columns image, other, of which these hold pictures: image, other" in message
+    assert "has the columns image, other, of which these hold images: image, other" in message
     assert "masks in one of mask, annotation, label" in message
 
 
@@ -121,20 +121,18 @@ def test_splits_that_differ(tmp_path: Path) -> None:
         hub._columns("x", splits)
 
 
-def test_cells_without_pictures(tmp_path: Path) -> None:
+def test_cells_without_images(tmp_path: Path) -> None:
     folder = tmp_path / "saved"
     feature = datasets.Features({"image": datasets.Image(), "label": datasets.Image()})
     rows = {"image": [{"bytes": b"text", "path": None}], "label": [None]}
     datasets.Dataset.from_dict(rows, features=feature).save_to_disk(str(folder))
     (folder / "id2label.json").write_text(json.dumps(NAMES))
-    assert "row 0 of train, column image is not a picture in a known format" in fails(
-        f"hf:{folder}"
-    )
+    assert "row 0 of train, column image is not an image in a known format" in fails(f"hf:{folder}")
     png = save(tmp_path / "x.png", np.zeros((1, 1), dtype=np.uint8)).read_bytes()
     rows = {"image": [{"bytes": png, "path": None}], "label": [None]}
     datasets.Dataset.from_dict(rows, features=feature).save_to_disk(str(tmp_path / "b"))
     (tmp_path / "b" / "id2label.json").write_text(json.dumps(NAMES))
-    assert "column label holds no picture" in fails(f"hf:{tmp_path / 'b'}")
+    assert "column label holds no image" in fails(f"hf:{tmp_path / 'b'}")
 
 
 def test_jpeg_masks(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def test_ranks_and_small_sets_with_weights(tmp_path: Path) -> None:
 )
 def test_weights_that_cannot_be_used(tmp_path: Path, weights: list[float]) -> None:
     dataset = three_classes(tmp_path, [(4, 4)] * 3)
-    with pytest.raises(InputError, match="weights must be 3 finite numbers above 0, one for each"):
+    with pytest.raises(InputError, match="weights must be 3 finite numbers above 0, one per"):
         training(dataset, weights=weights)
 
 

@@ -133,7 +133,7 @@ def test_labelme_labels_are_checked(tmp_path: Path) -> None:
         ([shape("car", [[0, 1, 2]])], "must have a list of points"),
         ([shape("car", [[0, True]])], "must have a list of points"),
         ([shape("car", [[0, float("nan")]])], "must have a list of points"),
-        ([shape("car", [[0, 13]])], "has the point [0, 13], far outside of the 6x5 picture"),
+        ([shape("car", [[0, 13]])], "has the point [0, 13], far outside of the 6x5 image"),
         ([shape("car", [[-7, 0]])], "far outside"),
         ([shape("car", [[10**400, 0]])], "far outside"),
     ],
@@ -323,9 +323,9 @@ def test_outlines_of_two_points_cover_nothing(tmp_path: Path) -> None:
     assert drawn(coco_set(tmp_path, [area(1, [[0, 0, 3, 3]])])) == [[0] * 6] * 5
 
 
-def test_coco_is_taken_apart_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coco_is_split_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     coco_set(tmp_path, [area(1, [SQUARE])])
-    monkeypatch.setattr(coco, "_take_apart", lambda *_: pytest.fail("read again"))
+    monkeypatch.setattr(coco, "_split_by_image", lambda *_: pytest.fail("read again"))
     assert load_dataset(tmp_path).splits["train"][0].name == "x"
 
 
@@ -334,12 +334,12 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     assert drawn(coco_set(tmp_path, [area(2, [SQUARE]), area(2, [SQUARE])]))[1][1] == 2
 
 
-def test_coco_remark_for_large_files(
+def test_coco_message_for_large_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(coco, "LARGE_BYTES", 1)
     coco_set(tmp_path, [])
-    assert "apart into one file an image; this happens once" in capsys.readouterr().err
+    assert "into one file per image; this happens once" in capsys.readouterr().err
 
 
 def test_coco_categories_are_checked_before_training(tmp_path: Path) -> None:
@@ -359,8 +359,8 @@ def test_coco_categories_are_checked_before_training(tmp_path: Path) -> None:
         ([[1, 2, 3]], "must have outlines [x, y, x, y, ...] of numbers"),
         (["abc"], "must have outlines"),
         ([[1, 2, 3, "4", 5, 6]], "must have a list of points"),
-        ([[1, 2, 3, 1e9, 5, 6]], "far outside of the 6x5 picture"),
-        ({"size": [5, 6], "counts": [1, 1]}, "run lengths that do not fill its picture of 6x5"),
+        ([[1, 2, 3, 1e9, 5, 6]], "far outside of the 6x5 image"),
+        ({"size": [5, 6], "counts": [1, 1]}, "run lengths that do not fill its image of 6x5"),
         ({"size": [6, 5], "counts": [30]}, "run lengths that do not fill"),
         ({"size": [5, 6], "counts": [-1, 31]}, "run lengths that do not fill"),
         ({"size": [5, 6], "counts": "!"}, "run lengths that cannot be decoded"),

@@ -13,7 +13,7 @@ from zoo.common.errors import InputError, unknown
 from zoo.common.files import hash_of
 
 IGNORE = 255
-"""The train id of pixels that neither the loss nor a metric counts."""
+"""The train id of pixels that the loss and the metrics leave out."""
 MAX_CLASSES = 255
 """Train ids are bytes, and one of them is IGNORE."""
 SPLITS = ("train", "val", "test")
@@ -21,7 +21,7 @@ OTHERS = "*"
 """In `Dataset.labels`: every label that is not listed."""
 
 Decoder = Literal["ids", "colours", "labelme", "coco"]
-"""What the mask files hold: class ids, colours of classes, or outlines in JSON."""
+"""What mask files hold: class ids, class colours, or outlines in JSON."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,13 @@ class Dataset:
     """Classes, splits and the meaning of mask ids.
 
     `id_map` maps every id that a mask may hold to a train id in [0, len(classes)) or to IGNORE;
-    None stands for the plain case: each class its own index, 255 ignored. With the decoder
-    `colours` an id is a colour, `red * 65536 + green * 256 + blue`. With `labelme` and `coco` a
-    shape's label has the train id that `labels` gives it, and pixels in no shape are `unlabelled`.
+    None: each class has its index as id, 255 is ignored. With the decoder `colours` an id is a
+    colour, see `pack`. With `labelme` and `coco`, `labels` gives each shape's label its train id,
+    and pixels in no shape are `unlabelled`.
 
-    Images have `channels` channels; values from `value_range` become 0 to 255 (None: 8 bits as
-    they are, 16 bits from 0 to 65535). `group` says which images belong together: `folder`, or a
-    regular expression whose first group, found in the name, names the group.
+    Images have `channels` channels; `value_range` is scaled to 0 to 255 (None: 8 bits as they are,
+    16 bits from 0 to 65535). `group` says which images belong together: `folder`, or a regular
+    expression whose first group, found in the name, is the key.
     """
 
     name: str
@@ -70,16 +70,16 @@ class Dataset:
         return {index: index for index in range(len(self.classes))} | {IGNORE: IGNORE}
 
     def source_ids(self) -> dict[int, int]:
-        """The way back: for every train id, and IGNORE where it occurs, the least id of masks."""
+        """For every train id, and IGNORE where it occurs, the lowest id that masks hold."""
         return {
             train_id: source
             for source, train_id in sorted(self.allowed_ids().items(), reverse=True)
         }
 
     def reading(self) -> str:
-        """A name for how files become pixels and stored ids; empty for plain ids and RGB images.
+        """A key of how files are decoded; empty for plain ids and RGB images.
 
-        What was learned from a file holds as long as this stays the same.
+        Facts of a file hold as long as this stays the same.
         """
         plain = ("ids", None, IGNORE, 3, None)
         labels = None if self.labels is None else sorted(self.labels.items())
@@ -87,7 +87,7 @@ class Dataset:
         return "" if given == plain else hash_of(given)
 
     def group_of(self, sample: Sample) -> str:
-        """The group of a sample; without a rule each is a group of its own.
+        """The group of a sample; without a rule every sample is its own group.
 
         Raises InputError where the rule finds no group in the name.
         """
@@ -114,8 +114,8 @@ class Dataset:
         samples = self.splits[split]
         if masks and any(sample.mask is None for sample in samples):
             raise InputError(
-                f"{self.root}: the split {split!r} has images without masks, so nothing can be "
-                f"learned from it or measured on it. Give its `masks:` folder in dataset.yaml."
+                f"{self.root}: the split {split!r} has images without masks, so it can "
+                f"neither train nor evaluate. Give its `masks:` folder in dataset.yaml."
             )
         return samples
 

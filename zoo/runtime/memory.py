@@ -1,4 +1,4 @@
-"""How much memory decoded images may take."""
+"""How much memory and which folder caches may use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 MAX_CACHE_GIB = 8.0
 UNKNOWN_GIB = 2.0
-"""Taken as available where the system does not say."""
+"""Assumed available where the system does not say."""
 GROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
 
@@ -20,7 +20,7 @@ def default_cache_gib() -> float:
 
 
 def local_processes() -> int:
-    """How many processes of one run share this machine, as its launcher says; 1 without one."""
+    """How many processes of one run are on this machine, by its launcher; 1 without one."""
     text = os.environ.get("LOCAL_WORLD_SIZE", "1")
     return max(1, int(text)) if text.isdecimal() else 1
 
@@ -53,5 +53,5 @@ def cache_folder() -> Path:
 
 
 def gib(size: int) -> str:
-    """A number of bytes for people, such as `2.5 GiB`."""
+    """A number of bytes as text, such as `2.5 GiB`."""
     return f"{size / 2**30:.3g} GiB"

@@ -45,7 +45,7 @@ MAX_PATTERN = 200
 
 
 class Strict(BaseModel):
-    """A part that knows all of its keys."""
+    """A part of the file; unknown keys are refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -96,7 +96,7 @@ def _as_class(value: object) -> object:
 
 
 def _kind(value: object) -> str:
-    """Which way to name the files of a split was taken."""
+    """How the files of a split are named; the tags of `SplitLike`."""
     if isinstance(value, str):
         return "path"
     keys = value if isinstance(value, dict) else {}
@@ -125,7 +125,7 @@ class ClassEntry(Strict):
 class SplitEntry(Strict):
     """The folders of one split, relative to the root; without `masks` the split has images only.
 
-    `list` is a file, relative to the description, whose names choose from the folders.
+    `list` is a file, relative to the description, whose names select files of the folders.
     """
 
     images: Inside
@@ -249,8 +249,9 @@ class DatasetFile(Strict):
         if self.colours:
             named = {pack(colour): index for index, colour in enumerate(self.palette())}
             return named | {pack(_triple(colour)): IGNORE for colour in self.ignore_colours}
-        names = enumerate(self.classes)
-        mapped = self.mapping if self.mapping is not None else {index: index for index, _ in names}
+        mapped = {index: index for index in range(len(self.classes))}
+        if self.mapping is not None:
+            mapped = self.mapping
         ignored = self.ignore
         if ignored is None:
             ignored = [] if len(self.classes) == 2 or IGNORE in mapped else [IGNORE]
@@ -293,8 +294,11 @@ def read_dataset_file(path: Path) -> Dataset:
     if problems:
         raise InputError(join_problems(f"{path} has problems:", problems))
     shapes = bool(found.kinds & SHAPES)
-    labels = _labels(file) if shapes else None
     names = [entry.name for entry in file.classes]
+    labels = None
+    if shapes:  # the classes' own names, and what `labels` adds
+        given = {label: file.train_id(name) for label, name in (file.labels or {}).items()}
+        labels = {name: index for index, name in enumerate(names)} | given
     if labels is not None and OTHERS not in labels and not found.labels <= set(labels):
         raise InputError(unknown_labels(path, sorted(found.labels - set(labels)), names))
     dataset = Dataset(
@@ -328,14 +332,8 @@ def _validated(path: Path) -> DatasetFile:
         raise InputError(join_problems(f"{path} has problems:", problems)) from error
 
 
-def _labels(file: DatasetFile) -> dict[str, int]:
-    """The train id of every label: the classes' own names, and what `labels` adds."""
-    own = {entry.name: index for index, entry in enumerate(file.classes)}
-    return own | {label: file.train_id(name) for label, name in (file.labels or {}).items()}
-
-
 def _colour_problems(file: DatasetFile) -> list[str]:
-    """What contradicts `colours`, or is missing for it."""
+    """What contradicts `colours` or is missing for it."""
     if not file.colours:
         return ["ignore_colours: only with `colours: true`"] if file.ignore_colours else []
     problems = [
@@ -355,7 +353,7 @@ def _colour_problems(file: DatasetFile) -> list[str]:
 
 
 def _shape_problems(file: DatasetFile, kinds: set[Decoder]) -> list[str]:
-    """What contradicts masks that are drawn from shapes, or is missing for them."""
+    """What contradicts masks drawn from shapes or is missing for them."""
     words = [*(entry.name for entry in file.classes), IGNORED]
     given = {"labels": file.labels, "unlabelled": file.unlabelled}
     if not kinds & SHAPES:

@@ -1,4 +1,4 @@
-"""COCO's annotation file: taken apart once into one file an image, so that masks can be drawn."""
+"""COCO's annotation file: split once into one file per image, from which masks are drawn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zoo.runtime.memory import cache_folder
 MAX_COCO_BYTES = 2_000_000_000
 LARGE_BYTES = 50_000_000
 FORMAT = 1
-"""Number of the format of the files in the cache; another number makes them anew."""
+"""Number of the format of the files in the cache; another number writes them again."""
 INDEX = "index.json"
 
 
@@ -55,7 +55,7 @@ def _part(folder: Path, name: str) -> Path:
 
 
 def _parts(annotations: Path) -> Path:
-    """The folder with one file an image; made where it is not there yet."""
+    """The folder with one file per image; made where it does not exist yet."""
     try:
         stat = annotations.stat()
     except OSError as error:
@@ -64,9 +64,9 @@ def _parts(annotations: Path) -> Path:
     folder = cache_folder() / "coco" / key
     if not (folder / INDEX).is_file():
         if stat.st_size > LARGE_BYTES:
-            info(f"Taking {annotations} apart into one file an image; this happens once.")
+            info(f"Splitting {annotations} into one file per image; this happens once.")
         content = read_shapes(annotations, MAX_COCO_BYTES)
-        parts = _take_apart(content, annotations)
+        parts = _split_by_image(content, annotations)
         with new_folder(folder) as new:
             for name, part in parts.items():
                 write_text(_part(new, name), json.dumps(part))
@@ -75,7 +75,7 @@ def _parts(annotations: Path) -> Path:
     return folder
 
 
-def _take_apart(content: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
+def _split_by_image(content: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
     """For every image, by its file name, its size and shapes. Raises InputError for all faults."""
     problems: list[str] = []
     images = _images(_rows(content, "images", problems), problems)

@@ -1,6 +1,6 @@
-"""Data sets of the Hugging Face Hub: written once as plain files into the cache, then read there.
+"""Data sets of the Hugging Face Hub: written once as plain files into the cache.
 
-Training, scans and hashes work on files, so that they treat these sets like any other folder.
+Training, scans and hashes then treat them like any other folder.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SPLIT_NAMES = {"validation": "val", "valid": "val", "dev": "val"}
 """The Hub's names for what is called `val` here."""
 NAMES_FILE = "id2label.json"
 FORMAT = 1
-"""Number of the form of the files in the cache; another number writes them anew."""
+"""Number of the format of the files in the cache; another number writes them again."""
 
 
 def export_hub(place: str) -> Path:
@@ -90,13 +90,13 @@ def _columns(place: str, splits: dict[str, Any]) -> list[str]:
     """The columns of images and of masks, which every split must have."""
     datasets = extra("datasets", "datasets", f"hf:{place}")
     features: dict[str, Any] = next(iter(splits.values())).features if splits else {}
-    pictures = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
-    images = [name for name in IMAGE_COLUMNS if name in pictures]
-    masks = [name for name in MASK_COLUMNS if name in pictures]
+    image_columns = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
+    images = [name for name in IMAGE_COLUMNS if name in image_columns]
+    masks = [name for name in MASK_COLUMNS if name in image_columns]
     if not images or not masks:
         raise InputError(
-            f"hf:{place} has the columns {shortened(features)}, of which these hold pictures: "
-            f"{shortened(pictures) or 'none'}. Needed: images in {' or '.join(IMAGE_COLUMNS)}, "
+            f"hf:{place} has the columns {shortened(features)}, of which these hold images: "
+            f"{shortened(image_columns) or 'none'}. Needs images in {' or '.join(IMAGE_COLUMNS)}, "
             f"masks in one of {', '.join(MASK_COLUMNS)}."
         )
     chosen = [images[0], masks[0]]
@@ -109,7 +109,7 @@ def _columns(place: str, splits: dict[str, Any]) -> list[str]:
 
 
 def _class_names(place: str) -> dict[str, str] | None:
-    """The name of every id, as text of digits to name; None where nothing says so."""
+    """The name of every id, by the id as text; None where there is no file of names."""
     file = Path(place).expanduser() / NAMES_FILE
     if not Path(place).expanduser().is_dir():
         downloaded = _download_names(place)
@@ -152,7 +152,7 @@ def _description(place: str, names: dict[str, str]) -> str:
 
 
 def _write_split(folder: Path, split: Any, columns: list[str], place: str) -> None:
-    """Write the pictures of a split as they are stored, without decoding them."""
+    """Write the images of a split as they are stored, without decoding them."""
     datasets = extra("datasets", "datasets", f"hf:{place}")
     rows = split.select_columns(columns)
     for column in columns:
@@ -171,12 +171,12 @@ def _content(cell: Any, where: str) -> bytes:
         return bytes(cell["bytes"])
     if cell.get("path") and Path(cell["path"]).is_file():
         return Path(cell["path"]).read_bytes()
-    raise InputError(f"{where} holds no picture.")
+    raise InputError(f"{where} holds no image.")
 
 
 def _extension(content: bytes, where: str) -> str:
     try:
-        with Image.open(io.BytesIO(content), formats=list(FORMATS)) as picture:
-            return FORMATS[str(picture.format)][0]
+        with Image.open(io.BytesIO(content), formats=list(FORMATS)) as image:
+            return FORMATS[str(image.format)][0]
     except Exception as error:  # decoders raise nearly anything on a broken file
-        raise InputError(f"{where} is not a picture in a known format.") from error
+        raise InputError(f"{where} is not an image in a known format.") from error

@@ -1,4 +1,4 @@
-"""Classes that are rare: weights for the loss, how often an image is drawn, and even parts."""
+"""Rare classes: class weights, oversampling, and stratified splits."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ Counts = NDArray[np.int64]
 Numbers = NDArray[np.float64]
 
 RARE = 0.1
-"""The share of the images below which `oversample: rare` calls a class rare."""
+"""A class that a smaller fraction of the images shows is rare for `oversample: rare`."""
 PER_IMAGE = ("median", "effective")
-"""The class weights that need the counts of each image; for the others their sum will do."""
+"""The class weights that need the counts of each image; the others need only the sums."""
 
 
 def class_weights(rule: str, labels: Counts) -> Numbers:
     """A weight for each class by `log`, `inverse`, `median` or `effective`; float64.
 
     `labels` holds the pixels of each class in each image, int64 images x classes; `log` and
-    `inverse` see its sum alone. The classes that occur have the mean weight 1; those that do not
-    have the weight 1. Raises InputError for another rule.
+    `inverse` use only the sums. Classes that occur have a mean weight of 1; the others have weight
+    1. Raises InputError for another rule.
     """
     if rule not in _RULES:
         raise InputError(unknown("rule of class weights", rule, _RULES))
@@ -36,20 +36,20 @@ def class_weights(rule: str, labels: Counts) -> Numbers:
 
 
 def _log(labels: Counts) -> Numbers:
-    """1 / log(1.02 + share of the pixels) (ENet, arXiv 1606.02147)."""
-    weights: Numbers = 1 / np.log(1.02 + _shares(labels))
+    """1 / log(1.02 + fraction of the pixels) (ENet, arXiv 1606.02147)."""
+    weights: Numbers = 1 / np.log(1.02 + _fractions(labels))
     return weights
 
 
 def _inverse(labels: Counts) -> Numbers:
-    """1 / share of the pixels."""
-    return 1 / _shares(labels)
+    """1 / fraction of the pixels."""
+    return 1 / _fractions(labels)
 
 
 def _median(labels: Counts) -> Numbers:
     """median(f) / f (arXiv 1411.4734), f = pixels of the class / pixels of the images that show it.
 
-    Ignored pixels count nowhere.
+    Ignored pixels are not counted.
     """
     shown: Counts = (labels > 0).T @ labels.sum(axis=1)
     frequency = labels.sum(axis=0) / shown
@@ -69,10 +69,10 @@ def _effective(labels: Counts) -> Numbers:
     return weights
 
 
-def _shares(labels: Counts) -> Numbers:
+def _fractions(labels: Counts) -> Numbers:
     pixels = labels.sum(axis=0)
-    shares: Numbers = pixels / pixels.sum()
-    return shares
+    fractions: Numbers = pixels / pixels.sum()
+    return fractions
 
 
 _RULES: dict[str, Callable[[Counts], Numbers]] = {
@@ -86,14 +86,14 @@ _RULES: dict[str, Callable[[Counts], Numbers]] = {
 def repeat_factors(labels: Counts, threshold: float) -> Numbers:
     """How often to draw each image, 1 and more (repeat factor sampling, LVIS, arXiv 1908.03195).
 
-    `labels` as in `class_weights`. A class that a share f of the images show has the factor
+    `labels` as in `class_weights`. A class that a fraction f of the images shows has the factor
     max(1, sqrt(threshold / f)); an image has the largest factor of its classes.
     """
     present = labels > 0
-    share = present.mean(axis=0)
-    factors = np.ones_like(share)
-    rare = (share > 0) & (share < threshold)
-    factors[rare] = np.sqrt(threshold / share[rare])
+    fraction = present.mean(axis=0)
+    factors = np.ones_like(fraction)
+    rare = (fraction > 0) & (fraction < threshold)
+    factors[rare] = np.sqrt(threshold / fraction[rare])
     largest: Numbers = np.where(present, factors, 1.0).max(axis=1)
     return largest
 
@@ -102,7 +102,7 @@ def draw_order(weights: Numbers, seed: int) -> list[int]:
     """As many draws as there are samples, in random order: the same for the same arguments.
 
     Sample i is expected `weights[i] / mean(weights)` times and drawn that often, rounded down or
-    up, so equal weights draw each once. The k-th repetition of sample i is the number
+    up, so equal weights draw each sample once. The k-th repetition of sample i is the number
     `i + k * len(weights)`.
     """
     count = len(weights)
@@ -117,7 +117,7 @@ def draw_order(weights: Numbers, seed: int) -> list[int]:
     return drawn
 
 
-def assign(labels: Counts, sizes: Counts, shares: Sequence[float], seed: int) -> Counts:
+def assign(labels: Counts, sizes: Counts, fractions: Sequence[float], seed: int) -> Counts:
     """The part of each group: iterative stratification (Sechidis et al. 2011).
 
     `labels` counts the images of each group that show each class, groups x classes; `sizes` its
@@ -128,9 +128,9 @@ def assign(labels: Counts, sizes: Counts, shares: Sequence[float], seed: int) ->
     generator = np.random.Generator(np.random.PCG64(seed))
     order = generator.permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]
-    room = whole_parts(int(sizes.sum()), shares)
-    wanted = np.outer(shares, labels.sum(axis=0))
-    part_of, empty = np.full(len(sizes), -1), set(range(len(shares)))
+    room = whole_parts(int(sizes.sum()), fractions)
+    wanted = np.outer(fractions, labels.sum(axis=0))
+    part_of, empty = np.full(len(sizes), -1), set(range(len(fractions)))
     left = order
     while len(left):
         counts = labels[left].sum(axis=0)
@@ -139,7 +139,7 @@ def assign(labels: Counts, sizes: Counts, shares: Sequence[float], seed: int) ->
         for done, group in enumerate(chosen):
             need = room if rarest is None else wanted[:, rarest]
             allowed = _allowed(room, int(sizes[group]), empty, len(left) - done)
-            noise = generator.random(len(shares))
+            noise = generator.random(len(fractions))
             best = max(allowed, key=lambda part: (need[part], room[part], noise[part]))
             part_of[group] = best
             empty.discard(best)
@@ -157,9 +157,9 @@ def _allowed(room: Counts, size: int, empty: set[int], groups_left: int) -> list
     return fitting or [int(room.argmax())]
 
 
-def whole_parts(count: int, shares: Sequence[float]) -> Counts:
-    """`count` in whole numbers as near to the shares as can be, by the largest remainders."""
-    exact = np.round(np.array(shares) * count, 6)
+def whole_parts(count: int, fractions: Sequence[float]) -> Counts:
+    """`count` in whole numbers as close to the fractions as possible (largest remainders)."""
+    exact = np.round(np.array(fractions) * count, 6)
     parts = np.floor(exact).astype(np.int64)
     largest = np.argsort(parts - exact, kind="stable")
     parts[largest[: count - parts.sum()]] += 1

@@ -21,7 +21,7 @@ Points = list[tuple[float, float]]
 MAX_JSON_BYTES = 256_000_000
 MAX_SHAPES = 100_000
 OUTSIDE = 1.0
-"""How far beyond the picture a point may lie, as a share of its longer side."""
+"""How far outside of the image a point may lie, as a fraction of its longer side."""
 DRAWN = {"polygon": 3, "rectangle": 2, "circle": 2}
 """The LabelMe shapes that cover pixels, and how many points they need."""
 
@@ -29,9 +29,9 @@ DRAWN = {"polygon": 3, "rectangle": 2, "circle": 2}
 def draw_shapes(path: Path, dataset: Dataset) -> Mask:
     """The mask of one JSON file as uint8 HxW train ids.
 
-    LabelMe's shapes lie over each other in the order of the file, as its own viewer draws them.
-    COCO's lie by area, the smaller on top, and crowds are IGNORE wherever no object lies. Raises
-    InputError for broken files, unknown labels, and shapes that cover no pixels by their kind.
+    LabelMe's shapes are drawn in the order of the file, as its own viewer draws them. COCO's are
+    drawn by area, the smaller on top, and crowds are IGNORE where there is no object. Raises
+    InputError for broken files, unknown labels, and kinds of shapes that cover no area.
     """
     content = read_shapes(path)
     height, width = _size(content, path)
@@ -106,8 +106,8 @@ def _shapes(content: dict[str, Any], path: Path) -> list[dict[str, Any]]:
 
 
 def _draw_labelme(canvas: Mask, content: dict[str, Any], path: Path, dataset: Dataset) -> Mask:
-    picture = Image.fromarray(canvas)
-    pen = ImageDraw.Draw(picture)
+    image = Image.fromarray(canvas)
+    pen = ImageDraw.Draw(image)
     for number, shape in enumerate(_shapes(content, path)):
         kind = shape.get("shape_type") or "polygon"
         if kind not in DRAWN:
@@ -123,7 +123,7 @@ def _draw_labelme(canvas: Mask, content: dict[str, Any], path: Path, dataset: Da
                 f"{DRAWN[kind]}."
             )
         _draw(pen, kind, points, value)
-    return np.array(picture)
+    return np.array(image)
 
 
 def _draw(pen: ImageDraw.ImageDraw, kind: str, points: Points, value: int) -> None:
@@ -139,26 +139,26 @@ def _draw(pen: ImageDraw.ImageDraw, kind: str, points: Points, value: int) -> No
 
 
 def _points(given: object, size: tuple[int, ...], where: str) -> Points:
-    """Pairs of finite numbers not far outside of the picture."""
+    """Pairs of finite numbers not far outside of the image."""
     reach = OUTSIDE * max(size)
     points = []
     for pair in given if isinstance(given, list) else [None]:
-        if not isinstance(pair, list) or len(pair) != 2 or not all(map(_is_number, pair)):
+        if not isinstance(pair, list) or len(pair) != 2 or not all(map(_is_finite, pair)):
             raise InputError(f"{where} must have a list of points [x, y], not {str(pair)[:60]}.")
         if not all(-reach <= value <= max(size) + reach for value in pair):
             raise InputError(
-                f"{where} has the point {pair}, far outside of the {size[1]}x{size[0]} picture."
+                f"{where} has the point {pair}, far outside of the {size[1]}x{size[0]} image."
             )
         points.append((float(pair[0]), float(pair[1])))
     return points
 
 
-def _is_number(value: object) -> bool:
-    return type(value) is int or (isinstance(value, float) and math.isfinite(value))
+def _is_finite(value: object) -> bool:
+    return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
 def _draw_coco(canvas: Mask, content: dict[str, Any], path: Path, dataset: Dataset) -> Mask:
-    """Largest area first; of equal areas the later in the file lies on top."""
+    """Largest area first; of equal areas the later in the file is on top."""
     crowds, objects = [], []
     for number, shape in enumerate(_shapes(content, path)):
         where = f"{path}: annotation {shape.get('id', number)}"
@@ -176,7 +176,7 @@ def _draw_coco(canvas: Mask, content: dict[str, Any], path: Path, dataset: Datas
 
 
 def _coco_area(segmentation: object, size: tuple[int, ...], where: str) -> NDArray[np.intp]:
-    """The pixels of one annotation, numbered along the rows: polygons, or run lengths."""
+    """Flat indices of the pixels of one annotation: polygons, or run lengths."""
     if isinstance(segmentation, dict):
         return np.flatnonzero(_run_lengths(segmentation, size, where))
     if not isinstance(segmentation, list) or not segmentation:
@@ -184,7 +184,12 @@ def _coco_area(segmentation: object, size: tuple[int, ...], where: str) -> NDArr
             f"{where} has no outline (segmentation: {str(segmentation)[:40]}), perhaps only a box. "
             f"Give every object polygons or run lengths, or remove it."
         )
-    polygons = [_flat_polygon(polygon, size, where) for polygon in segmentation]
+    polygons = []
+    for polygon in segmentation:
+        if not isinstance(polygon, list) or len(polygon) % 2:
+            raise InputError(f"{where} must have outlines [x, y, x, y, ...] of numbers.")
+        pairs = [polygon[index : index + 2] for index in range(0, len(polygon), 2)]
+        polygons.append([value for point in _points(pairs, size, where) for value in point])
     polygons = [polygon for polygon in polygons if len(polygon) >= 6]  # two points cover nothing
     if not polygons:
         return np.zeros(0, dtype=np.intp)
@@ -194,23 +199,15 @@ def _coco_area(segmentation: object, size: tuple[int, ...], where: str) -> NDArr
     return np.flatnonzero(_run_lengths({"size": list(size), "counts": packed}, size, where))
 
 
-def _flat_polygon(polygon: object, size: tuple[int, ...], where: str) -> list[float]:
-    """The numbers x, y, x, y, ... of one outline, checked."""
-    if not isinstance(polygon, list) or len(polygon) % 2:
-        raise InputError(f"{where} must have outlines [x, y, x, y, ...] of numbers.")
-    pairs = [polygon[index : index + 2] for index in range(0, len(polygon), 2)]
-    return [value for point in _points(pairs, size, where) for value in point]
-
-
 def _run_lengths(area: dict[Any, Any], size: tuple[int, ...], where: str) -> NDArray[np.bool_]:
-    """Decode run lengths down the columns, of outside and inside in turn."""
+    """Decode run lengths along the columns, alternately outside and inside."""
     counts = area.get("counts")
     if isinstance(counts, str):
         counts = _unpacked(counts, where)
     good = isinstance(counts, list) and all(type(n) is int and n >= 0 for n in counts)
     if not good or area.get("size") != list(size) or sum(counts or []) != size[0] * size[1]:
         raise InputError(
-            f"{where} has run lengths that do not fill its picture of {size[1]}x{size[0]} pixels."
+            f"{where} has run lengths that do not fill its image of {size[1]}x{size[0]} pixels."
         )
     runs = np.array(counts, dtype=np.int64)
     inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
