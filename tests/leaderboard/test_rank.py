@@ -44,7 +44,7 @@ def test_the_same_hash_with_other_masks_is_refused() -> None:
     other = record(confusion=[[8, 3, 0], [1, 9, 0], [0, 0, 0]], seed=1)
     with pytest.raises(InputError, match="do not belong in one table") as caught:
         rank(_named(record(), other))
-    assert "1.json counts other true pixels per class than 0.json" in str(caught.value)
+    assert "1.json has other true pixels per class than 0.json" in str(caught.value)
 
 
 def test_seeds_of_one_setting_make_one_row() -> None:

@@ -71,9 +71,9 @@ def test_a_record_survives_writing_and_reading(tmp_path: Path) -> None:
     again = read_record(path)
     assert again.model_copy(update={"record_hash": None}) == written
     content = json.loads(path.read_text())
-    seal = content.pop("record_hash")
-    assert seal == hash_of(content) == again.record_hash
-    assert path.name == f"camvid-test--unet-resnet18--cnn--s0--{seal[:8]}.json"
+    digest = content.pop("record_hash")
+    assert digest == hash_of(content) == again.record_hash
+    assert path.name == f"camvid-test--unet-resnet18--cnn--s0--{digest[:8]}.json"
     assert content["schema"] == 1
 
 
@@ -88,7 +88,7 @@ def test_the_same_content_twice_changes_nothing(tmp_path: Path) -> None:
 def test_another_file_of_that_name_is_never_overwritten(tmp_path: Path) -> None:
     path = tmp_path / record_name(record())
     path.write_text("mine")
-    with pytest.raises(InputError, match="holds something else; a record is never overwritten"):
+    with pytest.raises(InputError, match="other content; a record is never overwritten"):
         write_record(record(), tmp_path)
     assert path.read_text() == "mine"
 
@@ -105,7 +105,7 @@ def test_long_names_stay_within_what_file_systems_take() -> None:
 
 
 WRONG_FIELDS = [
-    ({"schema": 2}, "schema 2 cannot be read, only schema 1; use the zoo that wrote it"),
+    ({"schema": 2}, "schema 2 cannot be read, only schema 1; use the version of zoo that wrote it"),
     ({"chosen_on": "test"}, "chosen_on: must differ from split (both are 'test')"),
     ({"encoder_init": "imagenet"}, "encoder_init: String should match pattern"),
     ({"encoder_weights": None}, "encoder_weights: must be null for a random encoder"),
@@ -125,9 +125,9 @@ WRONG_FIELDS = [
     ({"overrides": {"a": float("inf")}}, "Input should be a finite number"),
     ({"confusion": [[1]]}, "confusion: must be 3 x 3"),
     ({"confusion": [[0] * 3] * 3}, "confusion: holds no pixel"),
-    ({"device": "/dev/nvidia0"}, "device: '/dev/nvidia0' holds a path of one machine"),
-    ({"overrides": {"w": ["C:\\me\\a.pt"]}}, "overrides.w[0]: 'C:\\\\me\\\\a.pt' holds a path"),
-    ({"encoder_weights": "file=~/w"}, "encoder_weights: 'file=~/w' holds a path of one machine"),
+    ({"device": "/dev/nvidia0"}, "device: '/dev/nvidia0' contains a local path"),
+    ({"overrides": {"w": ["C:\\me\\a.pt"]}}, "overrides.w[0]: 'C:\\\\me\\\\a.pt' contains a local"),
+    ({"encoder_weights": "file=~/w"}, "encoder_weights: 'file=~/w' contains a local path"),
 ]
 
 

@@ -34,7 +34,7 @@ def test_a_record_is_never_overwritten(tmp_path: Path) -> None:
     path = write_speed_record(speed_record(), tmp_path)
     assert write_speed_record(speed_record(), tmp_path) == path
     path.write_text("{}")
-    with pytest.raises(InputError, match="exists and holds something else"):
+    with pytest.raises(InputError, match="exists with other content"):
         write_speed_record(speed_record(), tmp_path)
     assert path.read_text() == "{}"
 
@@ -51,7 +51,7 @@ def test_a_record_is_never_overwritten(tmp_path: Path) -> None:
         ({"latency_ms": {"p50": 0.0, "p95": 1.0}}, "latency_ms.p50: Input should be greater than"),
         ({"peak_mb": float("nan")}, "peak_mb: Input should be a finite number"),
         ({"size": [360]}, "size: List should have at least 2 items"),
-        ({"machine": "/home/me/box"}, "machine: '/home/me/box' holds a path of one machine"),
+        ({"machine": "/home/me/box"}, "machine: '/home/me/box' contains a local path"),
         ({"date": "today"}, "date: 'today' is not ISO 8601"),
         ({"colour": 1}, "colour: Extra inputs are not permitted"),
     ],
@@ -67,7 +67,7 @@ def test_all_problems_of_a_folder_come_at_once(tmp_path: Path) -> None:
     (tmp_path / "copy.json").write_text(path.read_text())
     (tmp_path / "edited.json").write_text(path.read_text().replace("14.33", "1.33"))
     (tmp_path / "cut.json").write_text(path.read_text()[:40])
-    (tmp_path / "unsealed.json").write_text(json.dumps(speed_fields()))
+    (tmp_path / "no_hash.json").write_text(json.dumps(speed_fields()))
     with pytest.raises(InputError) as caught:
         read_speed_records(tmp_path)
     text = str(caught.value)

@@ -1,1 +1,1 @@
-"""Records of measured runs and the tables that are built from them alone."""
+"""The leaderboard: ranked tables, built only from the records of measured runs."""

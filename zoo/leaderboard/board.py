@@ -40,7 +40,7 @@ class Entry:
 
     `id` names the setting and stays when it is measured again. Metrics are fractions in [0, 1];
     `metrics` has the others of the leaderboard by key, in a list in the order of the classes where
-    they are per class; in JSON its items stand beside the other fields. `interval` is the
+    they are per class; in JSON its items are fields of the row. `interval` is the
     half-width of the 95 % interval over seeds or folds, `images_interval` the one over the choice
     of images, None where unknown. `best` to `worst` are the ranks that are too close to call.
     `family` is timm's module of the encoder; `licence` that of the encoder's weights. `params_m` in
@@ -136,7 +136,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a row stood in an earlier version."""
+    """The rank and score of a row in an earlier version."""
 
     title: str
     rank: int
@@ -188,7 +188,7 @@ class Board:
                 yield table, row
 
     def as_version(self) -> Version:
-        """What a later version needs to know of this one."""
+        """What a later version compares itself with."""
         rows = {
             row.id: Place(f"{row.model} on {table.title}", row.rank, row.miou, row.seeds)
             for table, row in self.entries()
@@ -279,7 +279,7 @@ def _change(now: Place, before: Place | None) -> str:
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass as they stand in the file."""
+    """The fields of a dataclass as they are in the file."""
     fields = dict(vars(value))
     if not isinstance(value, Entry):
         return fields
@@ -293,7 +293,7 @@ def _plain(value: Any) -> dict[str, Any]:
 
 
 def _lines(value: Any, depth: int, indent: str = "") -> str:
-    """JSON with a line for each item down to `depth` levels; plain values share a line."""
+    """JSON with a line for each item down to `depth` levels; plain values are on one line."""
     value = _plain(value) if dataclasses.is_dataclass(value) else value
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     plain = not any(isinstance(v, (dict, list)) or dataclasses.is_dataclass(v) for v in inner)

@@ -21,7 +21,7 @@ from zoo.records.record import Record
 _FOLD = re.compile(r"/fold_\d+$")
 
 NOISE = 0.01
-"""Single runs that differ by less mIoU than this are not told apart."""
+"""Single runs that differ by less mIoU than this are too close to call."""
 
 
 @dataclass(frozen=True, order=True)
@@ -85,12 +85,12 @@ class Row:
 
     @property
     def first(self) -> Record:
-        """The record to read what all of the row share from."""
+        """A record, to read what all records of the row have in common."""
         return next(iter(self.records.values()))
 
     @property
     def setting(self) -> str:
-        """What the row's records share, as text that also orders rows of equal mIoU."""
+        """What the row's records have in common, as text that also orders rows of equal mIoU."""
         return _setting(self.first)
 
     def mean(self, value: Callable[[Record], float]) -> float:
@@ -207,7 +207,7 @@ def _truth_problems(group: Mapping[Path, Record]) -> list[str]:
     first, *others = group
     expected = [sum(row) for row in group[first].confusion]
     return [
-        f"{path} counts other true pixels per class than {first}, under the same data hash; "
+        f"{path} has other true pixels per class than {first}, under the same data hash; "
         "find out which of the two was measured on other masks and remove it"
         for path in others
         if [sum(row) for row in group[path].confusion] != expected

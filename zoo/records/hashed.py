@@ -69,13 +69,13 @@ def hashed_text(content: Mapping[str, Any]) -> str:
 def write_once(path: Path, text: str) -> Path:
     """Write `text` to `path` and return it; writing the same again changes nothing.
 
-    Raises InputError where the file holds something else; nothing is ever overwritten.
+    Raises InputError where the file has other content; nothing is ever overwritten.
     """
     if path.exists():
         if path.read_bytes() == text.encode("utf-8"):
             return path
         raise InputError(
-            f"{path} exists and holds something else; a record is never overwritten. "
+            f"{path} exists with other content; a record is never overwritten. "
             "Move that file away, or write to another folder."
         )
     write_text(path, text)
@@ -83,13 +83,16 @@ def write_once(path: Path, text: str) -> Path:
 
 
 def parse(model: type[M], schema: int, value: object, source: str) -> M:
-    """The record of class `model` with these fields; the hash is not looked at.
+    """The record of class `model` with these fields; the hash is not checked.
 
     Raises InputError with every problem; `source` names the record.
     """
     if isinstance(value, dict) and "schema" in value and value["schema"] != schema:
         given = repr(value["schema"])[:40]
-        problem = f"schema {given} cannot be read, only schema {schema}; use the zoo that wrote it"
+        problem = (
+            f"schema {given} cannot be read, only schema {schema}; use the version of zoo that "
+            "wrote it"
+        )
         raise refused(source, [problem])
     try:
         return model.model_validate(value)
@@ -137,8 +140,8 @@ def _outcome(read: Callable[[Path], R], path: Path) -> R | str:
 def _in_processes(work: Callable[[A], B], items: Sequence[A]) -> list[B]:
     """What `work` gives for each item, in the order of the items; raises what `work` raises.
 
-    Many items are shared among forked processes, one per core, on Linux and where this process has
-    a single thread (a fork copies no other); `work` and what it takes and gives are pickled then.
+    Many items are distributed over forked processes, one per core, on Linux and where this process
+    has a single thread (a fork copies no other); `work` and its values are pickled then.
     """
     can_fork = sys.platform == "linux" and threading.active_count() == 1
     can_fork = can_fork and not multiprocessing.current_process().daemon
@@ -169,7 +172,7 @@ def refused(source: str, problems: list[str]) -> InputError:
 
 
 def check_hash(value: Mapping[str, Any], source: str) -> None:
-    """Raise InputError where the fields of a file do not give the hash that stands in it."""
+    """Raise InputError where the fields of a file do not match its hash."""
     # The hash is taken over the file's own fields, so that a later version of this code, with
     # more optional fields, still accepts it.
     if value.get("record_hash") is None:
@@ -177,21 +180,21 @@ def check_hash(value: Mapping[str, Any], source: str) -> None:
     found = hash_of({key: item for key, item in value.items() if key != "record_hash"})
     if found != value["record_hash"]:
         problem = (
-            f"record_hash: the file says {value['record_hash']}, its content gives {found}; it was "
-            "changed after it was written, restore it or measure again"
+            f"record_hash: the file states {value['record_hash']}, its content gives {found}; it "
+            "was changed after it was written, restore it or measure again"
         )
         raise refused(source, [problem])
 
 
 def origin_problems(date: str, fields: Mapping[str, Any]) -> Iterator[str]:
-    """A date that is not ISO 8601, and every text in `fields` that holds a path of one machine."""
+    """A date that is not ISO 8601, and every text in `fields` that contains a local path."""
     try:
         datetime.fromisoformat(date)
     except ValueError:
         yield f"date: {date!r} is not ISO 8601, for example 2025-03-31T12:00:00Z"
     for place, text in _texts(fields, ""):
         if _LOCAL_PATH.search(text):
-            yield f"{place}: {text!r} holds a path of one machine; give a name or a hash"
+            yield f"{place}: {text!r} contains a local path; give a name or a hash"
 
 
 def _problem(place: tuple[int | str, ...], message: str) -> str:

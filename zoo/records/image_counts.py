@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ImageCounts: TypeAlias = NDArray[np.int64]
 """Images x classes x 3: pixels that are true positives, false positives, false negatives.
 
-The images stand in the order of their names, as in the hash of the data.
+The images are ordered by name, as in the hash of the data.
 """
 
 _MEMBER, _HEADER = "counts.npy", 1000
@@ -44,7 +44,7 @@ def counts_hash(counts: ImageCounts) -> str:
 def write_with_counts(record: Record, folder: Path, counts: ImageCounts | None) -> Path:
     """Write the record into `folder` as `write_record` does, after the counts it is bound to.
 
-    A record is so never there without its counts. Raises as `write_record`, and ValueError where
+    So a record never exists without its counts. Raises as `write_record`, and ValueError where
     the record was made with other counts.
     """
     found = None if counts is None else counts_hash(counts)
@@ -96,10 +96,10 @@ def _packed(counts: ImageCounts) -> bytes:
 
 
 def _unpacked(file: Path, shape: tuple[int, int, int]) -> ImageCounts:
-    """The counts in int64; a file that would unpack to more than they can need is refused."""
+    """The counts in int64; a file that would unpack to more than they need is refused."""
     with zipfile.ZipFile(io.BytesIO(file.read_bytes())) as archive:
         if archive.getinfo(_MEMBER).file_size > 8 * math.prod(shape) + _HEADER:
-            raise ValueError("it holds more than that")
+            raise ValueError("it holds more")
         content = archive.read(_MEMBER)
     start = 10 + int.from_bytes(content[8:10], "little")
     found, by_column, dtype = _layout(content[:start])
@@ -111,7 +111,7 @@ def _unpacked(file: Path, shape: tuple[int, int, int]) -> ImageCounts:
 
 @functools.lru_cache(maxsize=64)
 def _layout(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """What a .npy file of version 1.0 says at its beginning; the same in most files of a folder."""
+    """The header of a .npy file of version 1.0; it is the same in most files of a folder."""
     stream = io.BytesIO(header)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("it is of another version of .npy than 1.0")

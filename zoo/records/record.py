@@ -72,8 +72,8 @@ else:
 class Record(Strict):
     """One measured run: what was measured, on which data, how, and the confusion matrix.
 
-    `size` is [height, width] in pixels or None where the images differ in size, `input_size` what
-    the network saw of them where it was enlarged or reduced first (`gmacs` counts that);
+    `size` is [height, width] in pixels or None where the images differ in size, `input_size` the
+    size that they are resized to for the network, where it differs (`gmacs` counts that);
     `confusion` holds pixel counts, rows are the truth and columns the prediction, in the order of
     `classes`; `chosen_on` is the split that chose the epoch or anything else, None where nothing
     was chosen; `chosen_miou` is the mIoU on it, where known, by which settings may be compared and
@@ -165,15 +165,15 @@ def write_record(record: Record, folder: Path) -> Path:
     """Write `record` with its hash into `folder` and return the path.
 
     Writing the same content again changes nothing. Raises InputError where a file of that name
-    holds something else; nothing is ever overwritten.
+    has other content; nothing is ever overwritten.
     """
     return write_once(folder / record_name(record), record_text(record))
 
 
 def parse_record(value: object, source: str) -> Record:
-    """The record with these fields, as parsed from JSON or put together by a program.
+    """The record with these fields, as parsed from JSON or made by a program.
 
-    The hash is not looked at. Raises InputError with every problem; `source` names the record.
+    The hash is not checked. Raises InputError with every problem; `source` names the record.
     """
     return parse(Record, SCHEMA, value, source)
 

@@ -41,7 +41,7 @@ class Latency(Strict):
 
 
 class Reference(Strict):
-    """The model that took turns with the measured one.
+    """The reference model, which is timed in turns with the measured one.
 
     `ratio` is the median over the turns of this model's time by the reference's: 2.0 is half as
     fast. It holds on a busy machine too, where milliseconds do not.
@@ -112,7 +112,7 @@ def speed_record_text(record: SpeedRecord) -> str:
 
 
 def parse_speed_record(value: object, source: str) -> SpeedRecord:
-    """The record with these fields; the hash is not looked at.
+    """The record with these fields; the hash is not checked.
 
     Raises InputError with every problem; `source` names the record.
     """
