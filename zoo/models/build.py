@@ -345,7 +345,7 @@ def _check_loaded(encoder: nn.Module, written: Written, spec: ModelSpec, file: P
 def _let_gates_learn(encoder: nn.Module, spec: ModelSpec) -> None:
     """Let the batch normalisations of gates on pooled maps learn from a single image too."""
     first = next(encoder.parameters(), None)
-    if first is None or first.is_meta:
+    if first is None or any(parameter.is_meta for parameter in encoder.parameters()):
         return
     multiple = spec.size_multiple
     side = spec.img_size or max(2 * multiple, padding(0, multiple, spec.size_minimum))
