@@ -153,7 +153,7 @@ def test_messages():
         overlay(image.astype(np.float32), mask, PALETTE)
     with refused(r"The image is \(2, 3\), its mask \(3, 2\): \(height, width\)"):
         comparison(image, mask, mask.T, ["a"], PALETTE)
-    with refused(r"alpha must lie between 0 \(image\) and 1 \(mask\), not 1.5"):
+    with refused(r"alpha must be between 0 \(image\) and 1 \(mask\), not 1.5"):
         overlay(image, mask, PALETTE, 1.5)
     with refused("3 classes need as many colours, not 2"):
         with_legend(image, ["a", "b", "c"], PALETTE)

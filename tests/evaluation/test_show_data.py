@@ -98,8 +98,8 @@ def test_all_wrong_arguments_are_named_at_once(scenes: Path, tmp_path: Path) -> 
     with pytest.raises(InputError) as caught:
         show(scenes, tmp_path / "a.jpg", augment=NOTHING, crop=0, count=0)
     said = str(caught.value)
-    assert "crop is 0, at least 1 is needed" in said
-    assert "count is 0, at least 1 is needed" in said
+    assert "crop must be at least 1, not 0" in said
+    assert "count must be at least 1, not 0" in said
     assert f"write {tmp_path / 'a.png'}, not {tmp_path / 'a.jpg'}" in said
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(InputError, match="is a folder; give the name of a file in it"):

@@ -1,4 +1,4 @@
-"""A picture of what training sees: images beside the augmented crops made of them."""
+"""What training sees: images beside the augmented crops made of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from zoo.data.loading.transforms import (
 )
 from zoo.data.pixels.images import Pixels
 from zoo.data.pixels.masks import read_pair
-from zoo.data.pixels.overlay import overlay, save_png, with_legend
+from zoo.data.pixels.overlay import as_rgb, overlay, save_png, with_legend
 from zoo.registry.recipe import Augment
 
 CROPS_PER_IMAGE = 3
@@ -32,7 +32,7 @@ SIDE = 360
 GAP = 8
 HEADING = 26
 NARROWEST = 480
-"""Width in pixels from which a legend leaves a picture at its size."""
+"""Width in pixels from which a legend leaves an image at its size."""
 Pair = tuple[Pixels, Pixels]
 
 
@@ -46,16 +46,23 @@ def show(
     seed: int = 0,
     count: int = 12,
 ) -> Path:
-    """Write a PNG: one image a row, and beside it three crops as training would get them.
+    """Write a PNG: one image per row, and beside it three crops as training would get them.
 
     Each panel is the image under its mask's colours; a legend names them. `count` is the number of
-    crops, filled up to whole rows, `crop` their height and width in pixels before they are fitted
-    into the panels. `seed` chooses the images and the random changes; the same arguments give the
-    same picture. With CutMix or copy-paste the partners are the other images of the picture.
-    Raises InputError for bad arguments, an unknown split and files that cannot be used.
+    crops, filled up to whole rows, `crop` their height and width in pixels before they are resized
+    to the panels. `seed` chooses the images and the random changes; the same arguments give the
+    same PNG. CutMix and copy-paste take their partners from the images shown. Raises InputError
+    for bad arguments, an unknown split and files that cannot be used.
     """
     out = Path(out)
-    _check(out, crop, count)
+    numbers = (("crop", crop), ("count", count))
+    problems = [f"{name} must be at least 1, not {value}" for name, value in numbers if value < 1]
+    if out.suffix.lower() != ".png":
+        problems.append(f"the image is a PNG: write {out.with_suffix('.png')}, not {out}")
+    if out.is_dir():
+        problems.append(f"{out} is a folder; give the name of a file in it")
+    if problems:
+        raise InputError(join_problems("Cannot show the data:", problems))
     dataset = load_dataset(data)
     samples = dataset.samples(split)
     rows = min(-(-count // CROPS_PER_IMAGE), len(samples))
@@ -88,29 +95,13 @@ def augmented(
     return list(zip(images.permute(0, 2, 3, 1).numpy(), masks.numpy(), strict=True))
 
 
-def _check(out: Path, crop: int, count: int) -> None:
-    problems = [
-        f"{name} is {value}, at least 1 is needed"
-        for name, value in (("crop", crop), ("count", count))
-        if value < 1
-    ]
-    if out.suffix.lower() != ".png":
-        problems.append(f"the picture is a PNG: write {out.with_suffix('.png')}, not {out}")
-    if out.is_dir():
-        problems.append(f"{out} is a folder; give the name of a file in it")
-    if problems:
-        raise InputError(join_problems("Cannot show the data:", problems))
-
-
 def _panel(pair: Pair, dataset: Dataset, width: int) -> Pixels:
     """Image and mask laid over each other, SIDE pixels high and at most `width` wide."""
     image, mask = pair
     high, wide = mask.shape
     scale = min(SIDE / high, width / wide)
     size = (max(1, round(wide * scale)), max(1, round(high * scale)))
-    channels = [0, 1, 2] if image.shape[2] >= 3 else [0, 0, 0]
-    picture = Image.fromarray(np.ascontiguousarray(image[:, :, channels]))
-    labels = Image.fromarray(mask)
+    picture, labels = Image.fromarray(as_rgb(image)), Image.fromarray(mask)
     return overlay(
         np.asarray(picture.resize(size, Image.Resampling.BILINEAR)),
         np.asarray(labels.resize(size, Image.Resampling.NEAREST)),
@@ -120,7 +111,7 @@ def _panel(pair: Pair, dataset: Dataset, width: int) -> Pixels:
 
 
 def _page(originals: Sequence[Pixels], crops: Sequence[Sequence[Pixels]]) -> Pixels:
-    """One original a row with its crops to the right, under headings."""
+    """One original per row with its crops to the right, under headings."""
     first = max(panel.shape[1] for panel in originals)
     lefts = [0, *(first + GAP + column * (SIDE + GAP) for column in range(len(crops)))]
     titles = ["image", *(f"epoch {number}" for number in range(len(crops)))]
