@@ -1,4 +1,4 @@
-"""Clean data sets for the session, copies to spoil, and what the doctor says without a fault.
+"""Clean data sets, copies to put faults into, and what the doctor reports without a fault.
 
 `clean` is small; `many` has 200 pairs, once generated and once real, to hide a fault in one.
 """
