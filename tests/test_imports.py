@@ -28,7 +28,6 @@ def test_models_and_data_do_not_know_each_other(zoo: structure.Package) -> None:
     assert structure.strangers(zoo) == []
 
 
-@pytest.mark.xfail(reason="three circles are being taken apart")
 def test_no_modules_import_each_other_in_a_circle(zoo: structure.Package) -> None:
     assert structure.circles(zoo) == []
 

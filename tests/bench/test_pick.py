@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from zoo.bench.pick import search
-from zoo.bench.pick.plan import Configuration
+from zoo.bench.pick.halving import Configuration
 from zoo.bench.pick.state import Asked
 from zoo.cli.main import run
 from zoo.common.errors import InputError, RunError
 from zoo.common.files import read_json, write_json
+from zoo.training.plan import RunRequest
 
 MODELS = ("unet-test_resnet", "fpn-test_resnet", "linknet-test_resnet", "manet-test_resnet")
 pytest.importorskip("optuna")
@@ -28,8 +29,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """Trials that only pretend, and what the run at the end was asked for."""
     found: list[dict[str, Any]] = []
 
-    def finetune(model: str, data: str, **options: Any) -> None:
-        found.append({"model": model, **options})
+    def train(request: RunRequest) -> None:
+        options = vars(request)
+        found.append(options)
         if len(found) == 1:
             raise InputError("the machine is slower by now")
         write_json(options["out"] / "run.json", {})
@@ -37,7 +39,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             raise KeyboardInterrupt
         write_json(options["out"] / "result.json", {"best_miou": 0.875})
 
-    monkeypatch.setattr("zoo.training.finetune.finetune", finetune)
+    monkeypatch.setattr("zoo.bench.pick.search.train", train)
     return found
 
 
@@ -69,7 +71,7 @@ def test_a_search_halves_and_goes_on_where_it_was_stopped(
     picked = search.pick(asked(scenes), out, worker="helpers.fake_trial")
     said = " ".join(capsys.readouterr().err.split())
     assert "try unet-test_resnet: named" in said
-    assert "leave manet-test_resnet: it cannot be trained: no such weights" in said
+    assert "skip manet-test_resnet: it cannot be trained: no such weights" in said
     rungs = read_json(out / "pick.json")["schedule"]["rungs"]
     first, second = (rung["trials"] for rung in rungs)
     assert f"{first} trials of 7s, then {second} trials of " in said
@@ -140,7 +142,7 @@ def test_another_search_in_the_folder_is_named(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--budget", "soon"], "The budget 'soon' is no time."),
+        (["--budget", "soon"], "Invalid budget 'soon'"),
         (["--max-latency-ms", "0"], "--max-latency-ms must be above 0, not 0.0."),
         (["--models", "unet-nothing"], "Unknown encoder 'nothing'."),
         (["--size", "tall"], "Invalid size 'tall'."),
@@ -150,7 +152,7 @@ def test_another_search_in_the_folder_is_named(
             "each side must have 32 to 16384 pixels, not 8x8",
         ),
         (["--encoder-weights", "x.safetensors"], "for several models it is default or none."),
-        (["stages.all.epochs=3"], "A budget sets the epochs and validate_every"),
+        (["stages.all.epochs=3"], "A budget chooses the epochs and validate_every"),
         (["crop=33"], "crop"),
         (["--data", "no/such"], "no/such does not exist."),
     ],

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from helpers.record_examples import speed_record
 
-from zoo.bench.pick.plan import (
+from zoo.bench.pick.halving import (
     DEFAULTS,
     Candidate,
     Configuration,

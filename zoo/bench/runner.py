@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.bench.engines import ENGINES, Engine, EngineSettings, LocalEngine, RunningJob
+from zoo.bench.engines import ENGINES, Engine, EngineSettings, LocalEngine, RayEngine, RunningJob
 from zoo.bench.job import (
     Order,
     drop_weights,
@@ -81,8 +81,6 @@ def run_suite(
 
 def _engine(name: str, jobs: int | None, threads: int | None) -> Engine:
     if name == "ray":
-        from zoo.bench.engines import RayEngine
-
         return RayEngine(EngineSettings(jobs or 0, threads))
     devices = _devices()
     return LocalEngine(EngineSettings(jobs or max(1, len(devices)), threads, devices))

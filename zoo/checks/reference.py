@@ -22,7 +22,7 @@ from zoo.registry.losses import LOSSES, LossOption
 Cells = Sequence[Sequence[str]]
 
 
-class Table(NamedTuple):
+class DocTable(NamedTuple):
     """One generated table: its page in docs/, the file that it is made of, heads and rows."""
 
     page: str
@@ -145,32 +145,32 @@ def _value(value: float | None) -> str:
     return "null" if value is None else str(value)
 
 
-TABLES: dict[str, Table] = {
-    "metrics": Table(
+TABLES: dict[str, DocTable] = {
+    "metrics": DocTable(
         "metrics.md",
         "zoo/records/metrics.py",
         ("key", "name", "formula", "better", "undefined (`null`) where", "shown in"),
         _metrics,
     ),
-    "formats": Table(
+    "formats": DocTable(
         "formats.md",
         "zoo/data/formats/trees.py",
         ("format", "files below PATH", "classes", "ignored ids", "splits"),
         _formats,
     ),
-    "losses": Table(
+    "losses": DocTable(
         "losses.md",
         "zoo/registry/losses.py",
         ("name", "loss", "options and defaults", "reads", "paper"),
         _losses,
     ),
-    "loss_options": Table(
+    "loss_options": DocTable(
         "recipes.md",
         "zoo/registry/losses.py",
         ("key", "unit", "allowed", "default"),
         _loss_options,
     ),
-    "codes": Table(
+    "codes": DocTable(
         "doctor.md",
         "zoo/data/doctor/codes.py",
         ("code", "severity", "finding", "`--fix`"),
@@ -210,7 +210,7 @@ def check_docs(docs: Path | None = None, *, write: bool = False) -> list[Path]:
     return changed
 
 
-def _markdown(table: Table) -> str:
+def _markdown(table: DocTable) -> str:
     note = f"<!-- generated from {table.source} by `zoo check docs --write`; do not edit -->"
     lines = [table.heads, ["---"] * len(table.heads), *table.rows()]
     cells = [[str(cell).replace("|", "\\|") for cell in line] for line in lines]

@@ -12,7 +12,7 @@ from typing import Any
 
 from zoo.bench.engines import EngineSettings, LocalEngine
 from zoo.bench.job import RUN, drop_weights, forget_failure, read_failure, write_failure
-from zoo.bench.pick.plan import (
+from zoo.bench.pick.halving import (
     KEPT,
     Candidate,
     Configuration,
@@ -42,7 +42,8 @@ from zoo.registry.overrides import apply_overrides, parse_overrides
 from zoo.registry.recipe import Recipe
 from zoo.registry.resolve import resolve
 from zoo.training.budget import duration, parse_budget, refuse_epochs_given
-from zoo.training.plan import AUTO
+from zoo.training.finetune import run as train
+from zoo.training.plan import AUTO, SCRATCH, RunRequest
 from zoo.training.run_folder import RESULT as RUN_RESULT
 from zoo.training.run_folder import RUN as RUN_FILE
 
@@ -50,7 +51,6 @@ MOST_TRIALS = 27
 POLL_SECONDS = 0.1
 LATENCY_ROUNDS = 3
 WORKER = "zoo.bench.pick.trial"
-SCRATCH = "scratch"
 COSTS, TRIALS, DATABASE = "costs", "trials", "trials.sqlite3"
 """Folders and a file of a search."""
 
@@ -263,15 +263,16 @@ class Search:
 
     def _finetune(self, best: Configuration, run: Path) -> None:
         """Fine-tune in the folder `run`, or go on there."""
-        from zoo.training.finetune import finetune
-
         resume = (run / RUN_FILE).is_file()
         if not resume:
             shutil.rmtree(run, ignore_errors=True)
-        finetune(
-            best.model, self._asked.data, recipe=AUTO, out=run, overrides=self._overrides(best),
-            encoder_weights=self._asked.encoder_weights, registry=_path(self._asked.registry),
-            resume=resume, budget=self._state.final,
+        train(
+            RunRequest(
+                best.model, self._asked.data, recipe=AUTO, out=run,
+                overrides=tuple(self._overrides(best)),
+                encoder_weights=self._asked.encoder_weights, registry=_path(self._asked.registry),
+                resume=resume, budget=self._state.final,
+            )
         )  # fmt: skip
 
     def _left_s(self, best: Configuration, tried: Sequence[Sequence[Trial]]) -> float:

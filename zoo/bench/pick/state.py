@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo.bench.pick.plan import Candidate, Configuration, HalvingSchedule, Rung
+from zoo.bench.pick.halving import Candidate, Configuration, HalvingSchedule, Rung
 from zoo.common.errors import InputError, RunError, extra, join_problems
 from zoo.common.files import read_json, write_json
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from zoo.bench.job import RUN, guarded
-from zoo.bench.pick.plan import TrialCost, least_final_s
+from zoo.bench.pick.halving import TrialCost, least_final_s
 from zoo.common.files import read_json, write_json
 from zoo.data.dataset import Dataset, Sample
 from zoo.data.inspect.scan import scan_labels
