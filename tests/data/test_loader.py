@@ -147,8 +147,8 @@ def test_a_small_set_is_repeated_with_other_crops(tmp_path: Path) -> None:
     assert len(set(numbers_of)) == 5
 
 
-def test_workers_give_the_same_batches(ten: Dataset) -> None:
-    with_workers = training(ten, workers=2)
+def test_workers_give_the_same_batches_and_plain_messages(ten: Dataset) -> None:
+    with_workers = training(ten, workers=2, cache_gib=0.0)  # they share what is decoded on disk
     before = torch.get_rng_state()
     for epoch, first_step in ((0, 0), (1, 1), (0, 0)):
         expected = list(training(ten).epoch(epoch, first_step))
@@ -158,14 +158,12 @@ def test_workers_give_the_same_batches(ten: Dataset) -> None:
     iterator.close()
     assert equal(list(with_workers.epoch(3)), list(training(ten).epoch(3)))
     assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_a_fault_in_a_worker_is_a_plain_message(ten: Dataset) -> None:
+    assert len(list(decoded.decoded_folder().glob("*/*.npy"))) == 10
     for sample in ten.splits["train"]:
         sample.image.write_bytes(b"broken")
-    for workers in (0, 1):
+    for loader_of_broken in (with_workers, training(ten)):
         with pytest.raises(InputError) as caught:
-            list(training(ten, workers=workers).epoch(0))
+            list(loader_of_broken.epoch(4))
         assert "is not an image in a known format" in str(caught.value)
         assert "Traceback" not in str(caught.value)
 
