@@ -11,13 +11,11 @@ from typing import Any
 from zoo.common.html import asset, render
 from zoo.leaderboard.board import Board, BoardTable, Entry, Speed, change_lines
 from zoo.leaderboard.plots import Plot, Point, plot
-from zoo.leaderboard.render import notes, recipe_label
+from zoo.leaderboard.render import NONE, notes, percent, recipe_label
 from zoo.records.metrics import ON_LEADERBOARD, SCORE
 
 CHANGES = 50
 """As many changes since the last version are listed; further ones are counted."""
-
-NONE = "\u2013"
 
 
 @dataclass(frozen=True)
@@ -103,11 +101,6 @@ def commands(table: BoardTable, row: Entry) -> str:
         lines.append(shlex.join([*words, f"seed={run.seed}", *given]))
     score = ["zoo", "eval", target, "--data", "DATA", "--split", table.split, "--out", "RESULTS"]
     return "\n".join([*lines, shlex.join(score)])
-
-
-def percent(fraction: float | None, digits: int) -> str:
-    """A fraction in percent; a dash where there is none."""
-    return NONE if fraction is None else f"{100 * fraction:.{digits}f}"
 
 
 def _section(board: Board, table: BoardTable, timed: dict[str, Speed]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoo.common.errors import InputError, join_problems
-from zoo.common.files import hash_of, write_text
+from zoo.common.files import hash_of, read_json, write_text
 
 Text = Annotated[str, Field(min_length=1, max_length=300)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
@@ -54,6 +54,7 @@ R = TypeVar("R", bound=Hashed)
 M = TypeVar("M", bound=BaseModel)
 A = TypeVar("A")
 B = TypeVar("B")
+T = TypeVar("T")
 
 MANY = 1000
 """From this many files on, several processes read; starting them costs as much as 100 files."""
@@ -98,6 +99,28 @@ def parse(model: type[M], schema: int, value: object, source: str) -> M:
         return model.model_validate(value)
     except ValidationError as error:
         raise refused(source, describe(error)) from error
+
+
+def read_hashed(path: Path, parse_fields: Callable[[object, str], T]) -> T:
+    """Read one record and check its hash; `parse_fields` makes it from its fields and a source.
+
+    Raises InputError listing every problem of the file.
+    """
+    value, source = read_json(path), str(path)
+    record = parse_fields(value, source)
+    # The hash is taken over the file's own fields, so that a later version of this code, with
+    # more optional fields, still accepts it.
+    stated = value.get("record_hash")
+    if stated is None:
+        raise refused(source, ["record_hash: missing; only zoo writes records"])
+    found = hash_of({key: item for key, item in value.items() if key != "record_hash"})
+    if found != stated:
+        problem = (
+            f"record_hash: the file states {stated}, its content gives {found}; it was changed "
+            "after it was written, restore it or measure again"
+        )
+        raise refused(source, [problem])
+    return record
 
 
 def read_folder(folder: Path, read: Callable[[Path], R]) -> dict[Path, R]:
@@ -169,21 +192,6 @@ def describe(error: ValidationError) -> list[str]:
 def refused(source: str, problems: list[str]) -> InputError:
     """The error for a record that cannot be used."""
     return InputError(join_problems(f"{source} is not a usable record:", problems))
-
-
-def check_hash(value: Mapping[str, Any], source: str) -> None:
-    """Raise InputError where the fields of a file do not match its hash."""
-    # The hash is taken over the file's own fields, so that a later version of this code, with
-    # more optional fields, still accepts it.
-    if value.get("record_hash") is None:
-        raise refused(source, ["record_hash: missing; only zoo writes records"])
-    found = hash_of({key: item for key, item in value.items() if key != "record_hash"})
-    if found != value["record_hash"]:
-        problem = (
-            f"record_hash: the file states {value['record_hash']}, its content gives {found}; it "
-            "was changed after it was written, restore it or measure again"
-        )
-        raise refused(source, [problem])
 
 
 def origin_problems(date: str, fields: Mapping[str, Any]) -> Iterator[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, JsonValue, create_model, model_validator
 
 from zoo.common.errors import InputError, join_problems
-from zoo.common.files import hash_of, read_json
+from zoo.common.files import hash_of
 from zoo.records.hashed import (
     Amount,
     Count,
@@ -21,12 +21,12 @@ from zoo.records.hashed import (
     Strict,
     Text,
     Versions,
-    check_hash,
     hashed_text,
     name_part,
     origin_problems,
     parse,
     read_folder,
+    read_hashed,
     write_once,
 )
 from zoo.records.metrics import STORED, PixelCounts, metric_values
@@ -180,10 +180,7 @@ def parse_record(value: object, source: str) -> Record:
 
 def read_record(path: Path) -> Record:
     """Read and check one record. Raises InputError listing every problem of the file."""
-    value = read_json(path)
-    record = parse_record(value, str(path))
-    check_hash(value, str(path))
-    return record
+    return read_hashed(path, parse_record)
 
 
 def read_records(folder: Path) -> list[Record]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from zoo.common.files import hash_of, read_json
+from zoo.common.files import hash_of
 from zoo.records.hashed import (
     AboveZero,
     Amount,
@@ -18,12 +18,12 @@ from zoo.records.hashed import (
     Strict,
     Text,
     Versions,
-    check_hash,
     hashed_text,
     name_part,
     origin_problems,
     parse,
     read_folder,
+    read_hashed,
     write_once,
 )
 
@@ -121,10 +121,7 @@ def parse_speed_record(value: object, source: str) -> SpeedRecord:
 
 def read_speed_record(path: Path) -> SpeedRecord:
     """Read and check one record. Raises InputError listing every problem of the file."""
-    value = read_json(path)
-    record = parse_speed_record(value, str(path))
-    check_hash(value, str(path))
-    return record
+    return read_hashed(path, parse_speed_record)
 
 
 def read_speed_records(folder: Path) -> dict[Path, SpeedRecord]:
