@@ -165,3 +165,78 @@ def test_a_loss_is_one_row_and_one_file(package: Path) -> None:
     assert same == pytest.approx(plain, rel=1e-6)
     assert (loss, epsilon) == ({"poly1": 1.0}, 0.0)
     assert "poly1_epsilon: should be greater than or equal to 0, got -1" in refused
+
+
+DECODER_ROW = """
+    "mean_map": Decoder(title="Mean map", paper="1411.4038", strides=(8,), options=MeanMapOptions),
+"""
+
+DECODER_OPTIONS = """
+class MeanMapOptions(Strict):
+    scale: Annotated[float, Field(gt=0)] = 2.0
+
+
+DECODERS: dict[str, Decoder] = {"""
+
+DECODER_MODULE = """
+from torch import nn
+
+from zoo.models.network import Parts
+from zoo.models.pyramid import Pyramid, plan
+
+
+class Deepest(nn.Module):
+    def __init__(self, levels, scale):
+        super().__init__()
+        self.pyramid, self.scale = Pyramid(levels, plan(levels, (8,))), scale
+
+    def forward(self, features):
+        return self.scale * self.pyramid(features)[0]
+
+
+def parts(levels, classes, *, scale):
+    decoder = Deepest(levels, scale)
+    return Parts(decoder, nn.Sequential(nn.Conv2d(decoder.pyramid.channels[0], classes, 1)))
+"""
+
+DECODER_USE = """
+import json
+import torch, zoo
+from zoo.leaderboard.lookup import show
+from zoo.registry.resolve import list_models
+
+model = zoo.create("mean_map-test_resnet", classes=3, encoder_weights=None, scale=0.5)
+refused = ""
+try:
+    zoo.create("mean_map-test_resnet", classes=3, encoder_weights=None, scale=0)
+except zoo.InputError as error:
+    refused = str(error)
+shown = {key: value for key, value, _ in show("mean_map-test_resnet")}
+print(json.dumps({
+    "listed": list_models("mean_map-resnet18"),
+    "default": shown["options.scale"],
+    "shape": list(model(torch.zeros(1, 3, 50, 70)).shape),
+    "small": list(model.training_outputs(torch.zeros(1, 3, 64, 64)).logits.shape),
+    "scale": model.net.decoder.scale,
+    "scoring": [layer.out_channels for layer in model.scoring_layers()],
+    "refused": refused,
+}))
+"""
+
+
+def test_a_decoder_is_one_row_and_one_file(package: Path) -> None:
+    table = package / "zoo" / "registry" / "decoders.py"
+    start = "DECODERS: dict[str, Decoder] = {"
+    assert table.read_text().count(start) == 1
+    table.write_text(table.read_text().replace(start, DECODER_OPTIONS + DECODER_ROW))
+    (package / "zoo" / "models" / "heads" / "mean_map.py").write_text(DECODER_MODULE)
+    found = json.loads(run(package, DECODER_USE))
+    assert found.pop("refused").endswith("scale: should be greater than 0, got 0")
+    assert found == {
+        "listed": ["mean_map-resnet18"],
+        "default": 2.0,
+        "shape": [1, 3, 50, 70],
+        "small": [1, 3, 8, 8],
+        "scale": 0.5,
+        "scoring": [3],
+    }

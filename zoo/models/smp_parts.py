@@ -260,11 +260,14 @@ def training_outputs(net: Any, images: Tensor, features: Any = None) -> Outputs 
     gives. Networks that end otherwise give their plain logits. `features` is what the encoder gives
     for `images`, where that is known already.
     """
+    factor = getattr(getattr(net, "segmentation_head", None), "factor", None)
+    if factor is None and features is None:
+        logits: Tensor = net(images)
+        return logits
     given = net.encoder(images) if features is None else features
     decoded = net.decoder(*given) if isinstance(given, tuple) else net.decoder(given)
-    factor = getattr(net.segmentation_head, "factor", None)
     if factor is None:
-        logits: Tensor = net.segmentation_head(decoded)
+        logits = net.segmentation_head(decoded)
         return logits
     logits = net.segmentation_head(decoded, upsample=False)
     size = (int(logits.shape[-2] * factor), int(logits.shape[-1] * factor))
