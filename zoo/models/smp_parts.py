@@ -261,15 +261,15 @@ def training_outputs(net: Any, images: Tensor, features: Any = None) -> Outputs 
     for `images`, where that is known already.
     """
     factor = getattr(getattr(net, "segmentation_head", None), "factor", None)
+    logits: Tensor
     if factor is None and features is None:
-        logits: Tensor = net(images)
+        logits = net(images)
         return logits
     given = net.encoder(images) if features is None else features
     decoded = net.decoder(*given) if isinstance(given, tuple) else net.decoder(given)
+    logits = net.segmentation_head(decoded, **({} if factor is None else {"upsample": False}))
     if factor is None:
-        logits = net.segmentation_head(decoded)
         return logits
-    logits = net.segmentation_head(decoded, upsample=False)
     size = (int(logits.shape[-2] * factor), int(logits.shape[-1] * factor))
     return Outputs(logits, size, size, align_corners=True)
 
