@@ -1,7 +1,7 @@
-"""The share of a training step that is spent waiting for its batch, inside `zoo finetune`.
+"""The fraction of a training step that is spent waiting for its batch, inside `zoo finetune`.
 
 A run on CamVid is timed after its first epoch, which fills the caches: from asking the loader for a
-batch to having it, against the whole step, which is the time to the next question.
+batch to having it, against the whole step, which ends when the next batch is asked for.
 
     python benchmarks/data_share.py --camvid PATH/TO/camvid
 """

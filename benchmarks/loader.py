@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ KINDS = ("zoo", "torchvision", "fastai")
 WORKERS = (0, 2)
 
 
-def zoo_epoch(data: Path, batch: int, workers: int) -> Epoch:
+def zoo_epoch(data: Path, batch: int, workers: int, cache_gib: float | None = None) -> Epoch:
     """The loader of `zoo finetune`."""
     from zoo.data.load import load_dataset
     from zoo.data.loading.loader import TrainLoader
@@ -40,8 +41,9 @@ def zoo_epoch(data: Path, batch: int, workers: int) -> Epoch:
     augment = Augment(scale=list(SCALE), flip=0.5, colour=COLOUR)
     dataset = load_dataset(f"camvid:{data}")
     loader = TrainLoader(
-        dataset, "train", crop=CROP, batch_size=batch, augment=augment, seed=0, workers=workers
-    )
+        dataset, "train", crop=CROP, batch_size=batch, augment=augment, seed=0, workers=workers,
+        cache_gib=cache_gib,
+    )  # fmt: skip
     return lambda epoch: (len(images) for images, _ in loader.epoch(epoch))
 
 
@@ -71,10 +73,10 @@ def torchvision_loader(data: Path, batch: int, workers: int) -> Any:
             return len(samples)
 
         def __getitem__(self, index: int) -> Any:
-            with Image.open(samples[index].image) as picture:
-                image = tv_tensors.Image(picture.convert("RGB"))
-            with Image.open(samples[index].mask) as picture:
-                mask = tv_tensors.Mask(picture)
+            with Image.open(samples[index].image) as stored:
+                image = tv_tensors.Image(stored.convert("RGB"))
+            with Image.open(samples[index].mask) as stored:
+                mask = tv_tensors.Mask(stored)
             image, mask = change(image, mask)
             return image, mask[0]
 
@@ -127,7 +129,8 @@ def fastai_epoch(data: Path, batch: int, workers: int) -> Epoch:
 
 def candidate(options: argparse.Namespace) -> None:
     """Warm up, then answer each line on stdin with the images a second of one epoch."""
-    makers = {"zoo": zoo_epoch, "torchvision": torchvision_epoch, "fastai": fastai_epoch}
+    zoo = partial(zoo_epoch, cache_gib=options.cache_gib)
+    makers = {"zoo": zoo, "torchvision": torchvision_epoch, "fastai": fastai_epoch}
     answer = answers()
     epoch = makers[options.kind](options.camvid, options.batch, options.workers)
     for number in range(2):
@@ -147,6 +150,8 @@ def measure(options: argparse.Namespace) -> dict[str, list[float]]:
             for workers in WORKERS:
                 command = [__file__, "--kind", kind, "--workers", str(workers)]
                 command += ["--camvid", str(options.camvid), "--batch", str(options.batch)]
+                if options.cache_gib is not None:
+                    command += ["--cache-gib", str(options.cache_gib)]
                 site = options.fastai_site if kind == "fastai" else None
                 name = f"{kind}, {workers} workers"
                 candidates.append(Candidate(name, command, site=site, ZOO_CACHE=cache))
@@ -191,6 +196,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--camvid", type=Path, required=True, help="folder with train, trainannot")
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--cache-gib", type=float, help="memory for decoded images; 0: disk only")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--fastai-site", type=Path, help="folder that fastai was installed into")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/speed/loader.json"))
