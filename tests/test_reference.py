@@ -54,6 +54,10 @@ def test_the_tables_say_what_the_code_says() -> None:
         "train, val, test",
     ]
     assert formats["`cityscapes`"][2].startswith("0 to 6, 9 to 10, 14 to 16, 18")
+    decoders = {row[0]: row[1:] for row in TABLES["decoders"].rows()}
+    assert decoders["`fcn`"][-2:] == ["custom head", "`stride` 8, `dropout` 0.5"]
+    assert decoders["`unet`"][2] == "SMP's `Unet`"
+    assert "`decoder_channels` [256, 128, 64, 32, 16]" in decoders["`unet`"][3]
     losses = {row[0]: row[1:] for row in TABLES["losses"].rows()}
     assert losses["`tversky`"] == [
         "Tversky",

@@ -6,6 +6,7 @@ A page holds a table between two lines, `<!-- table NAME -->` and `<!-- end of t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from zoo.data.dataset import IGNORE
 from zoo.data.doctor.codes import CODES
 from zoo.data.formats.trees import TREES, Tree
 from zoo.records.metrics import METRICS
+from zoo.registry.decoders import DECODERS, defaults
 from zoo.registry.load import registry_file
 from zoo.registry.losses import LOSSES, LossOption
 
@@ -104,6 +106,19 @@ def _codes() -> Cells:
     ]
 
 
+def _decoders() -> Cells:
+    return [
+        [
+            f"`{name}`",
+            row.title,
+            row.paper,
+            f"SMP's `{row.smp}`" if row.smp else "custom head",
+            ", ".join(f"`{key}` {json.dumps(value)}" for key, value in defaults(name).items()),
+        ]
+        for name, row in DECODERS.items()
+    ]
+
+
 def _losses() -> Cells:
     return [
         [
@@ -157,6 +172,12 @@ TABLES: dict[str, DocTable] = {
         "zoo/data/formats/trees.py",
         ("format", "files below PATH", "classes", "ignored ids", "splits"),
         _formats,
+    ),
+    "decoders": DocTable(
+        "decoders.md",
+        "zoo/registry/decoders.py",
+        ("name", "decoder", "paper", "built by", "options and defaults"),
+        _decoders,
     ),
     "losses": DocTable(
         "losses.md",
