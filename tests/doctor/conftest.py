@@ -1,6 +1,6 @@
 """Clean data sets, copies to put faults into, and what the doctor reports without a fault.
 
-`clean` is small; `many` has 200 pairs, once generated and once real, to hide a fault in one.
+`clean` holds generated scenes; `many` is `clean` and again frames of real videos.
 """
 
 from __future__ import annotations
@@ -38,14 +38,13 @@ def binary(clean: Path, tmp_path: Path) -> Path:
     scope="session", params=["scenes", pytest.param("street", marks=pytest.mark.real_data)]
 )
 def many(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, clean: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Path]:
-    """200 pairs of 64x80, generated scenes or frames of CamVid; the tests only read them."""
-    folder = tmp_path_factory.mktemp("doctor_many") / str(request.param)
+    """60 pairs of 64x80, generated scenes or frames of CamVid; the tests only read them."""
+    folder = clean
     if request.param == "street":
+        folder = tmp_path_factory.mktemp("doctor_many") / "street"
         write_street(request.getfixturevalue("shared_data") / "camvid", folder)
-    else:
-        write_scenes(folder, train=140, val=40, test=20, size=(64, 80))
     before = content(folder)
     yield folder
     assert content(folder) == before, "a test wrote into the clean set"

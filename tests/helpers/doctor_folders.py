@@ -102,7 +102,7 @@ def write_binary(whole: Path, folder: Path) -> Path:
     return folder
 
 
-STREET = {"train": ("0016E5", 2, 140), "val": ("Seq05VD", 4, 40), "test": ("0001TP", 6, 20)}
+STREET = {"train": ("0016E5", 7, 40), "val": ("Seq05VD", 13, 12), "test": ("0001TP", 15, 8)}
 """For each split a video of CamVid, the step between its frames and their number. In these videos
 each class has more than 0.5 % of the pixels of train and occurs in every split."""
 
