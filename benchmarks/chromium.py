@@ -77,7 +77,7 @@ class Chromium:
         self._profile.cleanup()
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """One command of the protocol and its answer; events before it are looked through."""
+        """Send one command of the protocol and return its answer; events before it are recorded."""
         number = next(self._numbers)
         message = {"id": number, "method": method, "params": parameters}
         if self._session is not None:
@@ -96,7 +96,7 @@ class Chromium:
         return answer["result"]
 
     def open(self, page: Path, fragment: str = "") -> None:
-        """Load a file and wait until it is there."""
+        """Load a file and wait until it is complete."""
         self.call("Page.navigate", url=page.resolve().as_uri() + fragment)
         self.run(
             "new Promise(r => document.readyState === 'complete' ? r() : (onload = () => r()))"

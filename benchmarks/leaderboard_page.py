@@ -53,7 +53,7 @@ SORT = """(() => {
 
 
 def counts_of(skill: float, noise: np.random.Generator) -> tuple[ImageCounts, list[list[int]]]:
-    """Counts per image, and their confusion matrix: each class is mistaken for the next alone."""
+    """Counts per image, and their confusion matrix: each class is only mistaken for the next."""
     share = PIXELS // len(CLASSES)
     hits = (share * np.clip(noise.normal(skill, 0.1, (IMAGES, len(CLASSES))), 0, 1)).astype(int)
     missed = share - hits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,15 @@ def test_latency_is_of_this_machine_unless_another_is_named(
 
 def test_the_name_of_this_machine_is_the_one_that_records_have() -> None:
     assert environment.device_name("cpu").startswith(f"{environment.cpu_name()}, ")
+
+
+def test_the_commit_is_that_of_the_source_tree() -> None:
+    root = Path(__file__).parents[2]
+    git = ["git", "-C", str(root), "rev-parse", "HEAD"]
+    done = subprocess.run(git, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        pytest.skip("no git, or not a checkout")
+    assert environment.commit().removesuffix("-dirty") == done.stdout.strip()
 
 
 @pytest.mark.parametrize(
