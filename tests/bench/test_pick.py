@@ -97,11 +97,11 @@ def test_a_search_halves_and_goes_on_where_it_was_stopped(
     assert went | {"resume": True} == again
     assert not went["resume"]
     assert went["recipe"] == "auto"
-    assert went["overrides"][:3] == ["crop=64", "batch_size=4", "seed=0"]
+    assert went["overrides"][:3] == ("crop=64", "batch_size=4", "seed=0")
     left = float(went["budget"].removesuffix("s"))
     assert 100 < left < 216 - sum(row["seconds"] for row in tried) + 1
     table = (out / "tried.md").read_text()
-    assert table.startswith("# What was tried\n\nChosen on the val split, by short runs")
+    assert table.startswith("# What was tried\n\nChosen on the val split by short runs")
     assert table.count("| fpn-test\\_resnet |") + table.count("| fpn-test_resnet |") > 0
 
 
