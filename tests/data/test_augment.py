@@ -1,20 +1,24 @@
-"""The further changes of a crop: balance, resize, turning, mirror, hue, gray and blur."""
+"""Augmentation of crops (balance, rotation, hue, gray, blur) and batches (CutMix, copy-paste)."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers.data_folders import random_image, random_mask
+from helpers.data_folders import random_image, random_mask, three_classes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch import Tensor
 
 from zoo.data.dataset import IGNORE
+from zoo.data.loading.loader import TrainLoader
 from zoo.data.loading.transforms import (
     OTHER_WINDOWS,
     Draw,
@@ -83,19 +87,19 @@ def test_a_window_around_the_whole_image_is_not_drawn_again() -> None:
     assert balanced_window(mask, 8, changing(max_class_share=0.1), CENTRE) == first
 
 
-def turned(degrees: float, image: Any, mask: Any, crop: int) -> tuple[Any, Any]:
+def rotated(degrees: float, image: Any, mask: Any, crop: int) -> tuple[Any, Any]:
     """The central crop turned counterclockwise by `degrees` in [-180, 180)."""
     drawn = replace(CENTRE, angle=(degrees + 180) / 360)
     both = changing(rotate=180.0, rotate_probability=1.0)
-    picture, labels = crop_pair(image, mask, crop, both, drawn)
-    return picture.permute(1, 2, 0).numpy(), labels.numpy()
+    pixels, labels = crop_pair(image, mask, crop, both, drawn)
+    return pixels.permute(1, 2, 0).numpy(), labels.numpy()
 
 
 @pytest.mark.parametrize("quarters", [-2, -1, 0, 1])
 def test_quarter_turns_move_whole_pixels(quarters: int) -> None:
     image, mask = random_image(1, 13, 13), random_mask(1, 13, 13)
-    picture, labels = turned(90 * quarters, image, mask, 5)
-    assert np.array_equal(picture, np.rot90(image[4:9, 4:9], quarters))
+    pixels, labels = rotated(90 * quarters, image, mask, 5)
+    assert np.array_equal(pixels, np.rot90(image[4:9, 4:9], quarters))
     assert np.array_equal(labels, np.rot90(mask[4:9, 4:9], quarters))
 
 
@@ -108,23 +112,23 @@ def test_turning_agrees_with_pillow(degrees: float) -> None:
         )
     )
     mask = np.kron(random_mask(2, 9, 9), np.ones((9, 9), dtype=np.uint8))
-    picture, labels = turned(degrees, image, mask, 41)
+    pixels, labels = rotated(degrees, image, mask, 41)
     wanted = Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR)
-    assert np.abs(picture - np.asarray(wanted)[20:61, 20:61].astype(int)).max() <= 2
+    assert np.abs(pixels - np.asarray(wanted)[20:61, 20:61].astype(int)).max() <= 2
     wanted = Image.fromarray(mask).rotate(degrees, Image.Resampling.NEAREST)
     assert (labels == np.asarray(wanted)[20:61, 20:61]).mean() > 0.99
 
 
 def test_turned_corners_show_the_image_where_there_is_one() -> None:
     image, mask = np.full((60, 60, 3), 90, np.uint8), np.ones((60, 60), np.uint8)
-    picture, labels = turned(45.0, image, mask, 40)
-    assert (picture == 90).all()
+    pixels, labels = rotated(45.0, image, mask, 40)
+    assert (pixels == 90).all()
     assert (labels == 1).all()
-    picture, labels = turned(45.0, image, mask, 60)
+    pixels, labels = rotated(45.0, image, mask, 60)
     corner = 60 * (1 - 1 / math.sqrt(2))
     assert (labels == IGNORE).mean() == pytest.approx(2 * (corner / 60) ** 2, abs=0.01)
     assert labels[0, 0] == labels[-1, -1] == IGNORE
-    assert picture[0, 0].tolist() == [0, 0, 0]
+    assert pixels[0, 0].tolist() == [0, 0, 0]
 
 
 def test_a_turned_and_scaled_pair_stays_aligned() -> None:
@@ -132,8 +136,8 @@ def test_a_turned_and_scaled_pair_stays_aligned() -> None:
     image = np.repeat(mask[:, :, None] * np.uint8(200), 3, axis=2)
     turning = Augment(scale=[0.7, 2.0], rotate=180.0, rotate_probability=1.0, flip_vertical=0.5)
     for index in range(12):
-        picture, labels = crop_pair(image, mask, 64, turning, draw(0, 0, index))
-        agree = (picture[0] > 100) == (labels == 1)
+        pixels, labels = crop_pair(image, mask, 64, turning, draw(0, 0, index))
+        agree = (pixels[0] > 100) == (labels == 1)
         assert agree[labels != IGNORE].float().mean() > 0.96
 
 
@@ -141,15 +145,15 @@ def test_turning_happens_with_its_probability() -> None:
     image, mask = random_image(0, 30, 30), random_mask(0, 30, 30)
     plain = crop_pair(image, mask, 8, changing(), CENTRE)[1]
     turning = changing(rotate=180.0, rotate_probability=0.5)
-    for share, changed in ((0.49, True), (0.5, False)):
-        labels = crop_pair(image, mask, 8, turning, replace(CENTRE, rotate=share, angle=0.75))[1]
+    for fraction, changed in ((0.49, True), (0.5, False)):
+        labels = crop_pair(image, mask, 8, turning, replace(CENTRE, rotate=fraction, angle=0.75))[1]
         assert torch.equal(labels, plain) != changed
 
 
 def test_a_vertical_flip_turns_both_upside_down() -> None:
     image, mask = random_image(0, 4, 4), random_mask(0, 4, 4)
-    picture, labels = crop_pair(image, mask, 4, changing(flip_vertical=1.0), CENTRE)
-    assert np.array_equal(picture.permute(1, 2, 0).numpy(), image[::-1])
+    pixels, labels = crop_pair(image, mask, 4, changing(flip_vertical=1.0), CENTRE)
+    assert np.array_equal(pixels.permute(1, 2, 0).numpy(), image[::-1])
     assert np.array_equal(labels.numpy(), mask[::-1])
     _, labels = crop_pair(image, mask, 4, changing(flip=1.0, flip_vertical=1.0), CENTRE)
     assert np.array_equal(labels.numpy(), mask[::-1, ::-1])
@@ -157,8 +161,8 @@ def test_a_vertical_flip_turns_both_upside_down() -> None:
 
 def look(colour: list[int], augment: Augment, drawn: Draw = CENTRE) -> list[int]:
     image = np.full((4, 4, len(colour)), colour, dtype=np.uint8)
-    picture, _ = crop_pair(image, np.zeros((4, 4), np.uint8), 4, augment, drawn)
-    pixel: list[int] = picture[:, 1, 1].tolist()
+    pixels, _ = crop_pair(image, np.zeros((4, 4), np.uint8), 4, augment, drawn)
+    pixel: list[int] = pixels[:, 1, 1].tolist()
     return pixel
 
 
@@ -187,17 +191,17 @@ def test_blur_by_hand() -> None:
     image[4, 4] = 255
     # sigma 1: the middle weight of seven is 1 / sum of exp(-k * k / 2), squared in two dimensions
     middle = 1 / sum(math.exp(-k * k / 2) for k in range(-3, 4))
-    picture, labels = crop_pair(image, mask, 9, changing(blur=1.0), CENTRE)
-    assert int(picture[0, 4, 4]) == round(255 * middle**2)
-    assert int(picture[0, 4, 5]) == round(255 * middle**2 * math.exp(-0.5))
+    pixels, labels = crop_pair(image, mask, 9, changing(blur=1.0), CENTRE)
+    assert int(pixels[0, 4, 4]) == round(255 * middle**2)
+    assert int(pixels[0, 4, 5]) == round(255 * middle**2 * math.exp(-0.5))
     assert np.array_equal(labels.numpy(), mask)
 
 
-shares = st.floats(0, 1, exclude_max=True)
+fractions = st.floats(0, 1, exclude_max=True)
 draws = st.builds(
     Draw,
-    *[shares] * (len(fields(Draw)) - 1),
-    st.lists(st.tuples(shares, shares), min_size=10, max_size=10).map(tuple),
+    *[fractions] * (len(fields(Draw)) - 1),
+    st.lists(st.tuples(fractions, fractions), min_size=10, max_size=10).map(tuple),
 )
 augments = st.builds(
     Augment,
@@ -245,3 +249,118 @@ def test_the_same_numbers_give_the_same_crop(augment: Augment, seed: int) -> Non
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+NEVER = Draw(*[0.99] * (len(fields(Draw)) - 1), ())
+CUT = Augment(cutmix=0.5)
+PASTE = Augment(copy_paste=0.5)
+
+
+def batch(*labels: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Masks, and images whose every pixel says its row and its label: 50 * row + label."""
+    masks = torch.tensor(labels, dtype=torch.uint8)
+    images = masks[:, None].repeat(1, 3, 1, 1) + 50 * torch.arange(len(labels)).view(-1, 1, 1, 1)
+    return images.to(torch.uint8), masks
+
+
+def whole(label: int, side: int = 4) -> list[list[int]]:
+    return [[label] * side] * side
+
+
+def test_cutmix_by_hand() -> None:
+    images, masks = batch(whole(1), whole(2), whole(3))
+    cut = replace(NEVER, cutmix=0.4, cutmix_area=0.25, cutmix_top=0.0, cutmix_left=0.99)
+    # a quarter of the area: 2 x 2 pixels in the upper right; 0 and 0.99 choose the next and the
+    # last of the other rows, both read as they came in
+    first, second = replace(cut, cutmix_partner=0.0), replace(cut, cutmix_partner=0.99)
+    mixed, labels = mix_batch(images, masks, [first, second, NEVER], CUT)
+    assert labels[0].tolist() == [[1, 1, 2, 2]] * 2 + [[1] * 4] * 2
+    assert mixed[0, 0].tolist() == [[1, 1, 52, 52]] * 2 + [[1] * 4] * 2
+    assert labels[1].tolist() == [[2, 2, 1, 1]] * 2 + [[2] * 4] * 2
+    assert labels[2].tolist() == whole(3)
+
+
+def test_copy_paste_takes_half_of_the_rarer_classes() -> None:
+    other = [[0, 0, 0, 0], [0, 0, 1, 1], [2, 2, 3, 3], [IGNORE] * 4]
+    paste = replace(NEVER, paste=0.0, paste_partner=0.0)
+    pasted = Counter()
+    for number in range(60):
+        images, masks = batch(whole(9), other)
+        drawn = replace(paste, paste_classes=number / 60)
+        mixed, labels = mix_batch(images, masks, [drawn, NEVER], PASTE)
+        found = set(labels[0].unique().tolist()) - {9}
+        assert len(found) == 2  # of the classes 1, 2 and 3; neither 0 nor the ignored pixels
+        assert found < {1, 2, 3}
+        theirs = torch.isin(masks[1], torch.tensor(sorted(found)))
+        assert torch.equal(labels[0], torch.where(theirs, masks[1], 9))
+        assert torch.equal(mixed[0, 2], torch.where(theirs, 50 + masks[1], 9))
+        pasted.update(found)
+    assert all(pasted[label] >= 25 for label in (1, 2, 3))
+
+
+def test_a_partner_of_one_class_gives_nothing() -> None:
+    for label in (4, IGNORE):
+        images, masks = batch(whole(9), whole(label))
+        drawn = replace(NEVER, paste=0.0, paste_partner=0.0, paste_classes=0.3)
+        assert mix_batch(images, masks, [drawn, drawn], PASTE)[1][0].tolist() == whole(9)
+
+
+def test_many_classes_are_all_within_reach() -> None:
+    other = torch.arange(256, dtype=torch.uint8).reshape(16, 16).tolist()
+    images, masks = batch(whole(7, 16), other)
+    drawn = replace(NEVER, paste=0.0, paste_partner=0.0, paste_classes=0.9)
+    labels = mix_batch(images, masks, [drawn, NEVER], PASTE)[1][0]
+    # classes 1 to 254 stand for themselves: half of these 254
+    assert int((labels != 7).sum()) in (126, 127)
+
+
+def test_a_batch_of_one_and_no_probability_change_nothing() -> None:
+    always = Augment(cutmix=1.0, copy_paste=1.0)
+    zero = replace(NEVER, cutmix=0.0, paste=0.0)
+    images, masks = batch(whole(1))
+    assert mix_batch(images, masks, [zero], always)[1].tolist() == [whole(1)]
+    images, masks = batch(whole(1), whole(2))
+    mixed = mix_batch(images, masks, [zero, zero], Augment())
+    assert mixed[0] is images
+    assert mixed[1].tolist() == [whole(1), whole(2)]
+
+
+def test_every_other_row_can_be_the_partner() -> None:
+    all_of_it = replace(NEVER, cutmix=0.0, cutmix_area=0.9999)
+    for row in range(4):
+        seen = set()
+        for number in range(40):
+            images, masks = batch(*(whole(label) for label in range(4)))
+            drawn = [NEVER] * 4
+            drawn[row] = replace(all_of_it, cutmix_partner=number / 40)
+            seen.update(mix_batch(images, masks, drawn, CUT)[1][row].unique().tolist())
+        assert seen == set(range(4)) - {row}
+
+
+def test_mixing_follows_the_seed_and_moves_labels_with_pixels() -> None:
+    both = Augment(cutmix=1.0, copy_paste=1.0)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 5, (6, 32, 32), generator=generator, dtype=torch.uint8)
+    results = []
+    for _ in range(2):
+        images, masks = batch(*labels.tolist())
+        results.append(mix_batch(images, masks, [draw(3, 1, n) for n in range(6)], both))
+    (images, masks), (again, same) = results
+    assert torch.equal(images, again)
+    assert torch.equal(masks, same)
+    assert torch.equal(images[:, 0] % 50, masks)
+    assert (images[:, 0] // 50 != torch.arange(6).view(-1, 1, 1)).float().mean() > 0.3
+
+
+def test_the_loader_mixes_each_batch(tmp_path: Path) -> None:
+    dataset = three_classes(tmp_path, [(12, 16)] * 6)
+    settings = {"crop": 8, "batch_size": 3, "seed": 1}
+    plain, mixed, again = (
+        list(TrainLoader(dataset, "train", augment=augment, **settings).epoch(0))
+        for augment in (Augment(), Augment(cutmix=1.0), Augment(cutmix=1.0))
+    )
+    for (images, masks), (others, labels), (same, _) in zip(plain, mixed, again, strict=True):
+        assert torch.equal(others, same)
+        assert not torch.equal(images, others)
+        assert not torch.equal(masks, labels)
+        assert others.is_contiguous(memory_format=torch.channels_last)

@@ -99,7 +99,7 @@ def test_broken_masks_are_named_together(tmp_path: Path) -> None:
 
 
 def test_repeat_factors_by_hand() -> None:
-    # shares of the images: 1, 0.5, 0.25, 0
+    # fractions of the images: 1, 0.5, 0.25, 0
     assert repeat_factors(LABELS, 0.1).tolist() == [1, 1, 1, 1]
     assert repeat_factors(LABELS, 0.5).tolist() == pytest.approx([1, 1, 1, math.sqrt(2)])
     factors = repeat_factors(LABELS, 1.0).tolist()
@@ -155,13 +155,13 @@ def test_a_loader_with_weights(tmp_path: Path) -> None:
 def test_ranks_and_small_sets_with_weights(tmp_path: Path) -> None:
     dataset = three_classes(tmp_path, [(12, 16)] * 4)
     weights = [1.0, 1.0, 1.0, 9.0]
-    alone = training(dataset, weights=weights, batch_size=10).keys(3)
+    single = training(dataset, weights=weights, batch_size=10).keys(3)
     ranks = [
         training(dataset, weights=weights, batch_size=5, rank=rank, world=2).keys(3)
         for rank in (0, 1)
     ]
-    assert [(3, ranks[0][0][1] + ranks[1][0][1])] == alone
-    assert len(set(alone[0][1])) == 10
+    assert [(3, ranks[0][0][1] + ranks[1][0][1])] == single
+    assert len(set(single[0][1])) == 10
 
 
 @pytest.mark.parametrize(
@@ -216,19 +216,19 @@ def test_strata_by_hand() -> None:
 def test_strata_are_nearer_to_the_shares_than_chance() -> None:
     generator = np.random.default_rng(0)
     labels = (generator.random((200, 12)) < np.geomspace(0.02, 0.9, 12)).astype(np.int64)
-    shares = np.array([0.7, 0.15, 0.15])
-    wanted = np.outer(shares, labels.sum(axis=0))
+    fractions = np.array([0.7, 0.15, 0.15])
+    wanted = np.outer(fractions, labels.sum(axis=0))
 
     def off(part_of: Any) -> float:
         return float(np.abs(sum_groups(labels, part_of) - wanted).mean())
 
     ones = np.ones(200, dtype=np.int64)
-    strata = [assign(labels, ones, shares.tolist(), seed) for seed in range(10)]
-    chance = [assign(labels[:, :0], ones, shares.tolist(), seed) for seed in range(10)]
+    strata = [assign(labels, ones, fractions.tolist(), seed) for seed in range(10)]
+    chance = [assign(labels[:, :0], ones, fractions.tolist(), seed) for seed in range(10)]
     assert all(np.bincount(part).tolist() == [140, 30, 30] for part in strata + chance)
     assert np.mean([off(part) for part in strata]) < 0.4 * np.mean([off(part) for part in chance])
     assert len({tuple(part.tolist()) for part in strata}) == 10
-    assert strata[3].tolist() == assign(labels, ones, shares.tolist(), 3).tolist()
+    assert strata[3].tolist() == assign(labels, ones, fractions.tolist(), 3).tolist()
 
 
 def test_no_part_stays_empty() -> None:

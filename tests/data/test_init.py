@@ -216,7 +216,7 @@ def test_masks_of_two_kinds(tmp_path: Path) -> None:
     assert str(tmp_path / "masks" / "b.png") in message
 
 
-def test_pictures_instead_of_masks(tmp_path: Path) -> None:
+def test_photographs_instead_of_masks(tmp_path: Path) -> None:
     pair(tmp_path, "images", "masks", random_image(0, 20, 20))
     assert "colours, more than 255 classes: these look like photographs" in fails(tmp_path)
     assert not (tmp_path / "dataset.yaml").exists()

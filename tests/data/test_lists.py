@@ -349,7 +349,7 @@ def test_arrays_that_are_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "does not exist" in message_of(tmp_path / "gone.npy")
 
 
-def test_pictures_with_other_channels(tmp_path: Path) -> None:
+def test_images_with_other_channels(tmp_path: Path) -> None:
     gray = save(tmp_path / "g.png", [[7]])
     alpha = save(tmp_path / "a.png", [[[1, 2, 3, 4]]])
     assert read_pixels(gray, 1).tolist() == [[[7]]]

@@ -290,7 +290,7 @@ def test_suggestion_for_colour_masks(tmp_path: Path) -> None:
     assert "replace each colour by the id of its class" in message
 
 
-def test_no_suggestion_for_pictures(tmp_path: Path) -> None:
+def test_no_suggestion_for_photographs(tmp_path: Path) -> None:
     save(tmp_path / "val" / "images" / "x.png", [list(range(256))])
     save(tmp_path / "val" / "masks" / "x.png", [list(range(256))])
     assert "1 masks hold 256 different ids, more than 255 classes" in fails(tmp_path)

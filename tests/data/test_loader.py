@@ -103,8 +103,8 @@ def test_a_crop_is_what_its_own_random_numbers_say(numbered: Dataset) -> None:
     order = numbers(list(training(numbered, augment=NONE, crop=4).epoch(3)))[0]
     for row, index in enumerate(order):
         image, mask = read_pair(numbered.splits["train"][index], numbered)
-        picture, labels = crop_pair(image, mask, 8, augment, draw(7, 3, index))
-        assert torch.equal(first[row], picture)
+        pixels, labels = crop_pair(image, mask, 8, augment, draw(7, 3, index))
+        assert torch.equal(first[row], pixels)
         assert torch.equal(masks[row], labels)
 
 
@@ -128,12 +128,12 @@ def test_a_later_first_step_reads_nothing_before_it(
 
 
 def test_ranks_share_each_global_batch(ten: Dataset) -> None:
-    alone = list(training(ten, batch_size=4).epoch(1))
+    single = list(training(ten, batch_size=4).epoch(1))
     ranks = [list(training(ten, batch_size=2, rank=r, world=2).epoch(1)) for r in (0, 1)]
-    together = [
+    joined = [
         (torch.cat([a[0], b[0]]), torch.cat([a[1], b[1]])) for a, b in zip(*ranks, strict=True)
     ]
-    assert equal(together, alone)
+    assert equal(joined, single)
 
 
 def test_a_small_set_is_repeated_with_other_crops(tmp_path: Path) -> None:
