@@ -28,7 +28,7 @@ from zoo.training.finetune import finetune
 
 CAMVID = Facts(
     base="cnn", kind="cnn", pretrained=True, any_size=True, images=367, side=360,
-    class_shares=(0.32, 0.2, 0.003), image_shares=(1.0, 0.9, 0.3),
+    class_fractions=(0.32, 0.2, 0.003), image_fractions=(1.0, 0.9, 0.3),
 )  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def test_class_weights_are_for_uneven_classes_that_no_loss_balances(
 ) -> None:
     def weights(loss: dict[str, float]) -> Any:
         base = BASE.model_copy(update={"loss": loss})
-        found = choose(changed(class_shares=shares), base, [])
+        found = choose(changed(class_fractions=shares), base, [])
         return next(choice.value for choice in found.choices if choice.key == "class_weights")
 
     assert weights({"ce": 1.0}) == rule
@@ -109,8 +109,8 @@ def test_class_weights_are_for_uneven_classes_that_no_loss_balances(
 
 
 def test_rare_classes_are_drawn_more_often() -> None:
-    assert chosen(changed(image_shares=(1.0, 0.1)))["oversample"] == "none"
-    assert chosen(changed(image_shares=(1.0, 0.09)))["oversample"] == "rare"
+    assert chosen(changed(image_fractions=(1.0, 0.1)))["oversample"] == "none"
+    assert chosen(changed(image_fractions=(1.0, 0.09)))["oversample"] == "rare"
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,8 @@ def test_facts_of_a_scan() -> None:
     )  # fmt: skip
     found = facts_of(scan, base="cnn", kind="cnn", pretrained=True, any_size=True)
     assert (found.images, found.side) == (3, 30)
-    assert found.class_shares == pytest.approx((0.6, 0.4))
-    assert found.image_shares == pytest.approx((1.0, 1 / 3))
+    assert found.class_fractions == pytest.approx((0.6, 0.4))
+    assert found.image_fractions == pytest.approx((1.0, 1 / 3))
 
 
 @pytest.mark.parametrize(

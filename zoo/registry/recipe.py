@@ -19,8 +19,8 @@ from zoo.common.schema import Strict, written_as
 from zoo.registry.encoders import MAX_SIDE
 from zoo.registry.losses import LOSSES, LossOption
 
-Share = Annotated[float, Field(ge=0, le=1)]
-PositiveShare = Annotated[float, Field(gt=0, le=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -29,7 +29,7 @@ InputScale = Annotated[float, Field(ge=0.1, le=10)]
 
 
 class Optimizer(Strict):
-    """The optimizer; `lr` is the decoder's peak learning rate, `momentum` is for sgd alone."""
+    """The optimizer; `lr` is the decoder's peak learning rate, `momentum` is for sgd only."""
 
     name: Literal["adamw", "sgd"] = "adamw"
     lr: Positive
@@ -43,14 +43,14 @@ ScheduleKind = Literal[
 
 
 FLOOR = 1e-3
-"""The share of the peak rate at which poly and the cosines end."""
+"""The fraction of the peak rate at which poly and the cosines end."""
 
 
 class Schedule(Strict):
-    """How the learning rate moves within a stage; `warmup` is a share of the stage's steps.
+    """How the learning rate moves within a stage; `warmup` is a fraction of its steps.
 
     `power` is for poly. step multiplies the rate by `gamma` after every `step_epochs` epochs,
-    multistep at each of `milestones` (shares of the stage), plateau after `patience` validations
+    multistep at each of `milestones` (fractions of the stage), plateau after `patience` validations
     without a better mIoU. cosine_restarts falls `cycles` times, each peak `gamma` times the last.
     For one_cycle `warmup` is the length of the rise; 0 stands for 0.3 there.
     """
@@ -60,7 +60,7 @@ class Schedule(Strict):
     power: Positive = 0.9
     step_epochs: Count = 1
     milestones: list[Annotated[float, Field(gt=0, lt=1)]] = Field(default_factory=list)
-    gamma: PositiveShare = 0.1
+    gamma: PositiveFraction = 0.1
     cycles: Annotated[int, Field(ge=2)] = 2
     patience: Count = 2
 
@@ -81,14 +81,14 @@ class Schedule(Strict):
 
 
 class Stage(Strict):
-    """A number of epochs in which one share of the encoder learns.
+    """A number of epochs in which one fraction of the encoder learns.
 
-    `unfreeze` is the share of encoder layers, counted from the top, that learn; a layer `d` below
-    the top learns at `encoder_lr_scale * layer_decay**d` of the decoder's rate. With
-    `unfreeze_from` the share grows by epoch from there to `unfreeze`; `unfreeze_names` are patterns
-    of timm's parameter names that take the place of the share. `learn` narrows the stage to the
-    decoder, or to the layer that scores the classes. `optimizer_state` is what the optimizer knows
-    from the stage before: carried on, or fresh.
+    `unfreeze` is the fraction of encoder layers, counted from the top, that learn; a layer `d`
+    below the top learns at `encoder_lr_scale * layer_decay**d` of the decoder's rate. With
+    `unfreeze_from` the fraction grows from there to `unfreeze`, epoch by epoch; `unfreeze_names`
+    are patterns of timm's parameter names that replace the fraction. `learn` restricts the stage to
+    the decoder or to the segmentation head. `optimizer_state` of the stage before is carried over,
+    or the optimizer starts fresh.
     """
 
     name: Annotated[
@@ -96,12 +96,12 @@ class Stage(Strict):
     ]
     epochs: Count
     learn: Literal["all", "decoder", "head"] = "all"
-    unfreeze: Share = 1.0
-    unfreeze_from: Share | None = None
+    unfreeze: Fraction = 1.0
+    unfreeze_from: Fraction | None = None
     unfreeze_names: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list)
     optimizer_state: Literal["carried", "fresh"] = "carried"
     encoder_lr_scale: NotNegative = 0.1
-    layer_decay: PositiveShare = 1.0
+    layer_decay: PositiveFraction = 1.0
     schedule: Schedule = Schedule()
 
     @model_validator(mode="after")
@@ -232,9 +232,8 @@ class Augment(Strict):
     `flip`, `flip_vertical`, `rotate_probability`, `blur`, `grayscale`, `cutmix` and `copy_paste`
     are probabilities, `colour` and `hue` strengths, `scale` is the range of the resize factor,
     `resize` the shorter side in pixels before that factor, in training and ever after, `rotate` the
-    largest angle in degrees to either side, `max_class_share` the share of the labelled pixels of a
-    crop that one class should not exceed. Values given beside a `preset` take the place of the
-    preset's own.
+    largest angle in degrees to either side, `max_class_share` the fraction of the labelled pixels
+    of a crop that one class should not exceed. Values given beside a `preset` replace its own.
     """
 
     preset: Literal["none", "light", "medium", "strong"] = "none"
@@ -242,17 +241,17 @@ class Augment(Strict):
     scale: Annotated[
         list[Positive], Field(min_length=2, max_length=2), AfterValidator(_ordered)
     ] = Field(default_factory=lambda: [1.0, 1.0])
-    max_class_share: PositiveShare = 1.0
-    flip: Share = 0.5
-    flip_vertical: Share = 0.0
+    max_class_share: PositiveFraction = 1.0
+    flip: Fraction = 0.5
+    flip_vertical: Fraction = 0.0
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
-    rotate_probability: Share = 0.5
-    colour: Share = 0.0
+    rotate_probability: Fraction = 0.5
+    colour: Fraction = 0.0
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
-    blur: Share = 0.0
-    grayscale: Share = 0.0
-    cutmix: Share = 0.0
-    copy_paste: Share = 0.0
+    blur: Fraction = 0.0
+    grayscale: Fraction = 0.0
+    cutmix: Fraction = 0.0
+    copy_paste: Fraction = 0.0
 
     @model_validator(mode="before")
     @classmethod
@@ -343,5 +342,5 @@ def recipe_hash(recipe: Recipe) -> str:
     `seed` and `evidence` do not count, nor do keys at their defaults, so that a key which is added
     later changes no hash. A default must therefore never change its value.
     """
-    said = recipe.model_dump(mode="json", exclude={"seed", "evidence"}, exclude_defaults=True)
-    return hash_of(said)
+    stated = recipe.model_dump(mode="json", exclude={"seed", "evidence"}, exclude_defaults=True)
+    return hash_of(stated)

@@ -42,7 +42,7 @@ SMALL_SIDE, LARGE_SIDE = 32, 1024
 UNEVEN = 5.0
 """The most frequent class has so many times the pixels of the rarest before weights are used."""
 SELDOM = 0.1
-"""A class in a smaller share of the images is drawn more often."""
+"""A class in a smaller fraction of the images is drawn more often."""
 STEPS, LEAST_EPOCHS, MOST_EPOCHS = 1500, 12, 300
 """Steps that a run without a budget aims at, and the epochs that bound it."""
 MOST_VALIDATIONS = 40
@@ -55,9 +55,9 @@ class Facts:
     """What the rules look at.
 
     `base` is the registry's recipe for the encoder, `kind` the encoder's kind (empty where it is
-    not known); `side` is the median shorter side of the training images in pixels; `class_shares`
-    are the shares of the labelled pixels, `image_shares` those of the images that show a class,
-    for the classes that occur. `any_size`: the encoder takes images of every size.
+    not known); `side` is the median shorter side of the training images in pixels. For each class
+    that occurs, `class_fractions` has its fraction of the labelled pixels, `image_fractions` the
+    fraction of the images that show it. `any_size`: the encoder takes images of every size.
     """
 
     base: str
@@ -66,8 +66,8 @@ class Facts:
     any_size: bool
     images: int
     side: int
-    class_shares: tuple[float, ...]
-    image_shares: tuple[float, ...]
+    class_fractions: tuple[float, ...]
+    image_fractions: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -207,8 +207,8 @@ def facts_of(train: SplitScan, *, base: str, kind: str, pretrained: bool, any_si
         any_size=any_size,
         images=images,
         side=int(np.median(sides)),
-        class_shares=tuple(pixels.tolist()),
-        image_shares=tuple((train.images[seen] / images).tolist()),
+        class_fractions=tuple(pixels.tolist()),
+        image_fractions=tuple((train.images[seen] / images).tolist()),
     )
 
 
@@ -227,9 +227,9 @@ def crop(facts: Facts, base: Recipe) -> Choice:
 
 def class_weights(facts: Facts, base: Recipe) -> Choice:
     """Whether rare classes weigh more in the loss."""
-    if len(facts.class_shares) < 2:
+    if len(facts.class_fractions) < 2:
         return Choice("class_weights", "none", "fewer than two classes are labelled")
-    ratio = max(facts.class_shares) / min(facts.class_shares)
+    ratio = max(facts.class_fractions) / min(facts.class_fractions)
     text = f"the most frequent class has {ratio:.1f} times the pixels of the rarest"
     if ratio < UNEVEN:
         return Choice("class_weights", "none", f"{text}, less than {UNEVEN:g}")
@@ -241,7 +241,7 @@ def class_weights(facts: Facts, base: Recipe) -> Choice:
 
 def oversample(facts: Facts, _: Recipe) -> Choice:
     """Whether images with rare classes are drawn more often."""
-    rare = sum(share < SELDOM for share in facts.image_shares)
+    rare = sum(fraction < SELDOM for fraction in facts.image_fractions)
     if rare:
         text = f"{rare} classes are in fewer than {100 * SELDOM:.0f} % of the images"
         return Choice("oversample", "rare", text)

@@ -131,13 +131,13 @@ def _parse(line: str) -> Event | None:
         return None
     if not isinstance(event, dict) or event.get("event") not in ("step", "epoch"):
         return None
-    shares = event.get("iou_per_class", {})
+    per_class = event.get("iou_per_class", {})
     counts = [event.get("step"), event.get("epoch")]
     if not all(isinstance(count, int) and count >= 0 for count in counts):
         return None
-    if not isinstance(shares, dict):
+    if not isinstance(per_class, dict):
         return None
-    values = [*(event.get(key) for key in _NUMBERS), *shares.values()]
+    values = [*(event.get(key) for key in _NUMBERS), *per_class.values()]
     sound = all(value is None or isinstance(value, int | float) for value in values)
     return event if sound else None
 

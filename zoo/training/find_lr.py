@@ -236,9 +236,9 @@ def chart(finding: Finding) -> altair.LayerChart:
 
 def write_chart(finding: Finding, path: Path) -> None:
     """Write `path`.svg and `path`.png. Raises RunError where they cannot be written."""
-    drawn = chart(finding)
+    made = chart(finding)
     text, image = io.StringIO(), io.BytesIO()
-    drawn.save(text, format="svg")
-    drawn.save(image, format="png", scale_factor=2)
+    made.save(text, format="svg")
+    made.save(image, format="png", scale_factor=2)
     write_text(path.with_suffix(".svg"), text.getvalue())
     write_bytes(path.with_suffix(".png"), image.getvalue())

@@ -110,14 +110,15 @@ def _announce(plan: Plan, start: Start, ranks: Ranks) -> None:
     )
     if ranks.world == 1:
         return
-    share = plan.recipe.batch_size // ranks.world
+    images_each = plan.recipe.batch_size // ranks.world
     info(
-        f"{ranks.world} processes ({ranks.device.type}), {share} images of each batch per process."
+        f"{ranks.world} processes ({ranks.device.type}), {images_each} images of each batch per "
+        "process."
     )
     learns = plan.recipe.batch_norm == "train"
     if ranks.device.type == "cpu" and learns and has_batch_norm(start.net):
         info(
-            f"On CPUs BatchNorm sees only the {share} images of its own process; with "
+            f"On CPUs BatchNorm sees only the {images_each} images of its own process; with "
             "batch_norm=frozen or group the result equals that of one process."
         )
 

@@ -39,7 +39,7 @@ def check_feature_views(recipe: Recipe) -> None:
         )
     if recipe.oversample != "none":
         problems.append(
-            "oversample draws images again and again, each time changed anew: set it to none "
+            "oversample draws images repeatedly, each time augmented differently: set it to none "
             "(class_weights also make rare classes count more)"
         )
     if not any(_may_freeze(stage) for stage in recipe.stages):

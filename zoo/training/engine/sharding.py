@@ -64,12 +64,12 @@ class Shards:
         """Update the averaged weights after optimizer step `step`, shard by shard."""
         if self._ema is None:
             return
-        share = 1 - self._ema.get_decay(step)
+        weight = 1 - self._ema.get_decay(step)
         averaged, current = self._ema.module.state_dict(), self._model.state_dict()
         for name, value in averaged.items():
             old, new = _local(value), _local(current[name])
             if old.is_floating_point():
-                old.lerp_(new, share)
+                old.lerp_(new, weight)
             else:
                 old.copy_(new)
 

@@ -157,7 +157,8 @@ class Trainer:
         """
         set_learning(self.model, stage, epoch_in_stage)
         self.step.prepare()
-        if stage.optimizer_state == "fresh" and self._at_start(epoch_in_stage):
+        at_start = epoch_in_stage == 0 and self.progress.step_in_epoch == 0
+        if stage.optimizer_state == "fresh" and at_start:
             self.optimizer.state.clear()
         self._schedule = start_stage(
             self.optimizer, stage, self.recipe.optimizer.lr, self.train_loader.steps_per_epoch
@@ -165,9 +166,6 @@ class Trainer:
         if isinstance(self._schedule, Plateau) and self._plateau and epoch_in_stage:
             self._schedule.load_state_dict(self._plateau)
         return self._schedule
-
-    def _at_start(self, epoch_in_stage: int) -> bool:
-        return epoch_in_stage == 0 and self.progress.step_in_epoch == 0
 
     def _epoch(self, stage: Stage, schedule: Scheduler | None, epoch: int, in_stage: int) -> None:
         steps = self.train_loader.steps_per_epoch
@@ -213,7 +211,11 @@ class Trainer:
         self.model.on_step(self.progress.step / self._steps)
         value = self.step(images, masks)
         if not math.isfinite(value):
-            self._fail_on_loss(value)
+            raise in_all_processes(
+                f"The loss became {value} at step {self.progress.step + 1} "
+                f"(epoch {self.progress.epoch + 1}). Checkpoint and best model in {self.run} are "
+                "from before that. Lower optimizer.lr, set clip_norm, or use precision=fp32."
+            )
         self.progress.step += 1
         self.progress.step_in_epoch += 1
         self.progress.loss_sum += value
@@ -223,13 +225,6 @@ class Trainer:
         elif self.ema is not None:
             self.ema.update(self.model, step=self.progress.step)
         return value
-
-    def _fail_on_loss(self, value: float) -> None:
-        raise in_all_processes(
-            f"The loss became {value} at step {self.progress.step + 1} "
-            f"(epoch {self.progress.epoch + 1}). Checkpoint and best model in {self.run} are from "
-            "before that. Lower optimizer.lr, set clip_norm, or use precision=fp32."
-        )
 
     def _validate(self, stage: Stage, epoch: int, train_loss: float, began: float) -> float | None:
         """Score the weights if that is due and keep the best; returns the mIoU."""

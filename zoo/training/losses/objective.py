@@ -39,7 +39,7 @@ class Objective(nn.Module):
         activation: str = "softmax",
     ):
         super().__init__()
-        rows = [LOSSES[name] for name in factors if name in LOSSES]
+        rows = [row for row in LOSSES.values() if row.name in factors]
         queries = [row.name for row in rows if row.reads == "queries"]
         problems = [unknown("loss", name, LOSSES) for name in factors if name not in LOSSES]
         if not factors:
