@@ -32,9 +32,9 @@ def model_with(net: nn.Module) -> SegmentationModel:
     return SegmentationModel(net, spec).eval()
 
 
-def test_windows_give_what_the_whole_image_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sliding_windows_equal_the_whole_image(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
-    # looks seven pixels far, less than the margin
+    # sees seven pixels far, less than the margin
     net = nn.Conv2d(3, 3, 15, padding=7, padding_mode="replicate")
     images = torch.randint(0, 256, (2, 3, 90, 131), dtype=torch.uint8)
     whole = predict_ids(model_with(net), images)
@@ -50,7 +50,7 @@ def scaled(model: SegmentationModel, **size: object) -> SegmentationModel:
     return model
 
 
-def test_the_size_of_the_spec_holds_for_predictions() -> None:
+def test_predictions_use_the_input_size_of_the_spec() -> None:
     torch.manual_seed(0)
     net = nn.Conv2d(3, 3, 5, padding=2)
     images = torch.randint(0, 256, (2, 3, 60, 90), dtype=torch.uint8)
@@ -63,7 +63,7 @@ def test_the_size_of_the_spec_holds_for_predictions() -> None:
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
-def test_windows_of_scaled_images_give_what_the_whole_gives(
+def test_sliding_windows_of_scaled_images_equal_the_whole(
     monkeypatch: pytest.MonkeyPatch, factor: float
 ) -> None:
     torch.manual_seed(0)
@@ -81,29 +81,29 @@ def test_windows_of_scaled_images_give_what_the_whole_gives(
     assert max(max(size[-2:]) for size in sizes) <= 64  # 48 and what fills it up to 32s
 
 
-def test_the_best_class_is_that_of_the_enlarged_logits() -> None:
+def test_best_class_equals_the_argmax_of_upsampled_logits() -> None:
     torch.manual_seed(0)
     logits = torch.randn(2, 5, 12, 9)
-    enlarged = nn.functional.interpolate(logits, (50, 31), mode="bilinear")
-    assert torch.equal(best_class(logits, (50, 31)), enlarged.argmax(1).to(torch.uint8))
+    upsampled = nn.functional.interpolate(logits, (50, 31), mode="bilinear")
+    assert torch.equal(best_class(logits, (50, 31)), upsampled.argmax(1).to(torch.uint8))
     assert torch.equal(best_class(logits, (12, 9)), logits.argmax(1).to(torch.uint8))
 
 
-def test_counts_of_each_image_stand_at_its_place() -> None:
+def test_counts_of_each_image_are_at_its_index() -> None:
     net = nn.Conv2d(3, 3, 1)
     with torch.no_grad():
         net.weight.copy_(torch.eye(3)[..., None, None])
         net.bias.zero_()
     model = model_with(net)  # the class is the brightest channel
-    pictures = torch.zeros(2, 3, 1, 4, dtype=torch.uint8)
-    pictures[0, 0], pictures[1, 1] = 255, 255  # all of class 0, all of class 1
+    images = torch.zeros(2, 3, 1, 4, dtype=torch.uint8)
+    images[0, 0], images[1, 1] = 255, 255  # all of class 0, all of class 1
     masks = torch.tensor([[[0, 0, 1, 255]], [[1, 1, 1, 2]]], dtype=torch.uint8)
     found = np.zeros((2, 3, 3), np.int64)
 
     class Loader(list):
         images = 2
 
-    loader = Loader([([1, 0], pictures, masks)])
+    loader = Loader([([1, 0], images, masks)])
     confusion = score(model, loader, per_image=found)
     # class 0, 1, 2: hits, false, missed.
     assert found[1].tolist() == [[2, 1, 0], [0, 0, 1], [0, 0, 0]]
