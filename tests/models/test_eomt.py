@@ -18,7 +18,7 @@ from zoo.models.heads.eomt import (
     EomtNetwork,
     TokenEncoder,
     attention_mask,
-    masked_share,
+    masked_fraction,
 )
 from zoo.models.layers import encoder_layers, learning_names, unfreeze
 from zoo.models.outputs import LEAST_SCORE, MaskOutputs, Queries, pixel_logits
@@ -114,9 +114,9 @@ def test_forward_is_the_last_prediction_without_masked_attention() -> None:
 
 def test_masks_are_given_up_block_after_block() -> None:
     # four blocks: six parts of which block 0 has the second and block 3 the fifth
-    assert [masked_share(p, 0, 4) for p in (0.0, 1 / 6, 2 / 6, 1.0)] == [1.0, 1.0, 0.0, 0.0]
-    assert [masked_share(p, 3, 4) for p in (0.0, 4 / 6, 1.0)] == [1.0, 1.0, 0.0]
-    assert masked_share(0.25, 0, 4) == pytest.approx(0.5**0.9)
+    assert [masked_fraction(p, 0, 4) for p in (0.0, 1 / 6, 2 / 6, 1.0)] == [1.0, 1.0, 0.0, 0.0]
+    assert [masked_fraction(p, 3, 4) for p in (0.0, 4 / 6, 1.0)] == [1.0, 1.0, 0.0]
+    assert masked_fraction(0.25, 0, 4) == pytest.approx(0.5**0.9)
 
 
 def test_a_query_sees_the_patches_of_its_mask_and_everything_else_is_seen_by_all() -> None:

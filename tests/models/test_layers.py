@@ -19,7 +19,7 @@ from zoo.models.layers import (
     learning_names,
     set_learning,
     spared_from_decay,
-    stage_share,
+    stage_fraction,
     train_mode,
     unfreeze,
 )
@@ -246,7 +246,7 @@ def test_patterns_that_match_nothing_are_all_named_with_near_ones() -> None:
 
 def test_the_share_grows_epoch_by_epoch() -> None:
     growing = stage(epochs=5, unfreeze_from=0.0, unfreeze=1.0)
-    assert [stage_share(growing, epoch) for epoch in range(5)] == [0, 0.25, 0.5, 0.75, 1]
+    assert [stage_fraction(growing, epoch) for epoch in range(5)] == [0, 0.25, 0.5, 0.75, 1]
     model = make("resnet18")
     layers = encoder_layers(model)
     counts = []

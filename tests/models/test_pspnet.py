@@ -117,7 +117,7 @@ def test_a_plain_transformer_has_no_stage_before_its_last() -> None:
     model = model_of("test_vit")
     assert model.net.auxiliary_head is None
     assert model.net.decoder.pyramid.sources == [Source(8, (0,))]
-    with pytest.raises(InputError, match="one stage alone, so set auxiliary to 0"):
+    with pytest.raises(InputError, match="only one stage, so set auxiliary to 0"):
         model_of("test_vit", auxiliary=0.4)
 
 

@@ -347,7 +347,7 @@ def test_a_filter_that_nothing_matches_is_an_error(what: dict[str, str], message
 
 def test_the_registry_imports_neither_torch_nor_timm() -> None:
     code = (
-        "import sys, zoo.registry as r; r.list_models(); r.resolve('unet-resnet18');"
+        "import sys, zoo.registry.resolve as r; r.list_models(); r.resolve('unet-resnet18');"
         "print([m for m in ('torch', 'timm', 'torchvision', 'numpy') if m in sys.modules])"
     )
     result = subprocess.run(

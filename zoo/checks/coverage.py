@@ -37,7 +37,7 @@ CLASSES = 3
 def wanted(module: str = "*", decoder: str = "*") -> list[tuple[Encoder, str]]:
     """The smallest encoder of every module with every decoder, both chosen by patterns.
 
-    Decoders that take some encoders alone (`takes` in the registry) are left out elsewhere.
+    Decoders that take only some encoders (`takes` in the decoder table) are left out elsewhere.
 
     Raises InputError where nothing matches.
     """

@@ -39,8 +39,8 @@ SIDES = (256, 320)
 """Two sides in pixels, so that a net bound to one of them cannot pass for one that takes any; they
 are rounded up to multiples of the net's largest stride."""
 
-CONV_SHARE = 0.2
-"""A net with attention and at least this share of its parameters in convolutions is a hybrid."""
+CONV_FRACTION = 0.2
+"""A net with attention and at least this fraction of its parameters in convolutions is a hybrid."""
 
 
 Size = tuple[int, int]
@@ -192,8 +192,8 @@ def _kind(net: nn.Module, has_attention: bool) -> str:
     if not has_attention:
         spatial = any(max(module.kernel_size) > 1 for module in convolutions)
         return "cnn" if spatial else "mlp"
-    share = _parameters(convolutions) / max(sum(p.numel() for p in net.parameters()), 1)
-    return "hybrid" if share >= CONV_SHARE else "transformer"
+    fraction = _parameters(convolutions) / max(sum(p.numel() for p in net.parameters()), 1)
+    return "hybrid" if fraction >= CONV_FRACTION else "transformer"
 
 
 def _cuts_patches(module: nn.Conv2d) -> bool:
@@ -235,7 +235,7 @@ def _dilates(name: str, stride: int, size: Size) -> bool:
 
 
 def _dilatable(name: str, reductions: Sequence[int]) -> str:
-    """The output strides that zoo itself brings the net to, below the stride that it has."""
+    """The output strides that zoo itself dilates the net to, below the stride that it has."""
     make = partial(timm.create_model, name, features_only=True)
     coarser = [stride for stride in (8, 16) if stride < max(reductions)]
     return _joined(stride for stride in coarser if can_dilate(make, stride))

@@ -30,7 +30,7 @@ def predict_ids(
     with 192 pixels of context on each side.
     """
     height, width = images.shape[-2:]
-    factor = model.spec.enlargement(height, width)
+    factor = model.spec.input_factor(height, width)
     ids_of = partial(_ids, model, factor=factor, precision=precision, device=device)
     if height * width * factor**2 <= MOST_PIXELS:
         return ids_of(images)

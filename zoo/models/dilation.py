@@ -83,7 +83,7 @@ def dilate(net: nn.Module, dilation: DilationPlan) -> None:
 
 
 class PaddedInput:
-    """Enlarges the map that a module gets; a forward hook.
+    """Pads the map that a module gets; a forward pre-hook.
 
     `padding` counts left, right, top and bottom as torch does, `value` is what stands there; None
     repeats the last row and column.
@@ -94,7 +94,7 @@ class PaddedInput:
         self.value = value
 
     def __call__(self, _: nn.Module, given: tuple[Tensor, ...]) -> Tensor:
-        """The module's input, enlarged."""
+        """The module's input, padded."""
         mode = "replicate" if self.value is None else "constant"
         return functional.pad(given[0], self.padding, mode, self.value)
 

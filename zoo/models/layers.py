@@ -60,13 +60,13 @@ def spared_from_decay(model: SegmentationModel) -> set[str]:
     return {name for name in names if _plain(name.removeprefix(prefix)) in spared}
 
 
-def unfreeze(model: SegmentationModel, share: float) -> None:
-    """Let the top `share` (in [0, 1]) of the encoder's layers learn and freeze the rest.
+def unfreeze(model: SegmentationModel, fraction: float) -> None:
+    """Unfreeze the top `fraction` (in [0, 1]) of the encoder's layers and freeze the rest.
 
-    Every parameter is set, so the call can be repeated with any share. The decoder always learns.
-    Call `train_mode` afterwards: it is what keeps the frozen layers' statistics still.
+    Every parameter is set, so the call can be repeated with any fraction. The decoder always
+    learns. Call `train_mode` afterwards: it is what keeps the frozen layers' statistics still.
     """
-    _set(model, _decoder_names(model) | _top_names(model, share))
+    _set(model, _decoder_names(model) | _top_names(model, fraction))
 
 
 def set_learning(model: SegmentationModel, stage: Stage, epoch: int = 0) -> bool:
@@ -90,11 +90,11 @@ def learning_names(model: SegmentationModel, stage: Stage, epoch: int = 0) -> se
         return decoder
     if stage.unfreeze_names:
         return decoder | _matching(model, stage)
-    return decoder | _top_names(model, stage_share(stage, epoch))
+    return decoder | _top_names(model, stage_fraction(stage, epoch))
 
 
-def stage_share(stage: Stage, epoch: int) -> float:
-    """The share of the encoder's layers that learns in epoch `epoch` (from 0) of `stage`.
+def stage_fraction(stage: Stage, epoch: int) -> float:
+    """The fraction of the encoder's layers that learns in epoch `epoch` (from 0) of `stage`.
 
     With `unfreeze_from` it grows in equal steps from there in the first epoch to `unfreeze` in the
     last one.
@@ -105,9 +105,9 @@ def stage_share(stage: Stage, epoch: int) -> float:
     return stage.unfreeze_from + (stage.unfreeze - stage.unfreeze_from) * done
 
 
-def learning_layers(count: int, share: float) -> int:
-    """How many of `count` layers learn: the share rounded, and at least one unless it is 0."""
-    return 0 if share == 0 else max(1, round(count * share))
+def learning_layers(count: int, fraction: float) -> int:
+    """How many of `count` layers learn: the fraction rounded, and at least one unless it is 0."""
+    return 0 if fraction == 0 else max(1, round(count * fraction))
 
 
 def train_mode(model: nn.Module, *, frozen_statistics: bool = False) -> None:
@@ -171,12 +171,12 @@ def _head_names(model: SegmentationModel) -> set[str]:
     return head
 
 
-def _top_names(model: SegmentationModel, share: float) -> set[str]:
-    """The parameters of the encoder's top `share` of layers."""
-    if not 0 <= share <= 1:
-        raise InputError(f"unfreeze is a share of the encoder's layers in [0, 1], not {share}.")
+def _top_names(model: SegmentationModel, fraction: float) -> set[str]:
+    """The parameters of the encoder's top `fraction` of layers."""
+    if not 0 <= fraction <= 1:
+        raise InputError(f"unfreeze is a share of the encoder's layers in [0, 1], not {fraction}.")
     layers = encoder_layers(model)
-    first = len(layers) - learning_layers(len(layers), share)
+    first = len(layers) - learning_layers(len(layers), fraction)
     return {name for layer in layers[first:] for name in layer}
 
 

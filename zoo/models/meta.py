@@ -82,7 +82,7 @@ class Written(TorchFunctionMode):
 
 
 class PlainNorms(TorchFunctionMode):
-    """Meanwhile a batch normalisation is its last step alone, which depends on the same tensors.
+    """While it lasts, a batch normalisation is only its last step, on the same tensors.
 
     On the meta device the whole one takes most of a net's time.
     """

@@ -1,4 +1,4 @@
-"""A network of three parts: encoder, decoder and the layer that scores the classes."""
+"""A network of three parts: encoder, decoder and segmentation head."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zoo.models.outputs import Auxiliary, Outputs, resized
 
 
 class AuxiliaryHead(nn.Module):
-    """A second head that learns along and is left out of what a network gives.
+    """A second head that is used only in training.
 
     `layers` score the map at `position` of those that the encoder gives; `factor` is that of their
     loss in the whole.

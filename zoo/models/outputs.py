@@ -1,4 +1,4 @@
-"""What a model gives the losses: logits, perhaps at a lower resolution, and how to enlarge them."""
+"""What a model gives the losses: logits, perhaps at a lower resolution, and how to resize them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch.nn import functional
 
 
 class Auxiliary(NamedTuple):
-    """Logits of a side head, B x K x h x w, and the `factor` of their loss in the whole.
+    """Logits of an auxiliary head, B x K x h x w, and the `factor` of their loss in the sum.
 
-    They are enlarged and cut as the main logits are.
+    They are upsampled and cropped as the main logits are.
     """
 
     logits: torch.Tensor
@@ -22,9 +22,9 @@ class Auxiliary(NamedTuple):
 class Outputs(NamedTuple):
     """Logits B x K x h x w as the network's last convolution gives them.
 
-    Bilinear interpolation enlarges them to `size` (height, width in pixels; `align_corners` as in
+    Bilinear interpolation upsamples them to `size` (height, width in pixels; `align_corners` as in
     torch), and the part `crop` (height, width) from the top left belongs to the images.
-    `auxiliary` are side heads that learn along and are dropped at inference.
+    `auxiliary` are heads that are used only in training.
     """
 
     logits: torch.Tensor
@@ -35,7 +35,7 @@ class Outputs(NamedTuple):
 
 
 def full_size(outputs: Outputs) -> torch.Tensor:
-    """The main logits, enlarged and cut: B x K x crop height x crop width."""
+    """The main logits, upsampled and cropped: B x K x crop height x crop width."""
     height, width = outputs.crop
     return resized(outputs.logits, outputs.size, outputs.align_corners)[..., :height, :width]
 

@@ -16,7 +16,7 @@ WIDTH = 256
 """The most channels of a map that is made here, as in arXiv 2203.16527."""
 
 NARROWEST = 16
-"""The fewest channels that a map is narrowed to while it is enlarged."""
+"""The fewest channels that a map is narrowed to while it is upsampled."""
 
 
 class Source(NamedTuple):
@@ -36,7 +36,7 @@ class Pyramid(nn.Module):
     encoder's deepest level, the levels down to it are merged from coarse to fine (arXiv
     1612.03144). Other maps are made from the nearest level by transposed convolutions or pooling,
     as in the simple feature pyramid of arXiv 2203.16527. `channels` has the channels of each map,
-    which a 1x1 convolution brings to a multiple of `divisor` where they are none.
+    which a 1x1 convolution pads to a multiple of `divisor` where necessary.
     """
 
     def __init__(self, levels: Sequence[Level], sources: Sequence[Source], divisor: int = 1):
@@ -154,7 +154,7 @@ def plan(
 
     Where a stride is wanted several times the last levels that have it are taken in their order.
     The last one is made from all levels that are not finer, or, where a net is dilated so that its
-    deepest level has that stride, from this level alone. The `optional` stride is left empty where
+    deepest level has that stride, only from this level. The `optional` stride is left empty where
     the encoder has no such level. Sources name levels by their position in `levels`.
     """
     sources = []

@@ -41,8 +41,8 @@ def use_group_norm(model: SegmentationModel) -> None:
         model.spec = model.spec.model_copy(update={"norm": "group"})
 
 
-def add_dropout(model: SegmentationModel, share: float) -> None:
-    """Drop the share `share` of the channels that enter the layers that score the classes.
+def add_dropout(model: SegmentationModel, rate: float) -> None:
+    """Drop the fraction `rate` of the channels that enter the layers that score the classes.
 
     It acts while those layers are in training mode. It adds no parameter and no name, so that the
     weights load without it. Raises InputError where there is no such layer.
@@ -57,7 +57,7 @@ def add_dropout(model: SegmentationModel, share: float) -> None:
     def drop(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor]:
         features: Tensor = inputs[0]
         dropped = functional.dropout2d if features.ndim == 4 else functional.dropout
-        return (dropped(features, share, layer.training),)
+        return (dropped(features, rate, layer.training),)
 
     for layer in layers:
         layer.register_forward_pre_hook(drop)

@@ -36,18 +36,18 @@ class SegmentationModel(nn.Module):
         """Logits of every class for every pixel.
 
         `images`: float, B x in_chans x H x W, normalised (see `normalise`). Returns
-        B x classes x H x W. Inside, the images are enlarged by `factor` (None: by what `spec` says
+        B x classes x H x W. Inside, the images are resized by `factor` (None: by what `spec` says
         for images of this size), then padded at the bottom and at the right to a size that the
-        network takes, by repeating their last row and column; the logits are brought back. Both
-        resizes are bilinear. A network of a fixed size (`spec.img_size`) sees larger images as
-        windows of that size, spread evenly; where windows overlap their logits are averaged.
+        network takes, by repeating their last row and column; the logits are resized back.
+        Both resizes are bilinear. A network of a fixed size (`spec.img_size`) uses sliding-window
+        inference on larger images and averages the logits where windows overlap.
         """
         height, width = images.shape[-2:]
         if factor is None:
-            factor = self.spec.enlargement(height, width)
-        enlarged = rescaled(images, factor)
-        logits = self._logits(enlarged)
-        if enlarged is images:
+            factor = self.spec.input_factor(height, width)
+        resized_images = rescaled(images, factor)
+        logits = self._logits(resized_images)
+        if resized_images is images:
             return logits
         return resized(logits, (height, width))
 
@@ -111,7 +111,7 @@ class SegmentationModel(nn.Module):
         return outputs
 
     def padded(self, images: torch.Tensor) -> torch.Tensor:
-        """`images` enlarged to what the network takes, their last row and column repeated."""
+        """`images` padded to a size that the network takes: last row and column are repeated."""
         fixed = self.spec.img_size
         multiple = 1 if fixed else self.spec.size_multiple
         minimum = fixed or self.spec.size_minimum

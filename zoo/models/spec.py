@@ -20,15 +20,15 @@ class ModelSpec(BaseModel):
     """The description that travels with a model's weights.
 
     `mean` and `std` are per input channel and apply to pixels scaled to [0, 1]. `ignore_index` is
-    the id of pixels that are not judged. `encoder_weights` is a timm tag, `sha256:` with the hash
+    the id of pixels without a label. `encoder_weights` is a timm tag, `sha256:` with the hash
     of a local file, or None for random weights. `dilated` is
-    the output stride that zoo brings the encoder to where timm cannot, None where it does not.
+    the output stride that zoo dilates the encoder to where timm cannot, else None.
     `size_multiple` and `size_minimum` are in pixels;
     `img_size` is the side of the square that a fixed-size encoder was built for, else None;
     `value_range` are the stored pixel values that became 0 and 255, None for 8-bit images. `norm`
     is "group" where every BatchNorm of the network was replaced by a GroupNorm.
 
-    Before the network sees an image, its shorter side is brought to `input_side` pixels (None: it
+    Before the network sees an image, its shorter side is resized to `input_side` pixels (None: it
     stays), and both sides are multiplied by `input_scale`: the size that the weights learned best
     from. Logits and scores have the image's own size all the same.
     """
@@ -69,8 +69,8 @@ class ModelSpec(BaseModel):
             raise ValueError(f"mean and std need {self.in_chans} values each")
         return self
 
-    def enlargement(self, height: int, width: int) -> float:
-        """The factor by which an image of this size, in pixels, is enlarged before the network."""
+    def input_factor(self, height: int, width: int) -> float:
+        """The factor by which an image of this size, in pixels, is resized before the network."""
         side = self.input_side
         return self.input_scale * (1.0 if side is None else side / min(height, width))
 
@@ -82,7 +82,7 @@ class ModelSpec(BaseModel):
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) in pixels of what the network sees of an image of this size."""
-        return scaled_size((height, width), self.enlargement(height, width))
+        return scaled_size((height, width), self.input_factor(height, width))
 
 
 def model_spec(

@@ -31,7 +31,7 @@ class Encoder(NamedTuple):
     `inexact_sizes` holds the strides whose feature maps are not input / stride, `resizes` is
     `any` (every size as built), `img_size` (when built with `img_size=`) or `no` (bound to
     `input_size`), `dilates` holds the output strides that timm builds the net for and `dilatable`
-    those that zoo brings it to where timm does not, `blocks` is the number of equal-stride blocks
+    those that zoo dilates it to where timm does not, `blocks` is the number of equal-stride blocks
     whose features and prefix tokens can be read (`0` elsewhere).
     """
 

@@ -62,7 +62,7 @@ class OutputStride(NamedTuple):
 
     @property
     def dilated(self) -> Literal[8, 16] | None:
-        """The output stride that zoo brings the built net to."""
+        """The output stride that zoo dilates the built net to."""
         if self.by != "zoo":
             return None
         return 8 if self.stride == 8 else 16

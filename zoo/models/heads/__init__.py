@@ -1,1 +1,1 @@
-"""Decoders of our own, each in one file."""
+"""Custom heads, each in a module that has the decoder's name in the decoder table."""

@@ -1,4 +1,4 @@
-"""What heads are made of, chosen by name: normalisations, convolutions, enlargements."""
+"""What heads are made of, chosen by name: normalisations, convolutions, upsampling."""
 
 from __future__ import annotations
 
@@ -65,9 +65,9 @@ def convolution(
 
 
 def scoring(channels: int, classes: int, upsampling: str, stride: int) -> nn.Module:
-    """A 1 x 1 convolution to logits and their enlargement by `stride`, a power of two.
+    """A 1 x 1 convolution to logits and their upsampling by `stride`, a power of two.
 
-    "bilinear" leaves them small: the network enlarges whatever is small at its end. "nearest"
+    "bilinear" leaves them small: the network upsamples them at its end. "nearest"
     repeats pixels, "transposed" doubles by transposed convolutions that start as bilinear
     interpolation, "shuffle" scores every pixel of the large map by itself (arXiv 1702.08502).
     """

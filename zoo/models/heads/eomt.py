@@ -79,7 +79,7 @@ class TokenEncoder(nn.Module):
 
 
 class QueryDecoder(nn.Module):
-    """The learned queries, and patch tokens enlarged to the grid that masks are drawn on."""
+    """The learned queries, and patch tokens upsampled to the grid of the masks."""
 
     def __init__(self, width: int, queries: int, patch: int, normalise: bool):
         super().__init__()
@@ -90,8 +90,8 @@ class QueryDecoder(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Patch tokens B x C x h x w, doubled until a cell measures 4 to 7 pixels."""
-        enlarged: Tensor = self.upscale(patches)
-        return enlarged
+        upsampled: Tensor = self.upscale(patches)
+        return upsampled
 
 
 class MaskHead(nn.Module):
@@ -115,7 +115,7 @@ class EomtNetwork(nn.Module):
     """A plain transformer that gives masks and their classes by queries among its tokens.
 
     `progress` in [0, 1] is how far training is; it decides how many queries still look at the
-    patches of their own mask alone. In evaluation mode all look everywhere.
+    patches of their own mask only. In evaluation mode all look everywhere.
     """
 
     def __init__(self, encoder: TokenEncoder, classes: int, queries: int):
@@ -162,9 +162,9 @@ class EomtNetwork(nn.Module):
             mask = None
             if learning:
                 found.append(self._read(tokens, grid))
-                share = masked_share(self.progress, index - first, depth - first)
-                if self.training and share > 0:
-                    mask = attention_mask(found[-1].masks, share, grid, tokens.shape[1])
+                fraction = masked_fraction(self.progress, index - first, depth - first)
+                if self.training and fraction > 0:
+                    mask = attention_mask(found[-1].masks, fraction, grid, tokens.shape[1])
             tokens = self.encoder.block(index, tokens, grid, mask)
         return (*found, self._read(tokens, grid))
 
@@ -172,13 +172,13 @@ class EomtNetwork(nn.Module):
         """The prediction that lies in the tokens: queries first, patches last."""
         tokens = self.decoder.norm(self.encoder.model.norm(tokens))
         patches = tokens[:, -grid[0] * grid[1] :].transpose(1, 2).unflatten(2, grid)
-        enlarged = self.decoder(patches.contiguous())
+        upsampled = self.decoder(patches.contiguous())
         classes, embeddings = self.segmentation_head(tokens[:, : len(self.decoder.queries)])
-        return Queries(classes, torch.einsum("bnc,bchw->bnhw", embeddings, enlarged))
+        return Queries(classes, torch.einsum("bnc,bchw->bnhw", embeddings, upsampled))
 
 
-def masked_share(progress: float, block: int, blocks: int) -> float:
-    """The share of queries that look inside their masks alone, in `block` (from 0) of `blocks`.
+def masked_fraction(progress: float, block: int, blocks: int) -> float:
+    """The fraction of queries that look only inside their masks, in `block` (from 0) of `blocks`.
 
     It falls from 1 to 0 as (1 - x)^0.9 block after block: training is divided into `blocks` + 2
     equal parts, of which the first and the last change nothing.
@@ -187,16 +187,16 @@ def masked_share(progress: float, block: int, blocks: int) -> float:
     return float((1 - done) ** ANNEALING_POWER)
 
 
-def attention_mask(masks: Tensor, share: float, grid: tuple[int, int], length: int) -> Tensor:
+def attention_mask(masks: Tensor, fraction: float, grid: tuple[int, int], length: int) -> Tensor:
     """Who may look at whom: bool B x 1 x length x length, for queries first and patches last.
 
-    Of the queries the random `share` sees only the patches where its mask logit, from `masks`
+    Of the queries the random `fraction` sees only the patches where its mask logit, from `masks`
     B x N x h x w, is above 0. Queries and prefix tokens are seen by all, patches see all.
     """
     batch, count = masks.shape[:2]
     with torch.no_grad():
         inside = functional.interpolate(masks.float(), grid, mode="bilinear") > 0
-        free = torch.rand(batch, count, 1, device=masks.device) >= share
+        free = torch.rand(batch, count, 1, device=masks.device) >= fraction
         seen = torch.ones(batch, length, length, dtype=torch.bool, device=masks.device)
         seen[:, :count, -grid[0] * grid[1] :] = inside.flatten(2) | free
     return seen.unsqueeze(1)

@@ -1,4 +1,4 @@
-"""One linear layer on an encoder's last features, as frozen features are judged."""
+"""One linear layer on an encoder's last features, as frozen features are evaluated."""
 
 from __future__ import annotations
 

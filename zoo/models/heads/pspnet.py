@@ -23,7 +23,8 @@ class PyramidPooling(nn.Module):
     """A map beside what it holds on average (or at most) in squares of several sizes.
 
     For each of `bins` the map is pooled to bins x bins values, projected to an equal share of its
-    channels and enlarged again; all are stacked with the map itself. `channels` counts the result.
+    channels and upsampled again; all are concatenated with the map itself. `channels` counts the
+    result.
     """
 
     def __init__(self, channels: int, bins: Sequence[int], pooling: str, norm: str):
@@ -85,7 +86,7 @@ def parts(
     Raises InputError for an auxiliary head without such a level.
     """
     if auxiliary and len(levels) == 1:
-        raise InputError("pspnet: this encoder has one stage alone, so set auxiliary to 0.")
+        raise InputError("pspnet: this encoder has only one stage, so set auxiliary to 0.")
     pyramid = Pyramid(levels, plan(levels, (STRIDE,)))
     pooled = PyramidPooling(pyramid.channels[0], bins, pooling, norm)
     smooth = nn.Sequential(
