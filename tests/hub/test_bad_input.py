@@ -51,7 +51,7 @@ def refused(capsys: pytest.CaptureFixture[str], command: str) -> str:
             "'a..b' is not a commit, branch or tag",
             "Cannot push",
         ),
-        ("push nothing org/new", "is not a model folder", "Give the folder that fine-tuning left"),
+        ("push nothing org/new", "is not a model folder", "Give a run folder, or the folder best"),
         ("push nowhere org/new", "There is no folder nowhere", "Give a run or model folder"),
         ("push model org/new --licence a/b", "is not a licence identifier", "such as mit"),
         ("push model org/new --picture x.png", "Cannot read the image", "x.png"),
@@ -99,7 +99,7 @@ def test_gated_private_and_without_a_token(
         ({"decoder_args": {"weights": "x.pth"}}, "no model folder may hold this argument"),
         ({"decoder_args": {"decoder_channels": [10**9] * 5}}, "a number beyond 65536"),
         ({"in_chans": 10**9}, "mean and std need 1000000000 values each"),
-        ({"img_size": 10**9}, "1000000000 is beyond 4096"),
+        ({"img_size": 10**9}, "1000000000 is above 4096"),
         ({"classes": ["x"] * 300}, "at most 255"),
     ],
 )

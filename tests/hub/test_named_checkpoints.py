@@ -78,7 +78,7 @@ def test_a_name_gives_the_trained_model_with_its_classes_and_terms(
     commit = loopback_hub.add_repo(HUB, files)
     model = zoo.create(NAME)
     said = capsys.readouterr().err
-    assert f"pins no commit of {NAME}. Taken, and recorded: hf-hub:{HUB}@{commit}" in said
+    assert f"pins no commit of {NAME}; using hf-hub:{HUB}@{commit}" in said
     assert "nvidia-source-code-license: no commercial use" in said
     assert "names neither classes" not in said
     assert same(model, net)

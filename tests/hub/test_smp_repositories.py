@@ -128,7 +128,7 @@ def test_a_repository_of_smp(
     net = kind(encoder, encoder_weights=None, classes=3, **options).eval()
     push_smp(loopback_hub, net, tmp_path / "smp")
     model = zoo.create(f"hf-hub:{REPO}").eval()
-    assert "names neither classes nor normalisation" in capsys.readouterr().err
+    assert "has no class names and no mean and std" in capsys.readouterr().err
     images = torch.rand(1, model.spec.in_chans, 64, 96)
     with torch.no_grad():
         logits = model(images)
@@ -174,7 +174,7 @@ def test_older_names_of_tensors(loopback_hub: LoopbackHub, tmp_path: Path) -> No
         ({"encoder_name": None}, "encoder_name: is missing"),
         ({"encoder_name": "tu-hf-hub:evil/net"}, r"spec\.encoder: Unknown encoder"),
         ({"encoder_name": "no_such"}, r"spec\.encoder: Unknown encoder"),
-        ({"aux_params": {"classes": 2}}, "a second, classifying output"),
+        ({"aux_params": {"classes": 2}}, "an auxiliary classification output"),
         ({"pretrained_cfg_overlay": {"file": "x"}}, "may hold this argument"),
         ({"checkpoint_path": "x.pth"}, "may hold this argument"),
     ],

@@ -97,7 +97,7 @@ def pulled(named: Named, registry: Path | None = None) -> Path:
     folder = pull_model(parse_address(named.weights.address), registry)
     if named.weights.revision is None:
         address = f"{named.weights.address}@{folder.name}"
-        info(f"The registry pins no commit of {named.name}. Taken, and recorded: {address}")
+        info(f"The registry pins no commit of {named.name}; using {address}")
     if non_commercial(named.model.licence):
         info(f"The weights of {named.name} are {named.model.licence}: no commercial use.")
     return folder

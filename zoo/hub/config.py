@@ -1,4 +1,4 @@
-"""config.json of a model folder: read strictly, whoever wrote it."""
+"""config.json of a model folder, read strictly whoever wrote it."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoo.common.errors import InputError, join_problems, unknown
 from zoo.common.files import write_text
+from zoo.hub.smp import native_encoders, spec_from_smp
 from zoo.models.spec import ModelSpec
 from zoo.registry import encoders as timm_table
 from zoo.registry.decoders import DECODERS, allowed_options
@@ -25,10 +26,10 @@ MAX_CONFIG_BYTES = 1_000_000
 
 
 class ZooSection(BaseModel):
-    """What stands under `_zoo` in config.json.
+    """The `_zoo` section of config.json.
 
-    `spec` describes the model, `training` how its weights came about, `metrics` what was measured
-    on which split; both are null for a model that was not trained.
+    `spec` describes the model, `training` how it was trained, `metrics` what was measured on which
+    split; both are null for a model that was not trained.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -41,7 +42,7 @@ class ZooSection(BaseModel):
 
 @dataclass(frozen=True)
 class Described:
-    """What config.json says. `foreign` is True where segmentation-models-pytorch wrote it alone."""
+    """What config.json says; `foreign` where segmentation-models-pytorch (SMP) wrote it."""
 
     spec: ModelSpec
     training: dict[str, Any] | None = None
@@ -66,17 +67,19 @@ def write_json_schema(path: Path) -> None:
 def read_config(path: Path, registry: Path | None = None) -> Described:
     """Read config.json. Raises InputError with every problem of the file.
 
-    Where SMP wrote it alone, a row of the registry (or of the overlay `registry`) for the
-    repository in the Hub's cache that it lies in tells the classes.
+    Where SMP wrote it and it lies in the Hub's cache, the registry (or the overlay `registry`) may
+    have a row for its repository, which names the classes.
     """
     config, origin = read_json_object(path), snapshot_origin(path.parent)
     named = weights_in(origin.partition("@")[0], registry) if origin else None
     described = parse_config(config, str(path), named)
     if named is None or origin is None or not described.foreign:
         return described
-    came_from = {"encoder_weights": f"{PREFIX}{named.weights.hub}"}
-    came_from["encoder_revision"] = origin.partition("@")[2]
-    return replace(described, spec=described.spec.model_copy(update=came_from))
+    source = {
+        "encoder_weights": f"{PREFIX}{named.weights.hub}",
+        "encoder_revision": origin.partition("@")[2],
+    }
+    return replace(described, spec=described.spec.model_copy(update=source))
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -88,38 +91,35 @@ def read_json_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"Cannot read {path} as JSON: {error}.") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path} has to hold a JSON object, not {type(value).__name__}.")
+        raise InputError(f"{path} must hold a JSON object, not {type(value).__name__}.")
     return value
 
 
 def parse_config(config: dict[str, Any], source: str, named: Named | None = None) -> Described:
     """The description in `config`; `source` names it in messages. Raises InputError.
 
-    `named` is the registry's row of it, which tells what SMP does not store.
+    `named` is the registry's row for it, with what SMP does not store.
     """
     ours = config.get("_zoo")
     if ours is None and "_model_class" in config:
-        from zoo.hub.smp import spec_from_smp
-
         described = Described(spec_from_smp(config, source, named), foreign=True)
     else:
         described = _parse_ours(ours, source)
-        described = replace(described, spec=_as_smp_built(described.spec, config))
+        spec = described.spec
+        if spec.decoder == "pspnet" and config.get("_model_class") == "PSPNet":
+            # SMP's PSPNet is pspnet_lite now; older folders call it pspnet
+            name = f"pspnet_lite-{spec.name.removeprefix('pspnet-')}"
+            spec = spec.model_copy(update={"decoder": "pspnet_lite", "name": name})
+            described = replace(described, spec=spec)
     check_spec(described.spec, source)
     return described
-
-
-def check_spec(spec: ModelSpec, source: str) -> None:
-    """Raise InputError for a description that no model folder may hold."""
-    if problems := list(_spec_problems(spec)):
-        raise InputError(join_problems(f"{source} has problems:", problems))
 
 
 def _parse_ours(ours: Any, source: str) -> Described:
     if not isinstance(ours, dict):
         raise InputError(
             f"{source} has no `_zoo` section; it was not written by zoo, and not by "
-            "segmentation-models-pytorch either. Weights of a plain timm encoder are used by "
+            "segmentation-models-pytorch either. To use the weights of a timm encoder, call "
             'zoo.create(NAME, encoder_weights="hf-hub:ORG/REPO").'
         )
     version = ours.get("schema")
@@ -140,20 +140,15 @@ def _parse_ours(ours: Any, source: str) -> Described:
     return Described(section.spec, section.training, section.metrics)
 
 
-def _as_smp_built(spec: ModelSpec, config: dict[str, Any]) -> ModelSpec:
-    """`spec` under the name that its SMP class has now: PSPNet was once called pspnet."""
-    if spec.decoder != "pspnet" or config.get("_model_class") != "PSPNet":
-        return spec
-    name = f"pspnet_lite-{spec.name.removeprefix('pspnet-')}"
-    return spec.model_copy(update={"decoder": "pspnet_lite", "name": name})
+def check_spec(spec: ModelSpec, source: str) -> None:
+    """Raise InputError for a description with unknown parts or hostile arguments."""
+    if problems := list(_spec_problems(spec)):
+        raise InputError(join_problems(f"{source} has problems:", problems))
 
 
 def _spec_problems(spec: ModelSpec) -> Iterator[str]:
-    """What a description holds that nobody should build: unknown parts, hostile arguments."""
     encoder, dot, tag = spec.encoder.partition(".")
     if spec.encoder.startswith("smp:"):
-        from zoo.hub.smp import native_encoders
-
         if (name := spec.encoder.removeprefix("smp:")) not in native_encoders():
             yield f"spec.encoder: {unknown('encoder', name, native_encoders())}"
     elif encoder not in timm_table.encoders() or (dot and not re.fullmatch(r"\w+", tag)):
@@ -168,4 +163,4 @@ def _spec_problems(spec: ModelSpec) -> Iterator[str]:
     yield from wrong_arguments(spec.encoder_args, ENCODER_ARGS, "spec.encoder_args")
     for key in ("size_multiple", "size_minimum", "img_size", "in_chans", "input_side"):
         if (getattr(spec, key) or 0) > MAX_SIDE:
-            yield f"spec.{key}: {getattr(spec, key)} is beyond {MAX_SIDE}"
+            yield f"spec.{key}: {getattr(spec, key)} is above {MAX_SIDE}"

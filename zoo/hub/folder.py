@@ -1,8 +1,7 @@
-"""The folder that a model travels in: model.safetensors, config.json, README.md.
+"""The folder that a model is saved in: model.safetensors, config.json, README.md.
 
-The same folder is what fine-tuning leaves as `best/`, what a Hub repository holds and what every
-MODEL path reads. The top level of config.json holds what plain `smp.from_pretrained` needs, all of
-ours stands under `_zoo`.
+Fine-tuning writes it as `best/`, a Hub repository holds it and every MODEL path takes it. The top
+level of config.json is what `smp.from_pretrained` needs; everything else is under `_zoo`.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 CARD = "README.md"
 NOT_SMP = "zoo"
-"""The class named in config.json where segmentation-models-pytorch has none; it then refuses."""
+"""The class that config.json names where SMP has none, so that SMP refuses to load it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +47,8 @@ def save_folder(
 ) -> None:
     """Write `model` to the folder `path`, replacing what is there as a whole.
 
-    `training` says how the weights came about (recipe, data, steps), `metrics` what was measured on
-    which split. Raises RunError where the folder cannot be written.
+    `training` says how it was trained (recipe, data, steps), `metrics` what was measured on which
+    split. Raises RunError where the folder cannot be written.
     """
     from safetensors.torch import save_file
 
@@ -96,13 +95,13 @@ def is_model_folder(path: Path) -> bool:
 def read_folder(path: Path, registry: Path | None = None) -> ModelFolder:
     """Read the description of the model in `path`. Raises InputError with every problem.
 
-    `registry` is an overlay that may name the classes of a repository of SMP's.
+    `registry` is an overlay that may name the classes of a repository that SMP wrote.
     """
     for name in (CONFIG, WEIGHTS):
         if not (path / name).is_file():
             raise InputError(
                 f"{path} is not a model folder: it holds no {name}. "
-                "Give the folder that fine-tuning left as best/, or its run folder."
+                "Give a run folder, or the folder best/ in it."
             )
     described = read_config(path / CONFIG, registry)
     return ModelFolder(**vars(described), path=path)
@@ -113,17 +112,18 @@ def load_folder(
 ) -> SegmentationModel:
     """Load the model in `path`; `registry` as in `read_folder`.
 
-    `classes`: names of other classes; the layers that score the classes then start at random and
-    everything else is loaded. Raises InputError where the weights do not fit the description.
+    `classes`: names of other classes; the layers that score the classes then start at random, the
+    rest is loaded. Raises InputError where the weights do not fit the description.
     """
     from zoo.models.build import build, check_keys, read_weights
 
-    described = read_folder(path, registry)
+    described, commit = read_folder(path, registry), snapshot_origin(path)
     spec, state = described.spec, read_weights(path / WEIGHTS)
+    origin: dict[str, Any] = {} if commit is None else {"pulled_from": commit}
     if classes is None or classes == spec.classes:
         model = build(spec)
         load_state(model, state, described)
-        model.provenance = (described.training or {}) | _origin(path) or None
+        model.provenance = (described.training or {}) | origin or None
         return model
     model = build(with_classes(spec, classes))
     fresh = model.net.state_dict()
@@ -134,15 +134,9 @@ def load_folder(
     merged = state | {name: fresh[name] for name in class_layers(spec)}
     check_keys(model.net, merged)
     model.net.load_state_dict(merged)
-    if origin := _origin(path):
+    if origin:
         model.provenance = origin | {"class_scores": "random"}
     return model
-
-
-def _origin(path: Path) -> dict[str, Any]:
-    """The repository and the commit that a folder in the Hub's cache was pulled from."""
-    commit = snapshot_origin(path)
-    return {} if commit is None else {"pulled_from": commit}
 
 
 def load_state(
@@ -170,18 +164,18 @@ def check_shapes(described: Described, shapes: dict[str, tuple[int, ...]]) -> No
         with torch.device("meta"):
             state = {name: torch.empty(shape) for name, shape in shapes.items()}
     except (RuntimeError, TypeError) as error:
-        raise InputError("The weights hold a tensor that is too large to exist.") from error
+        raise InputError("The weights hold a tensor whose shape is too large.") from error
     load_state(build_on_meta(described.spec), state, described)
 
 
 def build_on_meta(spec: ModelSpec) -> SegmentationModel:
-    """The model of `spec` without memory for its weights."""
+    """The model of `spec`, without memory for its weights."""
     from zoo.models.build import build
     from zoo.models.meta import without_memory
 
     with without_memory():
         model = build(spec)
-    return model.to("meta")  # SMP makes some layers anew without asking for the device
+    return model.to("meta")  # SMP creates some layers on the CPU, whatever the device
 
 
 def with_classes(spec: ModelSpec, classes: list[str]) -> ModelSpec:

@@ -1,4 +1,4 @@
-"""Repositories and folders that segmentation-models-pytorch (SMP) wrote by itself."""
+"""Repositories and folders that segmentation-models-pytorch (SMP) wrote."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def native_encoders() -> list[str]:
 def spec_from_smp(config: dict[str, Any], source: str, named: Named | None = None) -> ModelSpec:
     """The description of an SMP model. SMP stores no class names and no normalisation.
 
-    The registry's row `named` tells them. Without one, classes are numbered; mean and std are those
-    of the encoder's own weights, with a remark. Raises InputError for what is no segmentation model
-    that zoo has, or not the one of the row.
+    The registry's row `named` has them. Without one, classes are numbered, and mean and std are
+    those of the encoder's own weights. Raises InputError for a model that zoo does not have, or
+    that is not the one of the row.
     """
     decoders = {row.smp: name for name, row in DECODERS.items() if row.smp}
     kind, count, channels = (config.get(k) for k in ("_model_class", "classes", "in_channels"))
@@ -47,17 +47,44 @@ def spec_from_smp(config: dict[str, Any], source: str, named: Named | None = Non
     if not isinstance(config.get("encoder_name"), str):
         problems.append("encoder_name: is missing")
     if config.get("aux_params") is not None:
-        problems.append("aux_params: models with a second, classifying output are not read")
+        problems.append("aux_params: models with an auxiliary classification output are not read")
     if problems:
         raise InputError(join_problems(f"{source} has problems:", problems))
     if config.get("activation") is not None:
-        info(f"{source} ends in {config['activation']}; the model here gives logits.")
-    spec = _spec(config, decoders[str(kind)], int(count or 0), int(channels or 0))
-    if named is None:
-        known = "the encoder's" if _statistics(spec.encoder)[2] else "ImageNet's"
-        info(f"{source} names neither classes nor normalisation; {known} mean and std are taken.")
-        return spec
-    return _as_named(spec, named, source)
+        info(f"{source} ends in {config['activation']}; zoo's model returns logits.")
+    decoder, encoder = decoders[str(kind)], _encoder(config["encoder_name"])
+    name, _, tag = encoder.partition(".")
+    row = timm_table.weights().get((name, tag)) or timm_table.encoders().get(name)
+    mean, std = IMAGENET if row is None else map(timm_table.numbers, (row.mean, row.std))
+    extra = {key: value for key, value in config.items() if key[0] != "_" and key not in OURS}
+    resolved = Resolved(
+        name=f"{decoder}-{encoder}",
+        decoder=decoder,
+        encoder=name,
+        tag=tag or None,
+        args={key: value for key, value in extra.items() if key != "img_size"},
+        encoder_args={key: value for key, value in extra.items() if key == "img_size"},
+        mean=mean,
+        std=std,
+    )
+    spec = model_spec(resolved, int(count or 0), in_chans=int(channels or 0))
+    if named is not None:
+        return _as_named(spec, named, source)
+    whose = "ImageNet's" if row is None else "the encoder's"
+    info(f"{source} has no class names and no mean and std; using {whose} mean and std.")
+    return spec
+
+
+def _encoder(name: str) -> str:
+    """Our spelling of an SMP encoder's name: timm's, or `smp:` before one of SMP's own.
+
+    SMP builds most of its older `timm-` names from timm; those become timm's names here too.
+    """
+    from segmentation_models_pytorch.encoders import is_equivalent_to_timm_universal
+
+    if is_equivalent_to_timm_universal(name):
+        return name.removeprefix("timm-").replace("mobilenetv3", "tf_mobilenetv3")
+    return name.removeprefix("tu-") if name.startswith("tu-") else f"smp:{name}"
 
 
 def _as_named(spec: ModelSpec, named: Named, source: str) -> ModelSpec:
@@ -73,7 +100,9 @@ def _as_named(spec: ModelSpec, named: Named, source: str) -> ModelSpec:
         if held.get(key) != value
     ]
     if wrong:
-        raise InputError(join_problems(f"{source} is not what the registry says:", wrong))
+        raise InputError(
+            join_problems(f"{source} is not the model that the registry describes:", wrong)
+        )
     told = {
         "name": named.name,
         "classes": list(colours),
@@ -83,45 +112,6 @@ def _as_named(spec: ModelSpec, named: Named, source: str) -> ModelSpec:
         "std": per_channel(model.std or spec.std, spec.in_chans),
     }
     return spec.model_copy(update=told)
-
-
-def _spec(config: dict[str, Any], decoder: str, count: int, channels: int) -> ModelSpec:
-    encoder = _encoder(config["encoder_name"])
-    mean, std, _ = _statistics(encoder)
-    name, _, tag = encoder.partition(".")
-    extra = {key: value for key, value in config.items() if key[0] != "_" and key not in OURS}
-    resolved = Resolved(
-        name=f"{decoder}-{encoder}",
-        decoder=decoder,
-        encoder=name,
-        tag=tag or None,
-        args={key: value for key, value in extra.items() if key != "img_size"},
-        encoder_args={key: value for key, value in extra.items() if key == "img_size"},
-        mean=mean,
-        std=std,
-    )
-    return model_spec(resolved, count, in_chans=channels)
-
-
-def _encoder(name: str) -> str:
-    """Our spelling of an SMP encoder's name: timm's, or `smp:` before one of SMP's own.
-
-    SMP builds most of its older `timm-` names from timm; those become timm's names here too.
-    """
-    from segmentation_models_pytorch.encoders import is_equivalent_to_timm_universal
-
-    if is_equivalent_to_timm_universal(name):
-        return name.removeprefix("timm-").replace("mobilenetv3", "tf_mobilenetv3")
-    return name.removeprefix("tu-") if name.startswith("tu-") else f"smp:{name}"
-
-
-def _statistics(encoder: str) -> tuple[list[float], list[float], bool]:
-    """Mean and std of the encoder's weights, and whether they are known."""
-    name, _, tag = encoder.partition(".")
-    row = timm_table.weights().get((name, tag)) or timm_table.encoders().get(name)
-    if row is None:
-        return *IMAGENET, False
-    return timm_table.numbers(row.mean), timm_table.numbers(row.std), True
 
 
 def load_smp_state(net: nn.Module, state: dict[str, torch.Tensor]) -> None:
