@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -164,6 +162,8 @@ SplitLike = Annotated[
 
 IGNORED = "ignore"
 """The word for IGNORE where a class is named."""
+SHAPES: set[Decoder] = {"coco", "labelme"}
+"""The decoders that draw masks from shapes."""
 
 
 def _as_list(value: object) -> object:
@@ -280,35 +280,40 @@ def read_dataset_file(path: Path) -> Dataset:
 
     Raises InputError that holds every problem of the file, or every problem of the folders.
     """
-    file = _validated(path)
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold keys and values, at least `version` and `classes`.")
+    try:
+        file = DatasetFile.model_validate(content)
+    except ValidationError as error:
+        problems = [_sentence(entry) for entry in error.errors(include_url=False)]
+        raise InputError(join_problems(f"{path} has problems:", problems)) from error
     root = path.parent / Path(file.root).expanduser()
     if not root.is_dir():
         raise InputError(f"{path}: root {file.root!r} is not a folder (looked at {root}).")
-    arrays = file.channels is not None or file.range is not None
-    found = _Files(root, path, [*IMAGE_EXTENSIONS, *(ARRAY_EXTENSIONS if arrays else [])])
-    found.add_all(file.splits)
-    problems = [*_colour_problems(file), *_shape_problems(file, found.kinds)]
-    if len(found.kinds) > 1:
-        kinds = " and ".join(sorted(found.kinds))
-        problems.insert(0, f"splits: all masks must be of one kind, here are {kinds}")
+    splits, kinds, used = _find_files(file, path, root)
+    problems = [*_colour_problems(file), *_shape_problems(file, kinds)]
+    if len(kinds) > 1:
+        listed = " and ".join(sorted(kinds))
+        problems.insert(0, f"splits: all masks must be of one kind, here are {listed}")
     if problems:
         raise InputError(join_problems(f"{path} has problems:", problems))
-    shapes = bool(found.kinds & SHAPES)
+    shapes = bool(kinds & SHAPES)
     names = [entry.name for entry in file.classes]
     labels = None
     if shapes:  # the classes' own names, and what `labels` adds
         given = {label: file.train_id(name) for label, name in (file.labels or {}).items()}
         labels = {name: index for index, name in enumerate(names)} | given
-    if labels is not None and OTHERS not in labels and not found.labels <= set(labels):
-        raise InputError(unknown_labels(path, sorted(found.labels - set(labels)), names))
+    if labels is not None and OTHERS not in labels and not used <= set(labels):
+        raise InputError(unknown_labels(path, sorted(used - set(labels)), names))
     dataset = Dataset(
         name=file.name or root.resolve().name,
         root=root,
         classes=names,
         palette=file.palette(),
-        splits=found.splits,
+        splits=splits,
         id_map=None if shapes else file.id_map(),
-        decoder="colours" if file.colours else next(iter(found.kinds), "ids"),
+        decoder="colours" if file.colours else next(iter(kinds), "ids"),
         labels=labels,
         unlabelled=IGNORE if file.unlabelled is None else file.train_id(file.unlabelled),
         channels=file.channels or 3,
@@ -316,20 +321,9 @@ def read_dataset_file(path: Path) -> Dataset:
         group=file.group,
     )
     if dataset.group is not None:
-        for sample in (sample for samples in found.splits.values() for sample in samples):
+        for sample in (sample for samples in splits.values() for sample in samples):
             dataset.group_of(sample)
     return dataset
-
-
-def _validated(path: Path) -> DatasetFile:
-    content = read_yaml(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path} must hold keys and values, at least `version` and `classes`.")
-    try:
-        return DatasetFile.model_validate(content)
-    except ValidationError as error:
-        problems = [_sentence(entry) for entry in error.errors(include_url=False)]
-        raise InputError(join_problems(f"{path} has problems:", problems)) from error
 
 
 def _colour_problems(file: DatasetFile) -> list[str]:
@@ -384,102 +378,82 @@ def _sentence(entry: Any) -> str:
     kind = ""
     if place[0] == "splits" and len(place) > 2:
         kind = place.pop(2)  # pydantic's name for the alternative
-    if entry["type"] == "extra_forbidden":
-        model = _model_of(place, kind)
-        return f"{'.'.join(place)}: {unknown('key', place[-1], model.model_fields)}"
+    where = ".".join(place)
     if entry["type"] == "missing":
-        return f"{'.'.join(place)}: missing"
+        return f"{where}: missing"
+    if entry["type"] == "extra_forbidden":
+        model: type[BaseModel] = DatasetFile  # whose keys are allowed here
+        if place[0] == "classes" and len(place) > 1:
+            model = ClassEntry
+        elif kind == "coco":
+            model = CocoFiles if "coco" in place[:-1] else CocoEntry
+        elif kind == "labelme":
+            model = LabelMeEntry
+        elif kind == "folders":
+            model = SplitEntry
+        return f"{where}: {unknown('key', place[-1], model.model_fields)}"
     message = entry["msg"].removeprefix("Value error, ")
     given = "" if entry["type"] == "value_error" else f" (given: {str(entry['input'])[:60]!r})"
-    return f"{'.'.join(place)}: {message}{given}"
+    return f"{where}: {message}{given}"
 
 
-def _model_of(place: list[str], kind: str) -> type[BaseModel]:
-    """The model whose keys are allowed at `place`."""
-    if place[0] == "classes" and len(place) > 1:
-        return ClassEntry
-    if kind == "coco":
-        return CocoFiles if "coco" in place[:-1] else CocoEntry
-    models: dict[str, type[BaseModel]] = {"labelme": LabelMeEntry, "folders": SplitEntry}
-    return models.get(kind, DatasetFile)
+def _find_files(
+    file: DatasetFile, path: Path, root: Path
+) -> tuple[dict[str, list[Sample]], set[Decoder], set[str]]:
+    """The samples of every split, the kinds of masks, and the labels in COCO's files.
 
-
-Entry = str | SplitEntry | CocoEntry | LabelMeEntry
-SHAPES: set[Decoder] = {"coco", "labelme"}
-"""The decoders that draw masks from shapes."""
-
-
-@dataclass
-class _Files:
-    """The samples of every split, the labels in COCO's files, and what is wrong.
-
-    Lists lie relative to `file`, the description; everything else is relative to `root`.
+    Lists lie relative to `path`, the description; everything else is relative to `root`. Raises
+    one InputError with the problems of all splits.
     """
-
-    root: Path
-    file: Path
-    image_extensions: list[str]
-    splits: dict[str, list[Sample]] = field(default_factory=dict)
-    kinds: set[Decoder] = field(default_factory=set)
-    labels: set[str] = field(default_factory=set)
-    problems: list[str] = field(default_factory=list)
-
-    def add_all(self, entries: Mapping[str, Entry] | None) -> None:
-        """Find the files of every split as written; None: train, val and test in a known layout.
-
-        Raises one InputError with the problems of all splits.
-        """
-        if entries is None:
-            for name, (images, masks) in find_splits(self.root).items():
-                self._add(name, self._pairs(images, masks))
-            if not self.splits:
-                raise InputError(
-                    f"{self.file}: no train, val or test below {self.root}. Name the folders, for "
-                    f"example `splits: {{train: {{images: images, masks: masks}}}}`."
-                )
-        for name, entry in (entries or {}).items():
-            self._add(name, self._samples(name, entry), coco=isinstance(entry, CocoEntry))
-        if self.problems:
-            raise InputError(join_problems(f"{self.file} cannot be used:", self.problems))
-
-    def _add(self, split: str, samples: list[Sample], *, coco: bool = False) -> None:
-        self.splits[split] = samples
-        for sample in samples:
-            if sample.mask is not None:
-                shapes = sample.mask.suffix.lower() in SHAPE_EXTENSIONS
-                self.kinds.add("coco" if coco else "labelme" if shapes else "ids")
-
-    def _samples(self, split: str, entry: Entry) -> list[Sample]:
-        root, problems = self.root, self.problems
+    arrays = file.channels is not None or file.range is not None
+    extensions = [*IMAGE_EXTENSIONS, *(ARRAY_EXTENSIONS if arrays else [])]
+    known = find_splits(root) if file.splits is None else {}
+    if file.splits is None and not known:
+        raise InputError(
+            f"{path}: no train, val or test below {root}. Name the folders, for example "
+            f"`splits: {{train: {{images: images, masks: masks}}}}`."
+        )
+    splits: dict[str, list[Sample]] = {}
+    kinds: set[Decoder] = set()
+    labels: set[str] = set()
+    problems: list[str] = []
+    for name, entry in (file.splits or known).items():
         if isinstance(entry, CocoEntry):
             images, annotations = root / entry.coco.images, root / entry.coco.annotations
-            samples, labels = read_coco(images, annotations, problems)
-            self.labels |= set(labels)
-            return samples
-        if isinstance(entry, LabelMeEntry):
-            folder, extensions = root / entry.labelme, self.image_extensions
+            splits[name], found = read_coco(images, annotations, problems)
+            labels |= set(found)
+        elif isinstance(entry, LabelMeEntry):
+            folder = root / entry.labelme
             place = Place(folder, folder, "", "", extensions, SHAPE_EXTENSIONS)
-            return pair_place(place, problems)
-        if isinstance(entry, SplitEntry):
+            splits[name] = pair_place(place, problems)
+        elif isinstance(entry, SplitEntry):
             masks = None if entry.masks is None else root / entry.masks
-            return self._pairs(root / entry.images, masks, entry.list)
-        if entry.endswith(LIST_EXTENSIONS):
-            return read_list(self.file.parent / entry, root, self.image_extensions, problems)
-        try:
-            layout = find_layout(root, entry)
-        except InputError as error:
-            problems.append(str(error))
-            return []
-        if layout is None:
-            problems.append(f"splits.{split}: {root / entry} is missing")
-            return []
-        return self._pairs(*layout)
-
-    def _pairs(self, images: Path, masks: Path | None, names: str | None = None) -> list[Sample]:
-        """The pairs of two folders: all of them, or those that a list of names selects."""
-        place = Place(images, masks, image_extensions=self.image_extensions)
-        if names is None:
-            return pair_place(place, self.problems)
-        file = self.file.parent / names
-        chosen = read_names(file, self.problems)
-        return samples_by_name(chosen, place, file, self.problems) if chosen else []
+            place = Place(root / entry.images, masks, image_extensions=extensions)
+            if entry.list is None:
+                splits[name] = pair_place(place, problems)
+            else:
+                listed = path.parent / entry.list
+                chosen = read_names(listed, problems)
+                splits[name] = samples_by_name(chosen, place, listed, problems) if chosen else []
+        elif isinstance(entry, tuple):
+            splits[name] = pair_place(Place(*entry, image_extensions=extensions), problems)
+        elif entry.endswith(LIST_EXTENSIONS):
+            splits[name] = read_list(path.parent / entry, root, extensions, problems)
+        else:  # the folder of a split in a known layout
+            try:
+                layout = find_layout(root, entry)
+            except InputError as error:
+                problems.append(str(error))
+                continue
+            if layout is None:
+                problems.append(f"splits.{name}: {root / entry} is missing")
+                continue
+            splits[name] = pair_place(Place(*layout, image_extensions=extensions), problems)
+        for sample in splits[name]:
+            if sample.mask is not None:
+                outlines = sample.mask.suffix.lower() in SHAPE_EXTENSIONS
+                coco = isinstance(entry, CocoEntry)
+                kinds.add("coco" if coco else "labelme" if outlines else "ids")
+    if problems:
+        raise InputError(join_problems(f"{path} cannot be used:", problems))
+    return splits, kinds, labels

@@ -203,7 +203,10 @@ def survey(root: Path) -> Survey:
         for name, (images, masks) in splits.items()
     }
     masks = list(_some_masks(samples))
-    coloured = [_is_coloured(mask) for mask in masks]
+    coloured = []
+    for mask in masks:
+        with opened(mask) as image:
+            coloured.append(image.mode in {"RGB", "RGBA", "LA", "CMYK", "YCbCr"})
     if any(coloured) and not all(coloured):
         kinds = [masks[coloured.index(True)], masks[coloured.index(False)]]
         raise InputError(
@@ -236,11 +239,6 @@ def _some_masks(samples: dict[str, list[Sample]]) -> Iterator[Path]:
     """Masks of all splits, evenly spread, no more than may be opened."""
     masks = [s.mask for listed in samples.values() for s in listed if s.mask is not None]
     yield from masks[:: max(1, -(-len(masks) // MAX_MASKS))]
-
-
-def _is_coloured(mask: Path) -> bool:
-    with opened(mask) as image:
-        return image.mode in {"RGB", "RGBA", "LA", "CMYK", "YCbCr"}
 
 
 def _split_of(parts: tuple[str, ...]) -> str:
@@ -293,16 +291,23 @@ def _matching_folders(root: Path) -> dict[str, tuple[Path, Path]]:
 
 def _coco(root: Path) -> Survey | None:
     """Annotation files in COCO's format, each a split."""
+    listed: dict[Path, list[str]] = {}  # the annotation files, with the first images of each
+    for file in _json_files(root, beside_image=False):
+        with contextlib.suppress(InputError):  # some other JSON
+            content = read_shapes(file, MAX_COCO_BYTES)
+            if {"images", "annotations", "categories"} <= set(content):
+                images = content["images"][:3] if isinstance(content["images"], list) else []
+                listed[file] = [str(i.get("file_name")) for i in images if isinstance(i, dict)]
     samples: dict[str, list[Sample]] = {}
     texts: dict[str, str] = {}
     labels: Counter[str] = Counter()
-    for file, listed in _coco_files(root).items():
+    for file, names in listed.items():
         split = _split_of((*file.relative_to(root).parts[:-1], file.stem))
         below = sorted({(root / name).parent for name in list_files(root)})
         holding = [
             folder
             for folder in (file.parent, root, *below)
-            if all((folder / name).is_file() for name in listed)
+            if all((folder / name).is_file() for name in names)
         ]
         if not holding or split in samples:
             state = f"belong to a second {split} split of" if holding else "are in no folder below"
@@ -314,21 +319,9 @@ def _coco(root: Path) -> Survey | None:
         if problems:
             raise InputError(join_problems(f"{root} cannot be used:", problems))
         labels.update(found)
-        images, annotations = _relative(holding[0], root), _relative(file, root)
-        texts[split] = f"{{coco: {{images: {images}, annotations: {annotations}}}}}"
+        folder, annotations = _relative(holding[0], root), _relative(file, root)
+        texts[split] = f"{{coco: {{images: {folder}, annotations: {annotations}}}}}"
     return Survey(samples, texts, labels=labels) if samples else None
-
-
-def _coco_files(root: Path) -> dict[Path, list[str]]:
-    """The annotation files below `root`, each with the first images that it lists."""
-    found = {}
-    for file in _json_files(root, beside_image=False):
-        with contextlib.suppress(InputError):  # some other JSON
-            content = read_shapes(file, MAX_COCO_BYTES)
-            if {"images", "annotations", "categories"} <= set(content):
-                images = content["images"][:3] if isinstance(content["images"], list) else []
-                found[file] = [str(i.get("file_name")) for i in images if isinstance(i, dict)]
-    return found
 
 
 def _json_files(root: Path, *, beside_image: bool) -> Iterator[Path]:
@@ -369,8 +362,10 @@ def _description(found: Survey, root: Path, path: Path) -> str:
     lines = ["# Give the classes their names, then delete the comments.", "version: 1"]
     if path.parent.resolve() != root.resolve():
         lines.append(f"root: {_quoted(os.path.relpath(root.resolve(), path.parent.resolve()))}")
+    ids = found.ids
+    named = sorted(set(ids) - {IGNORE})
+    total = found.colours.total() or ids.total()
     if found.colours:
-        total = found.colours.total()
         lines += ["# The masks are coded by colour.", "colours: true", "classes:"]
         for index, (value, count) in enumerate(found.colours.most_common()):
             colour = list(unpack(value))
@@ -384,8 +379,31 @@ def _description(found: Survey, root: Path, path: Path) -> str:
         lines += ["# Pixels in no shape: a class, or 'ignore'.", f"unlabelled: {BACKGROUND}"]
         if IGNORED_LABEL in found.labels:
             lines.append(f"labels: {{{IGNORED_LABEL}: ignore}}")
-    else:
-        lines += _id_lines(found.ids)
+    elif len(ids) <= 2 and (0 in ids or not named):  # background and foreground
+        other = max(ids) or IGNORE
+        lines += [
+            "classes:",
+            f"  - background  # id 0, {_percent(ids[0], total)}",
+            f"  - foreground  # id {other}, {_percent(ids[other], total)}",
+        ]
+        if other != 1:
+            lines.append(f"mapping: {{0: 0, {other}: 1}}  # id in the masks: class number")
+        if other == IGNORE:
+            lines.append(
+                "# If 255 marks pixels to ignore, replace the line above by `ignore: 255`."
+            )
+    else:  # ids with gaps get a mapping
+        sources = _class_ids(named)
+        if len(sources) < 2:
+            sources = [0, *sources]
+        lines.append("classes:")
+        for index, source in enumerate(sources):
+            fraction = _percent(ids[source], total) if ids[source] else "not seen"
+            lines.append(f"  - class_{index}  # id {source}, {fraction}")
+        if sources != list(range(len(sources))):
+            lines += ["# id in the masks: class number", _mapping(sources)]
+        seen = f"{_percent(ids[IGNORE], total)} of the pixels" if ids[IGNORE] else "not seen"
+        lines.append(f"ignore: {IGNORE}  # {seen}")
     lines += ["splits:", *(f"  {_quoted(name)}: {text}" for name, text in found.splits.items())]
     if set(found.splits) == {"train"}:
         lines.append(
@@ -399,37 +417,6 @@ def _quoted(text: str) -> str:
     plain = text.replace("_", "").replace("-", "").isalnum() and text[0].isalpha()
     words = {"true", "false", "null", "yes", "no", "on", "off", "y", "n"}
     return text if plain and text.lower() not in words else json.dumps(text)
-
-
-def _id_lines(ids: Counter[int]) -> list[str]:
-    """Classes by ids: a pair of ids is background and foreground, gaps get a mapping."""
-    total = ids.total()
-    named = sorted(set(ids) - {IGNORE})
-    if len(ids) <= 2 and (0 in ids or not named):
-        other = max(ids) or IGNORE
-        lines = [
-            "classes:",
-            f"  - background  # id 0, {_percent(ids[0], total)}",
-            f"  - foreground  # id {other}, {_percent(ids[other], total)}",
-        ]
-        if other != 1:
-            lines.append(f"mapping: {{0: 0, {other}: 1}}  # id in the masks: class number")
-        if other == IGNORE:
-            lines.append(
-                "# If 255 marks pixels to ignore, replace the line above by `ignore: 255`."
-            )
-        return lines
-    sources = _class_ids(named)
-    if len(sources) < 2:
-        sources = [0, *sources]
-    lines = ["classes:"]
-    for index, source in enumerate(sources):
-        fraction = _percent(ids[source], total) if ids[source] else "not seen"
-        lines.append(f"  - class_{index}  # id {source}, {fraction}")
-    if sources != list(range(len(sources))):
-        lines += ["# id in the masks: class number", _mapping(sources)]
-    seen = f"{_percent(ids[IGNORE], total)} of the pixels" if ids[IGNORE] else "not seen"
-    return [*lines, f"ignore: {IGNORE}  # {seen}"]
 
 
 def _percent(count: int, total: int) -> str:

@@ -78,25 +78,46 @@ def _parts(annotations: Path) -> Path:
 def _split_by_image(content: dict[str, Any], path: Path) -> dict[str, dict[str, Any]]:
     """For every image, by its file name, its size and shapes. Raises InputError for all faults."""
     problems: list[str] = []
-    images = _images(_rows(content, "images", problems), problems)
-    categories = _categories(_rows(content, "categories", problems), problems)
+    images: dict[Any, dict[str, Any]] = {}
+    stems: set[str] = set()
+    rows = _rows(content, "images", problems)
+    if not rows and not problems:
+        problems.append("'images' is empty")
+    for row in rows:
+        number, name = row.get("id"), row.get("file_name")
+        if not isinstance(number, (int, str)) or not isinstance(name, str):
+            problems.append(f"an image without id or file_name: {str(row)[:80]}")
+        elif leaves_root(name):
+            problems.append(f"the file_name {name!r} must lie below the folder of images")
+        elif number in images or without_extension(name) in stems:
+            problems.append(f"the image {number!r} ({name}) is listed twice")
+        else:
+            stems.add(without_extension(name))
+            images[number] = {"file": name, "height": row.get("height"), "width": row.get("width")}
+    categories: dict[Any, str] = {}
+    for row in _rows(content, "categories", problems):
+        number, name = row.get("id"), row.get("name")
+        if not isinstance(number, (int, str)) or not isinstance(name, str):
+            problems.append(f"a category without id or name: {str(row)[:80]}")
+        elif number in categories:
+            problems.append(f"the category {number!r} is listed twice")
+        else:
+            categories[number] = name
     shapes: defaultdict[Any, list[dict[str, Any]]] = defaultdict(list)
-    for number, row in enumerate(_rows(content, "annotations", problems)):
-        image, category = row.get("image_id"), row.get("category_id")
+    for place, row in enumerate(_rows(content, "annotations", problems)):
+        number, image, category = row.get("id", place), row.get("image_id"), row.get("category_id")
         if not (_is_known(image, images) and _is_known(category, categories)):
             problems.append(
-                f"annotation {row.get('id', number)}: image {image!r} or category {category!r} is "
-                f"not listed"
+                f"annotation {number}: image {image!r} or category {category!r} is not listed"
             )
             continue
-        shapes[image].append(
-            {
-                "id": row.get("id", number),
-                "label": categories[category],
-                "iscrowd": bool(row.get("iscrowd")),
-                "segmentation": row.get("segmentation"),
-            }
-        )
+        shape = {
+            "id": number,
+            "label": categories[category],
+            "iscrowd": bool(row.get("iscrowd")),
+            "segmentation": row.get("segmentation"),
+        }
+        shapes[image].append(shape)
     if problems:
         shown = problems[:SHOWN] + ["and so on"] * (len(problems) > SHOWN)
         raise InputError(join_problems(f"{path} is no COCO annotation file:", shown))
@@ -121,38 +142,3 @@ def _rows(content: dict[str, Any], key: str, problems: list[str]) -> list[dict[s
         return rows
     problems.append(f"{key!r} must be a list of objects")
     return []
-
-
-def _images(rows: list[dict[str, Any]], problems: list[str]) -> dict[Any, dict[str, Any]]:
-    """File name, height and width of every image by its id."""
-    images: dict[Any, dict[str, Any]] = {}
-    stems: set[str] = set()
-    for row in rows:
-        number, name = row.get("id"), row.get("file_name")
-        if not isinstance(number, (int, str)) or not isinstance(name, str):
-            problems.append(f"an image without id or file_name: {str(row)[:80]}")
-        elif leaves_root(name):
-            problems.append(f"the file_name {name!r} must lie below the folder of images")
-        elif number in images or without_extension(name) in stems:
-            problems.append(f"the image {number!r} ({name}) is listed twice")
-        else:
-            stems.add(without_extension(name))
-            size = {"height": row.get("height"), "width": row.get("width")}
-            images[number] = {"file": name, **size}
-    if not rows and not problems:
-        problems.append("'images' is empty")
-    return images
-
-
-def _categories(rows: list[dict[str, Any]], problems: list[str]) -> dict[Any, str]:
-    """The name of every category by its id."""
-    categories: dict[Any, str] = {}
-    for row in rows:
-        number, name = row.get("id"), row.get("name")
-        if not isinstance(number, (int, str)) or not isinstance(name, str):
-            problems.append(f"a category without id or name: {str(row)[:80]}")
-        elif number in categories:
-            problems.append(f"the category {number!r} is listed twice")
-        else:
-            categories[number] = name
-    return categories

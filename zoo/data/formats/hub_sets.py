@@ -54,7 +54,14 @@ def export_hub(place: str) -> Path:
             for name, split in splits.items():
                 _write_split(new / SPLIT_NAMES.get(name, name), split, columns, place)
             if names is not None:
-                write_text(new / "dataset.yaml", _description(place, names))
+                ordered = sorted((int(source), name) for source, name in names.items())
+                mapping = ", ".join(f"{source}: {i}" for i, (source, _) in enumerate(ordered))
+                title = json.dumps(place.partition("@")[0].rstrip("/").rpartition("/")[2])
+                classes = json.dumps([name for _, name in ordered])
+                write_text(
+                    new / "dataset.yaml",
+                    f"version: 1\nname: {title}\nclasses: {classes}\nmapping: {{{mapping}}}\n",
+                )
     if names is None:
         raise InputError(
             f"{place} has no {NAMES_FILE}, so its ids have no names. Its images and masks are in "
@@ -110,14 +117,23 @@ def _columns(place: str, splits: dict[str, Any]) -> list[str]:
 
 def _class_names(place: str) -> dict[str, str] | None:
     """The name of every id, by the id as text; None where there is no file of names."""
-    file = Path(place).expanduser() / NAMES_FILE
-    if not Path(place).expanduser().is_dir():
-        downloaded = _download_names(place)
-        if downloaded is None:
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    folder = Path(place).expanduser()
+    if folder.is_dir():
+        file = folder / NAMES_FILE
+        if not file.is_file():
             return None
-        file = downloaded
-    if not file.is_file():
-        return None
+    else:
+        repository, _, revision = place.partition("@")
+        try:
+            downloaded = huggingface_hub.hf_hub_download(
+                repository, NAMES_FILE, repo_type="dataset", revision=revision or None
+            )
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
+            return None
+        file = Path(downloaded)
     content = read_json(file)
     good = isinstance(content, dict) and all(
         key.isdecimal() and isinstance(value, str) for key, value in content.items()
@@ -125,30 +141,6 @@ def _class_names(place: str) -> dict[str, str] | None:
     if not good:
         raise InputError(f'{file} must map ids to names, such as {{"0": "road", "1": "car"}}.')
     return dict(content)
-
-
-def _download_names(place: str) -> Path | None:
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    repository, _, revision = place.partition("@")
-    try:
-        return Path(
-            huggingface_hub.hf_hub_download(
-                repository, NAMES_FILE, repo_type="dataset", revision=revision or None
-            )
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
-        return None
-
-
-def _description(place: str, names: dict[str, str]) -> str:
-    """The dataset.yaml of the files in the cache."""
-    ordered = sorted((int(source), name) for source, name in names.items())
-    mapping = ", ".join(f"{source}: {index}" for index, (source, _) in enumerate(ordered))
-    title = json.dumps(place.partition("@")[0].rstrip("/").rpartition("/")[2])
-    classes = json.dumps([name for _, name in ordered])
-    return f"version: 1\nname: {title}\nclasses: {classes}\nmapping: {{{mapping}}}\n"
 
 
 def _write_split(folder: Path, split: Any, columns: list[str], place: str) -> None:
@@ -160,23 +152,16 @@ def _write_split(folder: Path, split: Any, columns: list[str], place: str) -> No
     for number, row in enumerate(rows):
         for column, side in zip(columns, ("images", "masks"), strict=True):
             where = f"hf:{place}: row {number} of {folder.name}, column {column}"
-            content = _content(row[column], where)
-            write_bytes(folder / side / f"{number:07d}{_extension(content, where)}", content)
-
-
-def _content(cell: Any, where: str) -> bytes:
-    """The file in a cell: its bytes, or those at its path."""
-    cell = cell or {}
-    if cell.get("bytes"):
-        return bytes(cell["bytes"])
-    if cell.get("path") and Path(cell["path"]).is_file():
-        return Path(cell["path"]).read_bytes()
-    raise InputError(f"{where} holds no image.")
-
-
-def _extension(content: bytes, where: str) -> str:
-    try:
-        with Image.open(io.BytesIO(content), formats=list(FORMATS)) as image:
-            return FORMATS[str(image.format)][0]
-    except Exception as error:  # decoders raise nearly anything on a broken file
-        raise InputError(f"{where} is not an image in a known format.") from error
+            cell = row[column] or {}  # the bytes of a file, or its path
+            if cell.get("bytes"):
+                content = bytes(cell["bytes"])
+            elif cell.get("path") and Path(cell["path"]).is_file():
+                content = Path(cell["path"]).read_bytes()
+            else:
+                raise InputError(f"{where} holds no image.")
+            try:
+                with Image.open(io.BytesIO(content), formats=list(FORMATS)) as image:
+                    extension = FORMATS[str(image.format)][0]
+            except Exception as error:  # decoders raise nearly anything on a broken file
+                raise InputError(f"{where} is not an image in a known format.") from error
+            write_bytes(folder / side / f"{number:07d}{extension}", content)

@@ -124,7 +124,25 @@ def decoded_pairs(
         return DecodedPairs(dataset, samples, memory_bytes)
     disk, shared = open_cache(dataset, needed, readers), readers > 1
     if verbose:
-        info(_plan(needed, memory_bytes * readers, disk, shared))
+        memory = memory_bytes * readers
+        plan = f"Decoded, the images take about {gib(needed)}; "
+        if disk is None:
+            plan += (
+                f"memory holds {gib(memory)}, the rest is decoded in every epoch. Set "
+                f"ZOO_CACHE_GIB above 0 to keep it on disk."
+            )
+        else:
+            on_disk = needed
+            if not shared and memory > 0:
+                plan += f"{gib(memory)} stay in memory and "
+                on_disk -= memory
+            plan += f"up to {gib(min(disk.limit_bytes, on_disk))} on disk in {disk.folder}."
+            if disk.limit_bytes + memory < needed:
+                plan += (
+                    f" What fits into neither is decoded in every epoch; set ZOO_CACHE_GIB higher "
+                    f"than its present {budget_bytes() / 2**30:.3g} for more room on disk."
+                )
+        info(plan)
     return DecodedPairs(dataset, samples, memory_bytes, disk, shared)
 
 
@@ -137,25 +155,6 @@ def decoded_bytes(dataset: Dataset, samples: list[Sample]) -> int:
             height, width = image_size(sample.image)
             areas.append(height * width)
     return round(fmean(areas) * len(samples) * (dataset.channels + 1)) if areas else 0
-
-
-def _plan(needed: int, memory: int, disk: DiskCache | None, shared: bool) -> str:
-    """Where decoded images go that take more than the memory allows."""
-    begin = f"Decoded, the images take about {gib(needed)}; "
-    if disk is None:
-        return (
-            f"{begin}memory holds {gib(memory)}, the rest is decoded in every epoch. Set "
-            f"ZOO_CACHE_GIB above 0 to keep it on disk."
-        )
-    first = "" if shared or memory == 0 else f"{gib(memory)} stay in memory and "
-    room = gib(min(disk.limit_bytes, needed if not first else needed - memory))
-    text = f"{begin}{first}up to {room} on disk in {disk.folder}."
-    if disk.limit_bytes + memory >= needed:
-        return text
-    return (
-        f"{text} What fits into neither is decoded in every epoch; set ZOO_CACHE_GIB higher than "
-        f"its present {budget_bytes() / 2**30:.3g} for more room on disk."
-    )
 
 
 class DiskCache:

@@ -168,13 +168,15 @@ def _end_with_parent(worker: int) -> None:
     """End a worker when the run is killed; torch itself watches only the fork server."""
     del worker
     run = multiprocessing.parent_process()
-    if run is not None:
-        threading.Thread(target=_end_after, args=(run.sentinel,), daemon=True).start()
+    if run is None:
+        return
+    sentinel = run.sentinel
 
+    def end_after_run() -> None:
+        connection.wait([sentinel])
+        os._exit(1)
 
-def _end_after(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(1)
+    threading.Thread(target=end_after_run, daemon=True).start()
 
 
 def choose_workers() -> int:
@@ -197,30 +199,28 @@ class _Crops(torch.utils.data.Dataset[Batch | InputError]):
         It is computed in one thread: a crop is too small for more, and where other programs keep a
         core busy, threads that wait for each other made a batch fifty times slower.
         """
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            return self._batch(*key)
-        except InputError as error:
-            return error
-        finally:
-            torch.set_num_threads(threads)
-
-    def _batch(self, epoch: int, numbers: list[int]) -> Batch:
+        epoch, numbers = key
         crop, strength = self._crop, self._augment.colour
         images = torch.empty((len(numbers), crop, crop, self._channels), dtype=torch.uint8)
         images = images.permute(0, 3, 1, 2)
         masks = torch.empty((len(numbers), crop, crop), dtype=torch.uint8)
         factors, draws = [], []
-        for row, number in enumerate(numbers):
-            image, mask = self.pairs[number % len(self.pairs)]
-            drawn = draw(self._seed, epoch, number)
-            draws.append(drawn)
-            images[row], masks[row] = crop_pair(image, mask, crop, self._augment, drawn)
-            factors.append(colour_factors(strength, drawn))
-        if strength > 0 and self._channels == 3:
-            change_colours(images, factors)
-        return mix_batch(images, masks, draws, self._augment)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            for row, number in enumerate(numbers):
+                image, mask = self.pairs[number % len(self.pairs)]
+                drawn = draw(self._seed, epoch, number)
+                draws.append(drawn)
+                images[row], masks[row] = crop_pair(image, mask, crop, self._augment, drawn)
+                factors.append(colour_factors(strength, drawn))
+            if strength > 0 and self._channels == 3:
+                change_colours(images, factors)
+            return mix_batch(images, masks, draws, self._augment)
+        except InputError as error:
+            return error
+        finally:
+            torch.set_num_threads(threads)
 
 
 class EvalLoader:

@@ -98,24 +98,19 @@ def choose_window(size: tuple[int, int], crop: int, augment: Augment, draw: Draw
     if augment.resize is not None:
         scale *= augment.resize / min(size)
     side = max(1, round(crop / scale))
-    top, left = (
-        _offset(length - side, fraction)
-        for length, fraction in zip(size, (draw.top, draw.left), strict=True)
-    )
-    return Window(top, left, side)
-
-
-def _offset(room: int, fraction: float) -> int:
-    """A whole number between 0 and `room`, both included; `room` may be negative."""
-    step = math.floor(fraction * (abs(room) + 1))
-    return step if room >= 0 else -step
+    starts = []
+    for length, fraction in zip(size, (draw.top, draw.left), strict=True):
+        room = length - side  # negative where the window is longer than the image
+        start = math.floor(fraction * (abs(room) + 1))
+        starts.append(start if room >= 0 else -start)
+    return Window(starts[0], starts[1], side)
 
 
 def balanced_window(mask: Pixels, crop: int, augment: Augment, draw: Draw) -> Window:
     """The window of `choose_window`, moved where one class fills more than `max_class_share`.
 
     The first of `draw.other_windows` within the limit is taken, else the one in which the most
-    frequent class fills the least.
+    frequent class fills the least. A window without labelled pixels counts as filled.
     """
     size = (mask.shape[0], mask.shape[1])
     first = choose_window(size, crop, augment, draw)
@@ -124,21 +119,16 @@ def balanced_window(mask: Pixels, crop: int, augment: Augment, draw: Draw) -> Wi
     others = (replace(draw, top=top, left=left) for top, left in draw.other_windows)
     best, least = first, math.inf
     for window in (first, *(choose_window(size, crop, augment, other) for other in others)):
-        fraction = _largest_fraction(mask, window)
+        inner = mask[max(window.top, 0) : window.top + window.side]
+        inner = inner[:, max(window.left, 0) : window.left + window.side]
+        counts = torch.bincount(torch.from_numpy(inner).flatten(), minlength=IGNORE + 1)[:IGNORE]
+        labelled = int(counts.sum())
+        fraction = int(counts.max()) / labelled if labelled else 1.0
         if fraction <= augment.max_class_share:
             return window
         if fraction < least:
             best, least = window, fraction
     return best
-
-
-def _largest_fraction(mask: Pixels, window: Window) -> float:
-    """The fraction of the most frequent class among the window's labelled pixels; 1 if none is."""
-    inner = mask[max(window.top, 0) : window.top + window.side]
-    inner = inner[:, max(window.left, 0) : window.left + window.side]
-    counts = torch.bincount(torch.from_numpy(inner).flatten(), minlength=IGNORE + 1)[:IGNORE]
-    total = int(counts.sum())
-    return int(counts.max()) / total if total else 1.0
 
 
 def crop_pair(
@@ -147,7 +137,8 @@ def crop_pair(
     """One training crop: uint8 C x crop x crop and uint8 crop x crop; C is the image's.
 
     Scaling and cropping are one resize of the window: bilinear with antialiasing for the image,
-    nearest for the mask, so no new id can appear. Outside of the image are zeros and IGNORE.
+    nearest for the mask, so no new id can appear. Outside of the image are zeros and IGNORE. Hue
+    and gray change only images of three channels.
     """
     window = balanced_window(mask, crop, augment, draw)
     if augment.rotate > 0 and draw.rotate < augment.rotate_probability:
@@ -158,7 +149,16 @@ def crop_pair(
     sides = [-1] * (draw.flip < augment.flip) + [-2] * (draw.flip_vertical < augment.flip_vertical)
     if sides:
         pixels, labels = pixels.flip(sides), labels.flip(sides)
-    return _change_appearance(pixels, augment, draw), labels[0]
+    if len(pixels) == 3 and augment.hue > 0:
+        shift = augment.hue * (2 * draw.hue - 1)
+        pixels = functional.adjust_hue(pixels.contiguous(), shift)
+    if len(pixels) == 3 and draw.grayscale < augment.grayscale:
+        pixels = functional.rgb_to_grayscale(pixels, num_output_channels=3)
+    if draw.blur < augment.blur:
+        sigma = BLUR_SIGMA[0] + (BLUR_SIGMA[1] - BLUR_SIGMA[0]) * draw.sigma
+        side = 2 * min(math.ceil(3 * sigma), crop - 1) + 1
+        pixels = functional.gaussian_blur(pixels, [side, side], [sigma, sigma])
+    return pixels, labels[0]
 
 
 def _resized(image: Pixels, mask: Pixels, window: Window, size: int) -> tuple[Tensor, Tensor]:
@@ -209,20 +209,6 @@ def _cut(source: Tensor, window: Window, fill: int) -> Tensor:
     return canvas
 
 
-def _change_appearance(pixels: Tensor, augment: Augment, draw: Draw) -> Tensor:
-    """Hue, gray and blur of uint8 C x H x W; hue and gray only with three channels."""
-    if len(pixels) == 3 and augment.hue > 0:
-        shift = augment.hue * (2 * draw.hue - 1)
-        pixels = functional.adjust_hue(pixels.contiguous(), shift)
-    if len(pixels) == 3 and draw.grayscale < augment.grayscale:
-        pixels = functional.rgb_to_grayscale(pixels, num_output_channels=3)
-    if draw.blur < augment.blur:
-        sigma = BLUR_SIGMA[0] + (BLUR_SIGMA[1] - BLUR_SIGMA[0]) * draw.sigma
-        side = 2 * min(math.ceil(3 * sigma), pixels.shape[1] - 1) + 1
-        pixels = functional.gaussian_blur(pixels, [side, side], [sigma, sigma])
-    return pixels
-
-
 def colour_factors(strength: float, draw: Draw) -> tuple[float, float, float]:
     """Factors of brightness, contrast and saturation, each uniform in [1 - s, 1 + s]."""
     drawn = (draw.brightness, draw.contrast, draw.saturation)
@@ -240,17 +226,12 @@ def change_colours(images: Tensor, factors: list[tuple[float, float, float]]) ->
     for image, (brightness, contrast, saturation) in zip(images, factors, strict=True):
         pixels = image.float()
         gray = LUMA[0] * pixels[0] + LUMA[1] * pixels[1] + LUMA[2] * pixels[2]
-        mean = brightness * _mean_gray(image)
+        sums = image.sum(dim=(1, 2), dtype=torch.int64).tolist()
+        weighted = sum(weight * total for weight, total in zip(LUMA, sums, strict=True))
+        mean = brightness * (weighted / (image.shape[1] * image.shape[2]))
         gray.mul_(contrast * brightness * (1 - saturation)).add_((1 - contrast) * mean)
         pixels.mul_(contrast * brightness * saturation).add_(gray)
         image.copy_(pixels.round_().clamp_(0, 255))
-
-
-def _mean_gray(image: Tensor) -> float:
-    """The mean gray value of a uint8 3 x H x W image, in [0, 255]."""
-    sums = image.sum(dim=(1, 2), dtype=torch.int64).tolist()
-    weighted = sum(weight * total for weight, total in zip(LUMA, sums, strict=True))
-    return float(weighted / (image.shape[1] * image.shape[2]))
 
 
 def mix_batch(
@@ -269,12 +250,26 @@ def mix_batch(
     for row, drawn in enumerate(draws):
         if drawn.cutmix < augment.cutmix:
             other = _partner(row, len(draws), drawn.cutmix_partner)
-            rows, columns = _rectangle(masks.shape[1:], drawn)
+            spans = []  # the rows and columns of the rectangle
+            for length, fraction in zip(
+                masks.shape[1:], (drawn.cutmix_top, drawn.cutmix_left), strict=True
+            ):
+                side = round(length * math.sqrt(drawn.cutmix_area))
+                start = math.floor(fraction * (length - side + 1))
+                spans.append(slice(start, start + side))
+            rows, columns = spans
             images[row, :, rows, columns] = originals[other, :, rows, columns]
             masks[row, rows, columns] = labels[other, rows, columns]
         if drawn.paste < augment.copy_paste:
             other = _partner(row, len(draws), drawn.paste_partner)
-            pasted = _pixels_of_classes(labels[other], drawn.paste_classes)
+            counts = torch.bincount(labels[other].flatten(), minlength=IGNORE + 1)[:IGNORE]
+            candidates = counts.nonzero().flatten()
+            candidates = candidates[candidates != counts.argmax()]
+            generator = torch.Generator().manual_seed(int(drawn.paste_classes * 2**53))
+            order = torch.randperm(len(candidates), generator=generator)
+            chosen = torch.zeros(IGNORE + 1, dtype=torch.bool)
+            chosen[candidates[order[: math.ceil(len(candidates) / 2)]]] = True
+            pasted = chosen[labels[other].int()]
             images[row] = torch.where(pasted, originals[other], images[row])
             masks[row] = torch.where(pasted, labels[other], masks[row])
     return images, masks
@@ -283,28 +278,3 @@ def mix_batch(
 def _partner(row: int, count: int, drawn: float) -> int:
     """One of the other rows of `count`, chosen by `drawn` in [0, 1)."""
     return (row + 1 + math.floor(drawn * (count - 1))) % count
-
-
-def _rectangle(size: Sequence[int], drawn: Draw) -> tuple[slice, slice]:
-    """Rows and columns of a rectangle with `cutmix_area` of the area, inside `size`."""
-    sides = [round(length * math.sqrt(drawn.cutmix_area)) for length in size]
-    starts = [
-        math.floor(fraction * (length - side + 1))
-        for fraction, length, side in zip(
-            (drawn.cutmix_top, drawn.cutmix_left), size, sides, strict=True
-        )
-    ]
-    rows, columns = (slice(a, a + side) for a, side in zip(starts, sides, strict=True))
-    return rows, columns
-
-
-def _pixels_of_classes(labels: Tensor, drawn: float) -> Tensor:
-    """Where uint8 H x W `labels` hold one of the classes chosen by `drawn` in [0, 1): bool."""
-    counts = torch.bincount(labels.flatten(), minlength=IGNORE + 1)[:IGNORE]
-    candidates = counts.nonzero().flatten()
-    candidates = candidates[candidates != counts.argmax()]
-    generator = torch.Generator().manual_seed(int(drawn * 2**53))
-    order = torch.randperm(len(candidates), generator=generator)
-    chosen = torch.zeros(IGNORE + 1, dtype=torch.bool)
-    chosen[candidates[order[: math.ceil(len(candidates) / 2)]]] = True
-    return chosen[labels.int()]

@@ -54,19 +54,30 @@ def read_pixels(
     """
     suffix = path.suffix.lower()
     if suffix in ARRAY_EXTENSIONS:
-        return to_bytes(_to_channels(_read_npy(path), channels, path), value_range, path)
+        with readable(path):
+            stored = np.load(path, mmap_mode="r", allow_pickle=False)
+            values = np.array(_three_axes(stored, path))
+        return to_bytes(_to_channels(values, channels, path), value_range, path)
     if suffix in FORMATS["TIFF"] and (channels not in (1, 3) or value_range is not None):
-        return to_bytes(_to_channels(_read_tiff(path), channels, path), value_range, path)
-    with opened(path) as stored:
-        packed = raw_mode(stored)
-        image = ImageOps.exif_transpose(stored)
+        tifffile = extra("tifffile", "formats", str(path))
+        with readable(path), tifffile.TiffFile(path) as file:
+            series = file.series[0]  # the first image of the file
+            _tiff_size(path, series.axes, series.shape)
+            stored = np.asarray(series.asarray())
+            if stored.ndim == 3 and series.axes[0] in CHANNELS_FIRST:
+                stored = np.moveaxis(stored, 0, -1)
+            values = np.ascontiguousarray(_three_axes(stored, path))
+        return to_bytes(_to_channels(values, channels, path), value_range, path)
+    with opened(path) as original:
+        packed = raw_mode(original)
+        image = ImageOps.exif_transpose(original)
         if is_wide(image):
             wide = read_wide(image, path)[:, :, None]
             return to_bytes(_to_channels(wide, channels, path), value_range, path)
         if value_range is not None and "16" in packed:
             raise InputError(
                 f"{path} has several channels of 16 bits, which cannot be read exactly "
-                f"from {stored.format}. With `range`, store it as TIFF or .npy."
+                f"from {original.format}. With `range`, store it as TIFF or .npy."
             )
         mode = MODES.get(channels)
         if mode not in {"L", "RGB"} and image.mode != mode:  # never invent a channel
@@ -75,7 +86,7 @@ def read_pixels(
                 f"{channels}. Write the number of channels of all images as `channels:` in "
                 f"dataset.yaml."
             )
-        values: NDArray[Any] = np.array(image.convert(mode), dtype=np.uint8)
+        values = np.array(image.convert(mode), dtype=np.uint8)
         return to_bytes(values if values.ndim == 3 else values[:, :, None], value_range, path)
 
 
@@ -159,24 +170,6 @@ def _to_channels(values: NDArray[Any], channels: int, path: Path) -> NDArray[Any
         f"{path} has {found} channels, the data set {channels}. Write the number of channels of "
         f"all images as `channels:` in dataset.yaml.{hint}"
     )
-
-
-def _read_npy(path: Path) -> NDArray[Any]:
-    with readable(path):
-        stored = np.load(path, mmap_mode="r", allow_pickle=False)
-        return np.array(_three_axes(stored, path))
-
-
-def _read_tiff(path: Path) -> NDArray[Any]:
-    """The first image of a TIFF as HxWxC of any number type."""
-    tifffile = extra("tifffile", "formats", str(path))
-    with readable(path), tifffile.TiffFile(path) as file:
-        series = file.series[0]
-        _tiff_size(path, series.axes, series.shape)
-        stored = np.asarray(series.asarray())
-        if stored.ndim == 3 and series.axes[0] in CHANNELS_FIRST:
-            stored = np.moveaxis(stored, 0, -1)
-        return np.ascontiguousarray(_three_axes(stored, path))
 
 
 def _tiff_size(path: Path, axes: str, shape: tuple[int, ...]) -> tuple[int, int]:

@@ -46,9 +46,16 @@ _OPENING = threading.Lock()
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[Image.Image]:
     """Open an image; whatever goes wrong inside the block becomes an InputError with its path."""
-    with readable(path), _open_unlimited(path) as image:
-        check_pixels(path, image.height, image.width)
-        yield image
+    with readable(path):
+        with _OPENING:  # Pillow's own size limit is lower and cannot be set per call
+            limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                image = Image.open(path, formats=_formats())
+            finally:
+                Image.MAX_IMAGE_PIXELS = limit
+        with image:
+            check_pixels(path, image.height, image.width)
+            yield image
 
 
 @contextlib.contextmanager
@@ -99,16 +106,6 @@ def raw_mode(image: Image.Image) -> str:
     arguments = tiles[0][3] if tiles else None
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return first if isinstance(first, str) else ""
-
-
-def _open_unlimited(path: Path) -> Image.Image:
-    """Open without Pillow's own size limit, which is lower and cannot be set per call."""
-    with _OPENING:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            return Image.open(path, formats=_formats())
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
 
 
 @functools.cache

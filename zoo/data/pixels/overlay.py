@@ -147,7 +147,15 @@ def comparison(
         ("prediction", overlay(image, prediction, palette, alpha)),
         (f"errors: {errors}", marked),
     ]
-    titled = [_titled(_upsampled(panel, 320), title) for title, panel in panels]
+    titled = []
+    for title, panel in panels:
+        large = _upsampled(panel, 320)
+        font, line = _font(large)
+        high, wide = large.shape[:2]
+        page = Image.new("RGB", (max(wide, 150), high + line), _PAPER)
+        page.paste(Image.fromarray(large), (0, line))
+        ImageDraw.Draw(page).text((4, line // 2), title, _INK, font, anchor="lm")
+        titled.append(np.asarray(page))
     gap = np.full((titled[0].shape[0], 8, 3), _PAPER, np.uint8)
     row = np.concatenate([part for panel in titled for part in (panel, gap)][:-1], axis=1)
     return with_legend(row, classes, palette, [*_ids(truth), *_ids(prediction)])
@@ -203,15 +211,6 @@ def _font(image: Pixels) -> tuple[Any, int]:
     """A font for the size of the image, and the height of a line in pixels."""
     size = max(14, min(image.shape[:2]) // 24)
     return ImageFont.load_default(size), round(1.7 * size)
-
-
-def _titled(image: Pixels, title: str) -> Pixels:
-    font, line = _font(image)
-    high, wide = image.shape[:2]
-    page = Image.new("RGB", (max(wide, 150), high + line), _PAPER)
-    page.paste(Image.fromarray(image), (0, line))
-    ImageDraw.Draw(page).text((4, line // 2), title, _INK, font, anchor="lm")
-    return np.asarray(page)
 
 
 def _fitting(name: str, font: Any, width: int) -> str:

@@ -34,11 +34,16 @@ def draw_shapes(path: Path, dataset: Dataset) -> Mask:
     InputError for broken files, unknown labels, and kinds of shapes that cover no area.
     """
     content = read_shapes(path)
-    height, width = _size(content, path)
+    height, width = content.get("imageHeight"), content.get("imageWidth")
+    if not (type(height) is int and type(width) is int and min(height, width) >= 1):
+        raise InputError(
+            f"{path} must give imageHeight and imageWidth as whole numbers above 0, not "
+            f"{height!r} and {width!r}."
+        )
+    check_pixels(path, height, width)
     canvas = np.full((height, width), dataset.unlabelled, dtype=np.uint8)
-    if dataset.decoder == "coco":
-        return _draw_coco(canvas, content, path, dataset)
-    return _draw_labelme(canvas, content, path, dataset)
+    draw = _draw_coco if dataset.decoder == "coco" else _draw_labelme
+    return draw(canvas, _shapes(content, path), path, dataset)
 
 
 def read_shapes(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
@@ -84,18 +89,6 @@ def unknown_labels(path: Path, labels: list[Any], classes: list[str]) -> str:
     )
 
 
-def _size(content: dict[str, Any], path: Path) -> tuple[int, int]:
-    """Height and width as the file gives them."""
-    height, width = content.get("imageHeight"), content.get("imageWidth")
-    if not (type(height) is int and type(width) is int and min(height, width) >= 1):
-        raise InputError(
-            f"{path} must give imageHeight and imageWidth as whole numbers above 0, not "
-            f"{height!r} and {width!r}."
-        )
-    check_pixels(path, height, width)
-    return height, width
-
-
 def _shapes(content: dict[str, Any], path: Path) -> list[dict[str, Any]]:
     shapes = content.get("shapes")
     if not isinstance(shapes, list) or not all(isinstance(shape, dict) for shape in shapes):
@@ -105,37 +98,33 @@ def _shapes(content: dict[str, Any], path: Path) -> list[dict[str, Any]]:
     return shapes
 
 
-def _draw_labelme(canvas: Mask, content: dict[str, Any], path: Path, dataset: Dataset) -> Mask:
+def _draw_labelme(canvas: Mask, shapes: list[dict[str, Any]], path: Path, dataset: Dataset) -> Mask:
     image = Image.fromarray(canvas)
     pen = ImageDraw.Draw(image)
-    for number, shape in enumerate(_shapes(content, path)):
+    for number, shape in enumerate(shapes):
+        where = f"{path}: shape {number}"
         kind = shape.get("shape_type") or "polygon"
         if kind not in DRAWN:
             raise InputError(
-                f"{path}: shape {number} is a {kind!r}, which covers no area. Allowed: "
-                f"{', '.join(DRAWN)}. Draw it again as a polygon, or delete it."
+                f"{where} is a {kind!r}, which covers no area. Allowed: {', '.join(DRAWN)}. Draw "
+                f"it again as a polygon, or delete it."
             )
         value = train_id(shape.get("label"), path, dataset)
-        points = _points(shape.get("points"), canvas.shape, f"{path}: shape {number}")
+        points = _points(shape.get("points"), canvas.shape, where)
         if len(points) < DRAWN[kind]:
             raise InputError(
-                f"{path}: shape {number} is a {kind} with {len(points)} points; it needs "
-                f"{DRAWN[kind]}."
+                f"{where} is a {kind} with {len(points)} points; it needs {DRAWN[kind]}."
             )
-        _draw(pen, kind, points, value)
+        if kind == "circle":
+            (x, y), (edge_x, edge_y) = points[:2]
+            radius = math.hypot(edge_x - x, edge_y - y)
+            pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=value)
+        elif kind == "rectangle":  # two corners, or all four
+            columns, rows = [x for x, _ in points], [y for _, y in points]
+            pen.rectangle((min(columns), min(rows), max(columns), max(rows)), fill=value)
+        else:
+            pen.polygon(points, fill=value)
     return np.array(image)
-
-
-def _draw(pen: ImageDraw.ImageDraw, kind: str, points: Points, value: int) -> None:
-    if kind == "circle":
-        (x, y), (edge_x, edge_y) = points[:2]
-        radius = math.hypot(edge_x - x, edge_y - y)
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=value)
-    elif kind == "rectangle":  # two corners, or all four
-        columns, rows = [x for x, _ in points], [y for _, y in points]
-        pen.rectangle((min(columns), min(rows), max(columns), max(rows)), fill=value)
-    else:
-        pen.polygon(points, fill=value)
 
 
 def _points(given: object, size: tuple[int, ...], where: str) -> Points:
@@ -157,10 +146,10 @@ def _is_finite(value: object) -> bool:
     return type(value) is int or (type(value) is float and math.isfinite(value))
 
 
-def _draw_coco(canvas: Mask, content: dict[str, Any], path: Path, dataset: Dataset) -> Mask:
+def _draw_coco(canvas: Mask, shapes: list[dict[str, Any]], path: Path, dataset: Dataset) -> Mask:
     """Largest area first; of equal areas the later in the file is on top."""
     crowds, objects = [], []
-    for number, shape in enumerate(_shapes(content, path)):
+    for number, shape in enumerate(shapes):
         where = f"{path}: annotation {shape.get('id', number)}"
         inside = _coco_area(shape.get("segmentation"), canvas.shape, where)
         if shape.get("iscrowd"):
