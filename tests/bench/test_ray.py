@@ -82,11 +82,9 @@ def wanted(
 
 def run_queue(wanted: list[Order], out: Path, settings: EngineSettings) -> SuiteOutcome:
     engine = RayEngine(settings)
-    queue = Queue(wanted, out, engine)
-    queue.sort_out(False)
-    queue.run()
+    outcome = Queue(wanted, out, engine).run()
     engine.close()
-    return queue.outcome()
+    return outcome
 
 
 def test_jobs_are_given_to_ray_with_their_resources(

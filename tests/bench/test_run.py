@@ -47,10 +47,7 @@ def make_orders(
 
 def run_queue(wanted: list[Order], out: Path, retry: bool = False, **settings: Any) -> SuiteOutcome:
     engine = LocalEngine(EngineSettings(**({"slots": 2} | settings), worker="helpers.fake_job"))
-    queue = Queue(wanted, out, engine)
-    queue.sort_out(retry)
-    queue.run()
-    return queue.outcome()
+    return Queue(wanted, out, engine).run(retry)
 
 
 def notes(out: Path, what: str) -> list[dict[str, Any]]:
@@ -299,9 +296,7 @@ def test_a_failure_holds_the_last_words(
     make_orders: Callable[..., list[Order]], tmp_path: Path
 ) -> None:
     engine = LocalEngine(EngineSettings(1, worker="no_such_module"))
-    queue = Queue(make_orders("base")[:1], tmp_path / "w", engine)
-    queue.sort_out(False)
-    queue.run()
+    Queue(make_orders("base")[:1], tmp_path / "w", engine).run()
     [failure] = (tmp_path / "w").glob("*/failed.json")
     found = json.loads(failure.read_text())
     assert found["reason"] == "The process ended with exit code 1."

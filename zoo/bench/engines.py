@@ -32,13 +32,6 @@ class EngineSettings:
     devices: tuple[str, ...] = ()
     worker: str = "zoo.bench.job"
 
-    def environment(self, slot: int) -> dict[str, str]:
-        """The environment of a job's process here; GPUs are dealt out to the slots in turn."""
-        values = dict(os.environ) | thread_variables(self.threads)
-        if self.devices:
-            values["CUDA_VISIBLE_DEVICES"] = self.devices[slot % len(self.devices)]
-        return values
-
 
 def thread_variables(threads: int | None) -> dict[str, str]:
     """The variables that set the number of CPU threads; none for None."""
@@ -78,16 +71,18 @@ class Engine(Protocol):
 
 
 class LocalEngine:
-    """Jobs as processes on this machine."""
+    """Jobs as processes on this machine; the GPUs are dealt out to the slots in turn."""
 
     def __init__(self, settings: EngineSettings):
         self.settings = settings
 
     def start(self, folder: Path, slot: int) -> RunningJob:
         """See Engine."""
-        return LocalJob(
-            start_process(folder, self.settings.worker, self.settings.environment(slot))
-        )
+        settings = self.settings
+        environment = os.environ | thread_variables(settings.threads)
+        if settings.devices:
+            environment["CUDA_VISIBLE_DEVICES"] = settings.devices[slot % len(settings.devices)]
+        return LocalJob(start_process(folder, settings.worker, environment))
 
     def close(self) -> None:
         """See Engine."""
@@ -175,41 +170,32 @@ class RayEngine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._ray.init(log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
         try:
-            self._prepare(settings)
+            machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+            self._cpus = settings.threads or 1
+            self._gpus = int(any(machine.get("GPU", 0) >= 1 for machine in machines))
+            most = int(max((machine.get("CPU", 0) for machine in machines), default=0))
+            if most < self._cpus:
+                raise InputError(
+                    f"A job needs {self._cpus} CPUs, and no machine of the Ray cluster has more "
+                    f"than {most}. Give fewer --threads."
+                )
         except BaseException:
             self.close()
             raise
-
-    def _prepare(self, settings: EngineSettings) -> None:
-        machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        self._cpus = settings.threads or 1
-        self._gpus = int(any(machine.get("GPU", 0) >= 1 for machine in machines))
-        most = int(max((machine.get("CPU", 0) for machine in machines), default=0))
-        if most < self._cpus:
-            raise InputError(
-                f"A job needs {self._cpus} CPUs, and no machine of the Ray cluster has more than "
-                f"{most}. Give fewer --threads."
-            )
-        self.settings = replace(settings, slots=settings.slots or self._places(machines))
-
-    def _places(self, machines: list[dict[str, float]]) -> int:
-        """How many jobs the machines hold at a time; at least 1."""
-        places = 0
+        slots = 0
         for machine in machines:
             here = int(machine.get("CPU", 0)) // self._cpus
-            places += min(here, int(machine.get("GPU", 0))) if self._gpus else here
-        return max(1, places)
+            slots += min(here, int(machine.get("GPU", 0))) if self._gpus else here
+        self.settings = replace(settings, slots=settings.slots or max(1, slots))
 
     def start(self, folder: Path, slot: int) -> RunningJob:  # noqa: ARG002  # Ray chooses the place
         """See Engine."""
-        task = self._ray.remote(run_job).options(
-            num_cpus=self._cpus, num_gpus=self._gpus, max_retries=0
-        )
         variables = {key: value for key, value in os.environ.items() if key.startswith(PASSED_ON)}
         variables |= thread_variables(self.settings.threads)
-        return RayJob(
-            self._ray, task.remote(str(folder), os.getcwd(), self.settings.worker, variables)
-        )
+        resources = {"num_cpus": self._cpus, "num_gpus": self._gpus, "max_retries": 0}
+        task = self._ray.remote(run_job).options(**resources)
+        reference = task.remote(str(folder), os.getcwd(), self.settings.worker, variables)
+        return RayJob(self._ray, reference)
 
     def close(self) -> None:
         """Leave the cluster; one that Ray started here ends."""
@@ -228,7 +214,11 @@ class RayJob:
         if self._ended is None:
             ready, _ = self._ray.wait([self._reference], timeout=0)
             if ready:
-                self._ended = self._result()
+                try:
+                    self._ended = self._ray.get(self._reference)
+                except self._ray.exceptions.RayError as error:
+                    reason = " ".join(str(error).split())
+                    self._ended = (LOST, f"Its Ray worker ended: {reason}")
         return None if self._ended is None else self._ended[0]
 
     def ending(self) -> str:
@@ -246,13 +236,6 @@ class RayJob:
     def kill(self) -> None:
         """See RunningJob."""
         self._ray.cancel(self._reference, force=True)
-
-    def _result(self) -> tuple[int, str]:
-        try:
-            code, reason = self._ray.get(self._reference)
-        except self._ray.exceptions.RayError as error:
-            return LOST, f"Its Ray worker ended: {' '.join(str(error).split())}"
-        return code, reason
 
 
 def run_job(folder: str, place: str, worker: str, variables: dict[str, str]) -> tuple[int, str]:

@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,29 +47,20 @@ class Order:
 
 def write_order(folder: Path, order: Order) -> None:
     """Write what the process that works in `folder` has to do."""
-    values = {
-        "job": order.job.as_json(),
-        "data": order.data,
-        "data_hash": order.data_hash,
-        "encoder_weights": order.encoder_weights,
-        "results": str(order.results),
-        "registry": None if order.registry is None else str(order.registry),
-    }
+    registry = None if order.registry is None else str(order.registry)
+    values = asdict(order) | {"results": str(order.results), "registry": registry}
     write_json(folder / JOB, values)
 
 
 def read_order(folder: Path) -> Order:
     """What is to be done in `folder`."""
     values = read_json(folder / JOB)
-    registry = values["registry"]
-    return Order(
-        job=job_from_json(values["job"]),
-        data=values["data"],
-        data_hash=values["data_hash"],
-        encoder_weights=values["encoder_weights"],
-        results=Path(values["results"]),
-        registry=None if registry is None else Path(registry),
-    )
+    job, results, registry = values["job"], values["results"], values["registry"]
+    paths = {
+        "results": Path(results),
+        "registry": None if registry is None else Path(registry),
+    }
+    return Order(**values | {"job": job_from_json(job)} | paths)
 
 
 def write_failure(folder: Path, code: int, reason: str) -> None:
@@ -79,10 +70,8 @@ def write_failure(folder: Path, code: int, reason: str) -> None:
     """
     path = folder / LOG
     said = path.read_bytes()[-TAIL:].decode("utf-8", errors="replace") if path.is_file() else ""
-    write_json(
-        folder / FAILED,
-        {"exit_code": code, "reason": reason, "log": said.strip().splitlines()},
-    )
+    log = said.strip().splitlines()
+    write_json(folder / FAILED, {"exit_code": code, "reason": reason, "log": log})
 
 
 def read_failure(folder: Path) -> dict[str, Any] | None:
@@ -155,8 +144,12 @@ def guarded(folder: Path, action: Callable[[], None]) -> int:
 def work(folder: Path, order: Order) -> None:
     """Train if the record is missing, resume a stopped run, and write the record."""
     if not is_done(order):
+        from zoo.creation.create import create
+        from zoo.evaluation.evaluate import evaluate, write_result
+
         train(folder / RUN, order)
-        score(folder / RUN, order)
+        found = evaluate(create(folder / RUN), order.data, split=order.job.split)
+        write_result(found, order.results)
     drop_weights(folder)
 
 
@@ -180,24 +173,12 @@ def train(run: Path, order: Order) -> None:
     job = order.job
     run_request(
         RunRequest(
-            model=job.model,
-            data=order.data,
-            recipe=job.recipe,
-            out=run,
+            model=job.model, data=order.data, recipe=job.recipe, out=run,
             overrides=(*job.overrides, f"seed={job.seed}"),
             encoder_weights=None if job.encoder_weights == "none" else job.encoder_weights,
-            registry=order.registry,
-            resume=resume,
+            registry=order.registry, resume=resume,
         )
-    )
-
-
-def score(run: Path, order: Order) -> Record:
-    """Score the best model of `run` on the reported split and write the record."""
-    from zoo.creation.create import create
-    from zoo.evaluation.evaluate import evaluate, write_result
-
-    return write_result(evaluate(create(run), order.data, split=order.job.split), order.results)
+    )  # fmt: skip
 
 
 def restore_sigint() -> None:

@@ -73,26 +73,20 @@ def run_suite(
         raise InputError(unknown("engine", engine, ENGINES))
     wanted = orders(read_suite(path), data, results, registry)
     with contextlib.closing(_engine(engine, jobs, threads)) as started:
-        queue = Queue(wanted, out, started)
-        queue.sort_out(retry)
-        queue.run()
-    return queue.outcome()
+        return Queue(wanted, out, started).run(retry)
 
 
 def _engine(name: str, jobs: int | None, threads: int | None) -> Engine:
     if name == "ray":
         return RayEngine(EngineSettings(jobs or 0, threads))
-    devices = _devices()
-    return LocalEngine(EngineSettings(jobs or max(1, len(devices)), threads, devices))
-
-
-def _devices() -> tuple[str, ...]:
-    """What CUDA_VISIBLE_DEVICES calls each GPU that may be used; empty without any."""
     import torch
 
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else map(str, range(torch.cuda.device_count()))
-    return tuple(name for name in names if name) if torch.cuda.is_available() else ()
+    devices: tuple[str, ...] = ()
+    if torch.cuda.is_available():  # the GPUs as CUDA_VISIBLE_DEVICES calls them
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",") if visible else map(str, range(torch.cuda.device_count()))
+        devices = tuple(name for name in names if name)
+    return LocalEngine(EngineSettings(jobs or max(1, len(devices)), threads, devices))
 
 
 @dataclass(frozen=True)
@@ -113,8 +107,11 @@ class Queue:
         self._done = self._failed = 0
         self._seconds: list[float] = []
 
-    def sort_out(self, retry: bool) -> None:
-        """See what is done, what has failed before and what is left to do."""
+    def run(self, retry: bool = False) -> SuiteOutcome:
+        """Run what is neither done nor, unless `retry` is set, has failed before.
+
+        Ctrl-C stops every job after its step, a second one at once.
+        """
         results = self._wanted[0].results
         records = read_records(results) if results.is_dir() else []
         for order in self._wanted:
@@ -132,9 +129,6 @@ class Queue:
         )
         if self._failed:
             info("Failed jobs are skipped; use --retry to repeat them.")
-
-    def run(self) -> None:
-        """Work until nothing waits; Ctrl-C stops every job after its step, a second one at once."""
         with progress_bar() as bar:
             task = bar.add_task("jobs", total=len(self._wanted))
             try:
@@ -145,58 +139,48 @@ class Queue:
                     time.sleep(POLL_SECONDS)
             finally:
                 self._stop()
-
-    def outcome(self) -> SuiteOutcome:
-        """What has become of the jobs."""
         return SuiteOutcome(self._done, self._failed)
 
     def _fill(self) -> None:
+        """Start a waiting job in every slot that is free."""
         taken = {running.slot for running in self._running}
         for slot in range(self._engine.settings.slots):
             if slot not in taken and self._waiting:
-                self._running.append(self._start(self._waiting.popleft(), slot))
-
-    def _start(self, order: Order, slot: int) -> _Running:
-        folder = self._folder(order)
-        forget_failure(folder)
-        write_order(folder, order)
-        return _Running(order, self._engine.start(folder, slot), slot, time.monotonic())
+                order = self._waiting.popleft()
+                folder = self._folder(order)
+                forget_failure(folder)
+                write_order(folder, order)
+                task = self._engine.start(folder, slot)
+                self._running.append(_Running(order, task, slot, time.monotonic()))
 
     def _collect(self) -> None:
+        """Count the jobs that have ended and say how each of them ended."""
         for running in list(self._running):
             code = running.task.poll()
-            if code is not None:
-                self._running.remove(running)
-                self._count(running, code)
-
-    def _count(self, running: _Running, code: int) -> None:
-        folder = self._folder(running.order)
-        if code == 0:
-            self._done += 1
-            self._seconds.append(time.monotonic() - running.began)
-        else:
-            self._failed += 1
-            if read_failure(folder) is None:
-                write_failure(folder, code, running.task.ending())
-        self._report(running, folder)
-
-    def _report(self, running: _Running, folder: Path) -> None:
-        place = f"[{self._done + self._failed}/{len(self._wanted)}] {running.order.job}"
-        failure = read_failure(folder)
-        if failure is not None:
-            info(f"{place}: failed. {' '.join(failure['reason'].split())} ({folder})")
-            return
-        minutes = (time.monotonic() - running.began) / 60
-        info(f"{place}: done in {minutes:.1f} min{self._estimate()}")
-
-    def _estimate(self) -> str:
-        left = len(self._waiting) + len(self._running)
-        if not left:
-            return "."
-        mean = sum(self._seconds) / len(self._seconds)
-        minutes = mean * left / self._engine.settings.slots / 60
-        shown = f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.0f} min"
-        return f"; about {shown} for the {left} left."
+            if code is None:
+                continue
+            self._running.remove(running)
+            folder = self._folder(running.order)
+            seconds = time.monotonic() - running.began
+            if code == 0:
+                self._done += 1
+                self._seconds.append(seconds)
+            else:
+                self._failed += 1
+                if read_failure(folder) is None:
+                    write_failure(folder, code, running.task.ending())
+            place = f"[{self._done + self._failed}/{len(self._wanted)}] {running.order.job}"
+            failure = read_failure(folder)
+            if failure is not None:
+                info(f"{place}: failed. {' '.join(failure['reason'].split())} ({folder})")
+                continue
+            said = f"{place}: done in {seconds / 60:.1f} min"
+            if left := len(self._waiting) + len(self._running):
+                mean = sum(self._seconds) / len(self._seconds)
+                minutes = mean * left / self._engine.settings.slots / 60
+                shown = f"{minutes / 60:.1f} h" if minutes >= 90 else f"{minutes:.0f} min"
+                said += f"; about {shown} for the {left} left"
+            info(f"{said}.")
 
     def _stop(self) -> None:
         """End what still runs: after its step, or at once where this is interrupted again."""
@@ -227,9 +211,25 @@ def orders(
     problems: list[str] = []
     jobs = collect_jobs(suite, registry, problems)
     places = _places(suite, data, problems)
-    found = {name: _loaded(name, place, suite, problems) for name, place in places.items()}
+    datasets: dict[str, Dataset] = {}
+    for name, place in places.items():
+        try:
+            datasets[name] = dataset = load_dataset(place)
+        except InputError as error:
+            problems.append(f"--data {name}: {indented(error)}")
+            continue
+        for split in ("train", "val", suite.split):
+            try:
+                dataset.samples(split)
+            except InputError as error:
+                problems.append(f"--data {name}: {indented(error)}")
+        if dataset.name != name:
+            problems.append(
+                f"--data {name}: this data set has the name {dataset.name!r}, and so have its "
+                f"records. Write `name: {name}` into its dataset.yaml, or that name into the suite"
+            )
     refuse(suite, problems)
-    hashes = {name: data_hash(d, suite.split) for name, d in found.items() if d is not None}
+    hashes = {name: data_hash(dataset, suite.split) for name, dataset in datasets.items()}
     weights = {
         setting: expected_weights(*setting, registry)
         for setting in dict.fromkeys((job.model, job.encoder_weights) for job in jobs)
@@ -271,22 +271,3 @@ def _places(suite: Suite, data: Sequence[str], problems: list[str]) -> dict[str,
         else:
             problems.append(f"there is no data for {name}; give --data {head}=DATA")
     return places
-
-
-def _loaded(name: str, place: str, suite: Suite, problems: list[str]) -> Dataset | None:
-    try:
-        dataset = load_dataset(place)
-    except InputError as error:
-        problems.append(f"--data {name}: {indented(error)}")
-        return None
-    for split in ("train", "val", suite.split):
-        try:
-            dataset.samples(split)
-        except InputError as error:
-            problems.append(f"--data {name}: {indented(error)}")
-    if dataset.name != name:
-        problems.append(
-            f"--data {name}: this data set has the name {dataset.name!r}, and so have its records. "
-            f"Write `name: {name}` into its dataset.yaml, or that name into the suite"
-        )
-    return dataset

@@ -18,7 +18,7 @@ from zoo.records.record import Record
 from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides
 from zoo.registry.recipe import recipe_hash
-from zoo.registry.resolve import Resolved, resolve
+from zoo.registry.resolve import resolve
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 PLAIN_NAME = written_as(NAME, "letters, digits, dots, underscores and hyphens")
@@ -113,7 +113,17 @@ def read_suite(path: Path) -> Suite:
     except ValidationError as error:
         found = [f"{dotted(place) or 'suite'}: {text}" for place, text in problems(error, Suite)]
         raise InputError(join_problems(header, found)) from error
-    if wrong := list(_wrong_variants(suite)):
+    wrong = []
+    if suite.split in ("train", "val"):
+        wrong.append(f"split: {suite.split} trains or chooses the models, so it cannot be reported")
+    for index, block in enumerate(suite.blocks):
+        for name in block.variants:
+            if name not in suite.variants:
+                place = f"blocks[{index}].variants"
+                wrong.append(f"{place}: {unknown('variant', name, suite.variants)}")
+    used = {name for block in suite.blocks for name in block.variants}
+    wrong += [f"variants.{name}: no block names it" for name in suite.variants if name not in used]
+    if wrong:
         raise InputError(join_problems(header, wrong))
     return suite
 
@@ -131,20 +141,6 @@ def merged(common: Sequence[str], own: Sequence[str]) -> list[str]:
         if not any(f"{override.partition('=')[0]}.".startswith(f"{key}.") for key in keys)
     ]
     return [*kept, *own]
-
-
-def _wrong_variants(suite: Suite) -> Iterator[str]:
-    if suite.split in ("train", "val"):
-        yield f"split: {suite.split} trains or chooses the models, so it cannot be reported"
-    used = set()
-    for index, block in enumerate(suite.blocks):
-        used.update(block.variants)
-        for name in block.variants:
-            if name not in suite.variants:
-                yield f"blocks[{index}].variants: {unknown('variant', name, suite.variants)}"
-    for name in suite.variants:
-        if name not in used:
-            yield f"variants.{name}: no block names it"
 
 
 SCRATCH = "scratch"
@@ -239,14 +235,25 @@ def block_jobs(
 ) -> Iterator[Job]:
     """The jobs of one block in its own order; whatever is wrong is added to `problems`."""
     for model in block.models:
-        resolved = _resolved(model, registry, problems)
-        if resolved is None:
+        try:
+            resolved = resolve(model, registry)
+        except InputError as error:
+            problems.append(indented(error))
+            continue
+        if not resolved.supported:
+            problems.append(f"{model} is not supported: {resolved.reason}")
             continue
         for name in block.variants:
             variant = suite.variants[name]
-            recipe = _recipe_name(suite, variant, resolved.recipe)
+            default = SCRATCH if variant.encoder_weights == "none" else resolved.recipe
+            recipe = variant.recipe or suite.recipe or default
             overrides = tuple(merged(suite.common, variant.set))
-            digest = _digest(name, recipe, overrides, registry, problems)
+            try:
+                base = load_registry(registry).recipe(recipe)
+                digest = recipe_hash(apply_overrides(base, overrides))
+            except InputError as error:
+                problems.append(f"variants.{name}: {indented(error)}")
+                continue
             yield from (
                 Job(
                     model=resolved.name,
@@ -279,33 +286,6 @@ def matching(jobs: Iterable[Job], records: Iterable[Record]) -> dict[Job, list[R
     for record in sorted(records, key=lambda record: str(record.record_hash)):
         found.setdefault(record_key(record), []).append(record)
     return {job: found[job.key] for job in jobs if job.key in found}
-
-
-def _resolved(model: str, registry: Path | None, problems: list[str]) -> Resolved | None:
-    try:
-        resolved = resolve(model, registry)
-    except InputError as error:
-        problems.append(indented(error))
-        return None
-    if not resolved.supported:
-        problems.append(f"{model} is not supported: {resolved.reason}")
-        return None
-    return resolved
-
-
-def _recipe_name(suite: Suite, variant: Variant, own: str) -> str:
-    default = SCRATCH if variant.encoder_weights == "none" else own
-    return variant.recipe or suite.recipe or default
-
-
-def _digest(
-    variant: str, recipe: str, overrides: Sequence[str], registry: Path | None, problems: list[str]
-) -> str:
-    try:
-        return recipe_hash(apply_overrides(load_registry(registry).recipe(recipe), overrides))
-    except InputError as error:
-        problems.append(f"variants.{variant}: {indented(error)}")
-        return ""
 
 
 def indented(error: InputError) -> str:

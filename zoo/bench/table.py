@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from zoo.bench.suite import (
     Job,
     Key,
     Suite,
-    Variant,
     block_jobs,
     matching,
     read_suite,
@@ -55,13 +54,18 @@ def suite_states(
     done = matching(jobs, read_records(results)) if results.is_dir() else {}
     states = []
     for job in jobs:
-        if job not in done:
-            states.append(_unfinished(job, None if out is None else out / job.folder))
-            continue
-        record = done[job][0]
-        minutes = (record.train_seconds + record.eval_seconds) / 60
-        note = f"mIoU {100 * record.metrics.miou:.2f} %"
-        states.append(JobState(job, "done", note, minutes))
+        folder = None if out is None else out / job.folder
+        if job in done:
+            record = done[job][0]
+            minutes = (record.train_seconds + record.eval_seconds) / 60
+            note = f"mIoU {100 * record.metrics.miou:.2f} %"
+            states.append(JobState(job, "done", note, minutes))
+        elif folder is None or not folder.is_dir():
+            states.append(JobState(job, "missing", ""))
+        elif (failure := read_failure(folder)) is not None:
+            states.append(JobState(job, "failed", str(failure["reason"])))
+        else:
+            states.append(JobState(job, "in progress", f"{last_epoch(folder)} epochs"))
     return states
 
 
@@ -72,15 +76,6 @@ def summary(states: Sequence[JobState]) -> str:
     minutes = [state.minutes for state in states if state.minutes is not None]
     took = f"; a job took {sum(minutes) / len(minutes):.1f} min on average" if minutes else ""
     return f"{len(states)} jobs: {', '.join(parts)}{took}."
-
-
-def _unfinished(job: Job, folder: Path | None) -> JobState:
-    if folder is None or not folder.is_dir():
-        return JobState(job, "missing", "")
-    failure = read_failure(folder)
-    if failure is not None:
-        return JobState(job, "failed", str(failure["reason"]))
-    return JobState(job, "in progress", f"{last_epoch(folder)} epochs")
 
 
 ABOUT = "\u2248"
@@ -129,7 +124,18 @@ def suite_text(path: Path, results: Path, registry: Path | None = None) -> str:
     refuse(suite, problems)
     found = matching(dict.fromkeys(job for jobs in blocks for job in jobs), records)
     _check(found)
-    lines = [*_facts(found), ""]
+    shown = {record.record_hash: record for runs in found.values() for record in runs}.values()
+    lines = [] if shown else ["Nothing has been measured yet."]
+    for name in sorted({head(record.dataset) for record in shown}):
+        mine = [record for record in shown if head(record.dataset) == name]
+        devices = _distinct(record.device for record in mine)
+        lines.append(
+            f"- {escape(name)}: {len(mine)} runs; reported on {escape(mine[0].split)} "
+            f"({_span([record.images for record in mine])} images), the epoch chosen on "
+            f"{escape(_distinct(str(record.chosen_on) for record in mine))}, after "
+            f"{_span([record.steps for record in mine])} steps; on {escape(devices)}"
+        )
+    lines.append("")
     for block, jobs in zip(suite.blocks, blocks, strict=True):
         lines += [*_section(suite, block, block_rows(block, jobs, found)), ""]
     return "\n".join(lines)
@@ -144,14 +150,12 @@ def block_rows(
     for model, data in groups:
         base, first = dict[Unit, float](), set[Key]()
         for variant in block.variants:
-            mine = [
-                job
-                for job in jobs
-                if (job.model, head(job.data), job.variant) == (model, data, variant)
-            ]
+            row = (model, data, variant)
+            mine = [job for job in jobs if (job.model, head(job.data), job.variant) == row]
             runs = [record for job in mine for record in found.get(job, [])]
             values = _by_unit(mine, found, lambda record: record.metrics.miou)
             chosen = _by_unit(mine, found, lambda record: record.chosen_miou)
+            differences = [values[unit] - base[unit] for unit in values if unit in base]
             rows.append(
                 SuiteRow(
                     model=model,
@@ -159,9 +163,9 @@ def block_rows(
                     variant=variant,
                     runs=len(runs),
                     folds=len({record.dataset for record in runs}),
-                    miou=_estimate(values),
-                    difference=_difference(values, base),
-                    chosen=_estimate(chosen) if chosen.keys() == values.keys() else None,
+                    miou=_estimate(values.values()),
+                    difference=_estimate(differences),
+                    chosen=_estimate(chosen.values()) if chosen.keys() == values.keys() else None,
                     same={job.key for job in mine} == first,
                 )
             )
@@ -224,14 +228,9 @@ def _by_unit(
     return {unit: statistics.fmean(values[unit]) for unit in sorted(values)}
 
 
-def _estimate(values: Mapping[Unit, float]) -> Estimate | None:
-    return estimate(list(values.values())) if values else None
-
-
-def _difference(values: Mapping[Unit, float], base: Mapping[Unit, float]) -> Estimate | None:
-    """The mean of the differences to the base within each fold or seed that both have."""
-    shared = [values[unit] - base[unit] for unit in values if unit in base]
-    return estimate(shared) if shared else None
+def _estimate(values: Iterable[float]) -> Estimate | None:
+    found = list(values)
+    return estimate(found) if found else None
 
 
 def _check(found: Mapping[Job, Sequence[Record]]) -> None:
@@ -258,22 +257,6 @@ def _check(found: Mapping[Job, Sequence[Record]]) -> None:
         raise InputError(join_problems("These records cannot stand in one table:", problems))
 
 
-def _facts(found: Mapping[Job, Sequence[Record]]) -> Iterator[str]:
-    """What the records share, in one line for each data set."""
-    records = {record.record_hash: record for runs in found.values() for record in runs}.values()
-    if not records:
-        yield "Nothing has been measured yet."
-    for name in sorted({head(record.dataset) for record in records}):
-        mine = [record for record in records if head(record.dataset) == name]
-        devices = _distinct(record.device for record in mine)
-        yield (
-            f"- {escape(name)}: {len(mine)} runs; reported on {escape(mine[0].split)} "
-            f"({_span([record.images for record in mine])} images), the epoch chosen on "
-            f"{escape(_distinct(str(record.chosen_on) for record in mine))}, after "
-            f"{_span([record.steps for record in mine])} steps; on {escape(devices)}"
-        )
-
-
 def _distinct(texts: Iterable[str]) -> str:
     return ", ".join(sorted(set(texts)))
 
@@ -285,69 +268,57 @@ def _span(values: Sequence[int]) -> str:
 
 def _section(suite: Suite, block: Block, rows: Sequence[SuiteRow]) -> list[str]:
     """The table of a block; with a single variant there is nothing to compare and to choose."""
-    models = ["model"] if len(block.models) > 1 else []
-    data = ["data"] if len({row.data for row in rows}) > 1 else []
-    heads = [*models, *data, "variant", "what it is", "runs", "val mIoU %"]
-    heads += [f"{escape(suite.split)} mIoU %"]
     compared = len(block.variants) > 1
-    heads += ["difference to the first"] if compared else []
-    best = _best(rows) if compared else []
-    cells = [
-        [
-            *[escape(row.model) for _ in models],
-            *[escape(row.data) for _ in data],
-            escape(row.variant),
-            escape(_meaning(suite.variants[row.variant])),
-            *_numbers(row, row in best)[: None if compared else -1],
-        ]
-        for row in rows
-    ]
-    left = ("model", "data", "variant", "what it is")
-    lines = [f"### {escape(block.title)}", ""]
-    lines += table_lines(heads, cells, left)
-    if any(row.tied for row in rows):
-        lines += ["", f"{ABOUT}: too close to the first row to call."]
-    return lines
+    heads = {
+        "model": len(block.models) > 1,
+        "data": len({row.data for row in rows}) > 1,
+        "variant": True,
+        "what it is": True,
+        "runs": True,
+        "val mIoU %": True,
+        f"{escape(suite.split)} mIoU %": True,
+        "difference to the first": compared,
+    }
 
-
-def _best(rows: Sequence[SuiteRow]) -> list[SuiteRow]:
-    """Of each model and data set the row with the best mIoU on the split that chooses."""
-    best: dict[tuple[str, str], SuiteRow] = {}
-    for row in rows:
+    # Of each model and data set the row with the best mIoU on the split that chooses.
+    best: dict[tuple[str, str], tuple[float, SuiteRow]] = {}
+    for row in rows if compared else []:
         place = (row.model, row.data)
-        other = best.get(place)
-        if row.chosen and (other is None or _mean(row.chosen) > _mean(other.chosen)):
-            best[place] = row
-    return list(best.values())
+        if row.chosen and (place not in best or row.chosen.mean > best[place][0]):
+            best[place] = (row.chosen.mean, row)
+    winners = [row for _, row in best.values()]
+
+    lines = []
+    for row in rows:
+        runs, chosen, miou, difference = f"{row.runs}", NONE, "not measured", NONE
+        if row.miou is not None:
+            runs += f" on {row.folds} folds" if row.folds > 1 else ""
+            miou = _percent(row.miou)
+            chosen = chosen if row.chosen is None else _percent(row.chosen)
+            chosen = f"**{chosen}**" if row in winners else chosen
+            if row.same:
+                difference = "the same runs"
+            elif row.difference is not None:
+                about = f"{ABOUT} " if row.tied else ""
+                difference = about + _percent(row.difference, "+")
+        variant = suite.variants[row.variant]
+        meaning = variant.title
+        if meaning is None:
+            start = ["random encoder"] if variant.encoder_weights == "none" else []
+            recipe = [] if variant.recipe is None else [f"recipe {variant.recipe}"]
+            meaning = ", ".join([*start, *recipe, *variant.set]) or "the base"
+        texts = [escape(text) for text in (row.model, row.data, row.variant, meaning)]
+        cells = [*texts, runs, chosen, miou, difference]
+        lines.append([cell for cell, shown in zip(cells, heads.values(), strict=True) if shown])
+
+    table = [f"### {escape(block.title)}", ""]
+    left = ("model", "data", "variant", "what it is")
+    table += table_lines([name for name, shown in heads.items() if shown], lines, left)
+    if any(row.tied for row in rows):
+        table += ["", f"{ABOUT}: too close to the first row to call."]
+    return table
 
 
-def _mean(found: Estimate | None) -> float:
-    return -1.0 if found is None else found.mean
-
-
-def _numbers(row: SuiteRow, best: bool) -> list[str]:
-    if row.miou is None:
-        return ["0", NONE, "not measured", NONE]
-    runs = f"{row.runs}" + (f" on {row.folds} folds" if row.folds > 1 else "")
-    chosen = NONE if row.chosen is None else _percent(row.chosen)
-    difference = "the same runs" if row.same else NONE
-    if row.difference is not None and not row.same:
-        mark = f"{ABOUT} " if row.tied else ""
-        difference = f"{mark}{100 * row.difference.mean:+.2f}{_interval(row.difference)}"
-    return [runs, f"**{chosen}**" if best else chosen, _percent(row.miou), difference]
-
-
-def _percent(found: Estimate) -> str:
-    return f"{100 * found.mean:.2f}{_interval(found)}"
-
-
-def _interval(found: Estimate) -> str:
-    return "" if found.interval is None else f" \u00b1 {100 * found.interval:.2f}"
-
-
-def _meaning(variant: Variant) -> str:
-    if variant.title is not None:
-        return variant.title
-    start = ["random encoder"] if variant.encoder_weights == "none" else []
-    recipe = [] if variant.recipe is None else [f"recipe {variant.recipe}"]
-    return ", ".join([*start, *recipe, *variant.set]) or "the base"
+def _percent(found: Estimate, sign: str = "") -> str:
+    interval = "" if found.interval is None else f" \u00b1 {100 * found.interval:.2f}"
+    return f"{100 * found.mean:{sign}.2f}{interval}"

@@ -20,14 +20,13 @@ from zoo.training.budget import RESERVE, Cost, duration
 
 USUAL = "as is"
 """The recipe's own value."""
-RATES = (USUAL, "x 1/3", "x 3")
+RATES = {USUAL: 1.0, "x 1/3": 1 / 3, "x 3": 3.0}
 LOSSES: dict[str, str | None] = {
     USUAL: None,
     "ce": "loss={ce: 1.0}",
     "ce+lovasz": "loss={ce: 1.0, lovasz: 1.0}",
 }
 UNFREEZING: dict[str, float | None] = {USUAL: None, "all at once": 1.0, "head only": 0.0}
-FACTORS = {USUAL: 1.0, "x 1/3": 1 / 3, "x 3": 3.0}
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,7 @@ class Configuration:
         """The choices as overrides of `recipe`."""
         texts = []
         if self.rate != USUAL:
-            texts.append(f"optimizer.lr={recipe.optimizer.lr * FACTORS[self.rate]:.3g}")
+            texts.append(f"optimizer.lr={recipe.optimizer.lr * RATES[self.rate]:.3g}")
         if (loss := LOSSES[self.loss]) is not None:
             texts.append(loss)
         if (fraction := UNFREEZING[self.unfreezing]) is not None:
@@ -60,17 +59,12 @@ def choices(overrides: Sequence[str], pretrained: bool) -> dict[str, tuple[str, 
 
     What the user sets stays as it is, and a random encoder is always trained completely.
     """
-    given = list(parse_overrides(overrides))
-    options = {"rate": RATES, "loss": tuple(LOSSES), "unfreezing": tuple(UNFREEZING)}
-    prefixes = {"rate": "optimizer", "loss": "loss", "unfreezing": "stages"}
-    fixed = {
-        name
-        for name, prefix in prefixes.items()
-        if any(key.partition(".")[0] == prefix for key in given)
+    keys = {key.partition(".")[0] for key in parse_overrides(overrides)}
+    return {
+        "rate": (USUAL,) if "optimizer" in keys else tuple(RATES),
+        "loss": (USUAL,) if "loss" in keys else tuple(LOSSES),
+        "unfreezing": (USUAL,) if "stages" in keys or not pretrained else tuple(UNFREEZING),
     }
-    if not pretrained:
-        fixed.add("unfreezing")
-    return {name: (USUAL,) if name in fixed else values for name, values in options.items()}
 
 
 def grid(models: Sequence[str], options: dict[str, tuple[str, ...]]) -> list[Configuration]:
@@ -123,7 +117,13 @@ def named(patterns: Sequence[str], registry: Path | None) -> dict[str, str]:
     for pattern in patterns:
         wild = any(character in pattern for character in "*?[")
         try:
-            models = list_models(pattern, overlay=registry) if wild else [_one(pattern, registry)]
+            if wild:
+                models = list_models(pattern, overlay=registry)
+            else:
+                resolved = resolve(pattern, registry)
+                models = [resolved.name]
+                if not resolved.supported:
+                    problems.append(f"{pattern} is not supported: {resolved.reason}")
         except InputError as error:
             problems.append(str(error).replace("\n", "\n  "))
             continue
@@ -163,13 +163,6 @@ def within_latency(
         text = f"{reason}; {text}" if kept else text
         found.append(Candidate(outcome.model, kept, text, latency))
     return found
-
-
-def _one(name: str, registry: Path | None) -> str:
-    resolved = resolve(name, registry)
-    if not resolved.supported:
-        raise InputError(f"{name} is not supported: {resolved.reason}")
-    return resolved.name
 
 
 KEPT = 3
@@ -246,63 +239,55 @@ def schedule(
     """
     search_s, final_s = SEARCH_FRACTION * left_s, (1 - SEARCH_FRACTION) * left_s
     able = [model for model, cost in costs.items() if cost.final_s <= final_s]
-    found: list[tuple[int, int]] = []
-    for trials in range(2, min(most, variants * len(able)) + 1):
-        fitting = _fitting(costs, able, search_s, trials)
-        if trials <= variants * len(fitting):
-            found.append((min(len(fitting), trials), trials))
+
+    def fitting(trials: int) -> list[str]:
+        """The models whose shortest trial fits into the first rung of so many trials."""
+        seconds = rungs_of(search_s, trials)[0].seconds
+        return [model for model in able if costs[model].least_s <= seconds]
+
+    found = [
+        (min(len(fitting(trials)), trials), trials)
+        for trials in range(2, min(most, variants * len(able)) + 1)
+        if trials <= variants * len(fitting(trials))
+    ]
     if not found:
-        raise InputError(_too_little(list(costs.values()), left_s, budget_s, variants))
-    _, trials = max(found)
-    rungs, fitting = rungs_of(search_s, trials), _fitting(costs, able, search_s, trials)
-    left_out = {
-        model: _reason(costs[model], model in able, model in fitting, rungs[0], final_s)
-        for model in costs
-        if model not in fitting[:trials]
-    }
-    return HalvingSchedule(rungs, fitting[:trials], left_out)
-
-
-def _fitting(
-    costs: Mapping[str, TrialCost], models: Sequence[str], search_s: float, trials: int
-) -> list[str]:
-    """The models whose shortest trial fits into the first rung of so many trials."""
-    seconds = rungs_of(search_s, trials)[0].seconds
-    return [model for model in models if costs[model].least_s <= seconds]
-
-
-def _reason(cost: TrialCost, able: bool, fits: bool, rung: Rung, final_s: float) -> str:
-    """Why a model is left out."""
-    if not able:
-        return (
-            f"fine-tuning it takes {duration(cost.final_s)} or more here, and "
-            f"{duration(max(1.0, final_s))} are left for that"
+        needs = sorted(
+            max(2 * cost.least_s / SEARCH_FRACTION, cost.final_s / (1 - SEARCH_FRACTION))
+            for cost in costs.values()
         )
-    if not fits:
-        return (
-            f"its shortest trial takes {duration(cost.least_s)} here, and a trial has "
-            f"{duration(rung.seconds)}"
+        if variants == 1:  # two trials are of two models
+            needs = needs[1:]
+        if not needs:
+            raise InputError(
+                "With one configuration of one model there is nothing to choose from. Name more "
+                "models."
+            )
+        spent = budget_s - left_s
+        raise InputError(
+            f"A budget of {duration(budget_s)} is too short to compare two trials and fine-tune "
+            f"the better one, after {duration(max(1.0, spent))} of measuring. Give at least "
+            f"--budget {duration(1.05 * (spent + needs[0]))}, or cheaper --models, a smaller crop "
+            "or batch_size."
         )
-    return f"the budget is enough for {rung.trials} trials, taken by the models before it"
-
-
-def _too_little(costs: Sequence[TrialCost], left_s: float, budget_s: float, variants: int) -> str:
-    needs = sorted(
-        max(2 * cost.least_s / SEARCH_FRACTION, cost.final_s / (1 - SEARCH_FRACTION))
-        for cost in costs
-    )
-    place = 0 if variants > 1 else 1
-    if len(needs) <= place:
-        return (
-            "With one configuration of one model there is nothing to choose from. Name more models."
-        )
-    spent = budget_s - left_s
-    return (
-        f"A budget of {duration(budget_s)} is too short to compare two trials and fine-tune "
-        f"the better one, after {duration(max(1.0, spent))} of measuring. Give at least --budget "
-        f"{duration(1.05 * (spent + needs[place]))}, or cheaper --models, a smaller crop or "
-        "batch_size."
-    )
+    trials = max(found)[1]
+    rungs, models = rungs_of(search_s, trials), fitting(trials)[:trials]
+    left_out = {}
+    for model, cost in costs.items():
+        if model not in able:
+            left_out[model] = (
+                f"fine-tuning it takes {duration(cost.final_s)} or more here, and "
+                f"{duration(max(1.0, final_s))} are left for that"
+            )
+        elif cost.least_s > rungs[0].seconds:
+            left_out[model] = (
+                f"its shortest trial takes {duration(cost.least_s)} here, and a trial has "
+                f"{duration(rungs[0].seconds)}"
+            )
+        elif model not in models:
+            left_out[model] = (
+                f"the budget is enough for {trials} trials, taken by the models before it"
+            )
+    return HalvingSchedule(rungs, models, left_out)
 
 
 def is_late(rung: Rung, seconds: Sequence[float]) -> bool:

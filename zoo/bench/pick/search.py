@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -68,54 +67,40 @@ class Picked:
 def pick(asked: Asked, out: Path, *, worker: str = WORKER) -> Picked:
     """Search for the model and recipe values that suit the data, and fine-tune the best.
 
-    Everything is chosen on the val split. The same call with the same `out` goes on where a search
+    Everything is chosen on the val split. The same call with the same `out` resumes a search that
     was stopped or killed. Raises InputError for bad input and a budget that is too small before
     anything is trained, RunError where every trial failed.
     """
-    models = _checked(asked)
-    state = open_state(out, asked)
-    search = Search(state, out, worker)
-    search.choose_candidates(models)
-    search.plan()
-    best = search.run()
-    return search.finish(best)
-
-
-def _checked(asked: Asked) -> dict[str, str]:
-    """The models to try with their reasons, once the input is known to be usable."""
     parse_budget(asked.budget)
     refuse_epochs_given(parse_overrides(asked.overrides))
-    _check_options(asked)
-    models = named(asked.models, _path(asked.registry))
-    for model in models:
-        apply_overrides(_recipe(asked, model), asked.overrides)
-    dataset = load_dataset(asked.data)
-    for split in ("train", "val"):
-        dataset.samples(split)
-    if asked.max_latency_ms is not None:
-        _latency_setting(asked, models)
-    return models
-
-
-def _check_options(asked: Asked) -> None:
     if asked.encoder_weights not in (None, DEFAULT):
         raise InputError(
             f"--encoder-weights is {asked.encoder_weights!r}; for several models it is default or "
             "none. An overlay file (--registry) names the file of an encoder."
         )
-    if asked.max_latency_ms is None:
-        if asked.size is not None:
-            raise InputError("--size only goes with --max-latency-ms; give both or neither.")
-    elif asked.max_latency_ms <= 0:
+    if asked.max_latency_ms is None and asked.size is not None:
+        raise InputError("--size only goes with --max-latency-ms; give both or neither.")
+    if asked.max_latency_ms is not None and asked.max_latency_ms <= 0:
         raise InputError(f"--max-latency-ms must be above 0, not {asked.max_latency_ms}.")
+    models = named(asked.models, asked.registry_path)
+    for model in models:
+        apply_overrides(_recipe(asked, model), asked.overrides)
+    dataset = load_dataset(asked.data)
+    for split in ("train", "val"):
+        dataset.samples(split)
+    setting = None
+    if asked.max_latency_ms is not None:  # the first model is the reference of the others
+        size = asked.size or common_size(dataset)
+        setting = SpeedSetting(
+            size=size, batches=(1,), rounds=LATENCY_ROUNDS, reference=next(iter(models))
+        )
+        setting = checked(list(models), setting)
 
-
-def _latency_setting(asked: Asked, models: dict[str, str]) -> SpeedSetting:
-    """How the latency is measured: the first model is the reference of the others."""
-    size = asked.size or common_size(load_dataset(asked.data))
-    first = next(iter(models))
-    setting = SpeedSetting(size=size, batches=(1,), rounds=LATENCY_ROUNDS, reference=first)
-    return checked(list(models), setting)
+    search = Search(open_state(out, asked), out, worker)
+    search.choose_candidates(models, setting)
+    search.plan()
+    best = search.run()
+    return search.finish(best)
 
 
 @dataclass(frozen=True)
@@ -136,20 +121,19 @@ class Search:
         self._engine = LocalEngine(EngineSettings(1, worker=worker))
         self._options = choices(self._asked.overrides, self._asked.encoder_weights is not None)
 
-    def choose_candidates(self, models: dict[str, str]) -> None:
+    def choose_candidates(self, models: dict[str, str], setting: SpeedSetting | None) -> None:
         """Say which models are tried, by their latency on this machine where that is limited."""
         state, limit = self._state, self._asked.max_latency_ms
         if state.candidates is None:
             began = time.monotonic()
-            if limit is None:
+            if limit is None or setting is None:
                 state.candidates = [Candidate(model, True, why) for model, why in models.items()]
             else:
-                setting = _latency_setting(self._asked, models)
                 state.candidates = within_latency(models, limit, setting, measure)
             state.spent_s["latency"] = time.monotonic() - began
             state.write(self._out)
-        for line in describe_candidates(state.candidates):
-            info(line)
+        for one in state.candidates:
+            info(f"{'try ' if one.kept else 'skip'} {one.model}: {one.reason}")
         if not any(candidate.kept for candidate in state.candidates):
             raise InputError(
                 f"No model reaches {limit:g} ms on this machine. Raise --max-latency-ms, lower "
@@ -157,128 +141,112 @@ class Search:
             )
 
     def plan(self) -> None:
-        """Measure what trials cost and say how many there will be, and of which models."""
+        """Measure what trials cost and say how many there will be, and of which models.
+
+        Raises RunError where no candidate can be trained.
+        """
         state = self._state
         if state.schedule is None:
-            costs, failed = self._costs()
+            costs, failed = {}, {}
+            kept = [one.model for one in state.candidates or [] if one.kept]
+            with progress_bar() as bar:
+                for model in bar.track(kept, description="measuring"):
+                    done = self._do(self._out / COSTS / model, Configuration(model), None)
+                    state.spent_s[model] = done.seconds
+                    state.write(self._out)
+                    if done.result is None:
+                        failed[model] = f"it cannot be trained: {done.reason}"
+                    else:
+                        costs[model] = TrialCost(**done.result)
+            if not costs:
+                reasons = [f"{model}: {reason}" for model, reason in failed.items()]
+                raise RunError(join_problems("No model can be trained:", reasons))
             variants = len(grid([""], self._options))
             budget = parse_budget(self._asked.budget)
             left = budget - sum(state.spent_s.values())
             found = schedule(costs, left, budget, variants, MOST_TRIALS)
             state.schedule = HalvingSchedule(found.rungs, found.models, failed | found.left_out)
             state.write(self._out)
-        for line in describe_schedule(state.schedule):
-            info(line)
-
-    def _costs(self) -> tuple[dict[str, TrialCost], dict[str, str]]:
-        """What trials of each candidate cost, and why some cannot be tried."""
-        costs, failed = {}, {}
-        kept = [one.model for one in self._state.candidates or [] if one.kept]
-        with progress_bar() as bar:
-            for model in bar.track(kept, description="measuring"):
-                done = self._do(self._out / COSTS / model, Configuration(model), None)
-                self._state.spent_s[model] = done.seconds
-                self._state.write(self._out)
-                if done.result is None:
-                    failed[model] = f"it cannot be trained: {done.reason}"
-                else:
-                    costs[model] = TrialCost(**done.result)
-        if not costs:
-            raise RunError(join_problems("No model can be trained:", _lines(failed)))
-        return costs, failed
-
-    def _cost(self, model: str) -> TrialCost:
-        return TrialCost(**read_json(self._out / COSTS / model / RESULT)["result"])
+        for model, reason in state.schedule.left_out.items():
+            info(f"skip {model}: {reason}")
+        rungs = state.schedule.rungs
+        parts = [f"{rung.trials} trials of {duration(rung.seconds)}" for rung in rungs]
+        info(f"{', then '.join(parts)}; about one in {KEPT} goes on, and the best is fine-tuned.")
 
     def run(self) -> Configuration:
-        """The rungs one after the other; returns the best configuration of the last."""
+        """The rungs one after the other; returns the best configuration of the last.
+
+        Raises RunError where every trial of a rung failed.
+        """
         plan = self._state.schedule
         assert plan is not None
         options = {"model": tuple(plan.models), **self._options}
         everything = grid(plan.models, self._options)
         going = [Configuration(model) for model in plan.models]
         with progress_bar() as bar:
-            for rung, wanted in enumerate(plan.rungs):
-                count = min(wanted.trials, len(going)) if rung else wanted.trials
+            for rung, planned in enumerate(plan.rungs):
+                count = min(planned.trials, len(going)) if rung else planned.trials
                 task = bar.add_task(f"rung {rung + 1} of {len(plan.rungs)}", total=count)
                 self._store.queue(rung, going)
-                while len(done := self._store.trials(rung)) < count and not self._late(rung, done):
+                while len(done := self._store.trials(rung)) < count:
+                    if is_late(planned, [trial.seconds for trial in done]):
+                        info(
+                            f"Rung {rung + 1} ends after {len(done)} of {planned.trials} trials: "
+                            "they take longer than estimated."
+                        )
+                        break
                     bar.update(task, completed=len(done))
                     number, configuration = self._store.next(rung, options, everything)
-                    self._try(rung, number, configuration, wanted.seconds)
-                going = self._best(rung, done)
+                    steps = self._cost(configuration.model).steps(planned.seconds)
+                    folder = self._out / TRIALS / f"rung{rung + 1}-{number}"
+                    ended = self._do(folder, configuration, steps)
+                    miou = None if ended.result is None else float(ended.result["miou"])
+                    self._store.tell(rung, number, miou, steps, ended.seconds, ended.reason)
+                    drop_weights(folder)
+
+                later = plan.rungs[rung + 1 :]
+                by_number = {trial.number: trial for trial in done}
+                scores = {number: trial.miou for number, trial in by_number.items()}
+                best = survivors(scores, later[0].trials if later else 1)
+                if not best:
+                    reasons = {trial.configuration.model: trial.reason for trial in done}
+                    lines = [f"{model}: {reason}" for model, reason in reasons.items()]
+                    raise RunError(join_problems("Every trial failed:", lines))
+                going = [by_number[number].configuration for number in best]
                 bar.update(task, completed=count)
         return going[0]
 
-    def _late(self, rung: int, done: Sequence[Trial]) -> bool:
-        """Whether the rung ends with the trials that it has, since they took too long."""
-        assert self._state.schedule is not None
-        planned = self._state.schedule.rungs[rung]
-        late = is_late(planned, [trial.seconds for trial in done])
-        if late:
-            info(
-                f"Rung {rung + 1} ends after {len(done)} of {planned.trials} trials: they take "
-                "longer than estimated."
-            )
-        return late
-
-    def _try(self, rung: int, number: int, configuration: Configuration, seconds: float) -> None:
-        steps = self._cost(configuration.model).steps(seconds)
-        folder = self._out / TRIALS / f"rung{rung + 1}-{number}"
-        done = self._do(folder, configuration, steps)
-        miou = None if done.result is None else float(done.result["miou"])
-        self._store.tell(rung, number, miou, steps, done.seconds, done.reason)
-        drop_weights(folder)
-
-    def _best(self, rung: int, done: Sequence[Trial]) -> list[Configuration]:
-        """What goes on to the next rung. Raises RunError where every trial failed."""
-        assert self._state.schedule is not None
-        by_number = {trial.number: trial for trial in done}
-        scores = {number: trial.miou for number, trial in by_number.items()}
-        later = self._state.schedule.rungs[rung + 1 :]
-        numbers = survivors(scores, later[0].trials if later else 1)
-        if not numbers:
-            reasons = {f"{trial.configuration.model}": trial.reason for trial in done}
-            raise RunError(join_problems("Every trial failed:", _lines(reasons)))
-        return [by_number[number].configuration for number in numbers]
-
     def finish(self, best: Configuration) -> Picked:
         """Fine-tune the best in what is left of the budget, and write down what was tried."""
-        state, run = self._state, self._out / RUN
+        state, asked, run = self._state, self._asked, self._out / RUN
         assert state.schedule is not None
         tried = [self._store.trials(rung) for rung in range(len(state.schedule.rungs))]
+        trials = [trial for rung in tried for trial in rung]
         if state.final is None:
-            state.final = f"{self._left_s(best, tried):.0f}s"
+            spent = sum(state.spent_s.values()) + sum(trial.seconds for trial in trials)
+            left = final_seconds(parse_budget(asked.budget), spent, self._cost(best.model))
+            state.final = f"{left:.0f}s"
             state.write(self._out)
         write_tried(self._out, state, tried, best)
         if not (run / RUN_RESULT).is_file():
+            resume = (run / RUN_FILE).is_file()
+            if not resume:
+                shutil.rmtree(run, ignore_errors=True)
+            request = RunRequest(
+                best.model, asked.data, recipe=AUTO, out=run,
+                overrides=tuple(self._overrides(best)), encoder_weights=asked.encoder_weights,
+                registry=asked.registry_path, resume=resume, budget=state.final,
+            )  # fmt: skip
             try:
-                self._finetune(best, run)
+                train(request)
             except InputError:  # the machine is slower than it was: another call measures anew
                 state.final = None
                 state.write(self._out)
                 raise
-        miou = float(read_json(run / RUN_RESULT)["best_miou"])
-        return Picked(best, miou, run, [trial for rung in tried for trial in rung])
+        return Picked(best, float(read_json(run / RUN_RESULT)["best_miou"]), run, trials)
 
-    def _finetune(self, best: Configuration, run: Path) -> None:
-        """Fine-tune in the folder `run`, or go on there."""
-        resume = (run / RUN_FILE).is_file()
-        if not resume:
-            shutil.rmtree(run, ignore_errors=True)
-        train(
-            RunRequest(
-                best.model, self._asked.data, recipe=AUTO, out=run,
-                overrides=tuple(self._overrides(best)),
-                encoder_weights=self._asked.encoder_weights, registry=_path(self._asked.registry),
-                resume=resume, budget=self._state.final,
-            )
-        )  # fmt: skip
-
-    def _left_s(self, best: Configuration, tried: Sequence[Sequence[Trial]]) -> float:
-        spent = sum(self._state.spent_s.values())
-        spent += sum(trial.seconds for rung in tried for trial in rung)
-        return final_seconds(parse_budget(self._asked.budget), spent, self._cost(best.model))
+    def _cost(self, model: str) -> TrialCost:
+        return TrialCost(**read_json(self._out / COSTS / model / RESULT)["result"])
 
     def _overrides(self, configuration: Configuration) -> list[str]:
         given = self._asked.overrides
@@ -317,73 +285,54 @@ class Search:
 
 def _recipe(asked: Asked, model: str) -> Recipe:
     """The recipe of the registry from which `auto` starts for this model."""
-    registry = _path(asked.registry)
+    registry = asked.registry_path
     usual = SCRATCH if asked.encoder_weights is None else resolve(model, registry).recipe
     return load_registry(registry).recipe(usual)
-
-
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)
-
-
-def _lines(reasons: dict[str, str]) -> list[str]:
-    return [f"{name}: {reason}" for name, reason in reasons.items()]
 
 
 MARKDOWN, JSON = "tried.md", "tried.json"
 NONE = "\u2013"
 
 
-def describe_candidates(candidates: Sequence[Candidate]) -> Iterator[str]:
-    """A line for each model: whether it is tried, and why."""
-    for one in candidates:
-        yield f"{'try ' if one.kept else 'skip'} {one.model}: {one.reason}"
+def write_tried(
+    out: Path, state: SearchState, tried: Sequence[Sequence[Trial]], best: Configuration
+) -> None:
+    """Write what was tried into the folder `out`, as a table and as JSON.
 
-
-def describe_schedule(plan: HalvingSchedule) -> Iterator[str]:
-    """The models that the budget leaves out, and the rungs."""
-    for model, reason in plan.left_out.items():
-        yield f"skip {model}: {reason}"
-    parts = [f"{rung.trials} trials of {duration(rung.seconds)}" for rung in plan.rungs]
-    yield f"{', then '.join(parts)}; about one in {KEPT} goes on, and the best is fine-tuned."
-
-
-def rows(
-    state: SearchState, tried: Sequence[Sequence[Trial]], best: Configuration
-) -> list[dict[str, Any]]:
-    """What was tried, best first: by the last rung reached, then by the mIoU on val there."""
+    Best first: by the last rung reached, then by the mIoU on val there.
+    """
     latency = {one.model: one.latency_ms for one in state.candidates or []}
     reached: dict[Configuration, list[Trial]] = {}
     for rung in tried:
         for trial in rung:
             reached.setdefault(trial.configuration, []).append(trial)
-    order = sorted(
-        reached.items(),
-        key=lambda item: (item[0] != best, -_finished(item[1]), -(item[1][-1].miou or -1.0)),
-    )
-    return [
-        {
-            "rank": number,
-            **configuration.as_params(),
-            "latency_ms": latency.get(configuration.model),
-            "miou": [trial.miou for trial in trials],
-            "steps": [trial.steps for trial in trials],
-            "seconds": round(sum(trial.seconds for trial in trials), 1),
-            "end": _end(configuration, trials, best),
-        }
-        for number, (configuration, trials) in enumerate(order, 1)
-    ]
 
+    def rank(configuration: Configuration) -> tuple[bool, int, float]:
+        trials = reached[configuration]
+        finished = sum(trial.miou is not None for trial in trials)
+        return configuration != best, -finished, -(trials[-1].miou or -1.0)
 
-def write_tried(
-    out: Path, state: SearchState, tried: Sequence[Sequence[Trial]], best: Configuration
-) -> None:
-    """Write the table into the folder `out`, for people and for programs."""
-    found = rows(state, tried, best)
-    write_text(out / JSON, json.dumps(found, indent=2, allow_nan=False) + "\n")
-    heads = [*columns(len(tried))]
+    rows: list[dict[str, Any]] = []
+    for number, configuration in enumerate(sorted(reached, key=rank), 1):
+        trials = reached[configuration]
+        end = "fine-tuned" if configuration == best else f"stopped after rung {len(trials)}"
+        if trials[-1].miou is None:
+            end = f"failed: {trials[-1].reason}"
+        rows.append(
+            {
+                "rank": number,
+                **configuration.as_params(),
+                "latency_ms": latency.get(configuration.model),
+                "miou": [trial.miou for trial in trials],
+                "steps": [trial.steps for trial in trials],
+                "seconds": round(sum(trial.seconds for trial in trials), 1),
+                "end": end,
+            }
+        )
+    write_json(out / JSON, rows)
     left = ("model", "rate", "loss", "unfreezing", "end")
-    lines = table_lines(heads, [list(map(escape, cells(row, len(tried)))) for row in found], left)
+    escaped = [list(map(escape, cells(row, len(tried)))) for row in rows]
+    lines = table_lines(columns(len(tried)), escaped, left)
     note = "Chosen on the val split by short runs: the scores only rank, they are not results."
     write_text(out / MARKDOWN, "\n".join(["# What was tried", "", note, "", *lines, ""]))
 
@@ -402,13 +351,3 @@ def cells(row: dict[str, Any], rungs: int) -> list[str]:
     latency = NONE if row["latency_ms"] is None else f"{row['latency_ms']:.1f}"
     choices = [row[name] for name in ("model", "rate", "loss", "unfreezing")]
     return [str(row["rank"]), *choices, latency, *scores, f"{row['seconds']:.0f}", row["end"]]
-
-
-def _finished(trials: Sequence[Trial]) -> int:
-    return sum(trial.miou is not None for trial in trials)
-
-
-def _end(configuration: Configuration, trials: Sequence[Trial], best: Configuration) -> str:
-    if trials[-1].miou is None:
-        return f"failed: {trials[-1].reason}"
-    return "fine-tuned" if configuration == best else f"stopped after rung {len(trials)}"

@@ -29,6 +29,11 @@ class Asked:
     registry: str | None = None
     seed: int = 0
 
+    @property
+    def registry_path(self) -> Path | None:
+        """The overlay file."""
+        return None if self.registry is None else Path(self.registry)
+
     def as_json(self) -> dict[str, Any]:
         """The fields as JSON has them."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in vars(self).items()}
@@ -50,21 +55,7 @@ class SearchState:
 
     def write(self, out: Path) -> None:
         """Write the state into the folder `out`."""
-        write_json(
-            out / FILE,
-            {
-                "schema": 1,
-                "asked": self.asked.as_json(),
-                "candidates": _listed(self.candidates),
-                "schedule": None if self.schedule is None else asdict(self.schedule),
-                "spent_s": self.spent_s,
-                "final": self.final,
-            },
-        )
-
-
-def _listed(candidates: list[Candidate] | None) -> list[dict[str, Any]] | None:
-    return None if candidates is None else [asdict(one) for one in candidates]
+        write_json(out / FILE, {"schema": 1, **asdict(self)})
 
 
 def open_state(out: Path, asked: Asked) -> SearchState:
@@ -89,16 +80,13 @@ def open_state(out: Path, asked: Asked) -> SearchState:
     if differences:
         header = f"{out} holds another search. Ask for the same again, or give another --out:"
         raise InputError(join_problems(header, differences))
-    candidates, schedule = before["candidates"], before["schedule"]
-    return SearchState(
-        asked=asked,
-        candidates=None if candidates is None else [Candidate(**one) for one in candidates],
-        schedule=None
-        if schedule is None
-        else HalvingSchedule(**schedule | {"rungs": [Rung(**rung) for rung in schedule["rungs"]]}),
-        spent_s=before["spent_s"],
-        final=before["final"],
-    )
+    state = SearchState(asked, spent_s=before["spent_s"], final=before["final"])
+    if before["candidates"] is not None:
+        state.candidates = [Candidate(**one) for one in before["candidates"]]
+    if before["schedule"] is not None:
+        rungs = [Rung(**rung) for rung in before["schedule"]["rungs"]]
+        state.schedule = HalvingSchedule(**before["schedule"] | {"rungs": rungs})
+    return state
 
 
 REPEATS = 5
@@ -189,8 +177,7 @@ class Store:
         study = self._study(rung)
         study_id = self._storage.get_study_id_from_name(study.study_name)
         trial = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
-        attributes = {"steps": steps, "seconds": seconds, "reason": reason}
-        for name, value in attributes.items():
+        for name, value in (("steps", steps), ("seconds", seconds), ("reason", reason)):
             self._storage.set_trial_user_attr(trial, name, value)
         study.tell(number, miou, state=self._state("FAIL") if miou is None else None)
 

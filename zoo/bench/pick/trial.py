@@ -46,9 +46,10 @@ def main(folder: Path) -> int:
 
 
 def work(folder: Path, order: TrialOrder) -> None:
-    """Write the result of the order into `folder`: a mIoU in [0, 1], or a TrialCost.
+    """Write the result of the order into `folder`, with the seconds since the order was given.
 
-    With it stand the seconds since the order was given.
+    The result is the mIoU on val in [0, 1] after a short run of all stages, of about `steps`
+    steps; or the TrialCost of the model.
     """
     request = RunRequest(
         model=order.model, data=order.data, recipe=AUTO, out=folder / RUN,
@@ -56,23 +57,29 @@ def work(folder: Path, order: TrialOrder) -> None:
         registry=None if order.registry is None else Path(order.registry),
     )  # fmt: skip
     plan = resolve_auto(make_plan(request))
-    if order.steps is None:
-        result = asdict(measured(plan, order.began))
-    else:
-        result = {"miou": trained(plan, order.steps)}
-    write_json(folder / RESULT, {"result": result, "seconds": time.time() - order.began})
-
-
-def trained(plan: Plan, steps: int) -> float:
-    """The mIoU on val after a whole short run of about `steps` steps, all stages included.
-
-    A trial that was stopped goes on from its checkpoint.
-    """
     ranks = start_ranks()
-    short = shortened_plan(plan, steps)
-    short.out.mkdir(parents=True, exist_ok=True)
-    trainer = make_trainer(short, prepare(short, ranks), ranks)
-    return trainer.fit(resume=(short.out / CHECKPOINT).is_file()).best_miou
+    short = shortened_plan(plan, order.steps or 1)
+    result: dict[str, float]
+    if order.steps is not None:  # a trial that was stopped resumes from its checkpoint
+        short.out.mkdir(parents=True, exist_ok=True)
+        trainer = make_trainer(short, prepare(short, ranks), ranks)
+        result = {"miou": trainer.fit(resume=(short.out / CHECKPOINT).is_file()).best_miou}
+    else:
+        prepare(short, ranks)  # weights that are missing are missed here
+        ready = time.time()
+        scan = scan_labels(plan.dataset, ["train", "val"])
+        cost = cost_of(plan, scan, plan.recipe)
+        val = len(plan.dataset.samples("val"))
+        epoch = max(1, len(plan.dataset.samples("train")) // plan.recipe.batch_size)
+        stages = len(plan.recipe.stages)
+        measured = TrialCost(
+            start_s=ready - order.began,
+            step_s=max(cost.epochs_s) / epoch,
+            validation_s=cost.validation_s * min(1.0, VAL_IMAGES / val) + stages * cost.save_s,
+            final_s=least_final_s(cost, stages, time.time() - ready),
+        )
+        result = asdict(measured)
+    write_json(folder / RESULT, {"result": result, "seconds": time.time() - order.began})
 
 
 def shortened_plan(plan: Plan, steps: int) -> Plan:
@@ -103,24 +110,6 @@ def part(dataset: Dataset, images: int) -> Dataset:
     train: list[Sample] = [chosen[number % len(chosen)] for number in range(images)]
     return replace(
         dataset, splits={"train": train, "val": spaced(dataset.samples("val"), VAL_IMAGES)}
-    )
-
-
-def measured(plan: Plan, began: float) -> TrialCost:
-    """What trials of the plan's model cost here; `began` is when this process was started."""
-    ranks = start_ranks()
-    prepare(shortened_plan(plan, 1), ranks)  # weights that are missing are missed here
-    ready = time.time()
-    scan = scan_labels(plan.dataset, ["train", "val"])
-    cost = cost_of(plan, scan, plan.recipe)
-    val = len(plan.dataset.samples("val"))
-    epoch = max(1, len(plan.dataset.samples("train")) // plan.recipe.batch_size)
-    stages = len(plan.recipe.stages)
-    return TrialCost(
-        start_s=ready - began,
-        step_s=max(cost.epochs_s) / epoch,
-        validation_s=cost.validation_s * min(1.0, VAL_IMAGES / val) + stages * cost.save_s,
-        final_s=least_final_s(cost, stages, time.time() - ready),
     )
 
 

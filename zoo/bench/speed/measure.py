@@ -66,8 +66,30 @@ def checked(names: Sequence[str], setting: SpeedSetting) -> SpeedSetting:
 
     Raises one InputError with everything that is wrong with the names and the setting.
     """
-    problems = [problem for name in (*names, setting.reference) for problem in _unusable(name)]
-    problems += _wrong_values(setting)
+    problems = []
+    for name in (*names, setting.reference):
+        try:
+            resolved = resolve(name)
+        except InputError as error:
+            problems.append(str(error).replace("\n", "\n  "))
+        else:
+            if not resolved.supported:
+                problems.append(f"{name} is not supported: {resolved.reason}")
+    for name, value, allowed in (
+        ("precision", setting.precision, PRECISIONS),
+        ("memory format", setting.memory_format, MEMORY_FORMATS),
+        ("device", setting.device, DEVICES),
+    ):
+        if value not in allowed:
+            problems.append(f"the {name} must be one of {', '.join(allowed)}, not {value!r}")
+    if min(setting.size) < 32 or max(setting.size) > 16384:
+        height, width = setting.size
+        problems.append(f"each side must have 32 to 16384 pixels, not {height}x{width}")
+    if min(setting.batches) < 1 or max(setting.batches) > 65536:
+        problems.append(f"batch sizes must be between 1 and 65536, not {setting.batches}")
+    for name, count in (("threads", setting.threads), ("rounds", setting.rounds)):
+        if count is not None and count < 1:
+            problems.append(f"--{name} must be at least 1, not {count}")
     if problems:
         raise InputError(join_problems("Cannot benchmark:", dict.fromkeys(problems)))
     return replace(setting, batches=tuple(sorted(set(setting.batches))))
@@ -87,34 +109,6 @@ def parse_batches(text: str) -> tuple[int, ...]:
     if not all(part.isascii() and part.isdecimal() for part in parts):
         raise InputError(f"Invalid batch sizes {text!r}. Use whole numbers, as in 1,4,16.")
     return tuple(int(part) for part in parts)
-
-
-def _unusable(name: str) -> list[str]:
-    try:
-        resolved = resolve(name)
-    except InputError as error:
-        return [str(error).replace("\n", "\n  ")]
-    return [] if resolved.supported else [f"{name} is not supported: {resolved.reason}"]
-
-
-def _wrong_values(setting: SpeedSetting) -> list[str]:
-    problems = []
-    for name, value, allowed in (
-        ("precision", setting.precision, PRECISIONS),
-        ("memory format", setting.memory_format, MEMORY_FORMATS),
-        ("device", setting.device, DEVICES),
-    ):
-        if value not in allowed:
-            problems.append(f"the {name} must be one of {', '.join(allowed)}, not {value!r}")
-    if min(setting.size) < 32 or max(setting.size) > 16384:
-        height, width = setting.size
-        problems.append(f"each side must have 32 to 16384 pixels, not {height}x{width}")
-    if min(setting.batches) < 1 or max(setting.batches) > 65536:
-        problems.append(f"batch sizes must be between 1 and 65536, not {setting.batches}")
-    for name, count in (("threads", setting.threads), ("rounds", setting.rounds)):
-        if count is not None and count < 1:
-            problems.append(f"--{name} must be at least 1, not {count}")
-    return problems
 
 
 WORKER = "zoo.bench.speed.timing"
@@ -201,7 +195,13 @@ def measure(
         task = bar.add_task("speed", total=len(names) * parts)
         for number, name in enumerate(names):
             bar.update(task, description=name)
-            yield _outcome(name, setting, reference, module, lambda: bar.advance(task))
+            try:
+                with contextlib.closing(Timed(name, setting, module)) as timed:
+                    record = _record(timed, reference, setting, lambda: bar.advance(task))
+                outcome = SpeedOutcome(name, record)
+            except RunError as error:
+                outcome = SpeedOutcome(name, None, str(error))
+            yield outcome
             bar.update(task, completed=(number + 1) * parts)
 
 
@@ -226,27 +226,47 @@ def measure_all(
     return records, failed
 
 
-def _outcome(
-    name: str, setting: SpeedSetting, reference: Timed, module: str, advance: Callable[[], None]
-) -> SpeedOutcome:
-    try:
-        with contextlib.closing(Timed(name, setting, module)) as timed:
-            return SpeedOutcome(name, _record(timed, reference, setting, advance))
-    except RunError as error:
-        return SpeedOutcome(name, None, str(error))
-
-
 def _record(
     timed: Timed, reference: Timed, setting: SpeedSetting, advance: Callable[[], None]
 ) -> SpeedRecord:
-    batch, turns = _latency(timed, reference, setting, advance)
-    throughput = {batch: batch / statistics.median(turns.seconds)}
+    """The record of one model; `advance` is called after each part of the measurement."""
+    size = "x".join(map(str, setting.size))
+    batch = setting.batches[0]
+    while True:  # the latency: that of the smallest batch, or of a smaller one that memory holds
+        seconds: list[float] = []
+        ratios: list[float] = []
+        peak_mb = 0.0
+        try:
+            for _ in range(setting.rounds):
+                mine, other = (one.time(batch, setting.turn_s) for one in (timed, reference))
+                medians = [statistics.median(turn["seconds"]) for turn in (mine, other)]
+                seconds += mine["seconds"]
+                ratios.append(medians[0] / medians[1])
+                peak_mb = mine["peak_mb"]
+                advance()
+            break
+        except ShortageError as error:
+            if batch == 1:
+                raise RunError(f"there is not enough memory for one image of {size}") from error
+            info(f"{timed.model}: not enough memory for {batch} images of {size}, trying half.")
+            batch //= 2
+
+    # Images per second of the larger batches, up to the first that memory does not hold.
+    latency_s = statistics.median(seconds)
+    throughput = {batch: batch / latency_s}
     for wanted in setting.batches[1:]:
-        if wanted > batch:
-            throughput |= _largest(timed, wanted, max(throughput), setting.turn_s)
+        images = wanted
+        while images > max(throughput):
+            try:
+                turn = timed.time(images, setting.turn_s)
+                throughput[images] = images / statistics.median(turn["seconds"])
+            except ShortageError:
+                info(f"{timed.model}: not enough memory for {images} images, trying half.")
+                images //= 2
         if max(throughput) < wanted:
             break
         advance()
+
     fields = {
         "schema": 1,
         "kind": "speed",
@@ -254,70 +274,18 @@ def _record(
         "size": list(setting.size),
         "batch": batch,
         "latency_ms": {
-            "p50": round(1000 * statistics.median(turns.seconds), 4),
-            "p95": round(1000 * percentile_95(turns.seconds), 4),
+            "p50": round(1000 * latency_s, 4),
+            "p95": round(1000 * percentile_95(seconds), 4),
         },
-        "throughput": {str(size): round(speed, 4) for size, speed in throughput.items()},
-        "peak_mb": round(turns.peak_mb, 1),
+        "throughput": {str(images): round(speed, 4) for images, speed in throughput.items()},
+        "peak_mb": round(peak_mb, 1),
         "memory_format": setting.memory_format,
         "reference": {
             "model": setting.reference,
-            "ratio": round(statistics.median(turns.ratios), 4),
+            "ratio": round(statistics.median(ratios), 4),
         },
     }
     return parse_speed_record(fields, f"the measurement of {timed.model}")
-
-
-@dataclass(frozen=True)
-class _Turns:
-    """Seconds of every inference, the ratio to the reference in each turn, the peak of memory."""
-
-    seconds: list[float]
-    ratios: list[float]
-    peak_mb: float
-
-
-def _latency(
-    timed: Timed, reference: Timed, setting: SpeedSetting, advance: Callable[[], None]
-) -> tuple[int, _Turns]:
-    """The turns of the smallest batch, or of a smaller one that memory holds."""
-    batch = setting.batches[0]
-    while True:
-        try:
-            return batch, _in_turns(timed, reference, batch, setting, advance)
-        except ShortageError as error:
-            size = "x".join(map(str, setting.size))
-            if batch == 1:
-                raise RunError(f"there is not enough memory for one image of {size}") from error
-            info(f"{timed.model}: not enough memory for {batch} images of {size}, trying half.")
-            batch //= 2
-
-
-def _in_turns(
-    timed: Timed, reference: Timed, batch: int, setting: SpeedSetting, advance: Callable[[], None]
-) -> _Turns:
-    seconds: list[float] = []
-    ratios: list[float] = []
-    peak = 0.0
-    for _ in range(setting.rounds):
-        mine, other = (one.time(batch, setting.turn_s) for one in (timed, reference))
-        seconds += mine["seconds"]
-        ratios.append(statistics.median(mine["seconds"]) / statistics.median(other["seconds"]))
-        peak = mine["peak_mb"]
-        advance()
-    return _Turns(seconds, ratios, peak)
-
-
-def _largest(timed: Timed, wanted: int, least: int, seconds: float) -> dict[int, float]:
-    """Images a second at `wanted` images, or at the half of it and so on, above `least`."""
-    batch = wanted
-    while batch > least:
-        try:
-            return {batch: batch / statistics.median(timed.time(batch, seconds)["seconds"])}
-        except ShortageError:
-            info(f"{timed.model}: not enough memory for {batch} images, trying half.")
-            batch //= 2
-    return {}
 
 
 def percentile_95(values: Sequence[float]) -> float:
@@ -364,8 +332,8 @@ PATIENCE_SECONDS = 60
 class Worker:
     """A Python process with the arguments `command`; the end of its stdin tells it to end.
 
-    Ctrl-C does not reach it; this process ends it. `environment` adds
-    to or replaces variables of this process.
+    Ctrl-C does not reach it; this process ends it. `environment` adds to or replaces variables of
+    this process.
     """
 
     def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None):

@@ -8,7 +8,6 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +35,41 @@ class Bench:
     """
 
     def __init__(self, model: str, setting: SpeedSetting):
-        self._size, self._device = setting.size, _device(setting.device)
+        if setting.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("--device cuda: torch finds no GPU. Leave the option out, or use cpu.")
+        on_gpu = torch.cuda.is_available() and setting.device != "cpu"
+        self._size, self._device = setting.size, "cuda" if on_gpu else "cpu"
         self._precision = resolve_precision(setting.precision, self._device)
-        self._format = getattr(
-            torch,
-            "channels_last" if setting.memory_format == "channels_last" else "contiguous_format",
-        )
+        channels_last = setting.memory_format == "channels_last"
+        self._format = torch.channels_last if channels_last else torch.contiguous_format
         if setting.threads is not None:
             torch.set_num_threads(setting.threads)
-        options = _options(model, setting.size)
-        _load_libraries(model, options)
-        if self._device == "cpu":
-            _limit_memory(setting.memory_mb or _free_mb())
-        self._before_mb = _memory_before(self._device)
+
+        # A net that can be built for a square size is built for it.
+        height, width = setting.size
+        row = resolve(model).row
+        square = height == width and row is not None and row.resizes == "img_size"
+        options: dict[str, Any] = {"img_size": height} if square else {}
+
+        # Import all that the model needs, so that neither its time nor its memory counts.
+        with contextlib.suppress(RuntimeError, NotImplementedError), torch.device("meta"):
+            create(model, classes=CLASSES, encoder_weights=None, **options)
+
+        # Let allocations beyond the limit fail, before the system ends a process.
+        limit_mb = None if on_gpu else setting.memory_mb or _free_mb()
+        taken_kb = _kilobytes("/proc/self/status", "VmData")
+        if limit_mb is not None and taken_kb is not None:
+            limit = taken_kb * 1024 + limit_mb * 2**20
+            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+
+        # The peak of memory starts anew where the system allows it.
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            with contextlib.suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5")
+        self._before_mb = _peak_resident_mb()
+
         began = time.perf_counter()
         net = create(model, classes=CLASSES, encoder_weights=None, **options)
         self._build_s = time.perf_counter() - began
@@ -81,27 +102,25 @@ class Bench:
             images = torch.randn(batch, self._net.spec.in_chans, *self._size)
             self._images = images.to(self._device).contiguous(memory_format=self._format)
             self._repeat(WARM_UP_S, WARM_UP)
-        return {"seconds": self._repeat(seconds, LEAST), "peak_mb": self._peak_mb()}
+        times = self._repeat(seconds, LEAST)
+        if self._device == "cuda":
+            peak_mb = torch.cuda.max_memory_allocated() / 2**20
+        else:
+            peak_mb = max(0.0, _peak_resident_mb() - self._before_mb)
+        return {"seconds": times, "peak_mb": peak_mb}
 
+    @torch.inference_mode()
     def _repeat(self, seconds: float, least: int) -> list[float]:
+        """The seconds of each inference, for `seconds` in all and `least` of them."""
         times: list[float] = []
         while len(times) < least or sum(times) < seconds:
             began = time.perf_counter()
-            self._infer()
+            with autocast(self._precision, self._device):
+                self._net(self._images)
+            if self._device == "cuda":
+                torch.cuda.synchronize()
             times.append(time.perf_counter() - began)
         return times
-
-    @torch.inference_mode()
-    def _infer(self) -> None:
-        with autocast(self._precision, self._device):
-            self._net(self._images)
-        if self._device == "cuda":
-            torch.cuda.synchronize()
-
-    def _peak_mb(self) -> float:
-        if self._device == "cuda":
-            return torch.cuda.max_memory_allocated() / 2**20
-        return max(0.0, _peak_resident_mb() - self._before_mb)
 
 
 def main(model: str, text: str) -> None:
@@ -121,16 +140,11 @@ def main(model: str, text: str) -> None:
     except Exception as error:
         say(_failure(error))
         return
-    _serve(bench, sys.stdin, say)
-
-
-def _serve(bench: Bench, questions: Iterable[str], say: Any) -> None:
-    for line in questions:
+    for line in sys.stdin:
         try:
-            answer = bench.time(**json.loads(line))
+            say(bench.time(**json.loads(line)))
         except Exception as error:
-            answer = _failure(error)
-        say(answer)
+            say(_failure(error))
 
 
 def _failure(error: Exception) -> dict[str, Any]:
@@ -138,37 +152,6 @@ def _failure(error: Exception) -> dict[str, Any]:
     if isinstance(error, MemoryError) or SHORT.search(text):
         return {"short": True}
     return {"error": text if isinstance(error, ZooError) else f"{type(error).__name__}: {text}"}
-
-
-def _device(asked: str) -> str:
-    """The device that `asked` means here. Raises InputError for a GPU that is not there."""
-    there = torch.cuda.is_available()
-    if asked == "cuda" and not there:
-        raise InputError("--device cuda: torch finds no GPU. Leave the option out, or use cpu.")
-    return "cuda" if there and asked != "cpu" else "cpu"
-
-
-def _options(model: str, size: tuple[int, int]) -> dict[str, Any]:
-    """A net that can be built for a square size is built for it."""
-    row = resolve(model).row
-    square = size[0] == size[1] and row is not None and row.resizes == "img_size"
-    return {"img_size": size[0]} if square else {}
-
-
-def _load_libraries(model: str, options: dict[str, Any]) -> None:
-    """Import all that the model needs, so that neither its time nor its memory counts."""
-    with contextlib.suppress(RuntimeError, NotImplementedError), torch.device("meta"):
-        create(model, classes=CLASSES, encoder_weights=None, **options)
-
-
-def _memory_before(device: str) -> float:
-    """Megabytes that this process takes; the peak starts anew where the system allows it."""
-    if device == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        return 0.0
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    return _peak_resident_mb()
 
 
 def _peak_resident_mb() -> float:
@@ -187,14 +170,6 @@ def _free_mb() -> int | None:
         free.append((int(most) - int((group / "memory.current").read_text())) // 1024)
     known = [value for value in free if value is not None]
     return int(0.9 * min(known) / 1024) if known else None
-
-
-def _limit_memory(megabytes: int | None) -> None:
-    """Let allocations beyond so much more than now fail, before the system ends a process."""
-    taken = _kilobytes("/proc/self/status", "VmData")
-    if megabytes is not None and taken is not None:
-        limit = taken * 1024 + megabytes * 2**20
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def _kilobytes(file: str, name: str) -> int | None:
