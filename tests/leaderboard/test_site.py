@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from helpers.record_examples import confusion_with, counted, fields, record, speed_record
 
-from zoo.common.html import data_block, page
+from zoo.common.html import data_block, render
 from zoo.leaderboard import site
 from zoo.leaderboard.board import read_board
 from zoo.leaderboard.build import write
@@ -269,7 +269,7 @@ def test_a_picture_for_each_cost_that_is_known(tmp_path: Path) -> None:
 
 
 def test_a_page_without_a_script_allows_none() -> None:
-    assert "script" not in page("t", "", "<p>x</p>")
+    assert "script" not in render("common/page.html", title="t", style="", body="x")
     assert data_block("x", {"a": "</script>"}) == (
         '<script type="application/json" id="x">{"a":"\\u003c/script>"}</script>'
     )

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from zoo.common.errors import InputError
-
-if TYPE_CHECKING:
-    from zoo.hub.push import Pushed
+from zoo.cli import JsonOption
+from zoo.common.console import info, print_line
+from zoo.common.errors import InputError, printable, shortened
 
 registry_app = typer.Typer(help="Registries of trained models.", no_args_is_help=True)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Register = Annotated[
     Path | None, typer.Option("--register", help="An overlay registry to add the rows to.")
 ]
@@ -49,28 +47,28 @@ def push_command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show files and card, upload nothing.")
     ] = False,
-    as_json: Json = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Push MODEL to REPO on the Hugging Face Hub in one commit; prints its registry row."""
     from zoo.hub.push import push
 
     done = push(
-        model,
-        repo,
-        private=private,
-        branch=branch,
-        tag=tag,
-        pull_request=pull_request,
-        message=message,
-        licence=licence,
-        data_licence=data_licence,
-        picture=picture,
-        records=record or [],
-        eval_results=eval_results,
-        register_in=register,
-        dry_run=dry_run,
-    )
-    _show(done, dry_run, as_json)
+        model, repo, private=private, branch=branch, tag=tag, pull_request=pull_request,
+        message=message, licence=licence, data_licence=data_licence, picture=picture,
+        records=record or [], eval_results=eval_results, register_in=register, dry_run=dry_run,
+    )  # fmt: skip
+    if as_json:
+        fields: dict[str, Any] = {**vars(done), "row": None if done.row is None else vars(done.row)}
+        print_line(json.dumps(fields, indent=2))
+    elif dry_run:
+        for name, size in sorted(done.files.items()):
+            state = "changed" if name in done.changed else "unchanged"
+            print_line(f"{name}\t{size} bytes\t{state}")
+        print_line(f"\n{done.card}")
+    else:
+        print_line(done.pull_request or f"hf-hub:{done.repo}@{done.revision}")
+        if done.row is not None:
+            print_line(f"\n{done.row.text().rstrip()}")
 
 
 def pull_command(
@@ -80,7 +78,7 @@ def pull_command(
     ] = None,
 ) -> None:
     """Download a model from the Hub into the cache; prints its folder."""
-    from zoo.common.console import info
+    from zoo.common.files import new_folder
     from zoo.creation.locate import pull
     from zoo.remote.address import snapshot_origin
 
@@ -88,7 +86,12 @@ def pull_command(
         raise InputError(f"{out} exists already; give another --out.")
     folder = pull(model)
     info(f"Pulled {snapshot_origin(folder)}")
-    _print(str(folder if out is None else _copied(folder, out)))
+    if out is not None:
+        with new_folder(out) as made:
+            for path in folder.iterdir():
+                if path.is_file():
+                    shutil.copyfile(path, made / path.name)
+    print_line(str(out or folder))
 
 
 def import_command(
@@ -107,21 +110,14 @@ def import_command(
     ] = None,
 ) -> None:
     """Convert an old PyTorch checkpoint to a model folder; nothing in the file is executed."""
-    from zoo.common.console import info
-    from zoo.common.errors import printable, shortened
     from zoo.creation.import_checkpoint import import_checkpoint
 
     names = [name.strip() for name in classes.split(",")]
     number = int(classes) if classes.isdecimal() else None
     made = import_checkpoint(
-        file,
-        model,
-        names if number is None else number,
-        out,
-        in_chans=in_chans,
-        mean=_numbers(mean, "--mean"),
-        std=_numbers(std, "--std"),
-    )
+        file, model, names if number is None else number, out, in_chans=in_chans,
+        mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"),
+    )  # fmt: skip
     if mean is None or std is None:
         info("A checkpoint holds no mean and std; using those of the encoder.")
     if made.prefix:
@@ -131,7 +127,7 @@ def import_command(
         info(f"Skipped, not part of the network: {left_out}")
     if made.filled:
         info(f"Counters missing from the file, set to 0: {len(made.filled)}")
-    _print(str(made.folder))
+    print_line(str(made.folder))
 
 
 @registry_app.command("update")
@@ -148,38 +144,9 @@ def update_command(
     if not repos and organisation is None:
         raise InputError("Name repositories (ORG/REPO) or an organisation (--org ORG).")
     rows = proposed_rows(repos or [], organisation)
-    _print(rows_text(rows).rstrip())
+    print_line(rows_text(rows).rstrip())
     if overlay is not None:
         register(overlay, rows)
-
-
-def _show(done: Pushed, dry_run: bool, as_json: bool) -> None:
-    if as_json:
-        fields: dict[str, Any] = {**vars(done), "row": None if done.row is None else vars(done.row)}
-        _print(json.dumps(fields, indent=2))
-        return
-    if dry_run:
-        for name, size in sorted(done.files.items()):
-            state = "changed" if name in done.changed else "unchanged"
-            _print(f"{name}\t{size} bytes\t{state}")
-        _print(f"\n{done.card}")
-        return
-    _print(done.pull_request or f"hf-hub:{done.repo}@{done.revision}")
-    if done.row is not None:
-        _print(f"\n{done.row.text().rstrip()}")
-
-
-def _copied(folder: Path, out: Path) -> Path:
-    """A copy of the model's files as the new folder `out`."""
-    import shutil
-
-    from zoo.common.files import new_folder
-
-    with new_folder(out) as made:
-        for path in folder.iterdir():
-            if path.is_file():
-                shutil.copyfile(path, made / path.name)
-    return out
 
 
 def _numbers(text: str | None, option: str) -> list[float] | None:
@@ -189,7 +156,3 @@ def _numbers(text: str | None, option: str) -> list[float] | None:
         return [float(part) for part in text.split(",")]
     except ValueError as error:
         raise InputError(f"{option} must be numbers separated by commas, not {text!r}.") from error
-
-
-def _print(text: str) -> None:
-    sys.stdout.write(text + "\n")

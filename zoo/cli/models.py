@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from zoo.cli import JsonOption, RegistryOption, plain
 from zoo.common.console import info, print_line, print_table
 from zoo.common.errors import InputError, join_problems
-
-if TYPE_CHECKING:
-    from zoo.leaderboard.lookup import Found
 
 check_app = typer.Typer(help="Check what ships with zoo.", no_args_is_help=True)
 leaderboard_app = typer.Typer(help="Tables of measured results.", no_args_is_help=True)
@@ -51,39 +47,35 @@ def list_command(
         pattern, decoder=decoder, encoder=encoder, licence=licence, overlay=registry
     )
     wanted = Wanted(pattern, decoder, encoder, data, min_miou, max_latency_ms, machine, sort)
-    if wanted.measured:
-        found = find(wanted)
-        if licence is not None:
-            kept = under_licence(licence, [row.model for row in found], registry)
-            found = [row for row in found if row.model in kept]
-        rows = json.dumps([row.as_json() for row in found], indent=2) if as_json else _lines(found)
-        sys.stdout.write(rows + "\n" if rows else "")
-        info(f"{len(found)} rows")
+    if not wanted.measured:
+        print_line(json.dumps(names, indent=2) if as_json else "\n".join(names))
+        info(f"{len(names)} models")
         return
-    sys.stdout.write((json.dumps(names, indent=2) if as_json else "\n".join(names)) + "\n")
-    info(f"{len(names)} models")
-
-
-def _lines(found: list[Found]) -> str:
-    """Rows with the model first, then what was measured; a star marks the Pareto front."""
-    lines, table = [], None
-    width = max((len(row.model) for row in found), default=0)
-    for row in found:
-        if row.table != table:
-            lines.append(f"# {row.table}")
-            table = row.table
-        parts = [f"{row.model:{width}s}", " " if not row.on_front else "*"]
-        if row.miou is not None:
-            interval = "" if row.interval is None else f" \u00b1 {100 * row.interval:.2f}"
-            parts.append(f"mIoU {100 * row.miou:.2f}{interval} %")
-        parts.append(f"{row.params_m:.2f} M parameters")
-        if row.gmacs is not None:
-            parts.append(f"{row.gmacs:.2f} GMACs")
-        if row.setup is not None:
-            timed = "not timed" if row.latency_ms is None else f"{row.latency_ms:.1f} ms"
-            parts.append(f"{timed} on {row.setup}")
-        lines.append("  ".join(parts))
-    return "\n".join(lines)
+    found = find(wanted)
+    if licence is not None:
+        kept = under_licence(licence, [row.model for row in found], registry)
+        found = [row for row in found if row.model in kept]
+    if as_json:
+        print_line(json.dumps([row.as_json() for row in found], indent=2))
+    else:
+        table = None
+        width = max((len(row.model) for row in found), default=0)
+        for row in found:  # a star marks the Pareto front
+            if row.table != table:
+                print_line(f"# {row.table}")
+                table = row.table
+            parts = [f"{row.model:{width}s}", "*" if row.on_front else " "]
+            if row.miou is not None:
+                interval = "" if row.interval is None else f" \u00b1 {100 * row.interval:.2f}"
+                parts.append(f"mIoU {100 * row.miou:.2f}{interval} %")
+            parts.append(f"{row.params_m:.2f} M parameters")
+            if row.gmacs is not None:
+                parts.append(f"{row.gmacs:.2f} GMACs")
+            if row.setup is not None:
+                timed = "not timed" if row.latency_ms is None else f"{row.latency_ms:.1f} ms"
+                parts.append(f"{timed} on {row.setup}")
+            print_line("  ".join(parts))
+    info(f"{len(found)} rows")
 
 
 def show_command(
@@ -98,11 +90,8 @@ def show_command(
     folder = model_folder(name, registry, names=False)
     rows = show_model(name, registry) if folder is None else described(folder, registry)
     if as_json:
-        print_line(
-            json.dumps(
-                [{"key": k, "value": v, "origin": o} for k, v, o in rows], indent=2, default=str
-            )
-        )
+        values = [{"key": key, "value": value, "origin": origin} for key, value, origin in rows]
+        print_line(json.dumps(values, indent=2, default=str))
     else:
         print_table(["key", "value", "from"], [[k, plain(v), o] for k, v, o in rows])
 
@@ -129,7 +118,7 @@ def leaderboard_build(
         build.check(results, out, speed)
     else:
         for path in build.write(results, out, speed):
-            sys.stdout.write(f"{path}\n")
+            print_line(str(path))
 
 
 @check_app.command("registry")
@@ -165,13 +154,11 @@ def check_encoders_command(
 
     if not write:
         if wrong := coverage.differences(sample, module=module, decoder=decoder):
-            raise InputError(
-                join_problems(
-                    "The table of decoders and encoders does not hold here; "
-                    "`zoo check encoders --write` makes it anew:",
-                    wrong,
-                )
+            header = (
+                "The table of decoders and encoders does not hold here; "
+                "`zoo check encoders --write` makes it anew:"
             )
+            raise InputError(join_problems(header, wrong))
         for line in coverage.summary(coverage.listed(module, decoder)):
             print_line(line)
         print_line("the table of decoders and encoders holds")

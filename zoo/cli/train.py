@@ -58,18 +58,10 @@ def finetune_command(
             "--stage only goes with --find-lr; to change one stage, set stages.NAME.KEY."
         )
     request = RunRequest(
-        model=model,
-        data=data,
-        recipe=recipe,
-        out=out,
-        overrides=tuple(overrides or ()),
-        encoder_weights=None if encoder_weights == "none" else encoder_weights,
-        new_head=new_head,
-        registry=registry,
-        resume=resume,
-        track=tuple(track or ()),
-        budget=budget,
-    )
+        model=model, data=data, recipe=recipe, out=out, overrides=tuple(overrides or ()),
+        encoder_weights=None if encoder_weights == "none" else encoder_weights, new_head=new_head,
+        registry=registry, resume=resume, track=tuple(track or ()), budget=budget,
+    )  # fmt: skip
     if find_lr:
         from zoo.training.find_lr import find_lr_for
 

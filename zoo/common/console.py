@@ -65,24 +65,19 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 def progress_bar(transient: bool = True) -> Progress:
     """A progress display on stderr with elapsed and remaining time; silent where not a terminal."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeElapsedColumn(),
+        progress.TimeRemainingColumn(),
     )
     console = stderr()
-    return Progress(*columns, console=console, transient=transient, disable=not console.is_terminal)
+    return progress.Progress(
+        *columns, console=console, transient=transient, disable=not console.is_terminal
+    )
 
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:

@@ -54,14 +54,3 @@ def script_hash(script: str) -> str:
     """What the page's policy says of the only script that the browser may run."""
     digest = hashlib.sha256(str(script).encode("utf-8")).digest()
     return f"sha256-{base64.b64encode(digest).decode('ascii')}"
-
-
-def page(title: str, style: str, body: str, script: str = "") -> str:
-    """A page of safe HTML `body`; `title` is escaped here."""
-    return render(
-        "common/page.html",
-        title=title,
-        style=Markup(style),
-        body=Markup(body),
-        script=Markup(script),
-    )

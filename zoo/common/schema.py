@@ -47,9 +47,24 @@ def written_as(pattern: str, meaning: str) -> AfterValidator:
 
 def problems(error: ValidationError, model: type[BaseModel]) -> list[tuple[Place, str]]:
     """Each thing wrong with the input of `model`: its place and what is wrong."""
-    return [
-        (_place(item["loc"]), _sentence(item, model)) for item in error.errors(include_url=False)
-    ]
+    found = []
+    for item in error.errors(include_url=False):
+        place: Place = item["loc"]
+        kind = item["type"]
+        if kind == "missing":
+            text = "is missing"
+        elif kind == "extra_forbidden":
+            owner = submodel(model, place[:-1])
+            text = unknown_key(str(place[-1]), list(owner.model_fields) if owner else [])
+        elif kind == "value_error":
+            text = str(item["ctx"]["error"])
+        else:
+            plain = item["msg"].replace("Input should be", "should be")
+            given = repr(item["input"])
+            given = given if len(given) <= 60 else f"{given[:57]}..."
+            text = f"{WORDS.get(kind, plain)}, got {given}"
+        found.append((tuple(part for part in place if part != "[key]"), text))
+    return found
 
 
 def dotted(place: Sequence[str | int]) -> str:
@@ -81,25 +96,3 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
         return annotation
     found = (_model_in(argument) for argument in get_args(annotation))
     return next((model for model in found if model is not None), None)
-
-
-def _place(location: Place) -> Place:
-    return tuple(part for part in location if part != "[key]")
-
-
-def _sentence(item: Any, model: type[BaseModel]) -> str:
-    place: Place = item["loc"]
-    if item["type"] == "missing":
-        return "is missing"
-    if item["type"] == "extra_forbidden":
-        owner = submodel(model, place[:-1])
-        return unknown_key(str(place[-1]), list(owner.model_fields) if owner else [])
-    if item["type"] == "value_error":
-        return str(item["ctx"]["error"])
-    plain = str(item["msg"]).replace("Input should be", "should be")
-    return f"{WORDS.get(item['type'], plain)}, got {_short(item['input'])}"
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
