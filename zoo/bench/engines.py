@@ -64,7 +64,7 @@ class Engine(Protocol):
     settings: EngineSettings
 
     def start(self, folder: Path, slot: int) -> RunningJob:
-        """Start the process of the job in `folder` as number `slot` of those that run."""
+        """Start the process of the job in `folder` in the slot of this number."""
 
     def close(self) -> None:
         """Release what the engine holds, once no job runs."""
@@ -127,14 +127,14 @@ class LocalJob:
 def start_process(
     folder: Path, worker: str, environment: Mapping[str, str], place: str | None = None
 ) -> subprocess.Popen[bytes]:
-    """Start the process of the job in `folder`; it ends when the end of its stdin comes.
+    """Start the process of the job in `folder`; it ends when its stdin is closed.
 
-    Its relative paths count from `place`, by default from where this process is.
+    Its relative paths start at `place`, by default at the working directory.
     """
     with (folder / LOG).open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", worker, str(folder)],
-            stdin=subprocess.PIPE,  # its end tells the job that this process is gone
+            stdin=subprocess.PIPE,  # closes when this process is gone
             stdout=log,
             stderr=log,
             env=environment,
@@ -152,9 +152,9 @@ def ending(code: int) -> str:
 
 POLL_SECONDS = 0.1
 LOST = 1
-"""The exit code of a job whose Ray worker ended, or whose machine does not see its folder."""
+"""The exit code of a job whose Ray worker ended, or whose machine cannot see its folder."""
 PASSED_ON = "ZOO_"
-"""Variables of this process that begin so hold for the jobs."""
+"""Environment variables with this prefix are passed on to the jobs."""
 
 
 class RayEngine:
@@ -241,7 +241,7 @@ class RayJob:
 def run_job(folder: str, place: str, worker: str, variables: dict[str, str]) -> tuple[int, str]:
     """Run the job in `folder` on the machine that Ray has chosen: its exit code and the reason.
 
-    Relative paths count from `place`. A cancelled task stops its job after the step.
+    Relative paths start at `place`. A cancelled task stops its job after the step.
     """
     path = Path(place, folder)
     if not (path / JOB).is_file():

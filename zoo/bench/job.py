@@ -30,7 +30,7 @@ TAIL = 2000
 
 @dataclass(frozen=True)
 class Order:
-    """A job with what it takes to do it here: where the data is, where the record goes."""
+    """A job and what it needs on this machine: where the data is, where the record goes."""
 
     job: Job
     data: str
@@ -46,14 +46,14 @@ class Order:
 
 
 def write_order(folder: Path, order: Order) -> None:
-    """Write what the process that works in `folder` has to do."""
+    """Write the order for the process that works in `folder`."""
     registry = None if order.registry is None else str(order.registry)
     values = asdict(order) | {"results": str(order.results), "registry": registry}
     write_json(folder / JOB, values)
 
 
 def read_order(folder: Path) -> Order:
-    """What is to be done in `folder`."""
+    """Read the order of the job in `folder`."""
     values = read_json(folder / JOB)
     job, results, registry = values["job"], values["results"], values["registry"]
     paths = {
@@ -82,7 +82,7 @@ def read_failure(folder: Path) -> dict[str, Any] | None:
 def forget_failure(folder: Path) -> None:
     """Let a failed job run again.
 
-    Its run resumes where it was, except for one that was refused as bad input: that starts again.
+    Its run resumes where it stopped, or starts again if it was refused as bad input.
     """
     failure = read_failure(folder)
     if failure is not None and failure["exit_code"] == BAD_INPUT:

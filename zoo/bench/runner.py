@@ -23,13 +23,12 @@ from zoo.bench.suite import (
     Suite,
     collect_jobs,
     expected_weights,
-    indented,
     matching,
     read_suite,
     refuse,
 )
 from zoo.common.console import info, progress_bar
-from zoo.common.errors import InputError, unknown
+from zoo.common.errors import InputError, indented, unknown
 from zoo.data.dataset import Dataset
 from zoo.data.inspect.scan import data_hash
 from zoo.data.load import load_dataset

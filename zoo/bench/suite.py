@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from zoo.common.errors import InputError, join_problems, shortened, unknown
+from zoo.common.errors import InputError, indented, join_problems, shortened, unknown
 from zoo.common.files import hash_of, read_yaml, sha256
 from zoo.common.schema import Strict, dotted, problems, written_as
 from zoo.records.record import Record
@@ -286,8 +286,3 @@ def matching(jobs: Iterable[Job], records: Iterable[Record]) -> dict[Job, list[R
     for record in sorted(records, key=lambda record: str(record.record_hash)):
         found.setdefault(record_key(record), []).append(record)
     return {job: found[job.key] for job in jobs if job.key in found}
-
-
-def indented(error: InputError) -> str:
-    """The message of an error as one entry of a list of problems."""
-    return str(error).replace("\n", "\n  ")

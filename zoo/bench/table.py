@@ -1,4 +1,4 @@
-"""How far a suite is, and its tables, from the suite and the records only."""
+"""The state of a suite and its tables, from the suite and its records only."""
 
 from __future__ import annotations
 

@@ -68,16 +68,16 @@ def status_command(
     from zoo.bench.table import suite_states, summary
 
     states = suite_states(suite, results, out, registry)
-    rows = [
-        {
-            "job": str(state.job),
-            "state": state.state,
-            "minutes": None if state.minutes is None else round(state.minutes, 1),
-            "note": state.note,
-        }
-        for state in states
-    ]
     if as_json:
+        rows = [
+            {
+                "job": str(state.job),
+                "state": state.state,
+                "minutes": None if state.minutes is None else round(state.minutes, 1),
+                "note": state.note,
+            }
+            for state in states
+        ]
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
     else:
         for state in states:

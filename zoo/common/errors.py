@@ -41,6 +41,11 @@ def join_problems(header: str, problems: Iterable[str]) -> str:
     return "\n".join([header, *(f"  - {problem}" for problem in problems)])
 
 
+def indented(error: InputError) -> str:
+    """The message of an error as one entry of a list of problems."""
+    return str(error).replace("\n", "\n  ")
+
+
 def shortened(values: Iterable[object], limit: int = 20) -> str:
     """A comma-separated list cut at `limit` entries; says how many were left out."""
     items = [str(value) for value in values]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.bench.speed.measure import SpeedOutcome, SpeedSetting
-from zoo.common.errors import InputError, join_problems
+from zoo.common.errors import InputError, indented, join_problems
 from zoo.data.dataset import Dataset
 from zoo.data.inspect.scan import image_sizes
 from zoo.registry.overrides import parse_overrides
@@ -31,7 +31,7 @@ UNFREEZING: dict[str, float | None] = {USUAL: None, "all at once": 1.0, "head on
 
 @dataclass(frozen=True)
 class Configuration:
-    """A model with a choice for its rate, its loss and what of its encoder learns."""
+    """A model with a choice of learning rate, loss and which part of the encoder is trained."""
 
     model: str
     rate: str = USUAL
@@ -55,9 +55,9 @@ class Configuration:
 
 
 def choices(overrides: Sequence[str], pretrained: bool) -> dict[str, tuple[str, ...]]:
-    """What is chosen among beside the model, by name.
+    """The options of every choice beside the model, by name.
 
-    What the user sets stays as it is, and a random encoder is always trained completely.
+    A value that the user sets is not searched; a random encoder is always trained completely.
     """
     keys = {key.partition(".")[0] for key in parse_overrides(overrides)}
     return {
@@ -125,7 +125,7 @@ def named(patterns: Sequence[str], registry: Path | None) -> dict[str, str]:
                 if not resolved.supported:
                     problems.append(f"{pattern} is not supported: {resolved.reason}")
         except InputError as error:
-            problems.append(str(error).replace("\n", "\n  "))
+            problems.append(indented(error))
             continue
         if not models:
             problems.append(f"no model matches {pattern!r}")
@@ -147,7 +147,7 @@ def common_size(dataset: Dataset) -> tuple[int, int]:
 def within_latency(
     models: dict[str, str], limit_ms: float, setting: SpeedSetting, measure: Measure
 ) -> list[Candidate]:
-    """The models with their latency here, kept where it is at most `limit_ms`."""
+    """Measure the latency of the models here; those of at most `limit_ms` are kept."""
     height, width = setting.size
     found = []
     for outcome in measure(list(models), setting):
@@ -170,11 +170,11 @@ KEPT = 3
 SEARCH_FRACTION = 0.5
 """Fraction of the budget for trials; the rest fine-tunes the best."""
 FINAL_LEAST = 0.25
-"""Minimum fraction of the budget for fine-tuning, even if the trials were late."""
+"""Minimum fraction of the budget for fine-tuning, even if the trials took too long."""
 LATENESS = 0.25
 """A rung that is late by this fraction of its time ends with the trials that it has."""
 LEAST_STEPS = 30
-"""A trial of fewer optimizer steps says nothing."""
+"""A trial with fewer optimizer steps is too short to rank models."""
 
 
 @dataclass(frozen=True)
@@ -205,9 +205,8 @@ class TrialCost:
 
     def steps(self, seconds: float) -> int:
         """The optimizer steps of a trial of so many seconds."""
-        return max(
-            LEAST_STEPS, math.floor((seconds - self.start_s - self.validation_s) / self.step_s)
-        )
+        training_s = seconds - self.start_s - self.validation_s
+        return max(LEAST_STEPS, math.floor(training_s / self.step_s))
 
 
 @dataclass(frozen=True)
@@ -291,9 +290,9 @@ def schedule(
 
 
 def is_late(rung: Rung, seconds: Sequence[float]) -> bool:
-    """Whether trials that took these `seconds` have used the time of the whole rung and a quarter.
+    """Whether trials that took `seconds` have used 25 % more than the time of the whole rung.
 
-    A rung has at least two trials.
+    False for fewer than two trials.
     """
     return len(seconds) >= 2 and sum(seconds) > (1 + LATENESS) * rung.trials * rung.seconds
 
@@ -308,9 +307,9 @@ def survivors(scores: Mapping[int, float | None], count: int) -> list[int]:
 
 
 def final_seconds(budget_s: float, spent_s: float, cost: TrialCost) -> float:
-    """What is left for fine-tuning the best: never less than a quarter of the budget.
+    """The time for fine-tuning the best: what is left, but at least a quarter of the budget.
 
-    Nor less than it takes, with a tenth to spare.
+    And at least 10 % more than the model needs.
     """
     return max(budget_s - spent_s, FINAL_LEAST * budget_s, 1.1 * cost.final_s)
 

@@ -255,7 +255,7 @@ class Search:
         return [*given, *seed, *configuration.overrides(recipe)]
 
     def _do(self, folder: Path, configuration: Configuration, steps: int | None) -> _Done:
-        """What becomes of a process in `folder`; what is done stays done."""
+        """Run a process in `folder` and return how it ended; one that is done is not repeated."""
         if (folder / RESULT).is_file():
             return _Done(**read_json(folder / RESULT))
         asked = self._asked

@@ -1,4 +1,4 @@
-"""What a search has found out: `pick.json` in its folder, and its trials, kept by Optuna."""
+"""The state of a search: `pick.json` in its folder, and its trials in an Optuna database."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FILE = "pick.json"
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user asked for; a search goes on only where this is the same."""
+    """What the user asked for; a search resumes only where this is the same."""
 
     data: str
     budget: str
@@ -165,7 +165,7 @@ class Store:
         return trial.number, Configuration(**trial.params)
 
     def queue(self, rung: int, configurations: Sequence[Configuration]) -> None:
-        """Let these be the next trials of a rung; those that it has already are left out."""
+        """Queue the next trials of a rung; those that it has already are skipped."""
         study = self._study(rung)
         for configuration in configurations:
             study.enqueue_trial(configuration.as_params(), skip_if_exists=True)
@@ -173,7 +173,7 @@ class Store:
     def tell(
         self, rung: int, number: int, miou: float | None, steps: int, seconds: float, reason: str
     ) -> None:
-        """Keep the end of a trial."""
+        """Store the outcome of a trial."""
         study = self._study(rung)
         study_id = self._storage.get_study_id_from_name(study.study_name)
         trial = self._storage.get_trial_id_from_study_id_trial_number(study_id, number)

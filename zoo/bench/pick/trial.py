@@ -26,7 +26,7 @@ VAL_IMAGES = 64
 
 @dataclass(frozen=True)
 class TrialOrder:
-    """What a process has to do; `steps` None measures what trials of the model cost.
+    """The order for one process; with `steps` None it measures what trials of the model cost.
 
     `began` is the time, in seconds since the epoch, at which the process was started.
     """

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from zoo.common.console import info, progress_bar
-from zoo.common.errors import InputError, RunError, join_problems
+from zoo.common.errors import InputError, RunError, indented, join_problems
 from zoo.records.speed import SpeedRecord, parse_speed_record, write_speed_record
 from zoo.registry.resolve import resolve
 
 REFERENCE = "unet-resnet18"
 CLASSES = 19
-"""Classes that every measured model scores, as many as Cityscapes has."""
+"""The number of classes of every measured model, as many as Cityscapes has."""
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 MEMORY_FORMATS = ("channels_last", "contiguous")
 DEVICES = ("auto", "cpu", "cuda")
@@ -71,7 +71,7 @@ def checked(names: Sequence[str], setting: SpeedSetting) -> SpeedSetting:
         try:
             resolved = resolve(name)
         except InputError as error:
-            problems.append(str(error).replace("\n", "\n  "))
+            problems.append(indented(error))
         else:
             if not resolved.supported:
                 problems.append(f"{name} is not supported: {resolved.reason}")
@@ -330,7 +330,7 @@ PATIENCE_SECONDS = 60
 
 
 class Worker:
-    """A Python process with the arguments `command`; the end of its stdin tells it to end.
+    """A Python process with the arguments `command`; it ends when its stdin is closed.
 
     Ctrl-C does not reach it; this process ends it. `environment` adds to or replaces variables of
     this process.
@@ -347,12 +347,12 @@ class Worker:
         )
 
     def answer(self) -> str:
-        """The next line that it says; empty where it has ended."""
+        """The next line of its output; empty if the process has ended."""
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
     def ask(self, question: str = "") -> str:
-        """The answer to a line; empty where it has ended."""
+        """Send a line and return the answer; empty if the process has ended."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(f"{question}\n")
@@ -375,7 +375,7 @@ class Worker:
 
 
 def answers() -> TextIO:
-    """Where such a process writes its answers; what a library prints goes to stderr from now."""
+    """The stream for a worker's answers; from now on, anything else printed goes to stderr."""
     stream = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     return stream

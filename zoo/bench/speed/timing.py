@@ -1,4 +1,4 @@
-"""The process that times one model: it builds it, and infers whenever it is asked."""
+"""The process that times one model: builds it, then runs inference whenever it is asked."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Bench:
         self._images = torch.empty(0)
 
     def facts(self) -> dict[str, Any]:
-        """What is known of the model before it infers, as fields of a speed record."""
+        """What is known of the model before its first inference, as fields of a speed record."""
         origin = stamp(self._device)
         return {
             "model": self._net.spec.name,
@@ -92,10 +92,10 @@ class Bench:
         }
 
     def time(self, batch: int, seconds: float) -> dict[str, Any]:
-        """Seconds of each inference on so many images, for `seconds` or `LEAST` of them.
+        """Seconds of each inference on `batch` images, for `seconds` in all or `LEAST` of them.
 
-        A batch size that is new is warmed up first. `peak_mb` is what model and inference took so
-        far above what was there before the model.
+        A new batch size is warmed up first. `peak_mb` is the peak memory of model and inference so
+        far, above what was in use before the model.
         """
         if len(self._images) != batch:
             self._images = torch.empty(0)
@@ -124,10 +124,10 @@ class Bench:
 
 
 def main(model: str, text: str) -> None:
-    """Say what is known of the model, then answer a line {"batch", "seconds"} with its times.
+    """Print facts about the model, then answer each line {"batch", "seconds"} with timings.
 
-    An answer with `short` means that memory did not suffice, one with `error` that nothing can
-    be measured.
+    An answer with `short` means that there was not enough memory, one with `error` that the model
+    cannot be measured.
     """
     stream, setting = answers(), setting_from(text)
 
