@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from zoo.common.class_lists import Colour
 from zoo.common.errors import shortened
 from zoo.data.dataset import IGNORE
-from zoo.data.doctor.look import ImageLook, MaskLook, Pair
+from zoo.data.doctor.look import MaskLook, Pair
 from zoo.data.doctor.source import Fault, Source
 
 ALPHA_MODES = {"RGBA", "LA", "PA", "La", "RGBa"}
@@ -26,8 +26,43 @@ the same masks after bilinear resizing."""
 def check_images(pairs: Sequence[Pair]) -> Iterator[Fault]:
     """The faults D201 to D215."""
     for pair in pairs:
-        yield from _check_image(pair.image)
-        yield from _check_rotation(pair)
+        image, mask, header = pair.image, pair.mask, pair.image.header
+        if image.problem:
+            code = "D202"
+            if header is None:
+                code = "D201"
+            elif header.mode == "F" or header.mode.startswith("I"):
+                code = "D203"
+            yield Fault(code, image.path, image.problem.removeprefix(f"{image.path} "))
+            continue
+        if header is not None:
+            if header.mode.startswith("I"):
+                yield Fault("D206", image.path)
+            elif header.mode in ALPHA_MODES:
+                yield Fault("D207", image.path, f"mode {header.mode}")
+            elif header.mode not in PLAIN_MODES:
+                yield Fault("D208", image.path, f"mode {header.mode}")
+            if header.frames > 1:
+                yield Fault("D209", image.path, f"{header.frames} frames")
+        if image.constant:
+            yield Fault("D210", image.path)
+        elif image.spread < LOW_SPREAD:
+            yield Fault("D211", image.path, f"standard deviation {image.spread:.1f} of 255")
+        short, long = sorted(image.size)
+        if short < SMALLEST_SIDE:
+            yield Fault("D214", image.path, _shape(image.size))
+        if long > WIDEST * short:
+            yield Fault("D215", image.path, _shape(image.size))
+        # an EXIF rotation that the mask does not share
+        if header is None or header.orientation == 1:
+            continue
+        if mask is not None and mask.header and mask.header.orientation == header.orientation:
+            continue
+        if mask is not None and is_unrotated(pair):
+            sizes = f"mask {_shape(mask.size)}, rotated image {_shape(image.size)}"
+            yield Fault("D205", mask.path, sizes)
+        else:
+            yield Fault("D204", image.path, f"orientation {header.orientation}")
     images = [pair.image for pair in pairs if not pair.image.problem]
     plain = [image for image in images if not image.constant]
     gray = [image for image in plain if image.gray]
@@ -43,50 +78,6 @@ def check_images(pairs: Sequence[Pair]) -> Iterator[Fault]:
             yield Fault("D213", areas[area].path, f"{word}: {_shape(areas[area].size)}")
 
 
-def _check_image(image: ImageLook) -> Iterator[Fault]:
-    header = image.header
-    if image.problem:
-        code = "D202"
-        if header is None:
-            code = "D201"
-        elif header.mode == "F" or header.mode.startswith("I"):
-            code = "D203"
-        yield Fault(code, image.path, image.problem.removeprefix(f"{image.path} "))
-        return
-    if header is not None:
-        if header.mode.startswith("I"):
-            yield Fault("D206", image.path)
-        elif header.mode in ALPHA_MODES:
-            yield Fault("D207", image.path, f"mode {header.mode}")
-        elif header.mode not in PLAIN_MODES:
-            yield Fault("D208", image.path, f"mode {header.mode}")
-        if header.frames > 1:
-            yield Fault("D209", image.path, f"{header.frames} frames")
-    if image.constant:
-        yield Fault("D210", image.path)
-    elif image.spread < LOW_SPREAD:
-        yield Fault("D211", image.path, f"standard deviation {image.spread:.1f} of 255")
-    short, long = sorted(image.size)
-    if short < SMALLEST_SIDE:
-        yield Fault("D214", image.path, _shape(image.size))
-    if long > WIDEST * short:
-        yield Fault("D215", image.path, _shape(image.size))
-
-
-def _check_rotation(pair: Pair) -> Iterator[Fault]:
-    """An EXIF rotation that the mask does not share."""
-    header, mask = pair.image.header, pair.mask
-    if header is None or pair.image.problem or header.orientation == 1:
-        return
-    if mask is not None and mask.header and mask.header.orientation == header.orientation:
-        return
-    if mask is not None and is_unrotated(pair):
-        sizes = f"mask {_shape(mask.size)}, rotated image {_shape(pair.image.size)}"
-        yield Fault("D205", mask.path, sizes)
-    else:
-        yield Fault("D204", pair.image.path, f"orientation {header.orientation}")
-
-
 def is_unrotated(pair: Pair) -> bool:
     """Whether the mask has the size of the stored image but not of the rotated one."""
     header, mask = pair.image.header, pair.mask
@@ -98,18 +89,53 @@ def is_unrotated(pair: Pair) -> bool:
 def check_masks(source: Source, pairs: Sequence[Pair]) -> Iterator[Fault]:
     """The faults D301 to D315."""
     masks = [pair.mask for pair in pairs if pair.mask is not None]
-    for pair in pairs:
-        if pair.mask is not None:
-            yield from _check_storage(pair, pair.mask)
+    # how each mask is stored
+    for pair, mask in ((pair, pair.mask) for pair in pairs if pair.mask is not None):
+        header = mask.header
+        if header is None:
+            if mask.problem:
+                yield Fault("D301", mask.path, mask.problem.removeprefix(f"{mask.path} "))
+        elif mask.lossy:
+            yield Fault("D304", mask.path, header.format)
+        elif mask.colour:
+            code = "D306" if header.mode in ALPHA_MODES else "D305"
+            yield Fault(code, mask.path, f"mode {header.mode}")
+        elif mask.problem:
+            yield Fault("D302", mask.path, mask.problem.removeprefix(f"{mask.path} "))
+        elif header.mode.startswith("I"):
+            yield Fault("D307", mask.path, f"ids up to {max(mask.ids)}")
+        elif header.mode == "1":
+            yield Fault("D308", mask.path)
+        decoded = not pair.image.problem and not mask.problem
+        if decoded and mask.size != pair.image.size and not is_unrotated(pair):
+            sizes = f"mask {_shape(mask.size)}, image {_shape(pair.image.size)}"
+            yield Fault("D303", mask.path, sizes)
     yield from _check_palettes(masks)
+    # which ids each mask holds
     readable = [mask for mask in masks if mask.ids]
+    last, binary = len(source.classes), is_binary(source, readable)
     shifted = is_shifted(source, readable)
     if shifted:
-        last = len(source.classes)
         yield Fault("D312", None, f"ids 1 to {last} for {last} classes; 0 occurs in no mask")
-    binary = is_binary(source, readable)
     for mask in readable:
-        yield from _check_ids(source, mask, binary, shifted)
+        unknown = [value for value in mask.ids if source.classes and value not in source.id_map]
+        if mask.rim > MOST_RIM:
+            also = f"; ids without a class: {shortened(unknown, 8)}" if unknown else ""
+            yield Fault("D313", mask.path, f"{100 * mask.rim:.0f} % of the edges{also}")
+        if 255 in mask.ids and (binary or is_zero_255(source, mask)):
+            yield Fault("D311", mask.path)
+            continue
+        if shifted:
+            unknown = [value for value in unknown if value != last]
+        if unknown:
+            pixels = (f"{value} ({mask.ids[value]} pixels)" for value in sorted(unknown))
+            yield Fault("D310", mask.path, f"ids {shortened(pixels, 8)}")
+        elif source.classes:
+            named = {source.id_map[value] for value in mask.ids if value in source.id_map}
+            if named == {IGNORE}:
+                yield Fault("D314", mask.path)
+            elif not shifted and len(named - {IGNORE}) == 1:
+                yield Fault("D315", mask.path, source.classes[next(iter(named - {IGNORE}))])
 
 
 def is_binary(source: Source, masks: Sequence[MaskLook]) -> bool:
@@ -130,28 +156,6 @@ def is_zero_255(source: Source, mask: MaskLook) -> bool:
     return bool(source.classes) and set(mask.ids) <= {0, 255} and 255 not in source.id_map
 
 
-def _check_storage(pair: Pair, mask: MaskLook) -> Iterator[Fault]:
-    header = mask.header
-    if header is None:
-        if mask.problem:
-            yield Fault("D301", mask.path, mask.problem.removeprefix(f"{mask.path} "))
-    elif mask.lossy:
-        yield Fault("D304", mask.path, header.format)
-    elif mask.colour:
-        code = "D306" if header.mode in ALPHA_MODES else "D305"
-        yield Fault(code, mask.path, f"mode {header.mode}")
-    elif mask.problem:
-        yield Fault("D302", mask.path, mask.problem.removeprefix(f"{mask.path} "))
-    elif header.mode.startswith("I"):
-        yield Fault("D307", mask.path, f"ids up to {max(mask.ids)}")
-    elif header.mode == "1":
-        yield Fault("D308", mask.path)
-    decoded = not pair.image.problem and not mask.problem
-    if decoded and mask.size != pair.image.size and not is_unrotated(pair):
-        sizes = f"mask {_shape(mask.size)}, image {_shape(pair.image.size)}"
-        yield Fault("D303", mask.path, sizes)
-
-
 def _check_palettes(masks: Sequence[MaskLook]) -> Iterator[Fault]:
     """Palette masks in which an id has another colour than in most."""
 
@@ -168,27 +172,6 @@ def _check_palettes(masks: Sequence[MaskLook]) -> Iterator[Fault]:
         other = [value for value, colour in colours(mask).items() if colour != usual[value]]
         if other:
             yield Fault("D309", mask.path, f"ids {shortened(other, 8)}")
-
-
-def _check_ids(source: Source, mask: MaskLook, binary: bool, shifted: bool) -> Iterator[Fault]:
-    unknown = [value for value in mask.ids if source.classes and value not in source.id_map]
-    if mask.rim > MOST_RIM:
-        also = f"; ids without a class: {shortened(unknown, 8)}" if unknown else ""
-        yield Fault("D313", mask.path, f"{100 * mask.rim:.0f} % of the edges{also}")
-    if 255 in mask.ids and (binary or is_zero_255(source, mask)):
-        yield Fault("D311", mask.path)
-        return
-    if shifted:
-        unknown = [value for value in unknown if value != len(source.classes)]
-    if unknown:
-        pixels = (f"{value} ({mask.ids[value]} pixels)" for value in sorted(unknown))
-        yield Fault("D310", mask.path, f"ids {shortened(pixels, 8)}")
-    elif source.classes:
-        named = {source.id_map[value] for value in mask.ids if value in source.id_map}
-        if named == {IGNORE}:
-            yield Fault("D314", mask.path)
-        elif not shifted and len(named - {IGNORE}) == 1:
-            yield Fault("D315", mask.path, source.classes[next(iter(named - {IGNORE}))])
 
 
 def _shape(size: tuple[int, int]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 from pathlib import Path
@@ -82,8 +81,17 @@ def repair(diagnosis: Diagnosis, folder: Path) -> list[str]:
     changed = []
     with new_folder(folder) as new:
         for pair in kept:
-            if _copy_image(pair, new):
-                changed.append(pair.image.path)
+            # An image is stored as PNG if it has to be rotated or has alpha, else copied.
+            image, header = pair.image, pair.image.header
+            target = new / pair.split / "images" / f"{pair.name}{image.path.suffix}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            rotated = header is not None and header.orientation != 1
+            if header is None or image.problem or not (rotated or header.mode in ALPHA_MODES):
+                shutil.copyfile(image.path, target)
+            else:
+                name = f"{Path(pair.name).name}.png"
+                target.with_name(name).write_bytes(png(read_image(image.path)))
+                changed.append(image.path)
             if pair.mask is not None:
                 try:
                     ids = _repaired(source, pair, pair.mask, recode)
@@ -98,30 +106,29 @@ def repair(diagnosis: Diagnosis, folder: Path) -> list[str]:
                     name = f"{Path(pair.name).name}.png"
                     target.with_name(name).write_bytes(index_png(ids, source.palette))
                     changed.append(pair.mask.path)
-        write_text(new / "dataset.yaml", _description(source, kept, recode))
+        # The same classes and ids, every split by its folders.
+        mapping = {value: to for value, to in source.id_map.items() if to != IGNORE}
+        lines = described(source, mapping, ignored_ids(source))
+        if recode:
+            lines = described(source, {0: 0, 1: 1}, [])
+        lines.append("splits:")
+        for split in dict.fromkeys(pair.split for pair in kept):
+            folders = {"images": f"{split}/images"}
+            if any(pair.mask is not None for pair in kept if pair.split == split):
+                folders["masks"] = f"{split}/masks"
+            listed = ", ".join(f"{part}: {json.dumps(place)}" for part, place in folders.items())
+            lines.append(f"  {json.dumps(split)}: {{{listed}}}")
+        write_text(new / "dataset.yaml", "\n".join(lines) + "\n")
     skipped = [path for f in findings if f.code in SKIPPED for path in f.files]
     skipped += sorted(copies)
-    lines = [f"Wrote {folder}: {len(kept)} pairs, {len(changed)} files changed."]
-    lines += [f"Skipped: {shortened(skipped, SHOWN)}"] if skipped else []
-    return lines + not_fixed
+    done = [f"Wrote {folder}: {len(kept)} pairs, {len(changed)} files changed."]
+    done += [f"Skipped: {shortened(skipped, SHOWN)}"] if skipped else []
+    return done + not_fixed
 
 
 def _annotation(pair: Pair) -> str | None:
     """A string that identifies the annotation; None if there is none."""
     return None if pair.mask is None else pair.mask.digest or str(pair.mask.path)
-
-
-def _copy_image(pair: Pair, new: Path) -> bool:
-    """Copy the image, as PNG if it has to be rotated or has alpha; returns whether it changed."""
-    image, header = pair.image, pair.image.header
-    target = new / pair.split / "images" / f"{pair.name}{image.path.suffix}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    rotated = header is not None and header.orientation != 1
-    if header is None or image.problem or not (rotated or header.mode in ALPHA_MODES):
-        shutil.copyfile(image.path, target)
-        return False
-    target.with_name(f"{Path(pair.name).name}.png").write_bytes(png(read_image(image.path)))
-    return True
 
 
 def _repaired(source: Source, pair: Pair, mask: MaskLook, recode: bool) -> Pixels | None:
@@ -144,7 +151,9 @@ def _repaired(source: Source, pair: Pair, mask: MaskLook, recode: bool) -> Pixel
     else:
         return None
     if is_unrotated(pair) and pair.image.header is not None:
-        ids = _rotated(ids, pair.image.header.orientation)
+        picture = Image.fromarray(ids)
+        picture.getexif()[ORIENTATION] = pair.image.header.orientation
+        ids = np.array(ImageOps.exif_transpose(picture), dtype=np.uint8)
     return np.where(ids == 255, np.uint8(1), ids) if recode else ids
 
 
@@ -175,27 +184,3 @@ def _from_colours(source: Source, mask: MaskLook) -> Pixels:
     if not known.all():
         raise InputError(f"{mask.path} has colours that belong to no class.")
     return ids
-
-
-def _rotated(ids: Pixels, orientation: int) -> Pixels:
-    """Rotate a mask as the EXIF orientation (1 to 8) of its image says."""
-    stream = io.BytesIO()
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    Image.fromarray(ids).save(stream, format="PNG", exif=exif)
-    with Image.open(stream) as picture:
-        return np.array(ImageOps.exif_transpose(picture), dtype=np.uint8)
-
-
-def _description(source: Source, kept: list[Pair], recode: bool) -> str:
-    """The dataset.yaml of the copy: the same classes and ids, every split by its folders."""
-    mapping = {value: to for value, to in source.id_map.items() if to != IGNORE}
-    lines = described(source, mapping, ignored_ids(source))
-    if recode:
-        lines = described(source, {0: 0, 1: 1}, [])
-    lines.append("splits:")
-    for split in dict.fromkeys(pair.split for pair in kept):
-        masks = any(pair.mask is not None for pair in kept if pair.split == split)
-        also = f", masks: {json.dumps(f'{split}/masks')}" if masks else ""
-        lines.append(f"  {json.dumps(split)}: {{images: {json.dumps(f'{split}/images')}{also}}}")
-    return "\n".join(lines) + "\n"

@@ -153,29 +153,24 @@ def read_header(path: Path) -> Header | None:
     """What the file says about itself, or None if it is not an image in a known format."""
     try:
         with opened(path) as picture:
+            # Pillow decodes a whole PNG to look for an EXIF tag, so first look for its name.
+            orientation = 1
+            if picture.format != "PNG" or any(tag in path.read_bytes() for tag in PNG_TAGS):
+                orientation = int(picture.getexif().get(ORIENTATION, 1) or 1)
+            flat: list[int] = []
+            if picture.mode == "P" and picture.palette is not None:
+                flat = picture.getpalette("RGB") or []
             return Header(
                 format=picture.format or "",
                 mode=picture.mode,
                 size=(picture.height, picture.width),
-                orientation=_orientation(picture, path),
+                orientation=orientation,
                 frames=1 if picture.format == "MPO" else int(getattr(picture, "n_frames", 1)),
                 lossy=picture.format not in LOSSLESS or picture.info.get("compression") == "jpeg",
-                palette=_palette(picture),
+                palette=[(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3)],
             )
     except InputError:
         return None
-
-
-def _orientation(picture: Image.Image, path: Path) -> int:
-    """The EXIF orientation, 1 if there is none.
-
-    Pillow decodes a whole PNG to look for the tag, so this is done only if the file mentions one.
-    """
-    if picture.format == "PNG":
-        content = path.read_bytes()
-        if not any(word in content for word in PNG_TAGS):
-            return 1
-    return int(picture.getexif().get(ORIENTATION, 1) or 1)
 
 
 def rotated_size(header: Header) -> tuple[int, int]:
@@ -196,13 +191,6 @@ def rim_fraction(ids: NDArray[Any]) -> float:
         inner = (rise[:, 1:] & rise[:, :-1]) | (fall[:, 1:] & fall[:, :-1])
         between += int(np.count_nonzero(inner))
     return between / edges if edges else 0.0
-
-
-def _palette(picture: Image.Image) -> list[Colour]:
-    if picture.mode != "P" or picture.palette is None:
-        return []
-    flat = picture.getpalette("RGB") or []
-    return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3)]
 
 
 def _digest(pixels: NDArray[Any]) -> str:

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +16,7 @@ from zoo.common.errors import InputError
 from zoo.common.files import write_text
 from zoo.common.html import render
 from zoo.data.dataset import IGNORE
-from zoo.data.doctor.codes import SEVERITIES, Diagnosis, Finding
+from zoo.data.doctor.codes import SEVERITIES, Diagnosis
 from zoo.data.doctor.look import Pair
 from zoo.data.doctor.source import Source
 from zoo.data.pixels.images import read_image
@@ -48,9 +47,13 @@ def show(diagnosis: Diagnosis) -> None:
             columns = ("code", "what", "where", "remedy")
             table = Table(*columns, title=heading, title_justify="left", box=None)
             for finding in found:
-                about = finding.about
+                about, files = finding.about, list(finding.files.items())
+                where = [finding.detail] if finding.detail else []
+                where += [f"{path}: {text}" if text else path for path, text in files[:SHOWN]]
+                if len(files) > SHOWN:
+                    where.append(f"... and {len(files) - SHOWN} more")
                 remedy = about.remedy + (" (--fix)" if about.fixable else "")
-                cells = (about.code, about.title, _where(finding), remedy)
+                cells = (about.code, about.title, "\n".join(where), remedy)
                 table.add_row(*(Text(_printable(cell)) for cell in cells))
             console.print()
             console.print(table)
@@ -65,27 +68,26 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
 
 
-def _where(finding: Finding) -> str:
-    """The detail and the first files, one per line."""
-    lines = [finding.detail] if finding.detail else []
-    for path, text in list(finding.files.items())[:SHOWN]:
-        lines.append(f"{path}: {text}" if text else path)
-    if len(finding.files) > SHOWN:
-        lines.append(f"... and {len(finding.files) - SHOWN} more")
-    return "\n".join(lines)
-
-
 def write_page(diagnosis: Diagnosis, folder: Path) -> Path:
     """Write `folder`/report.html and return its path; it needs no other file and no network."""
     source, pixels = diagnosis.source, diagnosis.facts["pixels"]
-    classes = [
-        (name, colour, [_percent(counts[index], sum(counts)) for counts in pixels.values()])
-        for index, (name, colour) in enumerate(zip(source.classes, source.palette, strict=True))
-    ]
-    sections = [
-        (severity, [(f, _concerned(diagnosis, f)) for f in diagnosis.of(severity)])
-        for severity in SEVERITIES
-    ]
+    classes = []
+    for index, (name, colour) in enumerate(zip(source.classes, source.palette, strict=True)):
+        percent = [100 * counts[index] / max(sum(counts), 1) for counts in pixels.values()]
+        classes.append((name, colour, [f"{value:.2f}" for value in percent]))
+    # under each finding the first pairs whose image or mask it names
+    sections = []
+    for severity in SEVERITIES:
+        rows = []
+        for finding in diagnosis.of(severity):
+            concerned = [
+                pair
+                for pair in diagnosis.pairs
+                if source.shown(pair.image.path) in finding.files
+                or (pair.mask and source.shown(pair.mask.path) in finding.files)
+            ]
+            rows.append((finding, concerned[:IMAGES]))
+        sections.append((severity, rows))
     page = render(
         "data/doctor/report.html",
         title=f"Doctor: {source.name}",
@@ -103,21 +105,6 @@ def write_page(diagnosis: Diagnosis, folder: Path) -> Path:
     return path
 
 
-def _percent(count: int, total: int) -> str:
-    return f"{100 * count / total if total else 0:.2f}"
-
-
-def _concerned(diagnosis: Diagnosis, finding: Finding) -> list[Pair]:
-    """The first pairs whose image or mask the finding names."""
-    shown, files = diagnosis.source.shown, finding.files
-    found = [
-        pair
-        for pair in diagnosis.pairs
-        if shown(pair.image.path) in files or (pair.mask and shown(pair.mask.path) in files)
-    ]
-    return found[:IMAGES]
-
-
 def _data_url(source: Source, pair: Pair) -> str | None:
     """The image beside the image under its mask, as far as both can be decoded."""
     try:
@@ -133,19 +120,15 @@ def _data_url(source: Source, pair: Pair) -> str | None:
         except InputError:
             ids = None
     if ids is not None:
-        colours = _coloured(source, ids, image.shape[:2])
-        mixed = ((image.astype(np.uint16) + colours) // 2).astype(np.uint8)
-        gap = np.full((image.shape[0], 4, 3), 255, dtype=np.uint8)
+        # the mask at the size of the image, in the colours of its classes
+        height, width = image.shape[:2]
+        rows = np.arange(height) * ids.shape[0] // height
+        columns = np.arange(width) * ids.shape[1] // width
+        values, places = np.unique(ids[np.ix_(rows, columns)], return_inverse=True)
+        palette = {**dict(enumerate(source.palette)), IGNORE: IGNORE_COLOUR}
+        colours = [palette.get(source.id_map.get(int(value), -1), UNKNOWN) for value in values]
+        coloured = np.array(colours, dtype=np.uint8)[places.reshape(height, width)]
+        mixed = ((image.astype(np.uint16) + coloured) // 2).astype(np.uint8)
+        gap = np.full((height, 4, 3), 255, dtype=np.uint8)
         image = np.concatenate([image, gap, mixed], axis=1)
     return f"data:image/png;base64,{base64.b64encode(png(image)).decode('ascii')}"
-
-
-def _coloured(source: Source, ids: NDArray[np.integer], size: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The mask in the colours of its classes, resized to (height, width) `size`: HxWx3."""
-    rows = np.arange(size[0]) * ids.shape[0] // size[0]
-    columns = np.arange(size[1]) * ids.shape[1] // size[1]
-    values, places = np.unique(ids[np.ix_(rows, columns)], return_inverse=True)
-    palette = {**dict(enumerate(source.palette)), IGNORE: IGNORE_COLOUR}
-    colours = [palette.get(source.id_map.get(int(value), -1), UNKNOWN) for value in values]
-    coloured: NDArray[np.uint8] = np.array(colours, dtype=np.uint8)[places.reshape(size)]
-    return coloured

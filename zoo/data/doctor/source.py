@@ -88,77 +88,65 @@ def find_source(data: str) -> Source:
     except InputError as refusal:
         error = refusal
     path = Path(data).expanduser()
-    named = re.fullmatch(r"([A-Za-z][\w-]+):(.+)", data, re.DOTALL)
-    if named and not path.exists():
-        return _official(named[1], Path(named[2]).expanduser(), error)
     file = path / "dataset.yaml" if path.is_dir() else path
-    if file.is_file() and file.suffix in {".yaml", ".yml"}:
-        return _from_file(file, error)
-    if path.is_dir():
+    named = re.fullmatch(r"([A-Za-z][\w-]+):(.+)", data, re.DOTALL)
+    places: dict[str, Place] = {}
+    if named and not path.exists():
+        # a public layout, if its folders can be determined
+        reader, root = TREES.get(named[1]), Path(named[2]).expanduser()
+        if reader is None or not root.is_dir():
+            raise error
+        for split, part in reader.splits.items():
+            if part.names is None and part.keep is None and part.is_there(root):
+                masks = root / part.masks if part.masks else None
+                endings = part.image_ending, part.mask_ending
+                places[split] = Place(root / part.images, masks, *endings)
+        if not places:
+            raise error
+        classes, palette = list(reader.classes), list(reader.classes.values())
+        dataset = Dataset(reader.name, root, classes, palette, {}, reader.id_map, reader.decoder)
+    elif file.is_file() and file.suffix in {".yaml", ".yml"}:
+        try:
+            content = DatasetFile.model_validate(read_yaml(file))
+        except (InputError, ValidationError):
+            return _nameless(file.parent, Fault("D101", file, str(error)))
+        root = file.parent / Path(content.root).expanduser()
+        dataset = Dataset(
+            name=content.name or root.resolve().name,
+            root=root,
+            classes=[entry.name for entry in content.classes],
+            palette=content.palette(),
+            splits={},
+            id_map=content.id_map(),
+            decoder="colours" if content.colours else "ids",
+            channels=content.channels or 3,
+            value_range=None if content.range is None else (content.range[0], content.range[1]),
+        )
+        if content.splits is None:
+            places = _guess(root)
+        for split, entry in (content.splits or {}).items():
+            if isinstance(entry, str) and (root / entry).suffix not in LIST_EXTENSIONS:
+                places[split] = _best(layouts(root, entry))
+            elif isinstance(entry, SplitEntry) and entry.list is None:
+                masks = root / entry.masks if entry.masks else None
+                places[split] = Place(root / entry.images, masks)
+    elif path.is_dir():
         return _nameless(path, Fault("D101", file, "is missing; masks were checked without names"))
-    raise error
+    else:
+        raise error
+    source = _paired(Source(dataset), places)
+    # The refusal itself is a fault if no other fault explains it.
+    found = [sample.mask for samples in source.splits.values() for sample in samples]
+    lossy = any(mask and mask.suffix.lower() not in MASK_EXTENSIONS for mask in found)
+    if not source.faults and not lossy:
+        source.faults.append(Fault("D101", None, str(error)))
+    return source
 
 
 def _nameless(root: Path, fault: Fault) -> Source:
     """The files below `root` without dataset.yaml, because of `fault`."""
     source = Source(Dataset(root.resolve().name, root, [], [], {}), [fault])
     return _paired(source, _guess(root))
-
-
-def _official(name: str, root: Path, error: InputError) -> Source:
-    """The files of a public layout. Raises `error` if its folders cannot be determined."""
-    reader = TREES.get(name)
-    if reader is None or not root.is_dir():
-        raise error
-    places = {
-        split: Place(
-            root / part.images,
-            root / part.masks if part.masks else None,
-            part.image_ending,
-            part.mask_ending,
-        )
-        for split, part in reader.splits.items()
-        if part.names is None and part.keep is None and part.is_there(root)
-    }
-    if not places:
-        raise error
-    classes, palette = list(reader.classes), list(reader.classes.values())
-    dataset = Dataset(reader.name, root, classes, palette, {}, reader.id_map, reader.decoder)
-    return _explained(_paired(Source(dataset), places), error)
-
-
-def _from_file(file: Path, error: InputError) -> Source:
-    try:
-        content = DatasetFile.model_validate(read_yaml(file))
-    except (InputError, ValidationError):
-        return _nameless(file.parent, Fault("D101", file, str(error)))
-    root = file.parent / Path(content.root).expanduser()
-    dataset = Dataset(
-        name=content.name or root.resolve().name,
-        root=root,
-        classes=[entry.name for entry in content.classes],
-        palette=content.palette(),
-        splits={},
-        id_map=content.id_map(),
-        decoder="colours" if content.colours else "ids",
-        channels=content.channels or 3,
-        value_range=None if content.range is None else (content.range[0], content.range[1]),
-    )
-    return _explained(_paired(Source(dataset), _places(content, root)), error)
-
-
-def _places(content: DatasetFile, root: Path) -> dict[str, Place]:
-    """The folders of every split, as written or as found."""
-    if content.splits is None:
-        return _guess(root)
-    places: dict[str, Place] = {}
-    for split, entry in content.splits.items():
-        if isinstance(entry, str) and (root / entry).suffix not in LIST_EXTENSIONS:
-            places[split] = _best(layouts(root, entry))
-        elif isinstance(entry, SplitEntry) and entry.list is None:
-            masks = root / entry.masks if entry.masks else None
-            places[split] = Place(root / entry.images, masks)
-    return places
 
 
 def _guess(root: Path) -> dict[str, Place]:
@@ -177,15 +165,6 @@ def _guess(root: Path) -> dict[str, Place]:
 def _best(places: list[tuple[Path, Path]]) -> Place:
     """The first of the places of which most folders exist."""
     return Place(*max(places, key=lambda place: sum(side.is_dir() for side in place)))
-
-
-def _explained(source: Source, error: InputError) -> Source:
-    """Add the refusal itself if no single fault explains it."""
-    masks = [s.mask for samples in source.splits.values() for s in samples if s.mask is not None]
-    lossy = any(mask.suffix.lower() not in MASK_EXTENSIONS for mask in masks)
-    if not source.faults and not lossy:
-        source.faults.append(Fault("D101", None, str(error)))
-    return source
 
 
 def _paired(source: Source, places: dict[str, Place]) -> Source:
