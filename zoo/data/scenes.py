@@ -59,7 +59,21 @@ def write_scenes(
     _check_arguments(counts, size, seed)
     wanted = {"generator": GENERATOR, **counts, "size": list(size), "seed": seed}
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        _check_same(folder, wanted)
+        # Only the same scenes, unchanged, may be there already.
+        advice = "Choose another folder, or delete this one first."
+        if not (folder / "scenes.json").is_file():
+            raise InputError(f"{folder} exists and does not hold generated scenes. {advice}")
+        found = read_json(folder / "scenes.json")
+        found = found if isinstance(found, dict) else {}
+        other = [
+            f"{key} is {found.get(key)}, not {value}"
+            for key, value in wanted.items()
+            if found.get(key) != value
+        ]
+        if other:
+            raise InputError(join_problems(f"{folder} holds other scenes. {advice}", other))
+        if found.get("digest") != _digest(folder):
+            raise InputError(f"Files in {folder} were changed since they were generated. {advice}")
         return folder
     described = ["version: 1", "name: scenes", f"ignore: {IGNORE}", "classes:"]
     for name, colour in zip(CLASSES, PALETTE, strict=True):
@@ -459,21 +473,3 @@ def _digest(folder: Path) -> str:
         digest.update(f"{path.relative_to(folder).as_posix()}\n".encode())
         digest.update(path.read_bytes() if path.is_file() else b"")
     return digest.hexdigest()
-
-
-def _check_same(folder: Path, wanted: dict[str, Any]) -> None:
-    """Raise InputError unless `folder` holds the wanted scenes, unchanged."""
-    advice = "Choose another folder, or delete this one first."
-    if not (folder / "scenes.json").is_file():
-        raise InputError(f"{folder} exists and does not hold generated scenes. {advice}")
-    found = read_json(folder / "scenes.json")
-    found = found if isinstance(found, dict) else {}
-    other = [
-        f"{key} is {found.get(key)}, not {value}"
-        for key, value in wanted.items()
-        if found.get(key) != value
-    ]
-    if other:
-        raise InputError(join_problems(f"{folder} holds other scenes. {advice}", other))
-    if found.get("digest") != _digest(folder):
-        raise InputError(f"Files in {folder} were changed since they were generated. {advice}")

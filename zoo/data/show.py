@@ -76,9 +76,20 @@ def show(
     crops = [[_panel(pair, dataset, SIDE) for pair in column] for column in columns]
     shown = [mask for _, mask in [*pairs, *(pair for column in columns for pair in column)]]
     present = sorted({int(value) for mask in shown for value in np.unique(mask)})
-    page = _page(originals, crops)
-    foot = with_legend(page[-SIDE:], dataset.classes, dataset.palette, present)
-    save_png(np.concatenate([page[:-SIDE], foot]), out)
+    # one original per row with its crops to the right, under headings
+    first = max(panel.shape[1] for panel in originals)
+    lefts = [0, *(first + GAP + column * (SIDE + GAP) for column in range(len(crops)))]
+    titles = ["image", *(f"epoch {number}" for number in range(len(crops)))]
+    height = HEADING + len(originals) * (SIDE + GAP) - GAP
+    page = Image.new("RGB", (max(NARROWEST, lefts[-1] + SIDE), height), (255, 255, 255))
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(16)
+    for left, title, panels in zip(lefts, titles, [originals, *crops], strict=True):
+        pen.text((left + 2, HEADING // 2), title, (32, 32, 32), font, anchor="lm")
+        for row, panel in enumerate(panels):
+            page.paste(Image.fromarray(panel), (left, HEADING + row * (SIDE + GAP)))
+    painted = np.asarray(page)
+    foot = with_legend(painted[-SIDE:], dataset.classes, dataset.palette, present)
+    save_png(np.concatenate([painted[:-SIDE], foot]), out)
     return out
 
 
@@ -108,18 +119,3 @@ def _panel(pair: Pair, dataset: Dataset, width: int) -> Pixels:
         dataset.palette,
         alpha=0.4,
     )
-
-
-def _page(originals: Sequence[Pixels], crops: Sequence[Sequence[Pixels]]) -> Pixels:
-    """One original per row with its crops to the right, under headings."""
-    first = max(panel.shape[1] for panel in originals)
-    lefts = [0, *(first + GAP + column * (SIDE + GAP) for column in range(len(crops)))]
-    titles = ["image", *(f"epoch {number}" for number in range(len(crops)))]
-    height = HEADING + len(originals) * (SIDE + GAP) - GAP
-    page = Image.new("RGB", (max(NARROWEST, lefts[-1] + SIDE), height), (255, 255, 255))
-    pen, font = ImageDraw.Draw(page), ImageFont.load_default(16)
-    for left, title, column in zip(lefts, titles, [originals, *crops], strict=True):
-        pen.text((left + 2, HEADING // 2), title, (32, 32, 32), font, anchor="lm")
-        for row, panel in enumerate(column):
-            page.paste(Image.fromarray(panel), (left, HEADING + row * (SIDE + GAP)))
-    return np.asarray(page)

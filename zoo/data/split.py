@@ -65,8 +65,7 @@ def split(
         raise InputError(f"{out} exists; choose another --out, or delete it first.")
     if seed < 0:
         raise InputError(f"The seed must be 0 or more, not {seed}.")
-    dataset = _load(data)
-    samples = _samples(dataset)
+    dataset, samples = _load(data)
     links = _links(dataset, samples)
     rule = dataset.group if group is None else None if group == "none" else group
     if rule is not None and group is None:
@@ -149,26 +148,25 @@ def _parts(
     return chosen, numbers
 
 
-def _load(data: str | Path) -> Dataset:
-    """The data set; a folder of `images/` and `masks/` without `splits:` is one split."""
+def _load(data: str | Path) -> tuple[Dataset, list[Sample]]:
+    """The data set, and the samples of all splits with masks, each image once.
+
+    A folder of `images/` and `masks/` without `splits:` is one split. Raises InputError where there
+    are no samples, and for one COCO file.
+    """
     root = Path(data).expanduser()
     file = root / "dataset.yaml"
     sides = all((root / side).is_dir() for side in ("images", "masks"))
-    if not sides or not file.is_file() or find_splits(root):
-        return load_dataset(data)
-    content = read_yaml(file)
-    if not isinstance(content, dict) or "splits" in content or "root" in content:
-        return load_dataset(data)
-    text = file.read_text(encoding="utf-8")
-    text += "\nsplits: {all: {images: images, masks: masks}}\n"
-    text += f"root: {json.dumps(str(root.resolve()))}\n"
-    with tempfile.TemporaryDirectory() as folder:
-        write_text(Path(folder) / "dataset.yaml", text)
-        return load_dataset(folder)
-
-
-def _samples(dataset: Dataset) -> list[Sample]:
-    """The samples of all splits with masks, each image once. Raises InputError without any."""
+    content = read_yaml(file) if sides and file.is_file() and not find_splits(root) else None
+    if isinstance(content, dict) and "splits" not in content and "root" not in content:
+        text = file.read_text(encoding="utf-8")
+        text += "\nsplits: {all: {images: images, masks: masks}}\n"
+        text += f"root: {json.dumps(str(root.resolve()))}\n"
+        with tempfile.TemporaryDirectory() as folder:
+            write_text(Path(folder) / "dataset.yaml", text)
+            dataset = load_dataset(folder)
+    else:
+        dataset = load_dataset(data)
     if dataset.decoder == "coco":
         raise InputError(
             f"{dataset.root}: masks in one COCO file cannot be divided into lists of files. "
@@ -179,7 +177,7 @@ def _samples(dataset: Dataset) -> list[Sample]:
     samples = [sample for name in chosen for sample in dataset.samples(name)]
     if bare:
         info(f"Skipped: no masks in {shortened(bare)}.")
-    return list({sample.image: sample for sample in samples}.values())
+    return dataset, list({sample.image: sample for sample in samples}.values())
 
 
 def _links(dataset: Dataset, samples: list[Sample]) -> Links:
@@ -242,7 +240,7 @@ def _write(
     out: Path,
 ) -> list[Path]:
     """Write the lists and dataset.yaml files, all or none; each is read back before it counts."""
-    files = []
+    written = []
     with new_folder(out) as new:
         for number in range(len(parts) if folds else 1):
             chosen = {part: part_of == index for index, part in enumerate(parts)}
@@ -253,7 +251,15 @@ def _write(
             for name, mine in chosen.items():
                 listed = [sample for sample, is_in in zip(samples, mine, strict=True) if is_in]
                 expected[name] = {sample.image.resolve() for sample in listed}
-                write_text(new / place / f"{name}.csv", _list(listed, dataset.root))
+                # a CSV with the paths of images and masks, relative to the root of the data
+                table = io.StringIO()
+                writer = csv.writer(table, lineterminator="\n")
+                writer.writerow(["image", "mask"])
+                for sample in sorted(listed, key=lambda sample: natural_key(str(sample.image))):
+                    files = [path for path in (sample.image, sample.mask) if path is not None]
+                    relative = [os.path.relpath(path, dataset.root) for path in files]
+                    writer.writerow(Path(path).as_posix() for path in relative)
+                write_text(new / place / f"{name}.csv", table.getvalue())
             root = os.path.relpath(dataset.root.resolve(), (out / place).resolve())
             text = _description(dataset, list(chosen), Path(root).as_posix())
             write_text(new / place / "dataset.yaml", text)
@@ -263,19 +269,8 @@ def _write(
                 dataset.allowed_ids(), dataset.reading(), expected,
             ):  # fmt: skip
                 raise InputError(f"{dataset.root}: a dataset.yaml cannot describe this data set.")
-            files.append(out / place / "dataset.yaml")
-    return files
-
-
-def _list(samples: list[Sample], root: Path) -> str:
-    """A CSV with the columns image and mask, relative to the root of the data."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "mask"])
-    for sample in sorted(samples, key=lambda sample: natural_key(str(sample.image))):
-        paths = [path for path in (sample.image, sample.mask) if path is not None]
-        writer.writerow(Path(os.path.relpath(path, root)).as_posix() for path in paths)
-    return text.getvalue()
+            written.append(out / place / "dataset.yaml")
+    return written
 
 
 def _description(dataset: Dataset, splits: list[str], root: str) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -236,21 +236,17 @@ class FactCache:
         self._root = root.resolve()
         self._prefix = os.path.join(root, "")
         self._path = cache_folder() / "scan" / f"{hash_of(str(self._root))}.sqlite"
-        self._known = self._load()
         self._new: dict[bytes, FileFacts] = {}
         self._lock = threading.Lock()
+        # size, time and facts of each file, as they are stored
+        self._known: dict[bytes, tuple[int, int, str]] = {}
+        if self._path.is_file():
+            with contextlib.suppress(sqlite3.Error), self._connection() as database:
+                rows = database.execute("SELECT path, size_bytes, mtime_ns, facts FROM files")
+                self._known = {path: (size, time, facts) for path, size, time, facts in rows}
 
-    def _load(self) -> dict[bytes, tuple[int, int, str]]:
-        """Size, time and facts of each file, as they are stored."""
-        if not self._path.is_file():
-            return {}
-        with contextlib.suppress(sqlite3.Error), contextlib.closing(self._connect()) as database:
-            rows = database.execute("SELECT path, size_bytes, mtime_ns, facts FROM files")
-            return {path: (size, time, facts) for path, size, time, facts in rows}
-        return {}
-
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, timeout=LOCK_SECONDS)
+    def _connection(self) -> contextlib.closing[sqlite3.Connection]:
+        return contextlib.closing(sqlite3.connect(self._path, timeout=LOCK_SECONDS))
 
     def get(self, file: Path) -> FileFacts:
         """What is known of `file`; nothing if it has changed. `keep` stores what is added to it.
@@ -261,22 +257,25 @@ class FactCache:
             stat = os.stat(file)
         except OSError as error:
             raise InputError(f"{file} cannot be read: {error.strerror}.") from error
-        path = self._name(file)
+        # the path below the root, computed the short way where `file` begins with the root
+        text = os.fspath(file)
+        if text.startswith(self._prefix):
+            path = os.fsencode(text[len(self._prefix) :])
+        else:
+            path = os.fsencode(os.path.relpath(os.path.abspath(text), self._root))
         seen = self._new.get(path)
         if seen and (seen.size_bytes, seen.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
             return seen
-        size, time, facts = self._known.get(path, (-1, -1, ""))
+        size, time, stored = self._known.get(path, (-1, -1, ""))
         if (size, time) == (stat.st_size, stat.st_mtime_ns):
-            with contextlib.suppress(ValueError, TypeError, KeyError):
-                return _seen(path, size, time, json.loads(facts))
+            with contextlib.suppress(ValueError, TypeError, KeyError):  # another version's facts
+                facts, shape = json.loads(stored), None
+                if facts["shape"] is not None:
+                    height, width = facts["shape"]
+                    shape = int(height), int(width)
+                ids = {str(reading): dict(found) for reading, found in facts["ids"].items()}
+                return FileFacts(path, size, time, shape, ids, dict(facts["digests"]))
         return FileFacts(path, stat.st_size, stat.st_mtime_ns)
-
-    def _name(self, file: Path) -> bytes:
-        """The path below the root; computed the short way where `file` begins with the root."""
-        text = os.fspath(file)
-        if text.startswith(self._prefix):
-            return os.fsencode(text[len(self._prefix) :])
-        return os.fsencode(os.path.relpath(os.path.abspath(text), self._root))
 
     def keep(self, seen: FileFacts) -> None:
         """Remember what was added to `seen`, until `save` writes it."""
@@ -289,41 +288,26 @@ class FactCache:
             new, self._new = self._new, {}
         if not new:
             return
-        rows = [(s.path, s.size_bytes, s.mtime_ns, _facts(s)) for s in new.values()]
-        self._known |= {path: (size, time, facts) for path, size, time, facts in rows}
+        rows = []
+        for seen in new.values():
+            counts = {reading: list(found.items()) for reading, found in seen.ids.items()}
+            facts = {"shape": seen.shape, "ids": counts, "digests": seen.digests}
+            text = json.dumps(facts, separators=(",", ":"))
+            rows.append((seen.path, seen.size_bytes, seen.mtime_ns, text))
+        self._known |= {path: (size, time, text) for path, size, time, text in rows}
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._write(rows)
+            try:
+                self._insert(rows)
+            except sqlite3.OperationalError:
+                raise
+            except sqlite3.DatabaseError:  # The file is no database; it is replaced.
+                self._path.unlink()
+                self._insert(rows)
         except (OSError, sqlite3.Error) as error:
             warn(f"The next scan of {self._root} will be slow: cannot write {self._path}: {error}.")
 
-    def _write(self, rows: list[tuple[bytes, int, int, str]]) -> None:
-        """Add the rows; a file that is no database is replaced."""
-        try:
-            self._insert(rows)
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError:
-            self._path.unlink()
-            self._insert(rows)
-
     def _insert(self, rows: list[tuple[bytes, int, int, str]]) -> None:
-        with contextlib.closing(self._connect()) as database, database:
+        with self._connection() as database, database:
             database.execute(TABLE)
             database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
-
-
-def _facts(seen: FileFacts) -> str:
-    counts = {reading: list(found.items()) for reading, found in seen.ids.items()}
-    facts = {"shape": seen.shape, "ids": counts, "digests": seen.digests}
-    return json.dumps(facts, separators=(",", ":"))
-
-
-def _seen(path: bytes, size: int, time: int, facts: Any) -> FileFacts:
-    """What `_facts` stored. Raises ValueError, TypeError or KeyError for anything else."""
-    shape = None
-    if facts["shape"] is not None:
-        height, width = facts["shape"]
-        shape = int(height), int(width)
-    ids = {str(reading): dict(found) for reading, found in facts["ids"].items()}
-    return FileFacts(path, size, time, shape, ids, dict(facts["digests"]))

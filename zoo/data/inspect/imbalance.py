@@ -138,7 +138,11 @@ def assign(labels: Counts, sizes: Counts, fractions: Sequence[float], seed: int)
         chosen = left if rarest is None else left[labels[left, rarest] > 0]
         for done, group in enumerate(chosen):
             need = room if rarest is None else wanted[:, rarest]
-            allowed = _allowed(room, int(sizes[group]), empty, len(left) - done)
+            # where the group may go
+            fitting: list[int] = np.flatnonzero(room >= sizes[group]).tolist()
+            allowed = fitting or [int(room.argmax())]
+            if len(empty) == len(left) - done:  # each group that is left has a part to fill
+                allowed = sorted(empty)
             noise = generator.random(len(fractions))
             best = max(allowed, key=lambda part: (need[part], room[part], noise[part]))
             part_of[group] = best
@@ -147,14 +151,6 @@ def assign(labels: Counts, sizes: Counts, fractions: Sequence[float], seed: int)
             wanted[best] -= labels[group]
         left = left[part_of[left] < 0]
     return part_of
-
-
-def _allowed(room: Counts, size: int, empty: set[int], groups_left: int) -> list[int]:
-    """The parts where a group may go."""
-    if len(empty) == groups_left:
-        return sorted(empty)
-    fitting: list[int] = np.flatnonzero(room >= size).tolist()
-    return fitting or [int(room.argmax())]
 
 
 def whole_parts(count: int, fractions: Sequence[float]) -> Counts:
