@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import platform
 import subprocess
@@ -19,15 +20,11 @@ PACKAGES = {
 
 def versions() -> dict[str, str]:
     """Versions of the packages that compute a result, and of Python."""
-    found = {name: _version(package) for name, package in PACKAGES.items()}
+    found = dict.fromkeys(PACKAGES, "not installed")
+    for name, package in PACKAGES.items():
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(package)
     return found | {"python": platform.python_version()}
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def commit() -> str:

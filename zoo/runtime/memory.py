@@ -11,6 +11,7 @@ MAX_CACHE_GIB = 8.0
 UNKNOWN_GIB = 2.0
 """Assumed available where the system does not say."""
 GROUP = Path("/sys/fs/cgroup")
+"""The control group (version 2) of this process, whose limit is that of a container."""
 MEMINFO = Path("/proc/meminfo")
 
 
@@ -27,23 +28,14 @@ def local_processes() -> int:
 
 def available_gib() -> float:
     """Memory in GiB that can be taken without swapping: the system's or the container's."""
-    known = [value for value in (_system_bytes(), _container_bytes()) if value is not None]
-    return min(known) / 2**30 if known else UNKNOWN_GIB
-
-
-def _system_bytes() -> int | None:
+    known = []
     with contextlib.suppress(OSError):
         found = re.search(r"^MemAvailable:\s+(\d+) kB", MEMINFO.read_text(), re.MULTILINE)
-        return int(found[1]) * 1024 if found else None
-    return None
-
-
-def _container_bytes() -> int | None:
-    """What the limit of the control group (version 2) leaves; None without a limit."""
-    with contextlib.suppress(OSError, ValueError):
+        known += [int(found[1]) * 1024] if found else []
+    with contextlib.suppress(OSError, ValueError):  # no limit: no file, or no number in it
         limit = int((GROUP / "memory.max").read_text())
-        return max(0, limit - int((GROUP / "memory.current").read_text()))
-    return None
+        known.append(max(0, limit - int((GROUP / "memory.current").read_text())))
+    return min(known) / 2**30 if known else UNKNOWN_GIB
 
 
 def cache_folder() -> Path:

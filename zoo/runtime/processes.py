@@ -126,7 +126,14 @@ class Ranks:
         """Raise the error of the lowest rank that has one, in every process."""
         if not self.any(failure is not None):
             return
-        failures = self.gather(None if failure is None else _described(failure))
+        described = None
+        if isinstance(failure, KeyboardInterrupt):
+            described = "interrupted", ""
+        elif isinstance(failure, ZooError):
+            described = "input" if isinstance(failure, InputError) else "run", str(failure)
+        elif failure is not None:
+            described = "run", f"{type(failure).__name__}: {failure}"
+        failures = self.gather(described)
         rank, (kind, message) = next((i, f) for i, f in enumerate(failures) if f is not None)
         if kind == "interrupted":
             raise failure if isinstance(failure, KeyboardInterrupt) else Interrupted
@@ -136,14 +143,6 @@ class Ranks:
         error = (InputError if kind == "input" else RunError)(source + message)
         error.shared = True
         raise error from failure
-
-
-def _described(failure: BaseException) -> tuple[str, str]:
-    if isinstance(failure, KeyboardInterrupt):
-        return "interrupted", ""
-    if isinstance(failure, ZooError):
-        return ("input" if isinstance(failure, InputError) else "run"), str(failure)
-    return "run", f"{type(failure).__name__}: {failure}"
 
 
 def in_all_processes(message: str) -> RunError:
@@ -172,7 +171,18 @@ def start_ranks() -> Ranks:
     The weights are sharded where `ZOO_FSDP` is true or `accelerate launch --use_fsdp` asks for it.
     Raises InputError for DeepSpeed, Megatron-LM, CPU offload, and an incomplete environment.
     """
-    _refuse_other_engines()
+    chosen = [name for key, name in OTHER_ENGINES.items() if _flag(key)]
+    if chosen:
+        raise InputError(
+            f"{' and '.join(chosen)} would train with an engine of its own. Remove it from the "
+            "launcher's configuration; to shard the weights use --use_fsdp, to save memory also "
+            "micro_batch, activation_checkpointing=true or precision=bf16."
+        )
+    if _flag(FSDP) and _flag("FSDP_OFFLOAD_PARAMS"):
+        raise InputError(
+            "FSDP keeps the sharded weights on the GPU here. Set fsdp_offload_params to false in "
+            "the launcher's configuration."
+        )
     device, world = default_device(), int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1:
         return Ranks(device=device)
@@ -200,21 +210,6 @@ OTHER_ENGINES = {
 
 def _flag(key: str) -> bool:
     return os.environ.get(key, "").lower() in ("1", "true", "yes")
-
-
-def _refuse_other_engines() -> None:
-    chosen = [name for key, name in OTHER_ENGINES.items() if _flag(key)]
-    if chosen:
-        raise InputError(
-            f"{' and '.join(chosen)} would train with an engine of its own. Remove it from the "
-            "launcher's configuration; to shard the weights use --use_fsdp, to save memory also "
-            "micro_batch, activation_checkpointing=true or precision=bf16."
-        )
-    if _flag(FSDP) and _flag("FSDP_OFFLOAD_PARAMS"):
-        raise InputError(
-            "FSDP keeps the sharded weights on the GPU here. Set fsdp_offload_params to false in "
-            "the launcher's configuration."
-        )
 
 
 def _leave() -> None:

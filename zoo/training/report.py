@@ -5,8 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -20,7 +19,7 @@ from zoo.common.html import render
 from zoo.records.hashed import describe
 from zoo.records.metrics import METRICS
 from zoo.records.record import Record, read_record
-from zoo.training.charts import Event, curves, latest, read_log, svg
+from zoo.training.charts import curves, latest, read_log, svg
 
 MAX_PICTURES = 24
 """How many images one page holds; further ones are counted, not shown."""
@@ -71,62 +70,79 @@ class ResultFile(_Lenient):
     stopped: str
 
 
-@dataclass(frozen=True)
-class Run:
-    """Everything in a run folder that a report shows; `result` and `record` may not exist yet."""
-
-    facts: RunFile
-    log: list[Event]
-    result: ResultFile | None
-    record: Record | None
-    pictures: list[Path]
-
-    @property
-    def best(self) -> Event | None:
-        """The last epoch that was the best one so far."""
-        best = [event for event in latest(self.log, "epoch") if event.get("best")]
-        return best[-1] if best else None
-
-
 def report(run: Path, out: Path | None = None) -> Path:
     """Write the page about the run folder `run` to `out` (run/report.html) and return its path.
 
-    The page needs no other file and no network. Raises InputError where `run` is not a run folder
-    or one of its files is damaged.
+    The run may be in any state. The page needs no other file and no network. Raises InputError
+    where `run` is not a run folder or one of its files is damaged.
     """
-    out, found = out or run / "report.html", read_run(run)
-    text = render(
-        "training/report.html",
-        title=f"{found.facts.model} on {found.facts.data.name}",
-        summary=_summary(found),
-        split=found.record and found.record.split,
-        evaluation=_evaluation(found.record) if found.record else {},
-        chart=Markup(svg(curves(found.log))) if found.log else None,
-        classes=_classes(found),
-        images=[(path.stem, _data_url(path)) for path in found.pictures[:MAX_PICTURES]],
-        more_images=max(len(found.pictures) - MAX_PICTURES, 0),
-        recipe=_recipe(found.facts),
-        environment=found.facts.env,
-    )
-    write_text(out, text)
-    return out
-
-
-def read_run(run: Path) -> Run:
-    """Read a run folder in any state. Raises InputError naming the file and its problems."""
     if not (run / "run.json").is_file():
         raise InputError(
             f"{run} is not a run folder: it holds no run.json. Give the folder that "
             "`zoo finetune --out` wrote."
         )
-    result, record = run / "result.json", run / "eval.json"
-    return Run(
-        facts=_read(run / "run.json", RunFile),
-        log=read_log(run / "log.jsonl"),
-        result=_read(result, ResultFile) if result.is_file() else None,
-        record=read_record(record) if record.is_file() else None,
-        pictures=sorted(path for path in (run / "pictures").glob("*.png") if path.is_file()),
+    facts, log = _read(run / "run.json", RunFile), read_log(run / "log.jsonl")
+    result_file, record_file = run / "result.json", run / "eval.json"
+    result = _read(result_file, ResultFile) if result_file.is_file() else None
+    record = read_record(record_file) if record_file.is_file() else None
+    epochs = latest(log, "epoch")
+    best = next((event for event in reversed(epochs) if event.get("best")), None)
+
+    miou = best.get("miou") if best else (result.best_miou if result else None)
+    seconds = result.seconds if result else sum(event.get("seconds") or 0 for event in epochs)
+    weights = f" ({facts.encoder_weights})" if facts.encoder_weights else ""
+    summary = {
+        "state": _STATES.get(result.stopped, result.stopped) if result else "not finished",
+        "best mIoU on validation": _percent(miou, 2),
+        "best epoch": str(best["epoch"]) if best else _NONE,
+        "epochs done": str(max((event["epoch"] for event in epochs), default=0)),
+        "steps done": str(max((event["step"] for event in log), default=0)),
+        "time": _duration(seconds),
+        "seed": str(facts.seed),
+        "encoder": facts.encoder_init + weights,
+    }
+
+    # the IoU of each class: in the evaluation, else in the best epoch
+    names, classes = facts.data.classes, None
+    if record is not None:
+        ious, measured_on = record.metrics.iou_per_class, f"the {record.split} split"
+    elif best is not None:
+        ious, measured_on = best.get("iou_per_class"), f"validation in epoch {best['epoch']}"
+    if record is not None or best is not None:
+        colours = dict(zip(names, facts.data.palette or default_palette(len(names)), strict=False))
+        rows = [(name, colours.get(name), _percent(iou, 1)) for name, iou in (ious or {}).items()]
+        classes = {"measured_on": measured_on, "rows": rows}
+
+    overrides = facts.overrides
+    if isinstance(overrides, dict):
+        overrides = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
+    recipe = {"recipe": facts.recipe_name, "overrides": ", ".join(overrides) or "none"}
+
+    pictures = sorted(path for path in (run / "pictures").glob("*.png") if path.is_file())
+    images = []
+    for path in pictures[:MAX_PICTURES]:
+        content = path.read_bytes()
+        if not content.startswith(_PNG):
+            raise InputError(f"{path} is not a PNG image; remove it and make the report again.")
+        encoded = base64.b64encode(content).decode("ascii")
+        images.append((path.stem, f"data:image/png;base64,{encoded}"))
+
+    out = out or run / "report.html"
+    text = render(
+        "training/report.html",
+        title=f"{facts.model} on {facts.data.name}",
+        summary=summary,
+        split=record and record.split,
+        evaluation=_evaluation(record) if record else {},
+        chart=Markup(svg(curves(log))) if log else None,
+        classes=classes,
+        images=images,
+        more_images=max(len(pictures) - MAX_PICTURES, 0),
+        recipe={**recipe, **dict(_flat(facts.recipe))},
+        environment=facts.env,
     )
+    write_text(out, text)
+    return out
 
 
 def _read(path: Path, kind: type[T]) -> T:
@@ -134,23 +150,6 @@ def _read(path: Path, kind: type[T]) -> T:
         return kind.model_validate(read_json(path))
     except ValidationError as error:
         raise InputError(join_problems(f"{path} has problems:", describe(error))) from error
-
-
-def _summary(run: Run) -> dict[str, str]:
-    epochs, result, best = latest(run.log, "epoch"), run.result, run.best
-    seconds = result.seconds if result else sum(event.get("seconds") or 0 for event in epochs)
-    miou = best.get("miou") if best else (result.best_miou if result else None)
-    weights = f" ({run.facts.encoder_weights})" if run.facts.encoder_weights else ""
-    return {
-        "state": _STATES.get(result.stopped, result.stopped) if result else "not finished",
-        "best mIoU on validation": _percent(miou, 2),
-        "best epoch": str(best["epoch"]) if best else _NONE,
-        "epochs done": str(max((event["epoch"] for event in epochs), default=0)),
-        "steps done": str(max((event["step"] for event in run.log), default=0)),
-        "time": _duration(seconds),
-        "seed": str(run.facts.seed),
-        "encoder": run.facts.encoder_init + weights,
-    }
 
 
 def _evaluation(record: Record) -> dict[str, str]:
@@ -171,38 +170,6 @@ def _evaluation(record: Record) -> dict[str, str]:
         "device": f"{record.device}, {record.precision}",
         "record": str(record.record_hash),
     }
-
-
-def _classes(run: Run) -> dict[str, Any] | None:
-    """The IoU of each class, and where it was measured: in the evaluation or the best epoch."""
-    ious: Mapping[str, Any]
-    if run.record is not None:
-        ious, measured_on = run.record.metrics.iou_per_class, f"the {run.record.split} split"
-    elif run.best is not None:
-        ious = run.best.get("iou_per_class") or {}
-        measured_on = f"validation in epoch {run.best['epoch']}"
-    else:
-        return None
-    data = run.facts.data
-    palette = data.palette or default_palette(len(data.classes))
-    colours = dict(zip(data.classes, palette, strict=False))
-    rows = [(name, colours.get(name), _percent(iou, 1)) for name, iou in ious.items()]
-    return {"measured_on": measured_on, "rows": rows}
-
-
-def _data_url(path: Path) -> str:
-    content = path.read_bytes()
-    if not content.startswith(_PNG):
-        raise InputError(f"{path} is not a PNG image; remove it and make the report again.")
-    return f"data:image/png;base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def _recipe(facts: RunFile) -> dict[str, str]:
-    overrides = facts.overrides
-    if isinstance(overrides, dict):
-        overrides = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
-    rows = {"recipe": facts.recipe_name, "overrides": ", ".join(overrides) or "none"}
-    return {**rows, **dict(_flat(facts.recipe))}
 
 
 def _flat(value: object, place: str = "") -> Iterable[tuple[str, str]]:
