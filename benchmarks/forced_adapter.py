@@ -17,15 +17,16 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 
 from zoo.bench.suite import merged, read_suite
-from zoo.creation import create as creation
+from zoo.creation.create import create, encoder_source
 from zoo.data.load import load_dataset
 from zoo.evaluation.evaluate import evaluate, write_result
 from zoo.hub.folder import save_folder
+from zoo.models.build import build
+from zoo.models.spec import model_spec
 from zoo.registry.resolve import Resolved, resolve
 
 MODEL = "deeplabv3plus-mobilenetv2_100"
@@ -45,13 +46,13 @@ def undilated(name: str, overlay: Path | None = None) -> Resolved:
 def make_model(folder: Path, data: str, overlay: Path | None, seed: int) -> None:
     """A folder with the pretrained encoder and a decoder drawn from `seed`."""
     dataset = load_dataset(data)
+    resolved = undilated(MODEL, overlay)
+    file, source = encoder_source(resolved)
+    spec = model_spec(resolved, dataset.classes, palette=dataset.palette).model_copy(update=source)
+    assert spec.dilated is None
+    assert "output_stride" not in spec.encoder_args
     torch.manual_seed(seed)
-    with patch.object(creation, "resolve", undilated):
-        net = creation.create(
-            MODEL, classes=dataset.classes, palette=dataset.palette, registry=overlay
-        )
-    assert str(undilated(MODEL).adapter_dilation({})).startswith("none")
-    save_folder(net, folder)
+    save_folder(build(spec, file), folder)
 
 
 def run(seed: int, options: argparse.Namespace) -> None:
@@ -69,7 +70,7 @@ def run(seed: int, options: argparse.Namespace) -> None:
     words = ["finetune", str(model), "--data", options.data, *recipe, *resume, *settings]
     if not (out / "result.json").is_file():
         subprocess.run([sys.executable, "-m", "zoo", *words], check=True)
-    trained = creation.create(out)
+    trained = create(out)
     trained.spec = trained.spec.model_copy(update={"name": f"{MODEL}-resampled"})
     write_result(evaluate(trained, options.data, split=suite.split), options.results)
 

@@ -187,9 +187,15 @@ def conv(**arguments: object) -> nn.Conv2d:
     ("make", "reason"),
     [
         (lambda: Twice(conv(padding=1)), "layers.0 works at several strides"),
-        (lambda: Maps(Conv2dSame(3, 3, 3, stride=2)), "a Conv2dSame that is not torch's own"),
-        (lambda: Maps(conv(padding=1, padding_mode="reflect")), "a Conv2d that is not torch's own"),
-        (lambda: Maps(nn.Conv2d(3, 3, 3, (2, 1))), "a Conv2d that is not torch's own"),
+        (
+            lambda: Maps(Conv2dSame(3, 3, 3, stride=2)),
+            "a Conv2dSame that does not work as torch's own",
+        ),
+        (
+            lambda: Maps(conv(padding=1, padding_mode="reflect")),
+            "a Conv2d that does not work as torch's own",
+        ),
+        (lambda: Maps(nn.Conv2d(3, 3, 3, (2, 1))), "a Conv2d that does not work as torch's own"),
         (lambda: Maps(nn.AvgPool2d(2, 2, divisor_override=3)), "a AvgPool2d that is not torch's"),
         (lambda: Maps(nn.Linear(7, 7)), "same reduction dim"),
     ],
@@ -215,7 +221,7 @@ def test_a_stride_that_stays_is_noticed() -> None:
 
 
 def test_levels_of_one_stride_are_taken_in_their_order() -> None:
-    from zoo.models.encoder import Level
+    from zoo.models.network import Level
 
     levels = [Level(n, stride, 8) for n, stride in enumerate((2, 4, 8, 16, 16))]
     assert [s.levels for s in plan(levels, (4, 8, 16, 16))] == [(1,), (2,), (3,), (4,)]

@@ -15,9 +15,9 @@ from torch.nn import functional
 from zoo.common.errors import InputError
 from zoo.creation.create import create
 from zoo.hub.folder import load_folder, save_folder
-from zoo.models.encoder import Level, TimmEncoder, encoder_levels
 from zoo.models.heads.fcn import FCNHead
 from zoo.models.layers import encoder_layers, train_mode, unfreeze
+from zoo.models.network import Level, TimmEncoder, encoder_levels
 from zoo.models.norms import (
     BatchNormActOfAny,
     BatchNormOfAny,

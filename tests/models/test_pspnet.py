@@ -15,8 +15,7 @@ from torch.nn import functional
 from zoo.common.errors import InputError
 from zoo.creation.create import create
 from zoo.hub.folder import load_folder, save_folder
-from zoo.models.heads.blocks import convolution, scoring
-from zoo.models.heads.pspnet import PyramidPooling
+from zoo.models.heads.pspnet import PyramidPooling, convolution, scoring
 from zoo.models.outputs import Outputs, full_size
 from zoo.models.pyramid import Source
 from zoo.models.segmentation import SegmentationModel

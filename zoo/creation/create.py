@@ -82,7 +82,13 @@ def create(
                 f"{weights or model} is a trained model; only classes= can be changed."
             )
         if weights is not None:
-            _check_architecture(str(model), folder, registry)
+            wanted, found = resolve(str(model), registry), read_folder(folder, registry).spec
+            encoder = found.encoder.partition(".")[0]
+            if (found.decoder, encoder) != (wanted.decoder, wanted.encoder):
+                raise InputError(
+                    f"{folder} holds {found.decoder}-{encoder}, not {model}. Leave the name out: "
+                    "zoo.create takes a folder or hf-hub:ORG/REPO by itself."
+                )
         return _from_folder(folder, classes, licence, registry)
 
     # an architecture, its encoder pretrained or not
@@ -96,7 +102,7 @@ def create(
     )  # fmt: skip
     if licence is not None and by_name:
         check_licence(licence, resolved.licence, resolved.timm_name)
-    file, source = _encoder_source(resolved, encoder_weights)
+    file, source = encoder_source(resolved, encoder_weights)
     for statistic in ("mean", "std"):
         if statistic in source:
             source[statistic] = per_channel(source[statistic], spec.in_chans)
@@ -141,8 +147,8 @@ def _check_arguments(
         )
 
 
-def _encoder_source(
-    resolved: Resolved, encoder_weights: str | Path | None
+def encoder_source(
+    resolved: Resolved, encoder_weights: str | Path | None = DEFAULT
 ) -> tuple[Path | None, dict[str, Any]]:
     """The file with the encoder's weights, and what the spec says of them.
 
@@ -178,17 +184,6 @@ def _encoder_source(
     return fetched.path, source | tag
 
 
-def _check_architecture(name: str, folder: Path, registry: Path | None) -> None:
-    """Raise InputError where the trained model in `folder` is another net than `name`."""
-    wanted, spec = resolve(name, registry), read_folder(folder, registry).spec
-    encoder = spec.encoder.partition(".")[0]
-    if (spec.decoder, encoder) != (wanted.decoder, wanted.encoder):
-        raise InputError(
-            f"{folder} holds {spec.decoder}-{encoder}, not {name}. Leave the name out: "
-            "zoo.create takes a folder or hf-hub:ORG/REPO by itself."
-        )
-
-
 def _from_folder(
     folder: Path, classes: int | list[str] | None, licence: str | None, registry: Path | None
 ) -> SegmentationModel:
@@ -202,7 +197,7 @@ def _from_folder(
         names = spec.classes
     if names != spec.classes:
         info(
-            f"{folder}: the layer that scores the classes is replaced ({len(spec.classes)} -> "
+            f"{folder}: the segmentation head is replaced ({len(spec.classes)} -> "
             f"{len(names)} classes) and starts from random weights."
         )
     return load_folder(folder, names, registry)

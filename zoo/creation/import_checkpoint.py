@@ -62,11 +62,34 @@ def import_checkpoint(
     if folder.exists():
         raise InputError(f"{folder} exists already; give another --out.")
     state = _read(path)
-    spec, foreign = _spec(model, classes, in_chans, registry)
-    changes = {"mean": mean, "std": std}
-    given = {key: value for key, value in changes.items() if value is not None}
-    spec = _with(spec, given)
-    prefix = _prefix(state)
+
+    # the description, and whether SMP's own names of tensors may be meant
+    changes: dict[str, Any] = {"mean": mean, "std": std}
+    changes = {key: value for key, value in changes.items() if value is not None}
+    decoder, _, encoder = model.partition("-")
+    if encoder.startswith("smp:"):
+        row, names = DECODERS.get(decoder), class_names(classes)
+        config = {
+            "_model_class": None if row is None else row.smp,
+            "encoder_name": encoder.removeprefix("smp:"),
+            "in_channels": in_chans,
+            "classes": len(names),
+        }
+        spec, foreign = parse_config(config, model).spec, True
+        changes |= {"classes": names, "palette": palette_for(names, None)}
+    else:
+        resolved = resolve(model, registry)
+        resolved.check({})
+        spec = model_spec(resolved, classes, in_chans=in_chans)
+        foreign = resolved.smp_loadable
+    try:
+        spec = ModelSpec.model_validate(spec.model_dump() | changes)
+    except ValueError as error:
+        raise InputError(f"mean and std need {spec.in_chans} values each, std above 0.") from error
+
+    # training puts `module.`, `model.`, `_orig_mod.` and the like before the names
+    found = [re.match(r"((?:\w+\.)*?)encoder\.", name) for name in state]
+    prefix = min((match[1] for match in found if match), key=len, default="")
     inner = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
     net = build(spec)
     wanted = net.net.state_dict()
@@ -77,7 +100,14 @@ def import_checkpoint(
     left_out = [name for name in state if not name.startswith(prefix)]
     left_out += [prefix + name for name in strangers]
     kept = {name: tensor for name, tensor in inner.items() if name not in strangers}
-    _fit(net, kept, Described(spec, foreign=foreign), path)
+    try:
+        load_state(net, kept, Described(spec, foreign=foreign))
+    except InputError as error:
+        lines = [line.strip(" -") for line in str(error).splitlines()[1:]]
+        held = shortened(sorted(kept), 3)
+        raise InputError(
+            join_problems(f"{path} does not fit {spec.name} (it holds {held}):", lines)
+        ) from error
     save_folder(net, folder, training={"imported_from": f"{path.name} sha256:{sha256(path)}"})
     return Imported(folder, prefix, sorted(left_out), filled)
 
@@ -124,48 +154,3 @@ def _tensors(content: Any) -> dict[str, torch.Tensor] | None:
         return tensors
     holders = (_tensors(content[key]) for key in HOLDERS if key in content)
     return next((found for found in holders if found), None)
-
-
-def _spec(
-    model: str, classes: int | list[str], in_chans: int, registry: Path | None
-) -> tuple[ModelSpec, bool]:
-    """The description of the model, and whether SMP's own names of tensors may be meant."""
-    decoder, _, encoder = model.partition("-")
-    if not encoder.startswith("smp:"):
-        resolved = resolve(model, registry)
-        resolved.check({})
-        return model_spec(resolved, classes, in_chans=in_chans), resolved.smp_loadable
-    row, names = DECODERS.get(decoder), class_names(classes)
-    config = {
-        "_model_class": None if row is None else row.smp,
-        "encoder_name": encoder.removeprefix("smp:"),
-        "in_channels": in_chans,
-        "classes": len(names),
-    }
-    spec = parse_config(config, model).spec
-    return _with(spec, {"classes": names, "palette": palette_for(names, None)}), True
-
-
-def _with(spec: ModelSpec, changes: dict[str, Any]) -> ModelSpec:
-    try:
-        return ModelSpec.model_validate(spec.model_dump() | changes)
-    except ValueError as error:
-        raise InputError(f"mean and std need {spec.in_chans} values each, std above 0.") from error
-
-
-def _prefix(state: Mapping[str, Any]) -> str:
-    """What training put before the names: `module.`, `model.`, `_orig_mod.` and the like."""
-    found = [re.match(r"((?:\w+\.)*?)encoder\.", name) for name in state]
-    prefixes = {match[1] for match in found if match}
-    return min(prefixes, key=len) if prefixes else ""
-
-
-def _fit(net: Any, state: dict[str, torch.Tensor], described: Described, path: Path) -> None:
-    try:
-        load_state(net, state, described)
-    except InputError as error:
-        lines = [line.strip(" -") for line in str(error).splitlines()[1:]]
-        held = shortened(sorted(state), 3)
-        raise InputError(
-            join_problems(f"{path} does not fit {described.spec.name} (it holds {held}):", lines)
-        ) from error

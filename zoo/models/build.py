@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,16 +18,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.common.errors import InputError, join_problems, nearest, shortened
 from zoo.models.dilation import plan_dilation
-from zoo.models.encoder import Level, TimmEncoder, at_most, encoder_levels
 from zoo.models.meta import Written, keep_as_buffers, unused_parameters, without_memory
-from zoo.models.network import Network, Parts
+from zoo.models.network import Network, Parts, TimmEncoder, at_most, encoder_levels
 from zoo.models.norms import (
     allow_single_pooled_values,
     allow_single_values,
     to_group_norm,
     to_layer_norm,
 )
-from zoo.models.pyramid import Pyramid, Source, plan
+from zoo.models.pyramid import Pyramid, plan
 from zoo.models.segmentation import SegmentationModel, padding
 from zoo.models.smp_parts import (
     DptOnPyramid,
@@ -39,7 +37,6 @@ from zoo.models.smp_parts import (
 )
 from zoo.registry.decoders import (
     DECODERS,
-    Decoder,
     check_options,
     defaults,
     filled_options,
@@ -65,7 +62,15 @@ def build(spec: ModelSpec, encoder_file: Path | None = None) -> SegmentationMode
     Raises InputError where the file does not hold this encoder's weights, where the decoder cannot
     be built on the encoder, and where the installed timm does not have it.
     """
-    _check_installed(spec)
+    encoder = spec.encoder.partition(".")[0]
+    if not encoder.startswith("smp:") and not timm.is_model(encoder):
+        version = timm_version()
+        close = nearest(encoder, timm.list_models())
+        instead = f", or take {' or '.join(close)}" if close else ""
+        raise InputError(
+            f"The installed timm {timm.__version__} has no encoder {encoder}; timm {version}, from "
+            f"which zoo's table was made, has it. Run pip install 'timm=={version}'{instead}."
+        )
     pretrained: dict[str, Any] = {}
     if encoder_file is not None:
         overlay = {"state_dict": read_weights(encoder_file)}
@@ -90,7 +95,14 @@ def build(spec: ModelSpec, encoder_file: Path | None = None) -> SegmentationMode
         (to_group_norm if grouped else to_layer_norm)(net.decoder)
     if spec.norm == "group":
         to_group_norm(net)
-    _let_gates_learn(net.encoder, spec)
+    # the batch normalisations of gates on pooled maps learn from a single image too
+    multiple, first = spec.size_multiple, next(net.encoder.parameters(), None)
+    side = spec.img_size or max(2 * multiple, padding(0, multiple, spec.size_minimum))
+    on_meta = any(parameter.is_meta for parameter in net.encoder.parameters())
+    if first is not None and not on_meta and side <= MOST_PROBED:
+        shape = (1, spec.in_chans, side, side)
+        images = torch.zeros(shape, device=first.device, dtype=first.dtype)
+        allow_single_pooled_values(net.encoder, images)
     return SegmentationModel(net, spec)
 
 
@@ -176,20 +188,6 @@ def gmacs(spec: ModelSpec, height: int, width: int) -> float | None:
     return float(counter.get_total_flops()) / 2e9
 
 
-def _check_installed(spec: ModelSpec) -> None:
-    """Raise InputError where the installed timm does not have an encoder of the table."""
-    encoder = spec.encoder.partition(".")[0]
-    if encoder.startswith("smp:") or timm.is_model(encoder):
-        return
-    version = timm_version()
-    close = nearest(encoder, timm.list_models())
-    instead = f", or take {' or '.join(close)}" if close else ""
-    raise InputError(
-        f"The installed timm {timm.__version__} has no encoder {encoder}; timm {version} has, from "
-        f"which zoo's table was made. Run pip install 'timm=={version}'{instead}."
-    )
-
-
 def _smp_net(spec: ModelSpec, pretrained: dict[str, Any]) -> Any:
     """SMP's own class on its encoder."""
     cls = smp_class(str(DECODERS[spec.decoder].smp))
@@ -239,9 +237,23 @@ def _adapted_net(spec: ModelSpec, pretrained: dict[str, Any]) -> Any:
             return module.network(spec, pretrained, **options)
     else:
         options = defaults(spec.decoder) | _smp_options(spec)
+
+    # the strides of the wanted maps, with the output stride that the options ask for
+    strides = row.strides
+    if row.smp is None and "stride" in options:
+        strides = tuple(stride for stride in strides if stride >= options["stride"])
+    elif row.smp is not None and (asked := options.get("encoder_output_stride")) is not None:
+        strides = tuple(min(stride, asked) for stride in (*strides[:-1], asked))
+    wanted = [stride for stride in strides if stride]
+
+    # the levels that the decoder and its auxiliary head take
     levels, plain = encoder_levels(spec.encoder, **spec.encoder_args)
     levels = at_most(levels, spec.dilated)
-    strides = _strides(row, options)
+    sources = plan(levels, wanted, row.optional) if wanted else []
+    used = {position for source in sources for position in source.levels} or {len(levels) - 1}
+    if row.auxiliary and options.get("auxiliary") != 0 and len(levels) > 1:
+        used.add(len(levels) - 2)
+
     dilation = None
     if spec.dilated is not None:
         make_whole = functools.partial(
@@ -251,7 +263,7 @@ def _adapted_net(spec: ModelSpec, pretrained: dict[str, Any]) -> Any:
     make = functools.partial(
         TimmEncoder,
         spec.encoder,
-        [levels[position].number for position in _used(levels, row, strides, options)],
+        [levels[position].number for position in sorted(used)],
         in_chans=spec.in_chans,
         norm=plain,
         dilation=dilation,
@@ -260,59 +272,20 @@ def _adapted_net(spec: ModelSpec, pretrained: dict[str, Any]) -> Any:
     encoder = make(**pretrained)
     side = spec.img_size or -(-TRACED // levels[-1].stride) * levels[-1].stride
     keep_as_buffers(encoder, unused_parameters(make, spec.in_chans, side))
+
+    classes = len(spec.classes)
     if module is not None:
-        parts = module.parts(encoder.levels, len(spec.classes), **options)
-    else:
-        parts = _parts_on_pyramid(spec, row, encoder.levels, strides, options)
-    return Network(encoder, parts, len(spec.classes))
-
-
-def _parts_on_pyramid(
-    spec: ModelSpec,
-    row: Decoder,
-    levels: list[Level],
-    strides: tuple[int, ...],
-    options: dict[str, Any],
-) -> Parts:
-    """Decoder and segmentation head of an SMP class for the maps of a pyramid."""
-    pyramid = Pyramid(levels, _plan(levels, row, strides), row.divisor)
+        return Network(encoder, module.parts(encoder.levels, classes, **options), classes)
+    pyramid = Pyramid(encoder.levels, plan(encoder.levels, wanted, row.optional), row.divisor)
     channels = iter(pyramid.channels)
     listed = [next(channels) if stride else 0 for stride in strides]
-    decoder, head = smp_parts(
-        str(row.smp), listed, strides, spec.in_chans, len(spec.classes), options
-    )
+    decoder, head = smp_parts(str(row.smp), listed, strides, spec.in_chans, classes, options)
     on_pyramid: nn.Module
     if row.smp == "DPT":
         on_pyramid = DptOnPyramid(pyramid, decoder)
     else:
         on_pyramid = SmpOnPyramid(pyramid, decoder, strides)
-    return Parts(on_pyramid, with_optional_upsampling(head))
-
-
-def _strides(row: Decoder, options: dict[str, Any]) -> tuple[int, ...]:
-    """The strides of the wanted maps, with the output stride that the options ask for."""
-    if row.smp is not None and (asked := options.get("encoder_output_stride")) is not None:
-        return tuple(min(stride, asked) for stride in (*row.strides[:-1], asked))
-    if row.smp is None and "stride" in options:
-        return tuple(stride for stride in row.strides if stride >= options["stride"])
-    return row.strides
-
-
-def _used(
-    levels: Sequence[Level], row: Decoder, strides: tuple[int, ...], options: dict[str, Any]
-) -> list[int]:
-    """The positions of the levels that the decoder and its auxiliary head take."""
-    used = {position for source in _plan(levels, row, strides) for position in source.levels}
-    if row.auxiliary and options.get("auxiliary") != 0 and len(levels) > 1:
-        used.add(len(levels) - 2)
-    return sorted(used)
-
-
-def _plan(levels: Sequence[Level], row: Decoder, strides: tuple[int, ...]) -> list[Source]:
-    wanted = [stride for stride in strides if stride]
-    if not wanted:
-        return [Source(levels[-1].stride, (len(levels) - 1,))]
-    return plan(levels, wanted, row.optional)
+    return Network(encoder, Parts(on_pyramid, with_optional_upsampling(head)), classes)
 
 
 def _check_loaded(encoder: nn.Module, written: Written, spec: ModelSpec, file: Path) -> None:
@@ -340,16 +313,3 @@ def _check_loaded(encoder: nn.Module, written: Written, spec: ModelSpec, file: P
         f"{file} does not hold the weights of {spec.encoder}: {len(missing)} tensors are missing, "
         f"for example {shortened(list(missing), 3)}."
     )
-
-
-def _let_gates_learn(encoder: nn.Module, spec: ModelSpec) -> None:
-    """Let the batch normalisations of gates on pooled maps learn from a single image too."""
-    first = next(encoder.parameters(), None)
-    if first is None or any(parameter.is_meta for parameter in encoder.parameters()):
-        return
-    multiple = spec.size_multiple
-    side = spec.img_size or max(2 * multiple, padding(0, multiple, spec.size_minimum))
-    if side <= MOST_PROBED:
-        shape = (1, spec.in_chans, side, side)
-        images = torch.zeros(shape, device=first.device, dtype=first.dtype)
-        allow_single_pooled_values(encoder, images)

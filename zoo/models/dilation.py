@@ -188,61 +188,45 @@ def _spread(module: Any, rate: int, kept: int, plain: bool) -> nn.Module:
     kernel, stride = _pair(module.kernel_size), _pair(module.stride)
     if stride == (kept, kept) and (rate == 1 or kernel == (1, 1)):
         return cast(nn.Module, module)
-    _refuse_what_cannot_be_spread(module, plain)
+    unlike = getattr(module, "padding_mode", "zeros") != "zeros" or (
+        getattr(module, "divisor_override", None) is not None
+    )
+    if not plain or unlike or stride[0] != stride[1]:
+        raise DilationError(f"a {type(module).__name__} that does not work as torch's own does")
     if stride[0] % kept:
         raise DilationError(f"a stride of {stride[0]} that is no multiple of {kept}")
-    missing = _missing(module, rate, kept) if stride[0] > kept else (0, 0)
+
+    # rows and columns that lack for a map of as many values as the input, divided by `kept`
+    steps, padding = _pair(getattr(module, "dilation", 1)), (0, 0)
+    missing = [0, 0]
+    if not isinstance(module.padding, str):
+        padding = _pair(module.padding)
+        if stride[0] > kept:
+            missing = [
+                max(0, ((kernel[axis] - 1) * steps[axis] - 2 * padding[axis]) * rate + 1 - kept)
+                for axis in (0, 1)
+            ]
+    rows, columns = (size * rate for size in padding)
     module.stride = (kept, kept)
-    if isinstance(module, nn.MaxPool2d):
-        return _spread_maximum(module, rate, missing)
+    if isinstance(module, nn.MaxPool2d):  # padded before, since torch pads by half a kernel at most
+        before = PaddedInput(
+            (columns, columns + missing[1], rows, rows + missing[0]), value=-math.inf
+        )
+        module.register_forward_pre_hook(before)
+        module.padding, module.ceil_mode = 0, False
+        module.dilation = (steps[0] * rate, steps[1] * rate)
+        return module
     if isinstance(module, nn.AvgPool2d):
         module.ceil_mode = False
         if rate > 1:
             module = DilatedAvgPool2d(module, rate)
     if any(missing):
         module.register_forward_pre_hook(PaddedInput((0, missing[1], 0, missing[0])))
-    if isinstance(module, nn.AvgPool2d | DilatedAvgPool2d):
-        return module
-    module.dilation = tuple(step * rate for step in _pair(module.dilation))
-    if not isinstance(module.padding, str):
-        module.padding = tuple(size * rate for size in _pair(module.padding))
+    if isinstance(module, nn.Conv2d):
+        module.dilation = (steps[0] * rate, steps[1] * rate)
+        if not isinstance(module.padding, str):
+            module.padding = (rows, columns)
     return cast(nn.Module, module)
-
-
-def _spread_maximum(pool: nn.MaxPool2d, rate: int, missing: Pair) -> nn.Module:
-    """Padded before it is pooled, since torch pads by half a kernel at most."""
-    rows, columns = (size * rate for size in _pair(pool.padding))
-    padding = (columns, columns + missing[1], rows, rows + missing[0])
-    pool.register_forward_pre_hook(PaddedInput(padding, -math.inf))
-    steps = _pair(pool.dilation)
-    pool.padding, pool.dilation, pool.ceil_mode = 0, (steps[0] * rate, steps[1] * rate), False
-    return pool
-
-
-def _refuse_what_cannot_be_spread(module: Any, plain: bool) -> None:
-    stride = _pair(module.stride)
-    unlike = getattr(module, "padding_mode", "zeros") != "zeros" or (
-        getattr(module, "divisor_override", None) is not None
-    )
-    if not plain or unlike or stride[0] != stride[1]:
-        raise DilationError(f"a {type(module).__name__} that is not torch's own in what it does")
-
-
-def _missing(module: Any, rate: int, kept: int) -> Pair:
-    """Rows and columns that lack for a map of as many values as the input, divided by `kept`."""
-    if isinstance(module.padding, str):
-        return 0, 0
-    sizes = zip(
-        _pair(module.kernel_size),
-        _pair(getattr(module, "dilation", 1)),
-        _pair(module.padding),
-        strict=True,
-    )
-    rows, columns = (
-        max(0, ((kernel - 1) * step - 2 * padding) * rate + 1 - kept)
-        for kernel, step, padding in sizes
-    )
-    return rows, columns
 
 
 def _pair(value: Any) -> Pair:

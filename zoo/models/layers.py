@@ -7,14 +7,18 @@ import itertools
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import timm
+import torch
+from timm.models import group_parameters
+from torch import nn
 
 from zoo.common.errors import InputError, join_problems, nearest, shortened
+from zoo.models.meta import without_memory
 from zoo.models.norms import BATCH_NORMS
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from zoo.models.segmentation import SegmentationModel
     from zoo.registry.recipe import Stage
 
@@ -43,7 +47,7 @@ def encoder_layers(model: SegmentationModel) -> list[list[str]]:
     prefix = _prefix(model)
     names = [name for name, _ in model.named_parameters() if name.startswith(prefix)]
     short = [name.removeprefix(prefix) for name in names]
-    depth = _depths(model.spec.encoder)
+    depth = _whole(model.spec.encoder).depths
     if any(_plain(name) not in depth for name in short):
         depth = _depths_by_number(short)
     layers: dict[int, list[str]] = {}
@@ -54,7 +58,7 @@ def encoder_layers(model: SegmentationModel) -> list[list[str]]:
 
 def spared_from_decay(model: SegmentationModel) -> set[str]:
     """The encoder's parameters that timm's `no_weight_decay()` names, by their names in `model`."""
-    spared = _spared(model.spec.encoder)
+    spared = _whole(model.spec.encoder).spared
     prefix = _prefix(model)
     names = (name for name, _ in model.named_parameters() if name.startswith(prefix))
     return {name for name in names if _plain(name.removeprefix(prefix)) in spared}
@@ -84,13 +88,41 @@ def learning_names(model: SegmentationModel, stage: Stage, epoch: int = 0) -> se
     Raises InputError naming every pattern of `unfreeze_names` that matches nothing.
     """
     if stage.learn == "head":
-        return _head_names(model)
-    decoder = _decoder_names(model)
+        every = (f"net.{name}" for name, _ in model.net.named_parameters())
+        head = {name for name in every if name.startswith("net.segmentation_head.")}
+        if not head:
+            raise InputError(
+                f"{model.spec.name} has no segmentation head of its own; use learn: decoder."
+            )
+        return head
+    found = _decoder_names(model)
     if stage.learn == "decoder":
-        return decoder
-    if stage.unfreeze_names:
-        return decoder | _matching(model, stage)
-    return decoder | _top_names(model, stage_fraction(stage, epoch))
+        return found
+    if not stage.unfreeze_names:
+        return found | _top_names(model, stage_fraction(stage, epoch))
+
+    # patterns match the name that a parameter, or a module that holds it, has in timm's whole net
+    whole, prefix = _whole(model.spec.encoder).names, _prefix(model)
+    owners = {}
+    for name in itertools.chain.from_iterable(encoder_layers(model)):
+        short = name.removeprefix(prefix)
+        own = whole.get(_plain(short), short)
+        owners[name] = list(itertools.accumulate(own.split("."), "{}.{}".format))
+    problems = []
+    for pattern in stage.unfreeze_names:
+        matched = {n for n, names in owners.items() if any(fnmatchcase(o, pattern) for o in names)}
+        found |= matched
+        if not matched:
+            close = nearest(pattern, list(dict.fromkeys(itertools.chain(*owners.values()))))
+            hint = f" Did you mean {' or '.join(close)}?" if close else ""
+            top = dict.fromkeys(names[0] for names in owners.values())
+            problems.append(f"{pattern!r} matches nothing.{hint} Its modules: {shortened(top)}")
+    if problems:
+        where = f"stages.{stage.name}.unfreeze_names"
+        raise InputError(
+            join_problems(f"{where} does not fit the encoder {model.spec.encoder}:", problems)
+        )
+    return found
 
 
 def stage_fraction(stage: Stage, epoch: int) -> float:
@@ -135,13 +167,9 @@ def train_mode(model: nn.Module, *, frozen_statistics: bool = False) -> None:
     for module in waiting:
         module.train(not following)
     if frozen_statistics:
-        _stop_statistics(model)
-
-
-def _stop_statistics(model: nn.Module) -> None:
-    for module in model.modules():
-        if isinstance(module, BATCH_NORMS):
-            module.eval()
+        for module in model.modules():
+            if isinstance(module, BATCH_NORMS):
+                module.eval()
 
 
 def _set(model: SegmentationModel, learning: set[str]) -> bool:
@@ -159,68 +187,15 @@ def _decoder_names(model: SegmentationModel) -> set[str]:
     return {name for name, _ in model.named_parameters() if not name.startswith(prefix)}
 
 
-def _head_names(model: SegmentationModel) -> set[str]:
-    """The parameters of the layers that score the classes."""
-    found = {f"net.{name}" for name, _ in model.net.named_parameters()}
-    head = {name for name in found if name.startswith("net.segmentation_head.")}
-    if not head:
-        raise InputError(
-            f"{model.spec.name} has no layer of its own that scores the classes; "
-            "use learn: decoder."
-        )
-    return head
-
-
 def _top_names(model: SegmentationModel, fraction: float) -> set[str]:
     """The parameters of the encoder's top `fraction` of layers."""
     if not 0 <= fraction <= 1:
-        raise InputError(f"unfreeze is a share of the encoder's layers in [0, 1], not {fraction}.")
+        raise InputError(
+            f"unfreeze is the fraction of the encoder's layers, in [0, 1], not {fraction}."
+        )
     layers = encoder_layers(model)
     first = len(layers) - learning_layers(len(layers), fraction)
     return {name for layer in layers[first:] for name in layer}
-
-
-def _matching(model: SegmentationModel, stage: Stage) -> set[str]:
-    """The encoder's parameters that match a pattern by their own name or by a module's."""
-    names = _timm_names(model)
-    problems, found = [], set()
-    for pattern in stage.unfreeze_names:
-        matched = {n for n, name in names.items() if _matches(name, pattern)}
-        if not matched:
-            problems.append(_no_match(pattern, list(names.values())))
-        found |= matched
-    if problems:
-        header = (
-            f"stages.{stage.name}.unfreeze_names does not fit the encoder {model.spec.encoder}:"
-        )
-        raise InputError(join_problems(header, problems))
-    return found
-
-
-def _matches(name: str, pattern: str) -> bool:
-    return any(fnmatchcase(owner, pattern) for owner in _owners(name))
-
-
-def _owners(name: str) -> Iterator[str]:
-    """`a`, `a.b` and `a.b.weight` for `a.b.weight`."""
-    return itertools.accumulate(name.split("."), "{}.{}".format)
-
-
-def _no_match(pattern: str, names: list[str]) -> str:
-    owners = list(dict.fromkeys(owner for name in names for owner in _owners(name)))
-    close = nearest(pattern, owners)
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    top = dict.fromkeys(name.split(".")[0] for name in names)
-    return f"{pattern!r} matches nothing.{hint} Its modules: {shortened(top)}"
-
-
-def _timm_names(model: SegmentationModel) -> dict[str, str]:
-    """Each parameter of the encoder, by its name in `model`, with its name in timm's whole net."""
-    own = _whole_names(model.spec.encoder)
-    names = [name for layer in encoder_layers(model) for name in layer]
-    prefix = _prefix(model)
-    extracted = {name: name.removeprefix(prefix) for name in names}
-    return {name: own.get(_plain(short), short) for name, short in extracted.items()}
 
 
 def _outermost(module: nn.Module) -> Iterator[nn.Module]:
@@ -242,57 +217,43 @@ def _plain(name: str) -> str:
     return name.replace(".", "_").removeprefix("model_").removeprefix("body_")
 
 
-@functools.lru_cache(maxsize=16)
-def _depths(encoder: str) -> dict[str, int]:
-    """Layer number of every parameter of the whole timm network, 0 at the stem."""
-    from timm.models import group_parameters
+class _Whole(NamedTuple):
+    """What a whole encoder says of its parameters, by their `_plain` names.
 
-    net = _whole(encoder)
-    if encoder.startswith("smp:"):
-        return _depths_by_number(_in_order_of_use(net))
-    if not hasattr(net, "group_matcher"):
-        return _depths_by_number([name for name, _ in net.named_parameters()])
-    numbered = group_parameters(net, net.group_matcher(coarse=False), reverse=True)
-    return {_plain(name): int(index) for name, index in numbered.items()}
+    `depths` are layer numbers, 0 at the stem; `names` are timm's own; `spared` get no weight decay.
+    """
+
+    depths: dict[str, int]
+    names: dict[str, str]
+    spared: set[str]
 
 
 @functools.lru_cache(maxsize=16)
-def _whole_names(encoder: str) -> dict[str, str]:
-    """timm's own name of every parameter of the whole network."""
-    return {_plain(name): name for name, _ in _whole(encoder).named_parameters()}
-
-
-@functools.lru_cache(maxsize=16)
-def _spared(encoder: str) -> set[str]:
-    listed: set[str] = getattr(_whole(encoder), "no_weight_decay", set)()
-    return {_plain(name) for name in listed}
-
-
-def _whole(encoder: str) -> Any:
-    """The whole timm network, or SMP's encoder, on the meta device, which makes no weights."""
-    from zoo.models.meta import without_memory
-
+def _whole(encoder: str) -> _Whole:
+    """Ask the whole timm network, or SMP's encoder, on the meta device, which makes no weights."""
     with without_memory():
         if encoder.startswith("smp:"):
             from segmentation_models_pytorch.encoders import get_encoder
 
-            return get_encoder(encoder.removeprefix("smp:"), weights=None).to("meta")
-        import timm
-
-        return timm.create_model(encoder)
-
-
-def _in_order_of_use(net: nn.Module) -> list[str]:
-    """The names of the parameters as an image meets them; those that it does not meet come last."""
-    import torch
-
-    met: dict[nn.Module, None] = {}
-    for module in net.modules():
-        module.register_forward_pre_hook(lambda module, _: met.setdefault(module))
-    net(torch.empty(1, 3, SIDE, SIDE, device="meta"))
-    own = {id(parameter): name for name, parameter in net.named_parameters()}
-    used = [own[id(p)] for module in met for p in module.parameters(recurse=False)]
-    return list(dict.fromkeys([*used, *own.values()]))
+            net: Any = get_encoder(encoder.removeprefix("smp:"), weights=None).to("meta")
+        else:
+            net = timm.create_model(encoder)
+    names = [name for name, _ in net.named_parameters()]
+    if encoder.startswith("smp:"):  # numbered as an image meets them, the unmet ones last
+        met: dict[nn.Module, None] = {}
+        for module in net.modules():
+            module.register_forward_pre_hook(lambda module, _: met.setdefault(module))
+        net(torch.empty(1, 3, SIDE, SIDE, device="meta"))
+        own = {id(parameter): name for name, parameter in net.named_parameters()}
+        used = [own[id(p)] for module in met for p in module.parameters(recurse=False)]
+        depths = _depths_by_number(list(dict.fromkeys([*used, *names])))
+    elif hasattr(net, "group_matcher"):
+        numbered = group_parameters(net, net.group_matcher(coarse=False), reverse=True)
+        depths = {_plain(name): int(index) for name, index in numbered.items()}
+    else:
+        depths = _depths_by_number(names)
+    spared = {_plain(name) for name in getattr(net, "no_weight_decay", set)()}
+    return _Whole(depths, {_plain(name): name for name in names}, spared)
 
 
 def _depths_by_number(names: list[str]) -> dict[str, int]:

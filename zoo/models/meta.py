@@ -94,22 +94,17 @@ class PlainNorms(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func is functional.batch_norm:
-            return _last_step(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def _last_step(*args: Any, **kwargs: Any) -> Tensor:
-    """Weight and bias of torch's `batch_norm`, given its arguments."""
-    names = ("input", "running_mean", "running_var", "weight", "bias")
-    given = dict(zip(names, args, strict=False)) | kwargs
-    features: Tensor = given["input"]
-    shape = (1, -1, *[1] * (features.dim() - 2))
-    if (weight := given.get("weight")) is not None:
-        features = features * weight.view(shape)
-    if (bias := given.get("bias")) is not None:
-        features = features + bias.view(shape)
-    return features
+        if func is not functional.batch_norm:
+            return func(*args, **(kwargs or {}))
+        names = ("input", "running_mean", "running_var", "weight", "bias")
+        given = dict(zip(names, args, strict=False)) | (kwargs or {})
+        features: Tensor = given["input"]
+        shape = (1, -1, *[1] * (features.dim() - 2))
+        if (weight := given.get("weight")) is not None:
+            features = features * weight.view(shape)
+        if (bias := given.get("bias")) is not None:
+            features = features + bias.view(shape)
+        return features
 
 
 def unused_parameters(make: Callable[[], nn.Module], in_chans: int, side: int) -> set[str]:
@@ -125,7 +120,17 @@ def unused_parameters(make: Callable[[], nn.Module], in_chans: int, side: int) -
             outputs = module(torch.empty(1, in_chans, side, side, device="meta"))
     except (RuntimeError, NotImplementedError):
         return set()
-    reached = _reached(_tensors(outputs))
+    # the tensors whose gradient the backward pass would write
+    reached, seen = set(), set()
+    todo: list[Any] = [output.grad_fn for output in _tensors(outputs)]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (variable := getattr(node, "variable", None)) is not None:
+            reached.add(id(variable))
+        todo += [following for following, _ in node.next_functions]
     return {name for name, parameter in module.named_parameters() if id(parameter) not in reached}
 
 
@@ -136,21 +141,6 @@ def _tensors(outputs: Any) -> Iterator[Tensor]:
     elif isinstance(outputs, list | tuple):
         for part in outputs:
             yield from _tensors(part)
-
-
-def _reached(outputs: Iterable[Tensor]) -> set[int]:
-    """The ids of the tensors whose gradient the backward pass of `outputs` would write."""
-    found, seen = set(), set()
-    todo: list[Any] = [output.grad_fn for output in outputs]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if (variable := getattr(node, "variable", None)) is not None:
-            found.add(id(variable))
-        todo += [following for following, _ in node.next_functions]
-    return found
 
 
 def keep_as_buffers(module: nn.Module, names: Iterable[str]) -> None:

@@ -1,13 +1,116 @@
-"""A network of three parts: encoder, decoder and segmentation head."""
+"""A network of three parts: a timm encoder as a list of feature maps, a decoder and its heads."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import timm
 from torch import Tensor, nn
 
-from zoo.models.encoder import TimmEncoder
+from zoo.models.dilation import DilationPlan, dilate
+from zoo.models.meta import sketched
 from zoo.models.outputs import Auxiliary, Outputs, resized
+
+
+class Level(NamedTuple):
+    """One feature map of a timm net: its number there, its stride in pixels, its channels."""
+
+    number: int
+    stride: int
+    channels: int
+
+
+class TimmEncoder(nn.Module):
+    """A timm net that gives the feature maps of `indices`, from fine to coarse.
+
+    With `norm` the maps of a plain transformer pass its last normalisation, as its classifier would
+    see them; other nets give them as they are. With `dilation` the net is dilated once it is built.
+    `arguments` go to timm.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        indices: Sequence[int],
+        *,
+        in_chans: int = 3,
+        norm: bool = False,
+        dilation: DilationPlan | None = None,
+        **arguments: Any,
+    ):
+        super().__init__()
+        given = {"in_chans": in_chans, **arguments}
+        model: Any
+        if norm:
+            net = timm.create_model(name, **{**given, "num_classes": 0})
+            model = NormalisedMaps(net, indices)
+            levels = model.levels
+        else:
+            model = timm.create_model(name, features_only=True, out_indices=tuple(indices), **given)
+            levels = levels_of(model)
+        if dilation is not None:
+            dilate(model, dilation)
+        self.model = model
+        self.levels = at_most(levels, dilation.stride if dilation else None)
+        self.channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """`images` (B x in_chans x H x W) first, then a map B x C x h x w for every level."""
+        maps: list[Tensor] = self.model(images)
+        if self.channels_last:
+            maps = [feature.permute(0, 3, 1, 2).contiguous() for feature in maps]
+        return [images, *maps]
+
+
+class NormalisedMaps(nn.Module):
+    """The maps of some blocks of a whole timm transformer after its last normalisation."""
+
+    def __init__(self, model: Any, indices: Sequence[int]):
+        super().__init__()
+        self.indices: list[int] = model.prune_intermediate_layers(list(indices), prune_norm=False)
+        rows = getattr(model.feature_info, "info", model.feature_info)
+        self.levels = [
+            Level(i, rows[i]["reduction"], rows[i].get("num_chs_norm", rows[i]["num_chs"]))
+            for i in self.indices
+        ]
+        self.model = model
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """A map B x C x h x w for every block."""
+        maps: list[Tensor] = self.model.forward_intermediates(
+            images, indices=self.indices, norm=True, output_fmt="NCHW", intermediates_only=True
+        )
+        return maps
+
+
+def encoder_levels(name: str, **arguments: Any) -> tuple[list[Level], bool]:
+    """All levels of a timm net, fine to coarse, and whether it is a plain transformer.
+
+    A plain transformer has one stride from its first block to its last; the last block is then its
+    only level. The net is built on the meta device, which makes no weights.
+    """
+    with sketched():
+        net: Any = timm.create_model(name, features_only=True, **arguments)
+    levels = levels_of(net)
+    whole = getattr(net, "model", None)  # as timm wraps nets that give their own maps
+    is_whole = hasattr(whole, "forward_intermediates")
+    plain = is_whole and len({level.stride for level in levels}) == 1
+    return (levels[-1:] if plain else levels), plain
+
+
+def at_most(levels: list[Level], stride: int | None) -> list[Level]:
+    """The levels of a net that is dilated to the output stride; None stands for one that is not."""
+    if stride is None:
+        return levels
+    return [level._replace(stride=min(level.stride, stride)) for level in levels]
+
+
+def levels_of(net: Any) -> list[Level]:
+    """The levels that a features-only timm net gives."""
+    info = net.feature_info
+    found = zip(info.out_indices, info.reduction(), info.channels(), strict=True)
+    return [Level(*values) for values in found]
 
 
 class AuxiliaryHead(nn.Module):

@@ -30,7 +30,20 @@ def to_group_norm(net: nn.Module) -> int:
     Scale and shift are the same parameters as before, running statistics are dropped; timm's
     BatchNorm with an activation becomes its GroupNorm with the same activation.
     """
-    return _replace(net, _group_norm)
+
+    def group_norm(norm: BatchNorm) -> nn.GroupNorm:
+        groups, channels = groups_for(norm.num_features), norm.num_features
+        made: nn.GroupNorm
+        if isinstance(norm, BatchNormAct2d):
+            made = GroupNormAct(channels, groups, eps=norm.eps, affine=norm.affine)
+            made.act, made.drop = norm.act, norm.drop
+        else:
+            made = nn.GroupNorm(groups, channels, eps=norm.eps, affine=norm.affine)
+        if norm.affine:
+            made.weight, made.bias = norm.weight, norm.bias
+        return made.train(norm.training)
+
+    return _replace(net, group_norm)
 
 
 def to_layer_norm(net: nn.Module) -> int:
@@ -38,7 +51,13 @@ def to_layer_norm(net: nn.Module) -> int:
 
     Scale and shift are the same parameters as before (arXiv 1607.06450). Returns how many.
     """
-    return _replace(net, _layer_norm)
+
+    def layer_norm(norm: BatchNorm) -> nn.Module:
+        made: nn.Module = LayerNorm2d(norm.num_features, eps=norm.eps)
+        made.weight, made.bias = norm.weight, norm.bias
+        return made
+
+    return _replace(net, layer_norm)
 
 
 def has_batch_norm(net: nn.Module) -> bool:
@@ -144,23 +163,3 @@ def _replace(
     for name, module in found:
         net.set_submodule(name, made[module])
     return len(found)
-
-
-def _layer_norm(norm: BatchNorm) -> nn.Module:
-    made: nn.Module = LayerNorm2d(norm.num_features, eps=norm.eps)
-    made.weight, made.bias = norm.weight, norm.bias
-    return made
-
-
-def _group_norm(norm: BatchNorm) -> nn.GroupNorm:
-    groups, channels = groups_for(norm.num_features), norm.num_features
-    made: nn.GroupNorm
-    if isinstance(norm, BatchNormAct2d):
-        made = GroupNormAct(channels, groups, eps=norm.eps, affine=norm.affine)
-        made.act, made.drop = norm.act, norm.drop
-    else:
-        made = nn.GroupNorm(groups, channels, eps=norm.eps, affine=norm.affine)
-    if norm.affine:
-        made.weight, made.bias = norm.weight, norm.bias
-    made.train(norm.training)
-    return made

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 
-from zoo.models.encoder import Level
+from zoo.models.network import Level
 from zoo.models.outputs import resized
 
 WIDTH = 256
@@ -42,11 +42,20 @@ class Pyramid(nn.Module):
     def __init__(self, levels: Sequence[Level], sources: Sequence[Source], divisor: int = 1):
         super().__init__()
         self.sources = list(sources)
-        makers = [_maker(levels, source) for source in sources]
-        self.channels = [
-            _channels(levels, source, maker)
-            for source, maker in zip(self.sources, makers, strict=True)
-        ]
+        self.channels: list[int] = []
+        makers: list[nn.Module] = []
+        for source in self.sources:
+            maker: Same | Made | Merged
+            used = [levels[position] for position in source.levels]
+            if len(used) > 1:
+                maker = Merged([level.channels for level in used])
+            elif used and used[0].stride != source.stride:
+                doublings = round(math.log2(used[0].stride / source.stride))
+                maker = Made(used[0].channels, doublings)
+            else:
+                maker = Same(used[0].channels if used else 0)
+            makers.append(maker)
+            self.channels.append(maker.channels)
         for place, channels in enumerate(self.channels):
             if channels % divisor:
                 makers[place] = Widened(makers[place], channels, divisor)
@@ -75,6 +84,10 @@ class Pyramid(nn.Module):
 
 class Same(nn.Module):
     """A level as it is."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = channels
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         """The only map."""
@@ -166,7 +179,8 @@ def plan(
         elif stride == optional:
             sources.append(Source(stride, ()))
         else:
-            sources.append(Source(stride, (_nearest(levels, stride),)))
+            apart = [abs(math.log2(level.stride / stride)) for level in levels]
+            sources.append(Source(stride, (apart.index(min(apart)),)))
     last = strides[-1]
     deep = [position for position, level in enumerate(levels) if level.stride >= last]
     merges = len(deep) > 1 and levels[-1].stride > last
@@ -178,32 +192,3 @@ def canvas(images: Tensor, multiple: int) -> tuple[int, int]:
     """Height and width of the images, each rounded up to a multiple."""
     height, width = images.shape[-2:]
     return -(-height // multiple) * multiple, -(-width // multiple) * multiple
-
-
-def _nearest(levels: Sequence[Level], stride: int) -> int:
-    return min(
-        range(len(levels)), key=lambda position: abs(_doublings(levels[position].stride, stride))
-    )
-
-
-def _doublings(stride: int, wanted: int) -> float:
-    return math.log2(stride / wanted)
-
-
-def _maker(levels: Sequence[Level], source: Source) -> nn.Module:
-    if len(source.levels) > 1:
-        return Merged([levels[position].channels for position in source.levels])
-    if not source.levels:
-        return Same()
-    level = levels[source.levels[0]]
-    if level.stride == source.stride:
-        return Same()
-    return Made(level.channels, round(_doublings(level.stride, source.stride)))
-
-
-def _channels(levels: Sequence[Level], source: Source, maker: nn.Module) -> int:
-    if not source.levels:
-        return 0
-    if isinstance(maker, Made | Merged):
-        return maker.channels
-    return levels[source.levels[0]].channels

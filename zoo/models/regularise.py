@@ -42,7 +42,7 @@ def use_group_norm(model: SegmentationModel) -> None:
 
 
 def add_dropout(model: SegmentationModel, rate: float) -> None:
-    """Drop the fraction `rate` of the channels that enter the layers that score the classes.
+    """Drop the fraction `rate` of the channels that enter the segmentation head's last layers.
 
     It acts while those layers are in training mode. It adds no parameter and no name, so that the
     weights load without it. Raises InputError where there is no such layer.
@@ -50,8 +50,8 @@ def add_dropout(model: SegmentationModel, rate: float) -> None:
     layers = model.scoring_layers()
     if not layers:
         raise InputError(
-            f"{model.spec.name} has no layer of its own that scores the classes, so `dropout` has "
-            "no place. Set dropout to 0."
+            f"{model.spec.name} has no segmentation head of its own, so `dropout` has no place. "
+            "Set dropout to 0."
         )
 
     def drop(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor]:
@@ -71,22 +71,18 @@ def add_drop_path(model: SegmentationModel, rate: float) -> None:
     """
     spec = model.spec
     arguments = spec.encoder_args | {"drop_path_rate": rate}
+    refused = InputError(
+        f"{spec.encoder} has no stochastic depth in timm, so `drop_path` has no place. "
+        "Set drop_path to 0."
+    )
     try:
         net = build(spec.model_copy(update={"encoder_args": arguments})).net
     except InputError as error:
-        raise _no_drop_path(model) from error
-    if not any(_drops_paths(module) for module in net.modules()):
-        raise _no_drop_path(model)
+        raise refused from error
+    if not any(
+        type(module).__name__.startswith("DropPath") and getattr(module, "drop_prob", 0) > 0
+        for module in net.modules()
+    ):
+        raise refused
     net.load_state_dict(model.net.state_dict())
     model.net = net.train(model.training)
-
-
-def _drops_paths(module: nn.Module) -> bool:
-    return type(module).__name__.startswith("DropPath") and getattr(module, "drop_prob", 0) > 0
-
-
-def _no_drop_path(model: SegmentationModel) -> InputError:
-    return InputError(
-        f"{model.spec.encoder} has no stochastic depth in timm, so `drop_path` has no place. "
-        "Set drop_path to 0."
-    )

@@ -45,20 +45,14 @@ class SegmentationModel(nn.Module):
         height, width = images.shape[-2:]
         if factor is None:
             factor = self.spec.input_factor(height, width)
-        resized_images = rescaled(images, factor)
-        logits = self._logits(resized_images)
-        if resized_images is images:
-            return logits
-        return resized(logits, (height, width))
-
-    def _logits(self, images: torch.Tensor) -> torch.Tensor:
-        height, width = images.shape[-2:]
-        fixed = self.spec.img_size
-        images = self.padded(images)
-        if fixed and images.shape[-2:] != (fixed, fixed):
-            return self._windows(images, fixed, self.net)[..., :height, :width]
-        logits: torch.Tensor = self.net(images)
-        return logits[..., :height, :width]
+        seen = rescaled(images, factor)
+        side, padded = self.spec.img_size, self.padded(seen)
+        if side and padded.shape[-2:] != (side, side):
+            logits = self._windows(padded, side, self.net)
+        else:
+            logits = self.net(padded)
+        logits = logits[..., : seen.shape[-2], : seen.shape[-1]]
+        return logits if seen is images else resized(logits, (height, width))
 
     def training_outputs(
         self, images: torch.Tensor, features: Any = None
@@ -72,14 +66,39 @@ class SegmentationModel(nn.Module):
         InputError for images that need windows.
         """
         height, width = images.shape[-2:]
-        fixed = self.spec.img_size
-        padded = self.padded(images)
-        if fixed and padded.shape[-2:] != (fixed, fixed):
-            return self._outputs_of_windows(padded, fixed, (height, width))
-        outputs = self._net_outputs(padded, features)
-        if isinstance(outputs, torch.Tensor):
-            return outputs[..., :height, :width]
-        return outputs._replace(crop=(height, width))
+        side, padded = self.spec.img_size, self.padded(images)
+        if not side or padded.shape[-2:] == (side, side):
+            outputs = self._net_outputs(padded, features)
+            if isinstance(outputs, torch.Tensor):
+                return outputs[..., :height, :width]
+            return outputs._replace(crop=(height, width))
+
+        # logits of full size from sliding windows, beside them those of the auxiliary heads
+        factors: list[float] = []
+
+        def stacked(window: torch.Tensor) -> torch.Tensor:
+            outputs = self._net_outputs(window)
+            if isinstance(outputs, MaskOutputs):
+                raise InputError(
+                    f"{self.spec.name} learns from images of {side} x {side} pixels at most, got "
+                    f"{height} x {width}. Set crop to {side} or less, or build it with "
+                    "img_size= as large as the crop."
+                )
+            if isinstance(outputs, torch.Tensor):
+                return outputs
+            factors[:] = [auxiliary.factor for auxiliary in outputs.auxiliary]
+            others = [resized(a.logits, outputs.size) for a in outputs.auxiliary]
+            return torch.cat([full_size(outputs), *others], dim=1)
+
+        planes: tuple[torch.Tensor, ...] = torch.split(
+            self._windows(padded, side, stacked), len(self.spec.classes), dim=1
+        )
+        logits, *others = planes
+        if not others:
+            return logits[..., :height, :width]
+        auxiliary = tuple(Auxiliary(*pair) for pair in zip(others, factors, strict=True))
+        size = (padded.shape[-2], padded.shape[-1])
+        return Outputs(logits, size, (height, width), auxiliary)
 
     def encode(self, images: torch.Tensor) -> Any:
         """What the encoder gives for `images`, for `training_outputs`."""
@@ -120,36 +139,6 @@ class SegmentationModel(nn.Module):
         if not (pad_height or pad_width):
             return images
         return functional.pad(images, (0, pad_width, 0, pad_height), mode="replicate")
-
-    def _outputs_of_windows(
-        self, images: torch.Tensor, side: int, crop: tuple[int, int]
-    ) -> Outputs | torch.Tensor:
-        """Logits of full size from sliding windows; with an auxiliary head also its own."""
-        size = (images.shape[-2], images.shape[-1])
-        factors: list[float] = []
-
-        def stacked(window: torch.Tensor) -> torch.Tensor:
-            outputs = self._net_outputs(window)
-            if isinstance(outputs, MaskOutputs):
-                raise InputError(
-                    f"{self.spec.name} learns from images of {side} x {side} pixels at most, got "
-                    f"{crop[0]} x {crop[1]}. Set crop to {side} or less, or build it with "
-                    "img_size= as large as the crop."
-                )
-            if isinstance(outputs, torch.Tensor):
-                return outputs
-            factors[:] = [auxiliary.factor for auxiliary in outputs.auxiliary]
-            others = [resized(a.logits, outputs.size) for a in outputs.auxiliary]
-            return torch.cat([full_size(outputs), *others], dim=1)
-
-        planes: tuple[torch.Tensor, ...] = torch.split(
-            self._windows(images, side, stacked), len(self.spec.classes), dim=1
-        )
-        logits, *others = planes
-        if not others:
-            return logits[..., : crop[0], : crop[1]]
-        pairs = zip(others, factors, strict=True)
-        return Outputs(logits, size, crop, tuple(Auxiliary(*pair) for pair in pairs))
 
     def _windows(
         self, images: torch.Tensor, side: int, net: Callable[[torch.Tensor], torch.Tensor]

@@ -109,7 +109,21 @@ def model_spec(
     if isinstance(classes, int) and not 1 <= classes <= 255:
         raise InputError(f"classes is {classes}; allowed are 1 to 255.")
     names = class_names(classes)
-    side = _fixed_side(resolved, img_size)
+
+    # the side of the only square that the encoder takes, in pixels; None where it takes any size
+    if row is None or row.resizes == "any":
+        if img_size is not None:
+            raise InputError(f"{resolved.encoder} takes images of any size; leave img_size out.")
+        side = resolved.encoder_args.get("img_size") if row is None else None
+    else:
+        native = int(row.input_size.split("/")[1])
+        if img_size is not None and row.resizes == "no":
+            raise InputError(
+                f"{resolved.encoder} takes {native} x {native} pixels only (larger images take "
+                "sliding-window inference); leave img_size out."
+            )
+        side = native if img_size is None else img_size
+
     way = resolved.adapter_dilation(options)
     encoder_args = (way.encoder_args if way else {}) | resolved.encoder_args
     if row is not None and row.resizes == "img_size":
@@ -131,27 +145,6 @@ def model_spec(
         img_size=side,
         smp_loadable=resolved.adapted is None,
     )
-
-
-def _fixed_side(resolved: Resolved, img_size: int | None) -> int | None:
-    """The side of the only square that the encoder takes, in pixels; None where it takes any size.
-
-    Raises InputError where `img_size` is given and the encoder cannot be built for a size.
-    """
-    row = resolved.row
-    if row is None or row.resizes == "any":
-        if img_size is not None:
-            raise InputError(f"{resolved.encoder} takes images of any size; leave img_size out.")
-        return resolved.encoder_args.get("img_size") if row is None else None
-    native = int(row.input_size.split("/")[1])
-    if img_size is None:
-        return native
-    if row.resizes == "no":
-        raise InputError(
-            f"{resolved.encoder} takes {native} x {native} pixels only (larger images take "
-            "sliding-window inference); leave img_size out."
-        )
-    return img_size
 
 
 def scaled_size(size: tuple[int, int], factor: float) -> tuple[int, int]:

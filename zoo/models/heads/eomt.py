@@ -35,7 +35,14 @@ class TokenEncoder(nn.Module):
     def __init__(self, name: str, blocks: int | None, queries: int, **arguments: Any):
         super().__init__()
         model: Any = timm.create_model(name, num_classes=0, **arguments)
-        _check_blocks(name, model)
+        own: Any = getattr(model, "blocks", None)
+        taken = inspect.signature(own[-1].forward).parameters if own else {}
+        fits = "attn_mask" in taken and hasattr(own[-1], "attn") and hasattr(model, "norm")
+        if not fits:
+            raise ValueError(
+                f"the blocks of {name} take no queries; a plain transformer of timm's modules "
+                "vision_transformer, deit or eva is needed"
+            )
         depth = len(model.blocks)
         count = (3 if depth <= SMALL else 4) if blocks is None else blocks
         if not 1 <= count < depth:
@@ -236,15 +243,4 @@ class _Doubling(nn.Sequential):
             nn.GELU(),
             nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False),
             LayerNorm2d(width),
-        )
-
-
-def _check_blocks(name: str, model: Any) -> None:
-    """Refuse nets without a list of blocks that each take tokens and an attention mask."""
-    blocks: Any = getattr(model, "blocks", None)
-    taken = inspect.signature(blocks[-1].forward).parameters if blocks else {}
-    if "attn_mask" not in taken or not hasattr(blocks[-1], "attn") or not hasattr(model, "norm"):
-        raise ValueError(
-            f"the blocks of {name} take no queries; a plain transformer of timm's modules "
-            "vision_transformer, deit or eva is needed"
         )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from zoo.models.encoder import Level
-from zoo.models.heads.blocks import doubling
-from zoo.models.network import Parts
+from zoo.models.network import Level, Parts
 from zoo.models.outputs import resized
 from zoo.models.pyramid import Pyramid, plan
 
@@ -48,3 +47,14 @@ def parts(levels: list[Level], classes: int, *, stride: int, dropout: float) -> 
     strides = [wanted for wanted in (8, 16, DEEPEST) if wanted >= stride]
     pyramid = Pyramid(levels, plan(levels, strides))
     return Parts(pyramid, FCNHead(pyramid.channels, classes, dropout))
+
+
+def doubling(classes: int) -> nn.ConvTranspose2d:
+    """A transposed convolution, class by class, that doubles the resolution bilinearly."""
+    layer = nn.ConvTranspose2d(classes, classes, 4, stride=2, padding=1, bias=False)
+    line = torch.tensor([0.25, 0.75, 0.75, 0.25])
+    with torch.no_grad():
+        layer.weight.zero_()
+        for index in range(classes):
+            layer.weight[index, index] = torch.outer(line, line)
+    return layer

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from zoo.models.encoder import Level
-from zoo.models.network import Parts
+from zoo.models.network import Level, Parts
 
 
 class LinearDecoder(nn.Module):
