@@ -95,7 +95,7 @@ def build(spec: ModelSpec, encoder_file: Path | None = None) -> SegmentationMode
         (to_group_norm if grouped else to_layer_norm)(net.decoder)
     if spec.norm == "group":
         to_group_norm(net)
-    # the batch normalisations of gates on pooled maps learn from a single image too
+    # the batch normalisations of gates on pooled maps also train on a single image
     multiple, first = spec.size_multiple, next(net.encoder.parameters(), None)
     side = spec.img_size or max(2 * multiple, padding(0, multiple, spec.size_minimum))
     on_meta = any(parameter.is_meta for parameter in net.encoder.parameters())
@@ -146,7 +146,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def in_smp(spec: ModelSpec) -> bool:
-    """Whether the net is SMP's own class, which plain SMP can load."""
+    """Whether the net is SMP's own class, so that plain SMP can load it."""
     return spec.smp_loadable and DECODERS[spec.decoder].smp is not None
 
 
@@ -205,7 +205,7 @@ def _smp_net(spec: ModelSpec, pretrained: dict[str, Any]) -> Any:
     if spec.decoder == "dpt" or (depth < WHOLE_DEPTH and not cut):
 
         def whole() -> nn.Module:
-            return cls(**config).to("meta")  # some layers do not ask
+            return cls(**config).to("meta")  # some layers ignore the default device
 
         unused = unused_parameters(whole, spec.in_chans, spec.img_size or 256)
         keep_as_buffers(net, [name for name in unused if name.startswith("encoder.")])
@@ -291,7 +291,7 @@ def _adapted_net(spec: ModelSpec, pretrained: dict[str, Any]) -> Any:
 def _check_loaded(encoder: nn.Module, written: Written, spec: ModelSpec, file: Path) -> None:
     """Raise InputError unless timm loaded every tensor of the encoder from the file.
 
-    It says so only in its log; what was written into is seen here instead.
+    timm says so only in its log, so `written` recorded which tensors were loaded.
     """
     cfg = timm.get_pretrained_cfg(spec.encoder)
     named = () if cfg is None else cfg.classifier or ()

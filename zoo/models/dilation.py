@@ -1,4 +1,4 @@
-"""Encoders at a finer output stride: strides are taken out, what follows is dilated.
+"""Encoders at a finer output stride: strides are removed and later layers dilated.
 
 Weights stay as they are. Every position that the strided net computes is computed by the dilated
 net too, from the same values, as in arXiv 1412.7062.
@@ -18,8 +18,8 @@ from torch.nn import functional
 from zoo.models.meta import PlainNorms, sketched
 
 SIDE = 1024
-"""The side in pixels of the image by which strides are found; large, since some nets lose borders,
-and on the meta device, which computes nothing."""
+"""The side in pixels of the image that strides are measured with, on the meta device; large, since
+some nets lose borders."""
 
 Pair = tuple[int, int]
 
@@ -44,7 +44,7 @@ class DilationPlan(NamedTuple):
 
 
 def plan_dilation(make: Callable[[], nn.Module], stride: int) -> DilationPlan:
-    """How to dilate what `make` makes; where its modules work is found on the meta device.
+    """How to dilate the net that `make` builds, found on the meta device.
 
     Raises DilationError where the net does not run there, or runs a module at several strides.
     """
@@ -65,12 +65,12 @@ def can_dilate(make: Callable[[], nn.Module], stride: int) -> bool:
 
 
 def dilate(net: nn.Module, dilation: DilationPlan) -> None:
-    """Bring `net` to the output stride in place; its parameters and their names stay.
+    """Dilate `net` to the output stride in place; its parameters and their names stay.
 
-    A stride that leads beyond the output stride is taken out, and convolutions and poolings behind
-    it take values that lie as many pixels apart as the stride was. Where a window now reaches
-    beyond the map, the last row and column are repeated; a maximum leaves it out. Raises
-    DilationError for a module of which this cannot be done.
+    Strides beyond the output stride are removed, and the convolutions and poolings behind them are
+    dilated by the same factor. Where a window now reaches beyond the map, the last row and column
+    are repeated; max pooling ignores that part. Raises DilationError for a module that cannot be
+    dilated.
     """
     for name, module in _spatial(net):
         if (site := dilation.sites.get(name)) is None:
@@ -100,7 +100,7 @@ class PaddedInput:
 
 
 class DilatedAvgPool2d(nn.Module):
-    """Average pooling over values that lie `rate` pixels apart; else as torch's own `pool`."""
+    """Average pooling dilated by `rate`; otherwise like torch's `pool`."""
 
     def __init__(self, pool: nn.AvgPool2d, rate: int):
         super().__init__()

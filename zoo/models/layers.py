@@ -29,7 +29,7 @@ NATIVE = "net.encoder."
 """The same for an encoder that is SMP's own (`smp:NAME`)."""
 
 SIDE = 256
-"""Pixels of the square that an encoder of SMP's own is run on to learn the order of its layers."""
+"""The side in pixels of the image that SMP's own encoders run on to find their layers' order."""
 
 NUMBERED = r"(?:[a-z]\w*\.)*?\d+\.(?:(?:[a-z]\w*\.)*?\d+\.)?"
 """The beginning of a parameter's name up to its second number, or to its only one."""
@@ -41,8 +41,8 @@ def encoder_layers(model: SegmentationModel) -> list[list[str]]:
     The first list is the stem, the last one the layer nearest to the decoder; together they hold
     every parameter of the encoder exactly once. The order is timm's own (`group_matcher`), asked of
     the whole network on the meta device, since feature extractors do not keep it; where timm
-    numbers nothing, the numbers in the names say what a layer is. An encoder of SMP's own is
-    numbered so too, in the order in which an image meets its parameters.
+    defines no order, the numbers in the parameters' names do. So they do for SMP's own encoders,
+    whose parameters are taken in the order in which the forward pass uses them.
     """
     prefix = _prefix(model)
     names = [name for name, _ in model.named_parameters() if name.startswith(prefix)]
@@ -68,13 +68,13 @@ def unfreeze(model: SegmentationModel, fraction: float) -> None:
     """Unfreeze the top `fraction` (in [0, 1]) of the encoder's layers and freeze the rest.
 
     Every parameter is set, so the call can be repeated with any fraction. The decoder always
-    learns. Call `train_mode` afterwards: it is what keeps the frozen layers' statistics still.
+    learns. Call `train_mode` afterwards: it freezes the statistics of the frozen layers.
     """
     _set(model, _decoder_names(model) | _top_names(model, fraction))
 
 
 def set_learning(model: SegmentationModel, stage: Stage, epoch: int = 0) -> bool:
-    """Let learn what `stage` says for its epoch `epoch` (from 0), freeze the rest.
+    """Unfreeze what `stage` trains in its epoch `epoch` (from 0) and freeze the rest.
 
     Returns whether that changed anything. Call `train_mode` afterwards, as for `unfreeze`. Raises
     InputError for a pattern that matches nothing.
@@ -143,10 +143,10 @@ def learning_layers(count: int, fraction: float) -> int:
 
 
 def train_mode(model: nn.Module, *, frozen_statistics: bool = False) -> None:
-    """Training mode for what learns, evaluation mode for what is frozen.
+    """Training mode for what is trained, evaluation mode for what is frozen.
 
     A module whose parameters are all frozen goes to evaluation mode with everything inside it: its
-    BatchNorm statistics stay still, its dropout and stochastic depth are off. A module without
+    BatchNorm statistics are frozen, its dropout and stochastic depth are off. A module without
     parameters that stands alone follows the next module that has some (a ViT's dropout on the
     position embedding follows the first block), the last ones follow the module before them.
     With `frozen_statistics` every BatchNorm uses its running statistics and keeps them, whether
@@ -239,7 +239,8 @@ def _whole(encoder: str) -> _Whole:
         else:
             net = timm.create_model(encoder)
     names = [name for name, _ in net.named_parameters()]
-    if encoder.startswith("smp:"):  # numbered as an image meets them, the unmet ones last
+    if encoder.startswith("smp:"):
+        # in the order in which the forward pass uses them, unused ones last
         met: dict[nn.Module, None] = {}
         for module in net.modules():
             module.register_forward_pre_hook(lambda module, _: met.setdefault(module))

@@ -1,4 +1,4 @@
-"""Nets on the meta device, where nothing is computed, and what is learned from them there."""
+"""Nets on the meta device, where nothing is computed: how to build them, what to find out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class _RatesOnCpu(TorchFunctionMode):
-    """SMP's mix transformers read the numbers of a linspace, which the device `meta` has not."""
+    """Keeps `torch.linspace` on the CPU: SMP's mix transformers read its values while building."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -25,16 +25,16 @@ class _RatesOnCpu(TorchFunctionMode):
 
 @contextlib.contextmanager
 def without_memory() -> Iterator[None]:
-    """While it lasts, tensors are made on the device `meta` unless another one is asked for."""
+    """A context in which tensors are created on the meta device unless another is given."""
     with torch.device("meta"), _RatesOnCpu():
         yield
 
 
 @contextlib.contextmanager
 def sketched() -> Iterator[None]:
-    """While it lasts, modules are made on `meta` to be run there: all their tensors are there.
+    """A context in which modules are built on the meta device, to be run there.
 
-    There are no warnings, and no numbers are drawn, since none would be kept.
+    Warnings are off, and no random numbers are drawn, since none would be kept.
     """
     with torch.device("meta"), Undrawn(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -42,7 +42,7 @@ def sketched() -> Iterator[None]:
 
 
 class Undrawn(TorchFunctionMode):
-    """Meanwhile no random numbers are drawn in place: what is loaded or never read need not be."""
+    """Skips random initialisation, for weights that are loaded afterwards or never read."""
 
     draws = frozenset([Tensor.normal_, Tensor.uniform_, Tensor.erfinv_])
 
@@ -57,7 +57,7 @@ class Undrawn(TorchFunctionMode):
 
 
 class Written(TorchFunctionMode):
-    """Notes the tensors that values are copied into while it lasts, as loading weights does."""
+    """Records the tensors that values are copied into, as loading weights does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,9 +82,9 @@ class Written(TorchFunctionMode):
 
 
 class PlainNorms(TorchFunctionMode):
-    """While it lasts, a batch normalisation is only its last step, on the same tensors.
+    """Reduces batch normalisation to its last step, scale and shift.
 
-    On the meta device the whole one takes most of a net's time.
+    On the meta device the whole of it takes most of a net's time.
     """
 
     def __torch_function__(
@@ -110,8 +110,8 @@ class PlainNorms(TorchFunctionMode):
 def unused_parameters(make: Callable[[], nn.Module], in_chans: int, side: int) -> set[str]:
     """Names of the parameters of `make()` that get no gradient from any of its outputs.
 
-    The module is made and run on the meta device with one square image of `side` pixels, which
-    computes nothing; a module that cannot run there has no unused parameters as far as is known.
+    The module is built and run on the meta device with one square image of `side` pixels. Returns
+    an empty set for a module that cannot run there.
     """
     try:
         with sketched():
@@ -144,9 +144,9 @@ def _tensors(outputs: Any) -> Iterator[Tensor]:
 
 
 def keep_as_buffers(module: nn.Module, names: Iterable[str]) -> None:
-    """Make buffers of the parameters of these names: they are stored but do not learn.
+    """Turn the parameters of these names into buffers: stored, but not trained.
 
-    They cannot be left out, since some nets compute with them what nobody reads.
+    They cannot be deleted, since some nets compute unused outputs with them.
     """
     for name in sorted(names):
         owner, _, own = name.rpartition(".")

@@ -116,8 +116,7 @@ def levels_of(net: Any) -> list[Level]:
 class AuxiliaryHead(nn.Module):
     """A second head that is used only in training.
 
-    `layers` score the map at `position` of those that the encoder gives; `factor` is that of their
-    loss in the whole.
+    `layers` take the encoder's map at `position`; `factor` is the weight of their loss.
     """
 
     def __init__(self, layers: nn.Sequential, position: int, factor: float):
@@ -132,7 +131,7 @@ class AuxiliaryHead(nn.Module):
 
 
 class Parts(NamedTuple):
-    """What stands behind the encoder of a `Network`."""
+    """Everything behind the encoder of a `Network`."""
 
     decoder: nn.Module
     segmentation_head: nn.Module
@@ -190,11 +189,11 @@ class Network(nn.Module):
         return resized(resized(logits, upsampled, align_corners=True), size)
 
     def scoring_layers(self) -> list[nn.Module]:
-        """The layers that score the classes."""
+        """The layers that give the logits of the classes."""
         return class_layers(self.segmentation_head, self.classes)
 
     def on_step(self, progress: float) -> None:
-        """Nothing here depends on how far training is."""
+        """Nothing depends on the progress of training."""
 
 
 def class_layers(head: nn.Module, classes: int) -> list[nn.Module]:

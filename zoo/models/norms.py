@@ -1,4 +1,4 @@
-"""BatchNorm replaced: by norms that see one image at a time, or that learn from a single value."""
+"""Replacements of BatchNorm: norms of one image at a time, or that train on a single value."""
 
 from __future__ import annotations
 
@@ -61,15 +61,15 @@ def to_layer_norm(net: nn.Module) -> int:
 
 
 def has_batch_norm(net: nn.Module) -> bool:
-    """Whether images of a batch see each other in `net` while it trains."""
+    """Whether `net` has a BatchNorm, so that images of a batch influence each other in training."""
     return any(isinstance(module, BATCH_NORMS) for module in net.modules())
 
 
 class BatchNormOfAny(nn.BatchNorm2d):
-    """Batch normalisation that learns from a single value per channel too.
+    """Batch normalisation that also trains on a single value per channel.
 
-    One value has no variance. A pooled map of one image is therefore normalised by the running
-    statistics, which stay as they are; everything else is torch's own.
+    One value has no variance, so a pooled map of one image is normalised by the running statistics,
+    which stay as they are; everything else is torch's own.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -92,15 +92,15 @@ class BatchNormActOfAny(BatchNormAct2d):
 
 
 def allow_single_values(module: nn.Module) -> None:
-    """Let every batch normalisation in `module` learn from a single value per channel too."""
+    """Let every batch normalisation in `module` also train on a single value per channel."""
     _replace(module, _of_any, (nn.BatchNorm2d,))
 
 
 def allow_single_pooled_values(encoder: nn.Module, images: Tensor) -> None:
-    """Let those batch normalisations do so that see one value per image and channel of `images`.
+    """The same for those batch normalisations that see one value per channel of an image.
 
-    They belong to gates on pooled maps. Others would see a single value only where the images are
-    too small or too few, which is for the user to know.
+    They belong to gates on pooled maps. Others see a single value only where the images are too
+    small or too few, and there the user should see torch's error.
     """
     pooled: set[nn.Module] = set()
 
@@ -130,7 +130,7 @@ OF_ANY: dict[type[nn.Module], Callable[..., nn.BatchNorm2d]] = {
 
 
 def _of_any(norm: nn.BatchNorm2d) -> nn.Module:
-    """The same normalisation, with the same tensors, that learns from a single value too."""
+    """The same normalisation, with the same tensors, that also trains on a single value."""
     if type(norm) not in OF_ANY:
         return norm
     settings = {"eps": norm.eps, "momentum": norm.momentum, "affine": norm.affine}
@@ -156,7 +156,7 @@ def _replace(
     make: Callable[[Any], nn.Module],
     kinds: tuple[type[nn.Module], ...] = BATCH_NORMS,
 ) -> int:
-    """Put what `make` makes of every batch normalisation in its place; returns how many."""
+    """Replace every batch normalisation by what `make` returns for it; returns how many."""
     everywhere = net.named_modules(remove_duplicate=False)
     found = [(name, module) for name, module in everywhere if isinstance(module, kinds)]
     made = {module: make(module) for module in {module for _, module in found}}

@@ -1,4 +1,4 @@
-"""What a model gives the losses: logits, perhaps at a lower resolution, and how to resize them."""
+"""What a model gives the losses: logits, possibly at a lower resolution, and their resizing."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def full_size(outputs: Outputs) -> torch.Tensor:
 
 
 def resized(maps: torch.Tensor, size: tuple[int, ...], align_corners: bool = False) -> torch.Tensor:
-    """`maps`, B x K x h x w, at `size`, bilinearly; as they are where they have it already."""
+    """`maps`, B x K x h x w, resized bilinearly to `size`; returned as they are if they have it."""
     if maps.shape[-2:] == size:
         return maps
     return functional.interpolate(maps, size, mode="bilinear", align_corners=align_corners)
 
 
 class Queries(NamedTuple):
-    """What mask queries say: `classes` B x N x (K + 1), the last one "no object", as logits.
+    """Predictions of N mask queries: logits `classes` B x N x (K + 1), the last "no object".
 
-    `masks` B x N x h x w are logits of where each of the N queries is, on a grid of cells.
+    `masks` B x N x h x w are the logits of each query's mask, on a grid of cells.
     """
 
     classes: torch.Tensor
@@ -58,10 +58,10 @@ class Queries(NamedTuple):
 
 
 class MaskOutputs(NamedTuple):
-    """Predictions of mask queries, from the first that learns along to the last, which counts.
+    """Predictions of mask queries after each block; the last is the network's output.
 
-    The cells of their masks lie evenly over `size` (height, width in pixels), of which the part
-    `crop` from the top left belongs to the images.
+    The cells of their masks cover `size` (height, width in pixels) evenly; the part `crop` from the
+    top left belongs to the images.
     """
 
     predictions: tuple[Queries, ...]
@@ -78,7 +78,7 @@ def pixel_logits(outputs: MaskOutputs) -> torch.Tensor:
 
     The score of a class is the sum over queries of its probability (softmax, "no object" left out)
     times that of the mask (sigmoid) at the pixel, as in arXiv 2107.06278; its logarithm is the
-    logit, so that a softmax over classes gives their shares of the score.
+    logit, so that a softmax over classes divides the score among them.
     """
     last, (height, width) = outputs.predictions[-1], outputs.crop
     device = last.masks.device.type

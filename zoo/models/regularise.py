@@ -36,7 +36,7 @@ def apply_recipe(model: SegmentationModel, recipe: Recipe) -> None:
 
 
 def use_group_norm(model: SegmentationModel) -> None:
-    """Replace every BatchNorm of `model` by a GroupNorm and say so in its spec."""
+    """Replace every BatchNorm of `model` by a GroupNorm and record it in the spec."""
     if to_group_norm(model.net):
         model.spec = model.spec.model_copy(update={"norm": "group"})
 

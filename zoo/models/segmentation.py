@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 class SegmentationModel(nn.Module):
     """A segmentation network with its description; takes images of any height and width.
 
-    `net` is the network itself, its keys are what is stored; `spec` says what it expects and what
-    its outputs mean; `provenance` says how the weights came about (None for a fresh model).
+    `net` is the network itself, whose state dict is what is stored; `spec` says what it expects and
+    what its outputs mean; `provenance` says how it was trained (None for a fresh model).
     """
 
     def __init__(self, net: nn.Module, spec: ModelSpec):
@@ -61,7 +61,7 @@ class SegmentationModel(nn.Module):
 
         `features` is what `encode(images)` gave, where the encoder need not run again. `full_size`
         of the outputs is what `forward` returns for `images` with a factor of 1: crops have their
-        size already. A plain tensor is that itself; it comes from networks that do not end in an
+        size already. A plain tensor has that size; it comes from networks that do not end in
         upsampling, and from sliding windows. Networks of mask queries give `MaskOutputs`, and raise
         InputError for images that need windows.
         """
@@ -105,7 +105,7 @@ class SegmentationModel(nn.Module):
         return self.net.get_submodule("encoder")(self.padded(images))
 
     def scoring_layers(self) -> list[nn.Module]:
-        """The layers that score the classes; none where the network has none of its own."""
+        """The layers that give the logits of the classes; empty where the network has none."""
         offered = getattr(self.net, "scoring_layers", None)
         if offered is not None:
             layers: list[nn.Module] = offered()
@@ -143,7 +143,7 @@ class SegmentationModel(nn.Module):
     def _windows(
         self, images: torch.Tensor, side: int, net: Callable[[torch.Tensor], torch.Tensor]
     ) -> torch.Tensor:
-        """The mean of what `net` gives in windows, at full size."""
+        """The mean of the outputs of `net` over overlapping windows, at full size."""
         height, width = images.shape[-2:]
         total: torch.Tensor | None = None
         count = images.new_zeros((height, width))

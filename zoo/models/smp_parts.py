@@ -181,7 +181,7 @@ class SmpOnPyramid(nn.Module):
         self.places = tuple(places)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """The decoder's map for the images and an encoder's maps."""
+        """The decoder's output for the images and an encoder's maps."""
         images, made = features[0], iter(self.pyramid(features))
         batch, (height, width) = images.shape[0], canvas(images, self.pyramid.multiple)
         empty = images.new_empty((batch, 0, height, width))
@@ -221,7 +221,7 @@ class UpsamplingHead(nn.Sequential):
 
 
 class DptUpsamplingHead(nn.Module):
-    """The same of SMP's DPT."""
+    """The same for the head of SMP's DPT."""
 
     def __init__(self, head: DPTSegmentationHead):
         super().__init__()

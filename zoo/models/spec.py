@@ -1,4 +1,4 @@
-"""What a model is, as data: everything that training and use must agree on. No torch."""
+"""The description of a model: all that training and inference must agree on. No torch."""
 
 from __future__ import annotations
 
@@ -21,16 +21,15 @@ class ModelSpec(BaseModel):
 
     `mean` and `std` are per input channel and apply to pixels scaled to [0, 1]. `ignore_index` is
     the id of pixels without a label. `encoder_weights` is a timm tag, `sha256:` with the hash
-    of a local file, or None for random weights. `dilated` is
-    the output stride that zoo dilates the encoder to where timm cannot, else None.
-    `size_multiple` and `size_minimum` are in pixels;
+    of a local file, or None for random weights. `dilated` is the output stride that zoo dilates the
+    encoder to where timm cannot, else None. `size_multiple` and `size_minimum` are in pixels;
     `img_size` is the side of the square that a fixed-size encoder was built for, else None;
     `value_range` are the stored pixel values that became 0 and 255, None for 8-bit images. `norm`
     is "group" where every BatchNorm of the network was replaced by a GroupNorm.
 
-    Before the network sees an image, its shorter side is resized to `input_side` pixels (None: it
-    stays), and both sides are multiplied by `input_scale`: the size that the weights learned best
-    from. Logits and scores have the image's own size all the same.
+    An image is resized for the network: its shorter side to `input_side` pixels (None: unchanged),
+    then both sides are multiplied by `input_scale`. Logits and metrics still have the image's own
+    size.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
