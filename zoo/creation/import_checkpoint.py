@@ -130,7 +130,7 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
         raise InputError(
             f"{path} holds more than tensors{what}, which could run code when it is loaded; it was "
             "not. Where you trust its origin, load it in its own project and save "
-            "model.state_dict() alone."
+            "only model.state_dict()."
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = printable(error).strip()[:200] or type(error).__name__

@@ -57,7 +57,7 @@ def pull(model: str) -> Path:
 
 
 def named_weights(model: str | Path, registry: Path | None = None) -> Named | None:
-    """The trained weights that MODEL stands for by its name alone; None for everything else."""
+    """The trained weights that MODEL stands for by its name; None for anything else."""
     if is_address(model) or Path(model).is_dir():
         return None
     return default_weights(str(model), registry)
@@ -107,7 +107,7 @@ def described(folder: Path, registry: Path | None = None) -> list[tuple[str, Any
     """(key, value, file) of everything that a model folder says about itself; no torch.
 
     The keys of how the weights came about begin with `training.`, those of what was measured with
-    `metrics.`. Raises InputError for a folder that is none of a model.
+    `metrics.`. Raises InputError for a folder that is not a model folder.
     """
     from zoo.hub.folder import CONFIG, read_folder
 

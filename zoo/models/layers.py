@@ -147,7 +147,7 @@ def train_mode(model: nn.Module, *, frozen_statistics: bool = False) -> None:
 
     A module whose parameters are all frozen goes to evaluation mode with everything inside it: its
     BatchNorm statistics are frozen, its dropout and stochastic depth are off. A module without
-    parameters that stands alone follows the next module that has some (a ViT's dropout on the
+    parameters follows the next module that has some (a ViT's dropout on the
     position embedding follows the first block), the last ones follow the module before them.
     With `frozen_statistics` every BatchNorm uses its running statistics and keeps them, whether
     its scale and shift learn or not.

@@ -45,14 +45,14 @@ class SegmentationModel(nn.Module):
         height, width = images.shape[-2:]
         if factor is None:
             factor = self.spec.input_factor(height, width)
-        seen = rescaled(images, factor)
-        side, padded = self.spec.img_size, self.padded(seen)
+        scaled = rescaled(images, factor)
+        side, padded = self.spec.img_size, self.padded(scaled)
         if side and padded.shape[-2:] != (side, side):
             logits = self._windows(padded, side, self.net)
         else:
             logits = self.net(padded)
-        logits = logits[..., : seen.shape[-2], : seen.shape[-1]]
-        return logits if seen is images else resized(logits, (height, width))
+        logits = logits[..., : scaled.shape[-2], : scaled.shape[-1]]
+        return logits if scaled is images else resized(logits, (height, width))
 
     def training_outputs(
         self, images: torch.Tensor, features: Any = None

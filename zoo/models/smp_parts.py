@@ -50,6 +50,7 @@ def smp_parts(
     for an output stride that the class does not take.
     """
     o, encoder = options, [in_chans, *channels]
+    levels: dict[str, Any] = {"encoder_channels": encoder, "encoder_depth": o["encoder_depth"]}
     decoder: nn.Module
     upsampling = o.get("upsampling", 1)
     if cls in ("PAN", "DeepLabV3", "DeepLabV3Plus"):
@@ -86,8 +87,7 @@ def smp_parts(
         )
     elif cls == "FPN":
         decoder = FPNDecoder(
-            encoder_channels=encoder,
-            encoder_depth=o["encoder_depth"],
+            **levels,
             pyramid_channels=o["decoder_pyramid_channels"],
             segmentation_channels=o["decoder_segmentation_channels"],
             dropout=o["decoder_dropout"],
@@ -106,10 +106,7 @@ def smp_parts(
     elif cls == "PAN":
         width, kernel = o["decoder_channels"], 3
         decoder = PANDecoder(
-            encoder_channels=encoder,
-            encoder_depth=o["encoder_depth"],
-            decoder_channels=width,
-            interpolation_mode=o["decoder_interpolation"],
+            **levels, decoder_channels=width, interpolation_mode=o["decoder_interpolation"]
         )
     elif cls == "DeepLabV3":
         width, kernel = o["decoder_channels"], 1
@@ -124,8 +121,7 @@ def smp_parts(
     elif cls == "DeepLabV3Plus":
         width, kernel = o["decoder_channels"], 1
         decoder = DeepLabV3PlusDecoder(
-            encoder_channels=encoder,
-            encoder_depth=o["encoder_depth"],
+            **levels,
             out_channels=width,
             atrous_rates=o["decoder_atrous_rates"],
             output_stride=o["encoder_output_stride"],
@@ -134,19 +130,10 @@ def smp_parts(
         )
     elif cls == "UPerNet":
         width, kernel = o["decoder_channels"], 1
-        decoder = UPerNetDecoder(
-            encoder_channels=encoder,
-            encoder_depth=o["encoder_depth"],
-            decoder_channels=width,
-            use_norm=o["decoder_use_norm"],
-        )
+        decoder = UPerNetDecoder(**levels, decoder_channels=width, use_norm=o["decoder_use_norm"])
     elif cls == "Segformer":
         width, kernel = o["decoder_segmentation_channels"], 1
-        decoder = SegformerDecoder(
-            encoder_channels=encoder,
-            encoder_depth=o["encoder_depth"],
-            segmentation_channels=width,
-        )
+        decoder = SegformerDecoder(**levels, segmentation_channels=width)
     else:  # DPT, whose decoder knows prefix tokens; a pyramid has none
         decoder = DPTDecoder(
             encoder_out_channels=list(channels),

@@ -198,7 +198,7 @@ def attention_mask(masks: Tensor, fraction: float, grid: tuple[int, int], length
     """Who may look at whom: bool B x 1 x length x length, for queries first and patches last.
 
     Of the queries the random `fraction` sees only the patches where its mask logit, from `masks`
-    B x N x h x w, is above 0. Queries and prefix tokens are seen by all, patches see all.
+    B x N x h x w, is above 0. Patches attend to all tokens, and all attend to queries and prefixes.
     """
     batch, count = masks.shape[:2]
     with torch.no_grad():

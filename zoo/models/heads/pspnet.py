@@ -37,8 +37,6 @@ POOLINGS: dict[str, Callable[[int], nn.Module]] = {
 }
 """Poolings to a square of bins by name."""
 
-UPSAMPLINGS = ("bilinear", "nearest", "transposed", "shuffle")
-
 
 class PyramidPooling(nn.Module):
     """A map beside what it holds on average (or at most) in squares of several sizes.
@@ -50,17 +48,17 @@ class PyramidPooling(nn.Module):
 
     def __init__(self, channels: int, bins: Sequence[int], pooling: str, norm: str):
         super().__init__()
-        share = max(1, channels // len(bins))
+        narrow = max(1, channels // len(bins))
         self.branches = nn.ModuleList(
             nn.Sequential(
                 POOLINGS[pooling](side),
-                nn.Conv2d(channels, share, 1, bias=False),
-                NORMS[norm](share),
+                nn.Conv2d(channels, narrow, 1, bias=False),
+                NORMS[norm](narrow),
                 nn.ReLU(),
             )
             for side in bins
         )
-        self.channels = channels + share * len(bins)
+        self.channels = channels + narrow * len(bins)
 
     def forward(self, features: Tensor) -> Tensor:
         """B x C x h x w to B x `channels` x h x w."""
@@ -158,15 +156,15 @@ def convolution(
     and one of 1 x 1 (arXiv 1610.02357).
     """
     pairs = list(product(kernels, rates))
-    share = wanted // len(pairs)
+    narrow = wanted // len(pairs)
     branches: list[nn.Module] = []
     for kernel, rate in pairs:
         given: dict[str, Any] = {"padding": rate * (kernel // 2), "dilation": rate, "bias": False}
         if separable:
             each = nn.Conv2d(channels, channels, kernel, groups=channels, **given)
-            branches.append(nn.Sequential(each, nn.Conv2d(channels, share, 1, bias=False)))
+            branches.append(nn.Sequential(each, nn.Conv2d(channels, narrow, 1, bias=False)))
         else:
-            branches.append(nn.Conv2d(channels, share, kernel, **given))
+            branches.append(nn.Conv2d(channels, narrow, kernel, **given))
     joined = branches[0] if len(branches) == 1 else Parallel(branches)
     return nn.Sequential(joined, NORMS[norm](wanted), nn.ReLU())
 
