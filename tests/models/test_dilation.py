@@ -196,7 +196,10 @@ def conv(**arguments: object) -> nn.Conv2d:
             "a Conv2d that does not work as torch's own",
         ),
         (lambda: Maps(nn.Conv2d(3, 3, 3, (2, 1))), "a Conv2d that does not work as torch's own"),
-        (lambda: Maps(nn.AvgPool2d(2, 2, divisor_override=3)), "a AvgPool2d that is not torch's"),
+        (
+            lambda: Maps(nn.AvgPool2d(2, 2, divisor_override=3)),
+            "a AvgPool2d that does not work as torch's",
+        ),
         (lambda: Maps(nn.Linear(7, 7)), "same reduction dim"),
     ],
 )
