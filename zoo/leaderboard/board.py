@@ -258,38 +258,32 @@ def change_lines(board: Board) -> list[str]:
     if board.previous is None:
         return []
     before, now = board.previous.rows, board.as_version().rows
-    lines = [_change(now[key], before.get(key)) for key in now]
-    lines += [f"gone: {place.title}" for key, place in before.items() if key not in now]
-    return [line for line in lines if line]
-
-
-def _change(now: Place, before: Place | None) -> str:
-    if before is None:
-        return f"new: {now.title}, rank {now.rank}, mIoU {100 * now.miou:.2f} %"
-    if now.miou == before.miou and now.rank == before.rank and now.seeds == before.seeds:
-        return ""
-    parts = []
-    if now.miou != before.miou:
-        parts.append(f"mIoU {100 * before.miou:.2f} to {100 * now.miou:.2f} %")
-    if now.seeds != before.seeds:
-        parts.append(f"seeds {before.seeds} to {now.seeds}")
-    if now.rank != before.rank:
-        parts.append(f"rank {before.rank} to {now.rank}")
-    return f"changed: {now.title}, {', '.join(parts)}"
+    lines = []
+    for key, place in now.items():
+        old = before.get(key)
+        if old is None:
+            lines.append(f"new: {place.title}, rank {place.rank}, mIoU {100 * place.miou:.2f} %")
+            continue
+        parts = []
+        if place.miou != old.miou:
+            parts.append(f"mIoU {100 * old.miou:.2f} to {100 * place.miou:.2f} %")
+        if place.seeds != old.seeds:
+            parts.append(f"seeds {old.seeds} to {place.seeds}")
+        if place.rank != old.rank:
+            parts.append(f"rank {old.rank} to {place.rank}")
+        if parts:
+            lines.append(f"changed: {place.title}, {', '.join(parts)}")
+    return lines + [f"gone: {place.title}" for key, place in before.items() if key not in now]
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass as they are in the file."""
-    fields = dict(vars(value))
+    """The fields of a dataclass as they are in the file, the metrics of a row among the others."""
     if not isinstance(value, Entry):
-        return fields
-    names = list(fields)
-    at = names.index("metrics")
-    return {
-        **{name: fields[name] for name in names[:at]},
-        **value.metrics,
-        **{name: fields[name] for name in names[at + 1 :]},
-    }
+        return dict(vars(value))
+    fields: dict[str, Any] = {}
+    for name, item in vars(value).items():
+        fields |= item if name == "metrics" else {name: item}
+    return fields
 
 
 def _lines(value: Any, depth: int, indent: str = "") -> str:

@@ -34,23 +34,18 @@ def miou_samples(counts: ImageCounts) -> Samples:
     """
     images, classes, _ = counts.shape
     parts = counts.transpose(0, 2, 1).reshape(images, 3 * classes).astype(np.float64)
-    tp, fp, fn = np.split(_product(_draws(images), parts), 3, axis=1)
+    # The product is taken in pieces for which BLAS uses one thread: its threads wait for each other
+    # by spinning, which is ten times slower on busy cores.
+    draws, rows = _draws(images), _ONE_THREAD // parts.size
+    pieces = np.array_split(draws, -(-len(draws) // rows)) if rows > 1 else [draws]
+    sums = np.concatenate([piece @ parts for piece in pieces])
+    tp, fp, fn = np.split(sums, 3, axis=1)
     return np.nan_to_num(SCORE.values(PixelCounts.from_errors(tp, fp, fn)))
 
 
 def half_width(samples: Samples) -> float:
     """The half-width of the 95 % interval of a score, or of a difference, from its samples."""
     return Z95 * float(samples.std(ddof=1))
-
-
-def _product(draws: NDArray[np.float64], parts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The matrix product, in pieces for which BLAS uses one thread.
-
-    Its threads wait for each other by spinning, which is ten times slower on busy cores.
-    """
-    rows = _ONE_THREAD // parts.size
-    pieces = np.array_split(draws, -(-len(draws) // rows)) if rows > 1 else [draws]
-    return np.concatenate([piece @ parts for piece in pieces])
 
 
 @functools.lru_cache(maxsize=2)

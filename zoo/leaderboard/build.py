@@ -79,7 +79,12 @@ def build(results: Path, out: Path, speed: Path | None = None) -> dict[Path, str
     was_enabled = gc.isenabled()
     gc.disable()  # a build makes no cycles; looking for them takes a fifth of it at 10,000 records
     try:
-        tables = _ranked(results)
+        found = read_folder(results, _measured)
+        records = {path: measured.record for path, measured in found.items()}
+        tables = rank(records, lambda path, _: found[path].samples)
+        problems = [measured.problem for measured in found.values() if measured.problem]
+        if problems:
+            raise InputError(join_problems("Counts per image that cannot be used:", problems))
         speeds = read_speed_records(speed) if speed is not None and speed.is_dir() else {}
         before = read_board(out / FILE) if (out / FILE).is_file() else None
         made = assemble(tables, speeds, (results, speed or results), before)
@@ -115,17 +120,6 @@ def _measured(path: Path) -> _Measured:
     return _Measured(record, None if counts is None else miou_samples(counts))
 
 
-def _ranked(results: Path) -> list[Table]:
-    """The tables with the bootstrap over images; problems of all counts are in one message."""
-    found = read_folder(results, _measured)
-    records = {path: measured.record for path, measured in found.items()}
-    tables = rank(records, lambda path, _: found[path].samples)
-    problems = [measured.problem for measured in found.values() if measured.problem]
-    if problems:
-        raise InputError(join_problems("Counts per image that cannot be used:", problems))
-    return tables
-
-
 def assemble(
     tables: Sequence[Table],
     speeds: Mapping[Path, SpeedRecord],
@@ -139,7 +133,22 @@ def assemble(
     """
     results, timings = folders
     environments: dict[str, str] = {}
-    made = [_table(table, results, environments) for table in tables]
+    made = [
+        BoardTable(
+            dataset=table.key.dataset,
+            split=table.key.split,
+            protocol=table.key.protocol,
+            size=list(table.key.size) or None,
+            tta=table.key.tta,
+            encoder_init=table.key.encoder_init,
+            data_hash=table.key.data_hash,
+            images=table.key.images,
+            classes=list(table.key.classes),
+            ignore=sorted({str(r.ignore) for row in table.rows for r in row.records.values()}),
+            rows=[_entry(table, row, results, environments) for row in table.rows],
+        )
+        for table in tables
+    ]
     runs = [run for table in made for row in table.rows for run in row.runs]
     timed = _speeds(speeds, timings)
     hashes = [run.record_hash for run in runs] + [speed.record_hash for speed in timed]
@@ -195,27 +204,23 @@ def setup_of(record: SpeedRecord) -> str:
     )
 
 
-def _table(table: Table, results: Path, environments: dict[str, str]) -> BoardTable:
-    key = table.key
-    ignore = sorted({str(r.ignore) for row in table.rows for r in row.records.values()})
-    return BoardTable(
-        dataset=key.dataset,
-        split=key.split,
-        protocol=key.protocol,
-        size=list(key.size) or None,
-        tta=key.tta,
-        encoder_init=key.encoder_init,
-        data_hash=key.data_hash,
-        images=key.images,
-        classes=list(key.classes),
-        ignore=ignore,
-        rows=[_entry(table, row, results, environments) for row in table.rows],
-    )
-
-
 def _entry(table: Table, row: Row, results: Path, environments: dict[str, str]) -> Entry:
+    """A row of the board; versions that no run before had are added to `environments`."""
     first = row.first
     known = facts(first.model, first.encoder_weights)
+    runs = []
+    for path, record in row.records.items():
+        versions = json.dumps(record.env, sort_keys=True)
+        run = Run(
+            file=path.relative_to(results).as_posix(),
+            record_hash=str(record.record_hash),
+            seed=record.seed,
+            miou=round(record.metrics.miou, 6),
+            date=record.date,
+            commit=record.commit,
+            environment=environments.setdefault(versions, f"e{len(environments) + 1}"),
+        )
+        runs.append(run)
     return Entry(
         id=hash_of([repr(table.key), row.setting]),
         rank=row.rank,
@@ -249,21 +254,7 @@ def _entry(table: Table, row: Row, results: Path, environments: dict[str, str]) 
         precision=row.distinct(lambda record: record.precision),
         device=row.distinct(lambda record: record.device),
         chosen_on=row.distinct(lambda record: record.chosen_on or "nothing"),
-        runs=[_run(path, record, results, environments) for path, record in row.records.items()],
-    )
-
-
-def _run(path: Path, record: Record, results: Path, environments: dict[str, str]) -> Run:
-    versions = json.dumps(record.env, sort_keys=True)
-    name = environments.setdefault(versions, f"e{len(environments) + 1}")
-    return Run(
-        file=path.relative_to(results).as_posix(),
-        record_hash=str(record.record_hash),
-        seed=record.seed,
-        miou=round(record.metrics.miou, 6),
-        date=record.date,
-        commit=record.commit,
-        environment=name,
+        runs=runs,
     )
 
 
@@ -273,25 +264,23 @@ def _speeds(records: Mapping[Path, SpeedRecord], folder: Path) -> list[Speed]:
     for path, record in records.items():
         key = record.model, setup_of(record)
         latest[key] = max(latest.get(key, ("", path)), (record.date, path))
-    return [
-        _speed(records[path], setup, path.relative_to(folder).as_posix())
-        for (_, setup), (_, path) in sorted(latest.items())
-    ]
-
-
-def _speed(record: SpeedRecord, setup: str, file: str) -> Speed:
-    return Speed(
-        model=record.model,
-        setup=setup,
-        p50=round(record.latency_ms.p50, 3),
-        p95=round(record.latency_ms.p95, 3),
-        images_per_second=round(max(record.throughput.values()), 3),
-        peak_mb=None if record.peak_mb is None else round(record.peak_mb, 1),
-        params_m=record.params_m,
-        gmacs=_rounded(record.gmacs),
-        file=file,
-        record_hash=str(record.record_hash),
-    )
+    speeds = []
+    for (model, setup), (_, path) in sorted(latest.items()):
+        record = records[path]
+        speed = Speed(
+            model=model,
+            setup=setup,
+            p50=round(record.latency_ms.p50, 3),
+            p95=round(record.latency_ms.p95, 3),
+            images_per_second=round(max(record.throughput.values()), 3),
+            peak_mb=None if record.peak_mb is None else round(record.peak_mb, 1),
+            params_m=record.params_m,
+            gmacs=_rounded(record.gmacs),
+            file=path.relative_to(folder).as_posix(),
+            record_hash=str(record.record_hash),
+        )
+        speeds.append(speed)
+    return speeds
 
 
 def _rounded(value: float | None) -> float | None:

@@ -103,7 +103,46 @@ def find(wanted: Wanted, board: Board | None = None) -> list[Found]:
         option = f"--sort {wanted.sort}" if score is None else "--min-miou"
         raise InputError(f"{option} needs a data set: add --data, such as --data camvid.")
     setup = choose_setup(board, wanted.machine) if wanted.timed else None
-    groups = _by_table(wanted, board, setup) if wanted.data else [_timed(wanted, board, setup)]
+    groups: list[list[Found]] = []
+    if wanted.data:
+        # The best row of each fitting model, for each table of the data set.
+        tables = [table for table in board.tables if table.dataset == wanted.data]
+        if not tables:
+            names = dict.fromkeys(table.dataset for table in board.tables)
+            raise InputError(unknown("data set", wanted.data, names))
+        speeds = board.speed_in(setup)
+        for table in tables:
+            best: dict[str, Entry] = {}
+            for row in table.rows:
+                if wanted.fits(row.model, row.decoder, row.encoder):
+                    best.setdefault(row.model, row)
+            groups.append(
+                [
+                    Found(
+                        model=row.model,
+                        table=table.title,
+                        miou=row.miou,
+                        interval=row.interval,
+                        seeds=row.seeds,
+                        recipe=row.recipe,
+                        params_m=row.params_m,
+                        gmacs=row.gmacs,
+                        latency_ms=speeds[row.model].p50 if row.model in speeds else None,
+                        setup=setup,
+                    )
+                    for row in best.values()
+                ]
+            )
+    else:
+        # The fitting models that were timed in the setup, or in any if none is asked for.
+        models = {speed.model: speed for speed in board.speeds if setup in (None, speed.setup)}
+        timed = [
+            Found(model, None, None, None, None, None, speed.params_m, speed.gmacs,
+                  None if setup is None else speed.p50, setup)
+            for model, speed in sorted(models.items())
+            if wanted.fits(model, *model.split(".")[0].split("-", 1))
+        ]  # fmt: skip
+        groups.append(timed)
     found: list[Found] = []
     for group in groups:
         kept = [row for row in group if wanted.meets(row.miou, row.latency_ms)]
@@ -164,46 +203,6 @@ def measured_rows(model: str, board: Board | None = None) -> Iterator[tuple[str,
     timed = [speed for speed in board.speeds if speed.model == model]
     for number, speed in enumerate(timed, 1):
         yield f"latency.{number}", f"{speed.p50:.1f} ms on {speed.setup}"
-
-
-def _by_table(wanted: Wanted, board: Board, setup: str | None) -> Iterator[list[Found]]:
-    """The best row of each fitting model, for each table of the data set."""
-    tables = [table for table in board.tables if table.dataset == wanted.data]
-    if not tables:
-        names = dict.fromkeys(table.dataset for table in board.tables)
-        raise InputError(unknown("data set", str(wanted.data), names))
-    speeds = board.speed_in(setup)
-    for table in tables:
-        best: dict[str, Entry] = {}
-        for row in table.rows:
-            if wanted.fits(row.model, row.decoder, row.encoder):
-                best.setdefault(row.model, row)
-        yield [
-            Found(
-                model=row.model,
-                table=table.title,
-                miou=row.miou,
-                interval=row.interval,
-                seeds=row.seeds,
-                recipe=row.recipe,
-                params_m=row.params_m,
-                gmacs=row.gmacs,
-                latency_ms=speeds[row.model].p50 if row.model in speeds else None,
-                setup=setup,
-            )
-            for row in best.values()
-        ]
-
-
-def _timed(wanted: Wanted, board: Board, setup: str | None) -> list[Found]:
-    """The fitting models that were timed in the setup, or in any if none is asked for."""
-    models = {speed.model: speed for speed in board.speeds if setup in (None, speed.setup)}
-    return [
-        Found(model, None, None, None, None, None, speed.params_m, speed.gmacs,
-              None if setup is None else speed.p50, setup)
-        for model, speed in sorted(models.items())
-        if wanted.fits(model, *model.split(".")[0].split("-", 1))
-    ]  # fmt: skip
 
 
 _COSTS: dict[str, Callable[[Found], float | None]] = {

@@ -54,6 +54,11 @@ def plot(points: Sequence[Point], label: str) -> Plot | None:
     low, high = min(costs) / 1.25, max(costs) * 1.25
     margin = max(max(scores) - min(scores), 1.0) / 10
     bottom, top = min(scores) - margin, max(scores) + margin
+    # At most about six ticks, at 1, 2, 5, 10, 20, ...
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    steps = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
+    ticks = [step for step in steps if low <= step <= high]
+    ticks = ticks[:: max(1, len(ticks) // 6)]
     spec = {
         "width": WIDTH,
         "height": HEIGHT,
@@ -64,7 +69,7 @@ def plot(points: Sequence[Point], label: str) -> Plot | None:
                 "field": "cost",
                 "type": "quantitative",
                 "scale": {"type": "log", "domain": [low, high], "nice": False},
-                "axis": {"title": label, "titleY": 23, "values": _ticks(low, high), "format": "~g"},
+                "axis": {"title": label, "titleY": 23, "values": ticks, "format": "~g"},
             },
             "y": {
                 "field": "score",
@@ -112,22 +117,12 @@ def _layer(
     name: str, points: Sequence[Point], mark: dict[str, Any], channel: str = ""
 ) -> dict[str, Any]:
     """A layer of the plot; its marks have the class NAME_marks in the SVG."""
-    says = (lambda p: p.name) if channel == "text" else _description
-    values = [{"cost": p.cost, "score": p.score, "says": says(p)} for p in points]
+    values = []
+    for p in points:
+        says = p.name if channel == "text" else f"{p.name}: {p.score:.2f} %, {p.cost:.4g}"
+        values.append({"cost": p.cost, "score": p.score, "says": says})
     encoding = {channel: {"field": "says", "type": "nominal"}} if channel else {}
     return {"name": name, "data": {"values": values}, "mark": mark, "encoding": encoding}
-
-
-def _description(point: Point) -> str:
-    return f"{point.name}: {point.score:.2f} %, {point.cost:.4g}"
-
-
-def _ticks(low: float, high: float) -> list[float]:
-    """At most about six of 1, 2, 5, 10, 20, ... from `low` to `high`."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
-    ticks = [step for step in steps if low <= step <= high]
-    return ticks[:: max(1, len(ticks) // 6)]
 
 
 def _named(

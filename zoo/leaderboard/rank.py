@@ -129,13 +129,31 @@ def rank(records: Mapping[Path, Record], sampling: Sampling | None = None) -> li
         record, key = records[path], table_key(records[path])
         groups.setdefault(key, {})[path] = record
         settings.setdefault((_without_fold(key), _setting(record)), {})[path] = record
-    problems = [problem for group in groups.values() for problem in _truth_problems(group)]
+    problems = []
+    for group in groups.values():
+        first, *others = group
+        expected = [sum(row) for row in group[first].confusion]
+        problems += [
+            f"{path} has other true pixels per class than {first}, under the same data hash; "
+            "find out which of the two was measured on other masks and remove it"
+            for path in others
+            if [sum(row) for row in group[path].confusion] != expected
+        ]
     if problems:
         raise InputError(join_problems("These records do not belong in one table:", problems))
     tables: dict[TableKey, list[dict[Path, Record]]] = {}
     for runs in settings.values():
-        for key, group in _joined_folds(runs):
-            tables.setdefault(key, []).append(group)
+        keys = sorted({table_key(record) for record in runs.values()})
+        if len(keys) > 1 and len({key.dataset for key in keys}) == len(keys):
+            hashes, images = hash_of([key.data_hash for key in keys]), sum(k.images for k in keys)
+            whole = replace(_without_fold(keys[0]), data_hash=hashes, images=images)
+            tables.setdefault(whole, []).append(runs)
+            continue
+        # One data set, or folds that are not of one division, since one of them occurs twice, with
+        # different pixels.
+        for key in keys:
+            own = {path: record for path, record in runs.items() if table_key(record) == key}
+            tables.setdefault(key, []).append(own)
     return [Table(key, _rows(tables[key], sampling)) for key in sorted(tables)]
 
 
@@ -186,34 +204,6 @@ def _without_fold(key: TableKey) -> TableKey:
     return key if whole == key.dataset else replace(key, dataset=whole, data_hash="", images=0)
 
 
-def _joined_folds(runs: dict[Path, Record]) -> list[tuple[TableKey, dict[Path, Record]]]:
-    """The table of all `runs` of a setting: that of its data, or of all folds that it was run on.
-
-    Folds that are not of one division (one of them occurs twice, with different pixels) are not
-    joined.
-    """
-    keys = sorted({table_key(record) for record in runs.values()})
-    if len(keys) > 1 and len({key.dataset for key in keys}) == len(keys):
-        hashes = hash_of([key.data_hash for key in keys])
-        images = sum(key.images for key in keys)
-        return [(replace(_without_fold(keys[0]), data_hash=hashes, images=images), runs)]
-    return [
-        (key, {path: record for path, record in runs.items() if table_key(record) == key})
-        for key in keys
-    ]
-
-
-def _truth_problems(group: Mapping[Path, Record]) -> list[str]:
-    first, *others = group
-    expected = [sum(row) for row in group[first].confusion]
-    return [
-        f"{path} has other true pixels per class than {first}, under the same data hash; "
-        "find out which of the two was measured on other masks and remove it"
-        for path in others
-        if [sum(row) for row in group[path].confusion] != expected
-    ]
-
-
 def _rows(groups: list[dict[Path, Record]], sampling: Sampling | None) -> list[Row]:
     """The rows of a table, best first, each with the ranks it is too close to call with."""
     rows = [_row(records, sampling) for records in groups]
@@ -221,20 +211,18 @@ def _rows(groups: list[dict[Path, Record]], sampling: Sampling | None) -> list[R
     best, worst = list(range(1, len(rows) + 1)), list(range(1, len(rows) + 1))
     for index, row in enumerate(rows):
         for above in range(index - 1, -1, -1):
-            if not _tied_rows(rows[above], row):
+            better = rows[above]
+            close = tied(better.miou, row.miou)
+            if not close and better.samples is not None and row.samples is not None:
+                images = half_width(better.samples - row.samples)
+                close = tied(better.miou, row.miou, images)
+            if not close:
                 break
             best[index], worst[above] = above + 1, index + 1
     return [
         replace(row, rank=place, best=first, worst=last)
         for place, (row, first, last) in enumerate(zip(rows, best, worst, strict=True), 1)
     ]
-
-
-def _tied_rows(better: Row, worse: Row) -> bool:
-    by_seeds = tied(better.miou, worse.miou)
-    if by_seeds or better.samples is None or worse.samples is None:
-        return by_seeds
-    return tied(better.miou, worse.miou, half_width(better.samples - worse.samples))
 
 
 def _row(records: dict[Path, Record], sampling: Sampling | None) -> Row:

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,7 @@ def csv_text(tables: Sequence[Table], results: Path) -> str:
     stream = io.StringIO()
     stream.write(f"# {_GENERATED}\n")
     writer = csv.writer(stream, lineterminator="\n")
-    rows = [(table.key, row) for table in tables for row in table.rows]
-    columns = [_csv_cells(key, row, results) for key, row in rows]
+    columns = [_csv_cells(table.key, row, results) for table in tables for row in table.rows]
     writer.writerow(columns[0] if columns else ["rank"])
     writer.writerows(cells.values() for cells in columns)
     return stream.getvalue()
@@ -110,30 +109,6 @@ def _section(table: Table) -> dict[str, Any]:
     rows = table.rows
     runs = [record for row in rows for record in row.records.values()]
     changed = {_recipe(row.first): row.first.overrides for row in rows if row.first.overrides}
-    size = "native sizes (mixed)"
-    if table.key.size:
-        size = "{} x {} pixels (height x width)".format(*table.key.size)
-    return {
-        "key": table.key,
-        "size": size,
-        "ignore": ", ".join(sorted({str(record.ignore) for record in runs})),
-        "chosen_on": ", ".join(sorted({record.chosen_on or "nothing" for record in runs})),
-        "main": _main_table(rows),
-        "notes": notes(
-            ranges=any(row.best != row.worst for row in rows),
-            single_runs=any(row.miou.interval is None for row in rows),
-            folds=any(row.miou.folds > 1 for row in rows),
-            uncounted=any(row.images is None for row in rows),
-        ),
-        "classes": list(_class_tables(table)),
-        "changed": {
-            label: " ".join(f"{key}={json.dumps(value)}" for key, value in sorted(values.items()))
-            for label, values in sorted(changed.items())
-        },
-    }
-
-
-def _main_table(rows: Sequence[Row]) -> list[str]:
     cells = []
     for row in rows:
         first, miou = row.first, row.miou
@@ -160,23 +135,41 @@ def _main_table(rows: Sequence[Row]) -> list[str]:
             }
         )
     left = ("model", "precision", "recipe", "device")
-    return table_lines(list(cells[0]), (list(row.values()) for row in cells), left)
-
-
-def _class_tables(table: Table) -> Iterator[tuple[str, list[str]]]:
-    """The title and the lines of a table for each metric per class."""
+    main = table_lines(list(cells[0]), (list(row.values()) for row in cells), left)
+    per_class = []
     heads = ["rank", "model", *map(escape, table.key.classes)]
     for metric in ON_LEADERBOARD:
         if metric.per_class:
-            rows = [
+            lines = [
                 [
                     str(row.rank),
                     _model(row.first),
                     *(percent(value, 1) for value in row.metrics[metric.key].values()),
                 ]
-                for row in table.rows
+                for row in rows
             ]
-            yield metric.title, table_lines(heads, rows, left=("model",))
+            per_class.append((metric.title, table_lines(heads, lines, left=("model",))))
+    size = "native sizes (mixed)"
+    if table.key.size:
+        size = "{} x {} pixels (height x width)".format(*table.key.size)
+    return {
+        "key": table.key,
+        "size": size,
+        "ignore": ", ".join(sorted({str(record.ignore) for record in runs})),
+        "chosen_on": ", ".join(sorted({record.chosen_on or "nothing" for record in runs})),
+        "main": main,
+        "notes": notes(
+            ranges=any(row.best != row.worst for row in rows),
+            single_runs=any(row.miou.interval is None for row in rows),
+            folds=any(row.miou.folds > 1 for row in rows),
+            uncounted=any(row.images is None for row in rows),
+        ),
+        "classes": per_class,
+        "changed": {
+            label: " ".join(f"{key}={json.dumps(value)}" for key, value in sorted(values.items()))
+            for label, values in sorted(changed.items())
+        },
+    }
 
 
 def _model(record: Record) -> str:
@@ -212,7 +205,12 @@ def _csv_cells(key: TableKey, row: Row, results: Path) -> dict[str, str]:
         "device": _joined(row, lambda record: record.device),
         "commit": _joined(row, lambda record: record.commit),
         **{
-            metric.key: json.dumps({k: _rounded(v) for k, v in row.metrics[metric.key].items()})
+            metric.key: json.dumps(
+                {
+                    name: None if value is None else round(value, 6)
+                    for name, value in row.metrics[metric.key].items()
+                }
+            )
             for metric in ON_LEADERBOARD
             if metric.per_class
         },
@@ -254,7 +252,3 @@ def _joined(row: Row, value: Callable[[Record], object]) -> str:
 
 def _fixed(value: float | None, digits: int = 6) -> str:
     return "" if value is None else f"{value:.{digits}f}"
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)

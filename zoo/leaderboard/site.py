@@ -58,6 +58,13 @@ def site(board: Board) -> str:
     setup = board.setups[0] if board.setups else None
     rows = [row for _, row in board.entries()]
     changes = change_lines(board)
+    # For each model on the page: latency and memory in every setup, None where not timed.
+    models, places = {row.model for row in rows}, {s: n for n, s in enumerate(board.setups)}
+    speeds: dict[str, list[list[float | None] | None]] = {}
+    for speed in board.speeds:
+        if speed.model in models:
+            timings = speeds.setdefault(speed.model, [None] * len(places))
+            timings[places[speed.setup]] = [speed.p50, speed.peak_mb]
     return render(
         "leaderboard/site.html",
         title="Leaderboard",
@@ -74,7 +81,7 @@ def site(board: Board) -> str:
         },
         setups=enumerate(board.setups),
         sections=[_section(board, table, board.speed_in(setup)) for table in board.tables],
-        speeds=_speeds(board),
+        speeds=speeds,
         commands=commands,
         percent=percent,
     )
@@ -105,16 +112,10 @@ def commands(table: BoardTable, row: Entry) -> str:
 
 def _section(board: Board, table: BoardTable, timed: dict[str, Speed]) -> dict[str, Any]:
     """What the template shows of one table."""
-    columns = _columns(timed=bool(timed))
-    grids = [
-        Grid(
-            "Models",
-            f"Models on {table.title}",
-            columns,
-            _cells(table, columns, timed),
-            "board main",
-        )
-    ]
+    columns, rows = _columns(timed=bool(timed)), table.rows
+    cells = _cells(table, columns, timed)
+    main = Grid("Models", f"Models on {table.title}", columns, cells, "board main")
+    classes = []
     for metric in ON_LEADERBOARD:
         if metric.per_class:
             per_class = [
@@ -123,14 +124,27 @@ def _section(board: Board, table: BoardTable, timed: dict[str, Speed]) -> dict[s
             ]
             title = f"{metric.title} per class"
             caption = f"{title} on {table.title}, percent"
-            grids.append(Grid(title, caption, per_class, _cells(table, per_class, {}), "board"))
-    return {
-        "table": table,
-        "main": grids[0],
-        "classes": grids[1:],
-        "notes": _notes(table.rows),
-        "figures": list(_figures(board, table)),
-    }
+            classes.append(Grid(title, caption, per_class, _cells(table, per_class, {}), "board"))
+    lines = ["mIoU: the mean over seeds \u00b1 the half-width of Student's 95 % interval."]
+    if any(row.images_interval is not None for row in rows):
+        lines.append("\u00b1 images: 95 % interval of the bootstrap over the images.")
+    lines += notes(
+        ranges=any(row.best != row.worst for row in rows),
+        single_runs=any(row.interval is None for row in rows),
+        folds=any(row.folds > 1 for row in rows),
+        uncounted=any(row.images_interval is None for row in rows),
+    )
+    figures = []  # the score against each cost that is known
+    for label, cost in (("parameters, M", "params_m"), ("multiply-accumulates, G", "gmacs")):
+        if found := _plot(table, label, {row.id: getattr(row, cost) for row in rows}):
+            figures.append(Figure(found))
+    for place, setup in enumerate(board.setups):
+        speeds = board.speed_in(setup)
+        for label, cost in (("latency, ms", "p50"), ("peak memory, MB", "peak_mb")):
+            costs = {row.id: getattr(speeds.get(row.model), cost, None) for row in rows}
+            if found := _plot(table, label, costs):
+                figures.append(Figure(found, place, setup))
+    return {"table": table, "main": main, "classes": classes, "notes": lines, "figures": figures}
 
 
 def _cells(
@@ -201,31 +215,6 @@ def _number(value: float | None, digits: int) -> str:
     return NONE if value is None else f"{value:.{digits}f}"
 
 
-def _notes(rows: Sequence[Entry]) -> list[str]:
-    lines = ["mIoU: the mean over seeds \u00b1 the half-width of Student's 95 % interval."]
-    if any(row.images_interval is not None for row in rows):
-        lines.append("\u00b1 images: 95 % interval of the bootstrap over the images.")
-    return lines + notes(
-        ranges=any(row.best != row.worst for row in rows),
-        single_runs=any(row.interval is None for row in rows),
-        folds=any(row.folds > 1 for row in rows),
-        uncounted=any(row.images_interval is None for row in rows),
-    )
-
-
-def _figures(board: Board, table: BoardTable) -> Iterator[Figure]:
-    """A plot of the score against each cost that is known."""
-    for label, cost in (("parameters, M", "params_m"), ("multiply-accumulates, G", "gmacs")):
-        if found := _plot(table, label, {row.id: getattr(row, cost) for row in table.rows}):
-            yield Figure(found)
-    for place, setup in enumerate(board.setups):
-        timed = board.speed_in(setup)
-        for label, cost in (("latency, ms", "p50"), ("peak memory, MB", "peak_mb")):
-            costs = {row.id: getattr(timed.get(row.model), cost, None) for row in table.rows}
-            if found := _plot(table, label, costs):
-                yield Figure(found, place, setup)
-
-
 def _plot(table: BoardTable, label: str, costs: dict[str, float | None]) -> Plot | None:
     points = [
         Point(row.id, row.model, cost, 100 * row.miou)
@@ -233,15 +222,3 @@ def _plot(table: BoardTable, label: str, costs: dict[str, float | None]) -> Plot
         if (cost := costs[row.id])
     ]
     return plot(points, label)
-
-
-def _speeds(board: Board) -> dict[str, list[list[float | None] | None]]:
-    """For each model on the page: latency and memory in every setup, None where not timed."""
-    models = {entry.model for _, entry in board.entries()}
-    places = {setup: place for place, setup in enumerate(board.setups)}
-    found: dict[str, list[list[float | None] | None]] = {}
-    for speed in board.speeds:
-        if speed.model in models:
-            row = found.setdefault(speed.model, [None] * len(places))
-            row[places[speed.setup]] = [speed.p50, speed.peak_mb]
-    return found
