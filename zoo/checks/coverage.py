@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load, save
-from torch import Tensor, nn
+from torch import nn
 
 from zoo.common.console import track
 from zoo.common.errors import InputError
@@ -19,7 +19,6 @@ from zoo.common.files import write_text
 from zoo.models.build import build, build_with_weights
 from zoo.models.meta import Undrawn
 from zoo.models.outputs import MaskOutputs, Outputs, pixel_logits
-from zoo.models.segmentation import SegmentationModel
 from zoo.models.spec import ModelSpec, model_spec
 from zoo.registry import encoders as table
 from zoo.registry.decoders import DECODERS
@@ -138,9 +137,23 @@ class PairError(Exception):
 def _exercise(spec: ModelSpec) -> None:
     """Raise where a batch of one does not train or a stored model differs from the loaded one."""
     model = build(spec)
-    _nudge(model)
+    for parameter in model.parameters():
+        if not parameter.any():  # those that start at zero hide what lies behind them
+            nn.init.normal_(parameter, std=0.1)
     images = torch.randn(1, spec.in_chans, *SIZE)
-    _trains(model.train(), images)
+    given = model.train().training_outputs(images)
+    if isinstance(given, Outputs):
+        learned = [given.logits, *(auxiliary.logits for auxiliary in given.auxiliary)]
+    else:
+        learned = [pixel_logits(given) if isinstance(given, MaskOutputs) else given]
+    torch.stack([tensor.float().square().mean() for tensor in learned]).sum().backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None]
+    if without:
+        raise PairError(f"{len(without)} parameters without gradient, such as {without[0]}")
+    gradients = [p.grad for n, p in model.named_parameters() if n.startswith("net.encoder.")]
+    if not any(grad is not None and grad.any() for grad in gradients):
+        raise PairError("the gradient of the whole encoder is zero")
+    model.zero_grad()
     model.eval().requires_grad_(False)
     logits = model(images)
     if logits.shape != (1, CLASSES, *SIZE):
@@ -148,41 +161,15 @@ def _exercise(spec: ModelSpec) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         if not torch.isfinite(model(images)).all():
             raise PairError("logits under bf16 are not finite")
-    stored = save(_apart(model.net.state_dict()))
+    state = {  # copies, since tensors that share memory cannot be stored
+        name: tensor.detach().clone(memory_format=torch.contiguous_format)
+        for name, tensor in model.net.state_dict().items()
+    }
     with Undrawn():
-        loaded = build_with_weights(spec, load(stored)).eval()
+        loaded = build_with_weights(spec, load(save(state))).eval()
     with torch.no_grad():
         if not torch.equal(logits, loaded(images)):
             raise PairError("a loaded model gives other logits than the stored one")
-
-
-def _trains(model: SegmentationModel, images: Tensor) -> None:
-    given = model.training_outputs(images)
-    if isinstance(given, Outputs):
-        learned = [given.logits, *(side.logits for side in given.auxiliary)]
-    else:
-        learned = [pixel_logits(given) if isinstance(given, MaskOutputs) else given]
-    torch.stack([tensor.float().square().mean() for tensor in learned]).sum().backward()
-    without = [name for name, p in model.named_parameters() if p.grad is None]
-    if without:
-        raise PairError(f"{len(without)} parameters without gradient, such as {without[0]}")
-    learning = [p.grad for n, p in model.named_parameters() if n.startswith("net.encoder.")]
-    if not any(grad is not None and grad.any() for grad in learning):
-        raise PairError("the gradient of the whole encoder is zero")
-    model.zero_grad()
-
-
-def _nudge(model: nn.Module) -> None:
-    """Parameters that start at zero hide what lies behind them from the gradient."""
-    for parameter in model.parameters():
-        if not parameter.any():
-            nn.init.normal_(parameter, std=0.1)
-
-
-def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Copies, since tensors that share memory cannot be stored."""
-    plain = torch.contiguous_format
-    return {name: tensor.detach().clone(memory_format=plain) for name, tensor in state.items()}
 
 
 def summary(rows: list[Pair]) -> list[str]:

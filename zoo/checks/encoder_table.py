@@ -13,7 +13,7 @@ import io
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from zoo.models.dilation import can_dilate
 from zoo.registry import encoders as table
 from zoo.registry.decoders import defaults
 from zoo.registry.encoders import Encoder, Weights, matches
-from zoo.registry.load import Registry, load_registry
+from zoo.registry.load import load_registry
 from zoo.registry.resolve import adapted, resolve
 
 FOLDER = Path(table.__file__).parent
@@ -60,6 +60,12 @@ def measure(name: str) -> Encoder:
     sizes, has_attention = _run(net, size)
     kind = _kind(net, has_attention)
     dilates = _joined(stride for stride in (8, 16) if _dilates(name, stride, size))
+    dilatable = ""
+    if not dilates and kind == "cnn":
+        # The output strides that zoo itself dilates the net to, below the stride that it has.
+        make = partial(timm.create_model, name, features_only=True)
+        coarser = [stride for stride in (8, 16) if stride < max(reductions)]
+        dilatable = _joined(stride for stride in coarser if can_dilate(make, stride))
     blocks, prefix_tokens = _blocks(name, native) if len(set(reductions)) == 1 else (0, 0)
     return Encoder(
         name=name,
@@ -73,7 +79,7 @@ def measure(name: str) -> Encoder:
             if found != _reduced(size, stride)
         ),
         dilates=dilates,
-        dilatable="" if dilates or kind != "cnn" else _dilatable(name, reductions),
+        dilatable=dilatable,
         resizes=resizes,
         blocks=str(blocks),
         prefix_tokens=str(prefix_tokens),
@@ -187,21 +193,15 @@ def _kind(net: nn.Module, has_attention: bool) -> str:
     convolutions = [
         module
         for module in net.modules()
-        if isinstance(module, nn.Conv2d) and not _cuts_patches(module)
-    ]
+        if isinstance(module, nn.Conv2d)
+        and (max(module.kernel_size) == 1 or module.kernel_size != module.stride)
+    ]  # without those that cut the image into patches
     if not has_attention:
         spatial = any(max(module.kernel_size) > 1 for module in convolutions)
         return "cnn" if spatial else "mlp"
-    fraction = _parameters(convolutions) / max(sum(p.numel() for p in net.parameters()), 1)
+    convolved = sum(p.numel() for conv in convolutions for p in conv.parameters(recurse=False))
+    fraction = convolved / max(sum(p.numel() for p in net.parameters()), 1)
     return "hybrid" if fraction >= CONV_FRACTION else "transformer"
-
-
-def _cuts_patches(module: nn.Conv2d) -> bool:
-    return max(module.kernel_size) > 1 and module.kernel_size == module.stride
-
-
-def _parameters(modules: Iterable[nn.Module]) -> int:
-    return sum(p.numel() for module in modules for p in module.parameters(recurse=False))
 
 
 def _resizes(name: str, net: Any) -> str:
@@ -232,13 +232,6 @@ def _dilates(name: str, stride: int, size: Size) -> bool:
         return False
     sizes, _ = _run(net, size)
     return sizes[-1] == _reduced(size, stride)
-
-
-def _dilatable(name: str, reductions: Sequence[int]) -> str:
-    """The output strides that zoo itself dilates the net to, below the stride that it has."""
-    make = partial(timm.create_model, name, features_only=True)
-    coarser = [stride for stride in (8, 16) if stride < max(reductions)]
-    return _joined(stride for stride in coarser if can_dilate(make, stride))
 
 
 def _blocks(name: str, size: Size) -> tuple[int, int]:
@@ -299,16 +292,12 @@ def check_tables(sample: int | None = None, seed: int = 0) -> list[str]:
     common = [name for name in installed if name in listed]
     chosen = common if sample is None else random.Random(seed).sample(common, sample)
     for name in track(chosen, "timm nets", len(chosen)):
-        wrong += _row_differences(listed[name], measure(name))
+        wrong += [
+            f"{name}: {column} is {old!r} in the table, {new!r} in timm"
+            for column, old, new in zip(Encoder._fields, listed[name], measure(name), strict=True)
+            if old != new
+        ]
     return [f"{text}. Run `{COMMAND}`." for text in wrong]
-
-
-def _row_differences(listed: Encoder, measured: Encoder) -> list[str]:
-    return [
-        f"{listed.name}: {column} is {old!r} in the table, {new!r} in timm"
-        for column, old, new in zip(Encoder._fields, listed, measured, strict=True)
-        if old != new
-    ]
 
 
 def check_registry(sample: int | None = 25) -> list[str]:
@@ -320,40 +309,25 @@ def check_registry(sample: int | None = 25) -> list[str]:
         registry = load_registry()
     except InputError as error:
         return [str(error)]
-    return [
-        *_decoder_problems(registry),
-        *_rule_problems(registry),
-        *_model_problems(registry),
-        *check_tables(sample),
-    ]
-
-
-def _decoder_problems(registry: Registry) -> Iterator[str]:
+    known, problems = table.encoders().values(), []
     for name, row in registry.decoders.items():
         if (row.needs is None) != (row.smp is None):
-            yield f"decoders.{name}: needs belongs to SMP's classes, and only to them"
+            problems.append(f"decoders.{name}: needs belongs to SMP's classes, and only to them")
             continue
         accepted = defaults(name).keys()
         for key in sorted({*row.args}.union(*(case.args for case in row.cases)) - accepted):
-            yield f"decoders.{name}: its class has no argument {key!r}"
-        if row.needs and all(adapted(name, row, encoder) for encoder in table.encoders().values()):
-            yield f"decoders.{name}: no encoder has what it needs"
-
-
-def _rule_problems(registry: Registry) -> Iterator[str]:
-    rules = registry.rules
-    first = {
-        next(index for index, rule in enumerate(rules) if matches(rule.where, encoder))
-        for encoder in table.encoders().values()
-    }
-    for index in sorted({*range(len(rules))} - first):
-        yield f"encoders[{index}]: is the first match of no encoder"
-
-
-def _model_problems(registry: Registry) -> Iterator[str]:
+            problems.append(f"decoders.{name}: its class has no argument {key!r}")
+        if row.needs and all(adapted(name, row, encoder) for encoder in known):
+            problems.append(f"decoders.{name}: no encoder has what it needs")
+    rules = [*enumerate(registry.rules)]
+    first = {next(n for n, rule in rules if matches(rule.where, encoder)) for encoder in known}
+    for index, _ in rules:
+        if index not in first:
+            problems.append(f"encoders[{index}]: is the first match of no encoder")
     for name in [*registry.models, *registry.renamed.values()]:
         if not (model := resolve(name)).supported:
-            yield f"models.{name}: {model.reason}"
+            problems.append(f"models.{name}: {model.reason}")
+    return problems + check_tables(sample)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from zoo.common.console import track
 from zoo.common.errors import InputError
 from zoo.creation.create import create
-from zoo.leaderboard.board import Board, Entry, shipped
+from zoo.leaderboard.board import Board, shipped
 from zoo.models.build import gmacs, params_m
-from zoo.records.record import Record, read_record
+from zoo.records.record import read_record
 from zoo.registry.load import CuratedModel, TrainedWeights, load_registry, registry_file
 from zoo.registry.resolve import resolve
 
@@ -21,15 +21,6 @@ STATED = 5e-5
 """How far a score in registry.yaml, written with four digits, may lie from its record's."""
 COUNTED = 1e-5
 """How far, in millions and in 1e9, a count may lie from the one in a record, as rounded there."""
-
-
-class _Counted(NamedTuple):
-    """What decides the counts of a model; `side` is what its encoder was built for, or 0."""
-
-    model: str
-    classes: int
-    size: tuple[int, ...]
-    side: int
 
 
 def score_problems(
@@ -58,21 +49,38 @@ def count_problems(sample: int | None = None, board: Board | None = None) -> lis
     Every model is built anew for the classes and the size of its table, or `sample` of them, and
     for the crop that it was trained with where that is part of the net.
     """
-    stated = {
-        _Counted(row.model, len(table.classes), tuple(table.size or ()), _built_for(row)): (
-            row.params_m,
-            row.gmacs,
-        )
-        for table, row in (board or shipped()).entries()
-    }
+    stated: dict[tuple[str, int, tuple[int, ...], int], tuple[float, float | None]] = {}
+    for table, row in (board or shipped()).entries():
+        side = 0  # what a run built the encoder for, as `Plan.img_size`; 0 for any size
+        with contextlib.suppress(InputError):
+            known = resolve(row.model).row
+            crop = row.overrides.get("crop") or load_registry().recipe(row.recipe).crop
+            side = int(crop) if known is not None and known.resizes == "img_size" else 0
+        key = row.model, len(table.classes), tuple(table.size or ()), side
+        stated[key] = row.params_m, row.gmacs
     keys = sorted(stated)
     if sample is not None and sample < len(keys):
         keys = random.Random(0).sample(keys, sample)
-    return [
-        problem
-        for key in track(keys, "models of the leaderboard", len(keys))
-        for problem in _count_problems(key, *stated[key])
-    ]
+    problems = []
+    for name, classes, size, side in track(keys, "models of the leaderboard", len(keys)):
+        params, macs = stated[name, classes, size, side]
+        try:
+            model = create(name, classes=classes, encoder_weights=None, img_size=side or None)
+        except InputError as error:
+            problems.append(f"{name} is on the leaderboard and cannot be built: {error}")
+            continue
+        found = params_m(model)
+        if abs(found - params) > COUNTED:
+            problems.append(
+                f"{name}: {params} M parameters on the leaderboard, {found:.6f} counted"
+            )
+        counted = gmacs(model.spec, *size) if size else None
+        if macs is not None and (counted is None or abs(counted - macs) > COUNTED):
+            problems.append(
+                f"{name} at {size[0]} x {size[1]}: {macs} GMACs on the leaderboard, "
+                f"{counted} counted"
+            )
+    return problems
 
 
 def _score_problems(name: str, weights: TrainedWeights, root: Path) -> Iterator[str]:
@@ -95,36 +103,8 @@ def _score_problems(name: str, weights: TrainedWeights, root: Path) -> Iterator[
         if given is not None and given != found:
             yield f"{key} is {given!r}, {found!r} in {weights.results}"
     for metric, value in weights.metrics.items():
-        yield from _metric_problems(metric, value, record, weights.results)
-
-
-def _metric_problems(metric: str, value: float, record: Record, source: str) -> Iterator[str]:
-    found = getattr(record.metrics, metric, None)
-    if not isinstance(found, float):
-        yield f"metrics.{metric}: {source} has no such figure"
-    elif abs(found - value) > STATED:
-        yield f"metrics.{metric}: is {value:g}, {found:.6f} in {source}"
-
-
-def _built_for(row: Entry) -> int:
-    """The side in pixels that a run built the encoder for, as `Plan.img_size`; 0 for any size."""
-    try:
-        known = resolve(row.model).row
-        crop = row.overrides.get("crop") or load_registry().recipe(row.recipe).crop
-    except InputError:
-        return 0
-    return int(crop) if known is not None and known.resizes == "img_size" else 0
-
-
-def _count_problems(key: _Counted, params: float, macs: float | None) -> Iterator[str]:
-    name, classes, size, side = key
-    try:
-        model = create(name, classes=classes, encoder_weights=None, img_size=side or None)
-    except InputError as error:
-        yield f"{name} is on the leaderboard and cannot be built: {error}"
-        return
-    if abs(params_m(model) - params) > COUNTED:
-        yield f"{name}: {params} M parameters on the leaderboard, {params_m(model):.6f} counted"
-    counted = gmacs(model.spec, *size) if size else None
-    if macs is not None and (counted is None or abs(counted - macs) > COUNTED):
-        yield f"{name} at {size[0]} x {size[1]}: {macs} GMACs on the leaderboard, {counted} counted"
+        stated = getattr(record.metrics, metric, None)
+        if not isinstance(stated, float):
+            yield f"metrics.{metric}: {weights.results} has no such figure"
+        elif abs(stated - value) > STATED:
+            yield f"metrics.{metric}: is {value:g}, {stated:.6f} in {weights.results}"

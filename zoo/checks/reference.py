@@ -7,7 +7,7 @@ A page holds a table between two lines, `<!-- table NAME -->` and `<!-- end of t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from zoo.data.formats.trees import TREES, Tree
 from zoo.records.metrics import METRICS
 from zoo.registry.decoders import DECODERS, defaults
 from zoo.registry.load import registry_file
-from zoo.registry.losses import LOSSES, LossOption
+from zoo.registry.losses import LOSSES
 
 Cells = Sequence[Sequence[str]]
 
@@ -34,54 +34,45 @@ class DocTable(NamedTuple):
 
 
 def _metrics() -> Cells:
-    return [
-        [
-            f"`{metric.key}`",
-            metric.title,
-            metric.formula,
-            metric.better,
-            metric.undefined,
-            ", ".join(_shown(metric.stored, metric.leaderboard, metric.report, metric.hub)),
-        ]
-        for metric in METRICS
-    ]
-
-
-def _shown(stored: bool, leaderboard: bool, report: bool, hub: str | None) -> Iterator[str]:
-    if stored:
-        yield "record"
-    if leaderboard:
-        yield "leaderboard"
-    if report:
-        yield "report"
-    if hub is not None:
-        yield "model card"
+    rows = []
+    for metric in METRICS:
+        shown = {
+            "record": metric.stored,
+            "leaderboard": metric.leaderboard,
+            "report": metric.report,
+            "model card": metric.hub is not None,
+        }
+        places = ", ".join(place for place, is_shown in shown.items() if is_shown)
+        texts = metric.title, metric.formula, metric.better, metric.undefined
+        rows.append([f"`{metric.key}`", *texts, places])
+    return rows
 
 
 def _formats() -> Cells:
-    return [
-        [f"`{tree.name}`", _layout(tree), str(len(tree.classes)), _ignored(tree), _splits(tree)]
-        for tree in TREES.values()
-    ]
-
-
-def _layout(tree: Tree) -> str:
-    """The folders of the first split, and of the others only where they add something."""
-    folders = dict.fromkeys(
-        f"`{path}`"
-        for part in tree.splits.values()
-        for path in (part.images, part.masks, part.names)
-        if path is not None
-    )
-    inner = [f"`{folder}`" for folder in tree.inner]
-    below = f"; PATH may also be the folder above {' or '.join(inner)}" if inner else ""
-    return f"{', '.join(folders)}{below}"
+    rows = []
+    for tree in TREES.values():
+        # The folders of the first split, and of the others only where they add something.
+        folders = dict.fromkeys(
+            f"`{path}`"
+            for part in tree.splits.values()
+            for path in (part.images, part.masks, part.names)
+            if path is not None
+        )
+        layout = ", ".join(folders)
+        if tree.inner:
+            inner = " or ".join(f"`{folder}`" for folder in tree.inner)
+            layout += f"; PATH may also be the folder above {inner}"
+        splits = ", ".join(
+            name if part.masks is not None else f"{name} (images only)"
+            for name, part in tree.splits.items()
+        )
+        ignored = "by colour" if tree.decoder == "colours" else _ignored(tree)
+        rows.append([f"`{tree.name}`", layout, str(len(tree.classes)), ignored, splits])
+    return rows
 
 
 def _ignored(tree: Tree) -> str:
     """The ids of masks that are ignored, runs of them as `0 to 6`."""
-    if tree.decoder == "colours":
-        return "by colour"
     ids = sorted(id_ for id_, to in (tree.id_map or {}).items() if to == IGNORE)
     runs: list[list[int]] = []
     for id_ in ids:
@@ -90,13 +81,6 @@ def _ignored(tree: Tree) -> str:
         else:
             runs.append([id_])
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)
-
-
-def _splits(tree: Tree) -> str:
-    return ", ".join(
-        name if part.masks is not None else f"{name} (images only)"
-        for name, part in tree.splits.items()
-    )
 
 
 def _codes() -> Cells:
@@ -133,27 +117,21 @@ def _losses() -> Cells:
 
 
 def _loss_options() -> Cells:
-    return [
-        [
-            f"`{option.key}`",
-            f"{option.meaning}, for `{loss.name}`",
-            _bounds(option),
-            f"`{_value(option.default)}`",
-        ]
-        for loss in LOSSES.values()
-        for option in loss.options
-    ]
-
-
-def _bounds(option: LossOption) -> str:
-    bounds = (
-        ("above", option.above),
-        ("from", option.at_least),
-        ("below", option.below),
-        ("up to", option.at_most),
-    )
-    text = ", ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
-    return text if option.default is not None else f"{text}, or `null`: none"
+    rows = []
+    for loss in LOSSES.values():
+        for option in loss.options:
+            bounds = {
+                "above": option.above,
+                "from": option.at_least,
+                "below": option.below,
+                "up to": option.at_most,
+            }
+            allowed = ", ".join(f"{word} {x:g}" for word, x in bounds.items() if x is not None)
+            if option.default is None:
+                allowed += ", or `null`: none"
+            meaning = f"{option.meaning}, for `{loss.name}`"
+            rows.append([f"`{option.key}`", meaning, allowed, f"`{_value(option.default)}`"])
+    return rows
 
 
 def _value(value: float | None) -> str:

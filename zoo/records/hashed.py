@@ -186,7 +186,12 @@ def name_part(text: str) -> str:
 
 def describe(error: ValidationError) -> list[str]:
     """The problems of a pydantic error, one `place: what is wrong` each."""
-    return [_problem(detail["loc"], detail["msg"]) for detail in error.errors()]
+    problems = []
+    for detail in error.errors():
+        parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in detail["loc"])
+        where, message = "".join(parts).lstrip("."), detail["msg"].removeprefix("Value error, ")
+        problems.append(f"{where}: {message}" if where else message)
+    return problems
 
 
 def refused(source: str, problems: list[str]) -> InputError:
@@ -203,12 +208,6 @@ def origin_problems(date: str, fields: Mapping[str, Any]) -> Iterator[str]:
     for place, text in _texts(fields, ""):
         if _LOCAL_PATH.search(text):
             yield f"{place}: {text!r} contains a local path; give a name or a hash"
-
-
-def _problem(place: tuple[int | str, ...], message: str) -> str:
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
-    message = message.removeprefix("Value error, ")
-    return f"{where.lstrip('.')}: {message}" if where else message
 
 
 def _texts(value: Mapping[str, Any] | list[Any], place: str) -> Iterator[tuple[str, str]]:

@@ -8,17 +8,15 @@ import io
 import math
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zoo.common.errors import InputError
 from zoo.common.files import write_bytes
-from zoo.records.record import record_name, write_record
-
-if TYPE_CHECKING:
-    from zoo.records.record import Record
+from zoo.records.metrics import PixelCounts
+from zoo.records.record import Record, record_name, write_record
 
 ImageCounts: TypeAlias = NDArray[np.int64]
 """Images x classes x 3: pixels that are true positives, false positives, false negatives.
@@ -51,7 +49,10 @@ def write_with_counts(record: Record, folder: Path, counts: ImageCounts | None) 
     if found != record.image_counts:
         raise ValueError(f"the record is bound to {record.image_counts}, the counts give {found}")
     if counts is not None:
-        write_bytes(counts_file(folder / record_name(record)), _packed(counts))
+        stream = io.BytesIO()
+        smallest = np.min_scalar_type(int(counts.max(initial=0)))
+        np.savez_compressed(stream, counts=counts.astype(smallest))
+        write_bytes(counts_file(folder / record_name(record)), stream.getvalue())
     return write_record(record, folder)
 
 
@@ -81,18 +82,12 @@ def read_counts(path: Path, record: Record) -> ImageCounts | None:
             f"{file} was changed after the record {path.name} was written, or belongs to another. "
             "Restore it, or measure again."
         )
-    if not np.array_equal(counts.sum(axis=0), _sums(record)):
+    whole = PixelCounts.from_confusion(np.array(record.confusion, dtype=np.int64))
+    if not np.array_equal(counts.sum(axis=0), np.stack(whole[:3], axis=1)):
         raise InputError(
             f"{file} does not add up to the confusion matrix of {path.name}. Measure again."
         )
     return counts
-
-
-def _packed(counts: ImageCounts) -> bytes:
-    stream = io.BytesIO()
-    smallest = np.min_scalar_type(int(counts.max(initial=0)))
-    np.savez_compressed(stream, counts=counts.astype(smallest))
-    return stream.getvalue()
 
 
 def _unpacked(file: Path, shape: tuple[int, int, int]) -> ImageCounts:
@@ -117,10 +112,3 @@ def _layout(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
         raise ValueError("it is of another version of .npy than 1.0")
     found: tuple[tuple[int, ...], bool, np.dtype[Any]] = np.lib.format.read_array_header_1_0(stream)
     return found
-
-
-def _sums(record: Record) -> ImageCounts:
-    """True positives, false positives and false negatives of each class over all images."""
-    matrix = np.array(record.confusion, dtype=np.int64)
-    hits = matrix.diagonal()
-    return np.stack([hits, matrix.sum(axis=0) - hits, matrix.sum(axis=1) - hits], axis=1)

@@ -119,7 +119,22 @@ class Record(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> Record:
-        problems = [*_field_problems(self), *_matrix_problems(self.confusion, self.classes)]
+        problems = []
+        if self.chosen_on == self.split:
+            problems.append(
+                f"chosen_on: must differ from split (both are {self.split!r}); "
+                "a split that chose the model cannot report it"
+            )
+        if (self.encoder_init == "random") != (self.encoder_weights is None):
+            problems.append(
+                "encoder_weights: must be null for a random encoder and named for any other "
+                f"(encoder_init is {self.encoder_init!r}, encoder_weights {self.encoder_weights!r})"
+            )
+        if len(set(self.classes)) != len(self.classes):
+            problems.append("classes: the names must be unique")
+        texts = self.model_dump(exclude={"classes", "metrics", "confusion"})
+        problems += origin_problems(self.date, texts)
+        problems += _matrix_problems(self.confusion, self.classes)
         if problems:
             raise ValueError("; ".join(problems))
         expected = metrics_from_confusion(self.confusion, self.classes)
@@ -198,24 +213,6 @@ def _content(record: Record) -> dict[str, Any]:
     content = record.model_dump(mode="json", by_alias=True, exclude={"record_hash", *unset})
     content["metrics"] = record.metrics.model_dump(mode="json", exclude_unset=True)
     return content
-
-
-def _field_problems(record: Record) -> list[str]:
-    problems = []
-    if record.chosen_on == record.split:
-        problems.append(
-            f"chosen_on: must differ from split (both are {record.split!r}); "
-            "a split that chose the model cannot report it"
-        )
-    if (record.encoder_init == "random") != (record.encoder_weights is None):
-        problems.append(
-            "encoder_weights: must be null for a random encoder and named for any other "
-            f"(encoder_init is {record.encoder_init!r}, encoder_weights {record.encoder_weights!r})"
-        )
-    if len(set(record.classes)) != len(record.classes):
-        problems.append("classes: the names must be unique")
-    texts = record.model_dump(exclude={"classes", "metrics", "confusion"})
-    return [*problems, *origin_problems(record.date, texts)]
 
 
 def _matrix_problems(confusion: Sequence[Sequence[int]], classes: Sequence[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -86,7 +85,14 @@ class SpeedRecord(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> SpeedRecord:
-        if problems := list(_problems(self)):
+        problems = []
+        p50, p95 = self.latency_ms.p50, self.latency_ms.p95
+        if p95 < p50:
+            problems.append(f"latency_ms: p95 ({p95}) cannot be below p50 ({p50})")
+        if str(self.batch) not in self.throughput:
+            problems.append(f"throughput: lacks the batch of the latency, {self.batch}")
+        problems += origin_problems(self.date, self.model_dump())
+        if problems:
             raise ValueError("; ".join(problems))
         return self
 
@@ -131,17 +137,6 @@ def read_speed_records(folder: Path) -> dict[Path, SpeedRecord]:
     problem: unreadable, of another schema, changed since it was written, or there twice.
     """
     return read_folder(folder, read_speed_record)
-
-
-def _problems(record: SpeedRecord) -> Iterator[str]:
-    if record.latency_ms.p95 < record.latency_ms.p50:
-        yield (
-            f"latency_ms: p95 ({record.latency_ms.p95}) cannot be below p50 "
-            f"({record.latency_ms.p50})"
-        )
-    if str(record.batch) not in record.throughput:
-        yield f"throughput: lacks the batch of the latency, {record.batch}"
-    yield from origin_problems(record.date, record.model_dump())
 
 
 def _content(record: SpeedRecord) -> dict[str, Any]:
