@@ -157,17 +157,17 @@ def test_every_encoder_parameter_is_in_exactly_one_layer(encoder: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("count", "share", "learning"),
+    ("count", "fraction", "learning"),
     [(9, 0.0, 0), (9, 1.0, 9), (9, 0.5, 4), (9, 0.01, 1), (10, 0.25, 2)],
 )
-def test_share_to_layers(count: int, share: float, learning: int) -> None:
-    assert learning_layers(count, share) == learning
+def test_fraction_to_layers(count: int, fraction: float, learning: int) -> None:
+    assert learning_layers(count, fraction) == learning
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.1, float("nan")])
-def test_a_share_outside_zero_to_one_is_refused(share: float) -> None:
-    with pytest.raises(InputError, match=r"unfreeze is a share .* in \[0, 1\]"):
-        unfreeze(make("resnet18"), share)
+@pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan")])
+def test_a_fraction_outside_zero_to_one_is_refused(fraction: float) -> None:
+    with pytest.raises(InputError, match=r"unfreeze is the fraction .* in \[0, 1\]"):
+        unfreeze(make("resnet18"), fraction)
 
 
 def stage(**changes: object) -> Stage:
@@ -244,7 +244,7 @@ def test_patterns_that_match_nothing_are_all_named_with_near_ones() -> None:
     assert len(lines) == 3
 
 
-def test_the_share_grows_epoch_by_epoch() -> None:
+def test_the_fraction_grows_epoch_by_epoch() -> None:
     growing = stage(epochs=5, unfreeze_from=0.0, unfreeze=1.0)
     assert [stage_fraction(growing, epoch) for epoch in range(5)] == [0, 0.25, 0.5, 0.75, 1]
     model = make("resnet18")

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import timm
 import torch
@@ -35,6 +35,7 @@ from zoo.models.smp_parts import (
     smp_parts,
     with_optional_upsampling,
 )
+from zoo.models.spec import ModelSpec
 from zoo.registry.decoders import (
     DECODERS,
     check_options,
@@ -42,9 +43,6 @@ from zoo.registry.decoders import (
     filled_options,
 )
 from zoo.registry.encoders import timm_version
-
-if TYPE_CHECKING:
-    from zoo.models.spec import ModelSpec
 
 TRACED = 256
 """The side in pixels, rounded up to the encoder's stride, at which unused parameters are found."""

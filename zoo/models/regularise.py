@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -11,10 +11,8 @@ from zoo.common.errors import InputError
 from zoo.models.build import build
 from zoo.models.layers import learning_names
 from zoo.models.norms import to_group_norm
-
-if TYPE_CHECKING:
-    from zoo.models.segmentation import SegmentationModel
-    from zoo.registry.recipe import Recipe
+from zoo.models.segmentation import SegmentationModel
+from zoo.registry.recipe import Recipe
 
 
 def apply_recipe(model: SegmentationModel, recipe: Recipe) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,10 +13,7 @@ from zoo.common.errors import InputError
 from zoo.models import smp_parts
 from zoo.models.network import class_layers
 from zoo.models.outputs import Auxiliary, MaskOutputs, Outputs, full_size, resized
-from zoo.models.spec import scaled_size
-
-if TYPE_CHECKING:
-    from zoo.models.spec import ModelSpec
+from zoo.models.spec import ModelSpec, scaled_size
 
 
 class SegmentationModel(nn.Module):

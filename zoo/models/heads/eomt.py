@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import timm
 import torch
@@ -15,9 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from zoo.models.meta import keep_as_buffers, unused_parameters
 from zoo.models.outputs import MaskOutputs, Queries, pixel_logits
-
-if TYPE_CHECKING:
-    from zoo.models.spec import ModelSpec
+from zoo.models.spec import ModelSpec
 
 SMALL = 12
 """Encoders of up to so many blocks take queries before the last three, others before four."""
