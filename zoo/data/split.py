@@ -49,7 +49,7 @@ def split(
     folds: int | None = None,
     out: str | Path,
 ) -> list[Path]:
-    """Divide all samples of `data` anew; returns the dataset.yaml files, which hold only lists.
+    """Split all samples of `data` again; returns the new dataset.yaml files, which only list files.
 
     `ratios` (numbers, or text like `0.7:0.3`) add up to 1; the parts are train and val, with three
     ratios train, val and test, or `names`. `folds` gives that many divisions into train and val
@@ -239,7 +239,7 @@ def _write(
     folds: bool,
     out: Path,
 ) -> list[Path]:
-    """Write the lists and dataset.yaml files, all or none; each is read back before it counts."""
+    """Write the lists and dataset.yaml files, all or none; each is read back and compared."""
     written = []
     with new_folder(out) as new:
         for number in range(len(parts) if folds else 1):

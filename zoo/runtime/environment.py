@@ -1,4 +1,4 @@
-"""What a number was computed with: versions, commit and device."""
+"""What a result was computed with: versions, commit and device."""
 
 from __future__ import annotations
 

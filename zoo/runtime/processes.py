@@ -1,4 +1,4 @@
-"""The processes of one run: how they start, and what they decide, count and fail at together."""
+"""The processes of one run: starting them, combining their results, sharing their errors."""
 
 from __future__ import annotations
 

@@ -108,9 +108,10 @@ def repair(diagnosis: Diagnosis, folder: Path) -> list[str]:
                     changed.append(pair.mask.path)
         # The same classes and ids, every split by its folders.
         mapping = {value: to for value, to in source.id_map.items() if to != IGNORE}
-        lines = described(source, mapping, ignored_ids(source))
+        ignored = ignored_ids(source)
         if recode:
-            lines = described(source, {0: 0, 1: 1}, [])
+            mapping, ignored = {0: 0, 1: 1}, []
+        lines = described(source, mapping, ignored)
         lines.append("splits:")
         for split in dict.fromkeys(pair.split for pair in kept):
             folders = {"images": f"{split}/images"}
