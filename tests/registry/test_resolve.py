@@ -11,7 +11,8 @@ import pytest
 from zoo.common.errors import InputError
 from zoo.leaderboard.lookup import show
 from zoo.registry import resolve as registry_resolve
-from zoo.registry.resolve import list_models, natural, parse_name, resolve
+from zoo.registry.load import split_name
+from zoo.registry.resolve import list_models, natural, resolve
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
@@ -22,8 +23,9 @@ def overlay(tmp_path: Path) -> Path:
 
 
 def test_a_name_is_split_at_the_first_hyphen() -> None:
-    assert parse_name("unet-resnet18") == ("unet", "resnet18", None)
-    assert parse_name("deeplabv3plus-resnet18.a1_in1k") == ("deeplabv3plus", "resnet18", "a1_in1k")
+    assert split_name("unet-resnet18") == ("unet", "resnet18", None)
+    model = resolve("deeplabv3plus-resnet18.a1_in1k")
+    assert (model.decoder, model.encoder, model.tag) == ("deeplabv3plus", "resnet18", "a1_in1k")
 
 
 @pytest.mark.parametrize(
@@ -46,12 +48,12 @@ def test_a_name_is_split_at_the_first_hyphen() -> None:
 )
 def test_a_wrong_name_is_explained(name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        parse_name(name)
+        resolve(name)
 
 
 def test_everything_wrong_with_a_name_is_said_at_once() -> None:
     with pytest.raises(InputError) as caught:
-        parse_name("unnet-resnet81")
+        resolve("unnet-resnet81")
     assert len(str(caught.value).splitlines()) == 3
 
 
@@ -257,9 +259,9 @@ models:
     weights: {camvid: {hub: org/repo, revision: 0123456789012345678901234567890123456789}}
 """.replace("0123456789012345678901234567890123456789", "'" + "0123456789" * 4 + "'")
     )
-    assert parse_name("segformer-mit_b0", overlay=overlay) == ("segformer", "smp:mit_b0", None)
     model = resolve("segformer-mit_b0", overlay)
-    assert (model.encoder, model.row, model.supported) == ("smp:mit_b0", None, True)
+    assert (model.decoder, model.encoder, model.tag) == ("segformer", "smp:mit_b0", None)
+    assert (model.row, model.supported) == (None, True)
     assert model.trained["camvid"].hub == "org/repo"
     assert "segformer-mit_b0" in list_models("segformer-mit*", overlay=overlay)
     assert list_models("*-smp:*", overlay=overlay) == []
@@ -270,8 +272,6 @@ models:
 def test_a_renamed_model_warns_and_works(overlay: Path) -> None:
     overlay.write_text("renamed: {unet-old: unet-resnet18}")
     with pytest.warns(FutureWarning, match="unet-old is called unet-resnet18 now"):
-        assert parse_name("unet-old", overlay=overlay) == ("unet", "resnet18", None)
-    with pytest.warns(FutureWarning):
         assert resolve("unet-old", overlay).name == "unet-resnet18"
 
 

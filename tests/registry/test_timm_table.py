@@ -59,6 +59,7 @@ def test_statistics_and_licences_are_timms() -> None:
         assert row.hub_id == (cfg.hf_hub_id or "")
 
 
+@pytest.mark.long
 def test_sampled_nets_measure_as_the_table_says() -> None:
     assert generator.check_tables(sample=25, seed=1) == []
 
@@ -224,6 +225,7 @@ def test_every_rule_and_recipe_of_the_registry_is_used() -> None:
         assert list_models(decoder=decoder)
 
 
+@pytest.mark.long
 def test_the_whole_registry_is_sound() -> None:
     assert generator.check_registry(sample=1) == []
 

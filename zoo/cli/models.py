@@ -40,18 +40,19 @@ def list_command(
     as_json: JsonOption = False,
 ) -> None:
     """List model names that match PATTERN, one per line, or their measured results."""
-    from zoo.leaderboard.lookup import Wanted, find
     from zoo.registry.resolve import list_models, under_licence
 
     names = list_models(
         pattern, decoder=decoder, encoder=encoder, licence=licence, overlay=registry
     )
-    wanted = Wanted(pattern, decoder, encoder, data, min_miou, max_latency_ms, machine, sort)
-    if not wanted.measured:
+    if all(asked is None for asked in (data, min_miou, max_latency_ms, machine, sort)):
         print_line(json.dumps(names, indent=2) if as_json else "\n".join(names))
         info(f"{len(names)} models")
         return
-    found = find(wanted)
+
+    from zoo.leaderboard.lookup import Wanted, find
+
+    found = find(Wanted(pattern, decoder, encoder, data, min_miou, max_latency_ms, machine, sort))
     if licence is not None:
         kept = under_licence(licence, [row.model for row in found], registry)
         found = [row for row in found if row.model in kept]

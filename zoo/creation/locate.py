@@ -21,8 +21,6 @@ def model_folder(
     so is a name that stands for trained weights, unless `names` is False. `registry` is an overlay
     file. Raises InputError for a path where no folder is, RunError where the Hub fails.
     """
-    from zoo.hub.folder import is_model_folder
-
     if names and (named := named_weights(model, registry)) is not None:
         return pulled(named, registry)
     if is_address(model):
@@ -31,6 +29,8 @@ def model_folder(
         return pull_model(parse_address(str(model)), registry)
     path = Path(model)
     if path.is_dir():
+        from zoo.hub.folder import is_model_folder
+
         best = path / "best"
         if is_model_folder(best):
             return best

@@ -12,13 +12,10 @@ from typing import Any, Literal
 
 from zoo.common.errors import InputError, RunError, join_problems
 from zoo.common.files import read_json
-from zoo.records.metrics import ON_LEADERBOARD, SCORE
 
 FILE = "leaderboard.json"
 SCHEMA: Literal[1] = 1
 PACKAGE = Path(__file__).parent
-
-_OTHER_METRICS = [metric.key for metric in ON_LEADERBOARD if metric is not SCORE]
 
 
 @dataclass(frozen=True)
@@ -218,10 +215,11 @@ def read_board(path: Path) -> Board:
             f"{path} is not a leaderboard of schema {SCHEMA}. Restore it, or remove it and run "
             "`zoo leaderboard build`, which then has no previous version to compare with."
         )
+    fields = {field.name for field in dataclasses.fields(Entry)}
     try:
         for table in value.get("tables", ()):
-            for row in table["rows"]:
-                row["metrics"] = {key: row.pop(key) for key in _OTHER_METRICS if key in row}
+            for row in table["rows"]:  # what is no field of a row is a metric: METRICS needs numpy
+                row["metrics"] = {key: row.pop(key) for key in list(row) if key not in fields}
         return TypeAdapter(Board).validate_python(value)
     except (AttributeError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read: its tables need rows.") from error

@@ -37,12 +37,6 @@ class Wanted:
     sort: str | None = None
 
     @property
-    def measured(self) -> bool:
-        """Whether anything is asked that only measurements can answer."""
-        asked = (self.data, self.min_miou, self.max_latency_ms, self.machine, self.sort)
-        return any(value is not None for value in asked)
-
-    @property
     def timed(self) -> bool:
         """Whether the answer needs latencies."""
         return self.max_latency_ms is not None or self.machine is not None or self.sort == "latency"

@@ -223,9 +223,10 @@ def _wrong_value(value: Any, limit: int) -> str | None:
         sound = math.isfinite(value) and abs(value) <= limit
         return None if sound else f"a number beyond {limit}"
     if isinstance(value, list) and len(value) <= MAX_ENTRIES:
-        return next(filter(None, (_wrong_entry(entry, limit) for entry in value)), None)
+        for entry in value:
+            if isinstance(entry, list | dict):
+                return "a list within a list"
+            if wrong := _wrong_value(entry, limit):
+                return wrong
+        return None
     return f"should be a plain value or a list of at most {MAX_ENTRIES}"
-
-
-def _wrong_entry(value: Any, limit: int) -> str | None:
-    return "a list within a list" if isinstance(value, list | dict) else _wrong_value(value, limit)

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
@@ -234,13 +234,11 @@ def _fetch_overlay(text: str) -> Path:
     return download(task, listing, OURS, timeout)
 
 
-def read_registry_file(path: Path) -> RegistryFile:
-    """Read one file. Raises InputError with every problem and its place in the file."""
-    return _validated(read_yaml(path), str(path))
-
-
 def parse_registry(text: str, source: str) -> RegistryFile:
-    """A registry file's text; `source` names it in messages. Raises InputError."""
+    """A registry file's text; `source` names it in messages.
+
+    Raises InputError with every problem and its place in the file.
+    """
     return _validated(parse_yaml(text, source), source)
 
 
@@ -256,26 +254,26 @@ def _validated(content: Any, source: str) -> RegistryFile:
 
 @functools.lru_cache(maxsize=8)
 def _load(ours: Path, _: object, overlay: Path | None, __: object) -> Registry:
-    base = read_registry_file(ours)
+    base, extra = _validated(read_yaml(ours), str(ours)), RegistryFile()
     problems = list(_wrong_references(base, base, ours.parent))
     if not base.encoders or base.encoders[-1].where or base.encoders[-1].recipe is None:
         problems.append(
             "encoders: the last rule must match everything (where: {}) and name a recipe"
         )
     _refuse(ours, problems)
-    if overlay is None:
-        return _merged(base, RegistryFile(), None)
-    extra = read_registry_file(overlay)
-    if snapshot_origin(overlay.parent) is not None:
-        _refuse(overlay, _unsafe_parts(extra))
-    _refuse(overlay, _wrong_references(extra, base, overlay.parent))
-    return _merged(base, extra, overlay)
+    if overlay is not None:
+        extra = _validated(read_yaml(overlay), str(overlay))
+        if snapshot_origin(overlay.parent) is not None:
+            _refuse(overlay, _unsafe_parts(extra))
+        _refuse(overlay, _wrong_references(extra, base, overlay.parent))
 
-
-def _merged(base: RegistryFile, extra: RegistryFile, overlay: Path | None) -> Registry:
-    sections = ("decoders", "recipes", "models", "renamed")
+    # what files say of a decoder replaces those fields of its row as a whole
+    changed = {
+        name: DECODERS[name].model_copy(update=dict(changes))
+        for name, changes in (base.decoders | extra.decoders).items()
+    }
     return Registry(
-        decoders=_with_changes(DECODERS | {}, base.decoders | extra.decoders),
+        decoders=DECODERS | changed,
         recipes=base.recipes | extra.recipes,
         models=base.models | extra.models,
         renamed=base.renamed | extra.renamed,
@@ -284,20 +282,10 @@ def _merged(base: RegistryFile, extra: RegistryFile, overlay: Path | None) -> Re
         overlay=overlay,
         origins={
             f"{section}.{name}": f"overlay {overlay}"
-            for section in sections
+            for section in ("decoders", "recipes", "models", "renamed")
             for name in getattr(extra, section)
         },
     )
-
-
-def _with_changes(
-    decoders: dict[str, Decoder], changes: dict[str, DecoderChanges]
-) -> dict[str, Decoder]:
-    """The decoder table with what registry files say, which replaces those fields as a whole."""
-    changed = {
-        name: decoders[name].model_copy(update=dict(change)) for name, change in changes.items()
-    }
-    return decoders | changed
 
 
 def _refuse(path: Path, problems: Iterable[str]) -> None:
@@ -347,20 +335,18 @@ def _wrong_references(file: RegistryFile, base: RegistryFile, folder: Path) -> I
     for name, model in file.models.items():
         if model.recipe is not None and model.recipe not in recipes:
             yield f"models.{name}.recipe: {unknown('recipe', model.recipe, recipes)}"
-        yield from (f"models.{name}: {text}" for text in _wrong_model(name, model))
+        decoder, hyphen, _ = name.partition("-")
+        if not hyphen or decoder not in DECODERS:
+            known = ", ".join(DECODERS)
+            yield f"models.{name}: the name must start with a decoder and a hyphen: {known}"
+        elif not model.encoder.startswith("smp:"):
+            for wrong in name_problems(f"{decoder}-{model.encoder}"):
+                yield f"models.{name}: {wrong}"
     for old, new in file.renamed.items():
-        if new not in models and (wrong := name_problems(new)):
-            yield f"renamed.{old}: {' '.join(wrong)}"
+        if new not in models and (problems := name_problems(new)):
+            yield f"renamed.{old}: {' '.join(problems)}"
         if old in models or not name_problems(old):
             yield f"renamed.{old}: this name is still in use"
-
-
-def _wrong_model(name: str, row: CuratedModel) -> Iterator[str]:
-    decoder, hyphen, _ = name.partition("-")
-    if not hyphen or decoder not in DECODERS:
-        yield f"the name must start with a decoder and a hyphen: {', '.join(DECODERS)}"
-    elif not row.encoder.startswith("smp:"):
-        yield from name_problems(f"{decoder}-{row.encoder}")
 
 
 def current_name(name: str, registry: Registry) -> str:
@@ -374,46 +360,45 @@ def current_name(name: str, registry: Registry) -> str:
     return new
 
 
-def split_name(name: str) -> tuple[str, str, str | None]:
-    """Decoder, encoder and tag of `<decoder>-<encoder>[.<tag>]`, not yet checked."""
+class Name(NamedTuple):
+    """A model's name in parts; `tag` is None where the name gives none."""
+
+    decoder: str
+    encoder: str
+    tag: str | None
+
+
+def split_name(name: str) -> Name:
+    """The parts of `<decoder>-<encoder>[.<tag>]`, not yet checked."""
     decoder, _, encoder = name.partition("-")
     encoder, dot, tag = encoder.partition(".")
-    return decoder, encoder, tag if dot else None
+    return Name(decoder, encoder, tag if dot else None)
 
 
 def name_problems(name: str) -> list[str]:
     """What is wrong with a model's name; an empty list where nothing is."""
+    encoders = timm_table.encoders()
     if "-" not in name:
-        return [_without_hyphen(name)]
+        text = f"{name!r} is not a model name. A name is <decoder>-<encoder>[.<tag>]"
+        if name in DECODERS:
+            return [f"{text}: add an encoder, for example {name}-resnet18."]
+        if name.partition(".")[0] in encoders:
+            return [f"{text}: add a decoder, for example unet-{name}."]
+        return [f"{text}, for example unet-resnet18."]
     decoder, encoder, tag = split_name(name)
     wrong = []
     if decoder not in DECODERS:
         wrong.append(unknown("decoder", decoder, DECODERS))
-    encoders = timm_table.encoders()
-    if encoder not in encoders:
-        wrong.append(_unknown_encoder(encoder, list(encoders)))
-    elif tag is not None and tag not in encoders[encoder].tags.split("/"):
-        tags = encoders[encoder].tags
+    if encoder.startswith("smp:"):
+        wrong.append(f"{encoder!r} can be used through a curated model of the registry alone.")
+    elif encoder not in encoders:
+        close = nearest(encoder.removeprefix("tu-").lower(), list(encoders))
+        hint = f" Did you mean {' or '.join(close)}?" if close else ""
+        wrong.append(f"Unknown encoder {encoder!r}.{hint} `zoo list` shows what there is.")
+    elif tag is not None and tag not in (tags := encoders[encoder].tags.split("/")):
         wrong.append(
-            unknown(f"tag of {encoder}", tag, tags.split("/"))
-            if tags
+            unknown(f"tag of {encoder}", tag, tags)
+            if tags != [""]
             else f"{encoder} has no pretrained weights, so leave out the tag {tag!r}."
         )
     return wrong
-
-
-def _without_hyphen(name: str) -> str:
-    text = f"{name!r} is not a model name. A name is <decoder>-<encoder>[.<tag>]"
-    if name in DECODERS:
-        return f"{text}: add an encoder, for example {name}-resnet18."
-    if name.partition(".")[0] in timm_table.encoders():
-        return f"{text}: add a decoder, for example unet-{name}."
-    return f"{text}, for example unet-resnet18."
-
-
-def _unknown_encoder(encoder: str, encoders: list[str]) -> str:
-    if encoder.startswith("smp:"):
-        return f"{encoder!r} can be used through a curated model of the registry alone."
-    close = nearest(encoder.removeprefix("tu-").lower(), encoders)
-    hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    return f"Unknown encoder {encoder!r}.{hint} `zoo list` shows what there is."

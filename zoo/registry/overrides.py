@@ -31,7 +31,10 @@ def apply_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
             wrong.append(f"{key} is given twice")
         else:
             if key == "augment.preset" and "augment" not in seen:
-                _forget_preset(data, seen)
+                # the new preset sets every value that was not overridden by hand
+                for name in PRESET_KEYS:
+                    if f"augment.{name}" not in seen:
+                        data["augment"].pop(name, None)
             seen.add(key)
             wrong += _assign(data, key, text)
     try:
@@ -72,37 +75,23 @@ def _assign(data: dict[str, Any], key: str, text: str) -> list[str]:
         elif part not in current:
             return [f"{key}: {unknown_key(part, list(current))}"]
         else:
-            current = _opened(current, part)
+            # a section that is switched off is opened as an empty one
+            if current[part] is None and submodel(Recipe, (part,)) is not None:
+                current[part] = {}
+            current = current[part]
         if not isinstance(current, dict | list):
             return [f"{key}: {path} has no keys of its own; write {path}=VALUE"]
     if isinstance(current, list):
         return [f"{key}: write stages.{last}.KEY=VALUE, or stages=[...] to replace all stages"]
-    if not owners and last not in data and (places := _elsewhere(data, last)):
-        return [f"{key}: there is no key {key!r}; did you mean {' or '.join(places)}?"]
+    if not owners and last not in data:
+        # a key of a section without the section, as in `lr=0.1` for `optimizer.lr=0.1`
+        sections = {name: section for name, section in data.items() if isinstance(section, dict)}
+        listed = data["stages"] if isinstance(data["stages"], list) else []
+        sections |= {f"stages.{s.get('name')}": s for s in listed if isinstance(s, dict)}
+        if places := [f"{name}.{key}" for name, section in sections.items() if key in section]:
+            return [f"{key}: there is no key {key!r}; did you mean {' or '.join(places)}?"]
     current[last] = value
     return []
-
-
-def _forget_preset(data: dict[str, Any], overridden: set[str]) -> None:
-    """Take out the values that a new preset is to set; `overridden` keys were given by hand."""
-    for name in PRESET_KEYS:
-        if f"augment.{name}" not in overridden:
-            data["augment"].pop(name, None)
-
-
-def _elsewhere(data: dict[str, Any], key: str) -> list[str]:
-    """The dotted keys that end in `key`: where somebody who left out the section meant to go."""
-    sections = {name: value for name, value in data.items() if isinstance(value, dict)}
-    stages = data["stages"] if isinstance(data["stages"], list) else []
-    sections |= {f"stages.{s.get('name')}": s for s in stages if isinstance(s, dict)}
-    return [f"{name}.{key}" for name, section in sections.items() if key in section]
-
-
-def _opened(owner: dict[str, Any], key: str) -> Any:
-    """The value of `key`; a section that is switched off becomes an empty one to be filled."""
-    if owner[key] is None and submodel(Recipe, (key,)) is not None:
-        owner[key] = {}
-    return owner[key]
 
 
 def _named(place: Sequence[str | int], data: dict[str, Any]) -> str:

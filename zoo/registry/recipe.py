@@ -106,12 +106,7 @@ class Stage(Strict):
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Self:
-        if wrong := [*self._wrong_learning(), *self._wrong_length()]:
-            raise ValueError("; ".join(wrong))
-        return self
-
-    def _wrong_learning(self) -> list[str]:
-        """What contradicts itself in what learns."""
+        # what learns
         wrong = []
         grows = self.unfreeze_from is not None
         if self.learn != "all" and (grows or self.unfreeze_names):
@@ -126,23 +121,23 @@ class Stage(Strict):
             )
         if grows and self.epochs < 2:
             wrong.append("unfreeze_from needs a stage of at least 2 epochs")
-        return wrong
 
-    def _wrong_length(self) -> list[str]:
-        """What of the schedule does not fit into the stage."""
+        # whether the schedule fits into the stage
         plan = self.schedule
-        warmup = f" after a warm-up of {plan.warmup:g}" if plan.warmup else ""
         if plan.kind == "step" and plan.step_epochs >= self.epochs * (1 - plan.warmup):
-            return [
+            warmup = f" after a warm-up of {plan.warmup:g}" if plan.warmup else ""
+            wrong.append(
                 f"schedule.step_epochs is {plan.step_epochs}, the stage has {self.epochs} epochs"
                 f"{warmup}: the rate would never change; lower step_epochs or raise epochs"
-            ]
+            )
         if plan.kind == "multistep" and plan.milestones[0] <= plan.warmup:
-            return [
+            wrong.append(
                 f"schedule.milestones begin at {plan.milestones[0]:g} of the stage, within its "
                 f"warm-up of {plan.warmup:g}; shorten the warm-up or move the milestone"
-            ]
-        return []
+            )
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
 
 
 def _option(option: LossOption) -> tuple[Any, Any]:
@@ -176,10 +171,6 @@ else:
         __doc__="Settings of the single losses: a key for each option in `zoo.registry.losses`.",
         **{one.key: _option(one) for row in LOSSES.values() for one in row.options},
     )
-
-
-def _cross_entropy() -> dict[LossName, float]:
-    return {"ce": 1.0}
 
 
 def _workers(value: object) -> object:
@@ -269,30 +260,11 @@ class EarlyStop(Strict):
     patience: Count
 
 
-def _names_differ(stages: list[Stage]) -> list[Stage]:
-    names = [stage.name for stage in stages]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"stage names must differ; given twice: {', '.join(twice)}")
-    return stages
-
-
-def _plateau_too_long(stage: Stage, validate_every: int) -> list[str]:
-    """The sentence for a plateau that ends after its stage, if it does."""
-    needed = (stage.schedule.patience + 1) * validate_every + 1
-    if stage.schedule.kind != "plateau" or stage.epochs >= needed:
-        return []
-    return [
-        f"{stage.name}: the plateau's patience of {stage.schedule.patience} validations needs a "
-        f"stage of at least {needed} epochs (validate_every is {validate_every}), it has "
-        f"{stage.epochs}; lower the patience or raise epochs"
-    ]
-
-
 class Recipe(Strict):
     """Everything that decides how a model is trained; docs/recipes.md has every key and unit."""
 
     loss: Annotated[dict[LossName, Positive], Field(min_length=1)] = Field(
-        default_factory=_cross_entropy
+        default_factory=lambda: {"ce": 1.0}
     )
     loss_options: LossOptions = LossOptions()
     activation: Literal["softmax", "sigmoid"] = "softmax"
@@ -320,13 +292,26 @@ class Recipe(Strict):
     workers: Annotated[int | Literal["auto"], PlainValidator(_workers)] = "auto"
     seed: Annotated[int, Field(ge=0)] = 0
     evidence: Annotated[str, Field(min_length=1)] = "none"
-    stages: Annotated[list[Stage], Field(min_length=1), AfterValidator(_names_differ)]
+    stages: Annotated[list[Stage], Field(min_length=1)]
 
     @field_validator("stages")
     @classmethod
-    def _plateaus_fit(cls, stages: list[Stage], info: ValidationInfo) -> list[Stage]:
+    def _stages_agree(cls, stages: list[Stage], info: ValidationInfo) -> list[Stage]:
+        names = [stage.name for stage in stages]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"stage names must differ; given twice: {', '.join(twice)}")
         every = info.data.get("validate_every", 1)
-        if wrong := [text for stage in stages for text in _plateau_too_long(stage, every)]:
+        wrong = []
+        for stage in stages:
+            patience = stage.schedule.patience
+            needed = (patience + 1) * every + 1
+            if stage.schedule.kind == "plateau" and stage.epochs < needed:
+                wrong.append(
+                    f"{stage.name}: the plateau's patience of {patience} validations needs a "
+                    f"stage of at least {needed} epochs (validate_every is {every}), it has "
+                    f"{stage.epochs}; lower the patience or raise epochs"
+                )
+        if wrong:
             raise ValueError("; ".join(wrong))
         return stages
 

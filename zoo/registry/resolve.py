@@ -16,7 +16,9 @@ from zoo.registry import weights as trained
 from zoo.registry.decoders import Decoder, check_options, defaults, output_stride
 from zoo.registry.encoders import ENCODER_ARGS, Encoder, known_problem, matches
 from zoo.registry.load import (
+    OURS,
     CuratedModel,
+    Name,
     Registry,
     Rule,
     TrainedWeights,
@@ -32,16 +34,8 @@ TABLE = "timm table"
 COVERAGE = "coverage table"
 DEFAULTS = "the decoder's default"
 
-
-class Name(NamedTuple):
-    """A model's name in parts; `tag` is None where the name gives none."""
-
-    decoder: str
-    encoder: str
-    tag: str | None
-
-
-Means = Literal["timm", "zoo", "resampled", "nothing"]
+FACTS = ("kind", "reductions", "channels", "dilates", "resizes", "params_m")
+"""Columns of the encoder table that `zoo show` prints."""
 
 
 class OutputStride(NamedTuple):
@@ -53,7 +47,7 @@ class OutputStride(NamedTuple):
     """
 
     stride: int
-    by: Means
+    by: Literal["timm", "zoo", "resampled", "nothing"]
 
     @property
     def encoder_args(self) -> dict[str, Any]:
@@ -168,16 +162,6 @@ class Resolved:
             self.origins[key] = origin
 
 
-def parse_name(name: str, *, overlay: Path | None = None) -> Name:
-    """Split `<decoder>-<encoder>[.<tag>]` at the first hyphen and check every part.
-
-    A curated model gives the encoder and tag of its row. A renamed model gives its new name's
-    parts and a FutureWarning. Raises InputError with the nearest names.
-    """
-    registry = load_registry(overlay)
-    return _parse(current_name(name, registry), registry)
-
-
 def resolve(name: str, overlay: Path | None = None) -> Resolved:
     """Everything known about a model, whether or not the pair is supported.
 
@@ -190,17 +174,50 @@ def resolve(name: str, overlay: Path | None = None) -> Resolved:
     name = current_name(name, registry)
     parts = _parse(name, registry)
     model = Resolved(name=name, decoder=parts.decoder, encoder=parts.encoder, tag=parts.tag)
-    model.row = timm_table.encoders().get(parts.encoder)
-    for step in (
-        _put_table,
-        _put_decoder,
-        _put_rules,
-        _put_recipe,
-        _put_curated,
-        _put_overlay_rules,
-    ):
-        step(model, registry)
-    _put_support(model, registry)
+    encoder = model.row = timm_table.encoders().get(parts.encoder)
+    decoder = registry.decoders[model.decoder]
+    place = registry.origin(f"decoders.{model.decoder}")
+
+    # what the table of timm says about the encoder and its weights
+    if encoder is not None:
+        tag = model.tag or encoder.tags.partition("/")[0] or None
+        source = timm_table.weights()[model.encoder, tag] if tag else encoder
+        model.put("tag", tag, TABLE)
+        model.put("hub_id", getattr(source, "hub_id", None) or None, TABLE)
+        model.put("mean", timm_table.numbers(source.mean), TABLE)
+        model.put("std", timm_table.numbers(source.std), TABLE)
+        model.put("licence", source.licence or None, TABLE)
+        model.origins |= dict.fromkeys((*FACTS, "image_size"), TABLE)
+
+    # the decoder's row, and the first of its cases that matches the encoder
+    model.put("args", decoder.args, place)
+    model.put("encoder_args", decoder.encoder_args, place)
+    for index, case in enumerate(decoder.cases):
+        if encoder is not None and matches(case.where, encoder):
+            model.put("args", case.args, f"{place}.cases[{index}]")
+            model.put("encoder_args", case.encoder_args, f"{place}.cases[{index}]")
+            break
+
+    # the encoder rules, over which the decoder's own recipe takes precedence
+    _put_first_match(model, registry.rules, OURS, registry_file().parent)
+    if decoder.recipe is not None:
+        model.put("recipe", decoder.recipe, place)
+
+    # the curated row; with default weights the encoder's own play no part
+    if (row := registry.models.get(model.name)) is not None:
+        origin = registry.origin(f"models.{model.name}")
+        model.put("tag", model.tag, origin)
+        model.put("args", row.args, origin)
+        model.put("trained", row.weights, origin)
+        if row.default is not None:
+            for key, value in (("default", row.default), ("tag", None), ("hub_id", None)):
+                model.put(key, value, origin)
+        _put_given(model, row, origin)
+
+    if registry.overlay is not None:
+        file = registry.overlay
+        _put_first_match(model, registry.overlay_rules, f"overlay {file}", file.parent)
+    _put_support(model, decoder, place)
     model.origins |= dict.fromkeys(("name", "decoder", "encoder"), "name")
     return model
 
@@ -231,7 +248,7 @@ def describe(name: str, overlay: Path | None = None) -> list[tuple[str, Any, str
         values[key] = value
         origins[key] = registry.origin(f"models.{model.name}")
     if model.row is not None:
-        for key in ("kind", "reductions", "channels", "dilates", "resizes", "params_m"):
+        for key in FACTS:
             values[key] = getattr(model.row, key)
         values["image_size"] = model.row.sizes()
     values["encoder_path"] = f"adapter: {model.adapted}" if model.adapted else "SMP's own"
@@ -270,17 +287,21 @@ def list_models(
     known = {*rows, *(parts.encoder for parts in curated)}
     decoders = _chosen("decoder", decoder, registry.decoders)
     encoders = set(_chosen("encoder", encoder, known))
-    tagged = "." in pattern
-    names = [
-        name
-        for key in decoders
-        for row in rows.values()
-        if row.name in encoders
-        for name in _spellings(f"{key}-{row.name}", row, tagged)
-        if fnmatchcase(name, pattern)
-        and known_problem(row.module, key) is None
-        and registry.decoders[key].refuses(row) is None
-    ]
+    names = []
+    for key in decoders:
+        for row in rows.values():
+            if row.name not in encoders:
+                continue
+            spelled = [f"{key}-{row.name}"]
+            if "." in pattern:
+                spelled = [f"{key}-{row.name}.{tag}" for tag in row.tags.split("/") if tag]
+            fitting = [name for name in spelled if fnmatchcase(name, pattern)]
+            if (
+                fitting
+                and known_problem(row.module, key) is None
+                and registry.decoders[key].refuses(row) is None
+            ):
+                names += fitting
     names += [
         name
         for name, parts in zip(registry.models, curated, strict=True)
@@ -316,12 +337,6 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
 
 
-def _spellings(name: str, row: Encoder, tagged: bool) -> list[str]:
-    if not tagged:
-        return [name]
-    return [f"{name}.{tag}" for tag in row.tags.split("/") if tag]
-
-
 def _chosen(what: str, pattern: str | None, names: Iterable[str]) -> list[str]:
     found = [name for name in names if pattern is None or fnmatchcase(name, pattern)]
     if not found:
@@ -330,63 +345,19 @@ def _chosen(what: str, pattern: str | None, names: Iterable[str]) -> list[str]:
 
 
 def _parse(name: str, registry: Registry) -> Name:
+    """The parts of a name, checked; a curated model's row gives its encoder and tag."""
     if name in registry.models:
         encoder, _, tag = registry.models[name].encoder.partition(".")
         return Name(name.partition("-")[0], encoder, tag or None)
     if wrong := name_problems(name):
         raise InputError(join_problems(f"There is no model {name!r}:", wrong))
-    return Name(*split_name(name))
-
-
-def _put_table(model: Resolved, _: Registry) -> None:
-    """What the table of timm says about the encoder and its weights."""
-    if model.row is None:
-        return
-    tag = model.tag or model.row.tags.partition("/")[0] or None
-    source = timm_table.weights()[model.encoder, tag] if tag else model.row
-    for key, value in (
-        ("tag", tag),
-        ("hub_id", getattr(source, "hub_id", None) or None),
-        ("mean", timm_table.numbers(source.mean)),
-        ("std", timm_table.numbers(source.std)),
-        ("licence", source.licence or None),
-    ):
-        model.put(key, value, TABLE)
-    model.origins |= dict.fromkeys(("kind", "reductions", "channels"), TABLE)
-    model.origins |= dict.fromkeys(("dilates", "resizes", "params_m", "image_size"), TABLE)
-
-
-def _put_decoder(model: Resolved, registry: Registry) -> None:
-    row, origin = registry.decoders[model.decoder], registry.origin(f"decoders.{model.decoder}")
-    model.put("args", row.args, origin)
-    model.put("encoder_args", row.encoder_args, origin)
-    for index, case in enumerate(row.cases):
-        if model.row is not None and matches(case.where, model.row):
-            model.put("args", case.args, f"{origin}.cases[{index}]")
-            model.put("encoder_args", case.encoder_args, f"{origin}.cases[{index}]")
-            return
-
-
-def _put_rules(model: Resolved, registry: Registry) -> None:
-    _put_first_match(model, registry.rules, "registry.yaml", registry_file().parent)
-
-
-def _put_recipe(model: Resolved, registry: Registry) -> None:
-    """The decoder's own recipe, where it has one."""
-    if (recipe := registry.decoders[model.decoder].recipe) is not None:
-        model.put("recipe", recipe, registry.origin(f"decoders.{model.decoder}"))
-
-
-def _put_overlay_rules(model: Resolved, registry: Registry) -> None:
-    if registry.overlay is not None:
-        source = f"overlay {registry.overlay}"
-        _put_first_match(model, registry.overlay_rules, source, registry.overlay.parent)
+    return split_name(name)
 
 
 def _put_first_match(model: Resolved, rules: list[Rule], source: str, folder: Path) -> None:
     if model.row is None:
         return
-    asks_for_tag = split_name(model.name)[2] is not None
+    asks_for_tag = split_name(model.name).tag is not None
     for index, rule in enumerate(rules):
         if (rule.weights and asks_for_tag) or not matches(rule.where, model.row):
             continue
@@ -400,29 +371,13 @@ def _put_first_match(model: Resolved, rules: list[Rule], source: str, folder: Pa
         return
 
 
-def _put_curated(model: Resolved, registry: Registry) -> None:
-    row = registry.models.get(model.name)
-    if row is None:
-        return
-    origin = registry.origin(f"models.{model.name}")
-    model.put("tag", model.tag, origin)
-    model.put("args", row.args, origin)
-    model.put("trained", row.weights, origin)
-    if row.default is not None:  # the encoder's own weights play no part
-        for key, value in (("default", row.default), ("tag", None), ("hub_id", None)):
-            model.put(key, value, origin)
-    _put_given(model, row, origin)
-
-
-def _put_support(model: Resolved, registry: Registry) -> None:
+def _put_support(model: Resolved, decoder: Decoder, place: str) -> None:
     """How the decoder meets the encoder, and whether that is known to fail."""
-    decoder, origin = registry.decoders[model.decoder], COVERAGE
-    needs = f"{registry.origin(f'decoders.{model.decoder}')}.needs"
+    origin, needs = COVERAGE, f"{place}.needs"
     if model.row is not None:
         model.adapted = adapted(model.decoder, decoder, model.row)
         model.reason = known_problem(model.row.module, model.decoder)
         if (lacking := decoder.refuses(model.row)) is not None:
-            place = registry.origin(f"decoders.{model.decoder}")
             model.reason, origin = f"{model.decoder} needs {lacking}", f"{place}.takes"
         if (way := encoder_output_stride(model.decoder, model.args, model.row)) is not None:
             model.put("dilation", way, TABLE)

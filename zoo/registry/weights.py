@@ -10,9 +10,6 @@ from typing import Any, NamedTuple
 from zoo.common.errors import InputError, shortened
 from zoo.registry.load import CuratedModel, TrainedWeights, current_name, load_registry
 
-UNPINNED = "no commit is pinned; that of main is looked up and recorded at each load"
-SHOWN = 6
-
 OPEN = frozenset({"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0"})
 """Terms that leave the choice of a licence to whoever trained the model on."""
 
@@ -73,12 +70,11 @@ def shown(trained: dict[str, TrainedWeights]) -> Iterator[tuple[str, Any]]:
         place = f"trained.{key}"
         yield place, f"{weights.hub}@{weights.revision}" if weights.revision else weights.hub
         if weights.revision is None:
-            yield f"{place}.revision", UNPINNED
+            unpinned = "no commit is pinned; that of main is looked up and recorded at each load"
+            yield f"{place}.revision", unpinned
         if weights.classes is not None:
-            yield (
-                f"{place}.classes",
-                f"{len(weights.classes)}: {shortened(weights.classes, SHOWN)}",
-            )
+            names = shortened(weights.classes, 6)
+            yield f"{place}.classes", f"{len(weights.classes)}: {names}"
         if weights.source is not None:
             yield f"{place}.source", weights.source
 
