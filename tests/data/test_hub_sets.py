@@ -116,9 +116,8 @@ def test_columns(tmp_path: Path) -> None:
 
 def test_splits_that_differ(tmp_path: Path) -> None:
     made = table(tmp_path, 1)
-    splits = {"train": made, "test": made.remove_columns("label")}
-    with pytest.raises(InputError, match="the splits test lack the columns image and label"):
-        hub._columns("x", splits)
+    folder = saved(tmp_path, {"train": made, "test": made.remove_columns("label")})
+    assert "the splits test lack the columns image and label" in fails(f"hf:{folder}")
 
 
 def test_cells_without_images(tmp_path: Path) -> None:

@@ -43,8 +43,7 @@ def export_hub(place: str) -> Path:
     id2label.json beside the data. Raises InputError where the library is not installed or the data
     set has another form.
     """
-    splits = _load(place)
-    columns = _columns(place, splits)
+    splits, columns = _load(place)
     names = _class_names(place)
     marks = {name: split._fingerprint for name, split in splits.items()}
     folder = cache_folder() / "hf" / hash_of([FORMAT, place, marks, columns, names])
@@ -71,8 +70,8 @@ def export_hub(place: str) -> Path:
     return folder / "dataset.yaml"
 
 
-def _load(place: str) -> dict[str, Any]:
-    """The splits of the data set, by the names that they have there."""
+def _load(place: str) -> tuple[dict[str, Any], list[str]]:
+    """The splits by the names that they have there, and their columns of images and of masks."""
     datasets = extra("datasets", "datasets", f"hf:{place}")
     path = Path(place).expanduser()
     repository, _, revision = place.partition("@")
@@ -90,12 +89,7 @@ def _load(place: str) -> dict[str, Any]:
             f"the repository of a data set as hf:OWNER/NAME[@REVISION], or a folder saved by the "
             f"library datasets."
         ) from error
-    return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
-
-
-def _columns(place: str, splits: dict[str, Any]) -> list[str]:
-    """The columns of images and of masks, which every split must have."""
-    datasets = extra("datasets", "datasets", f"hf:{place}")
+    splits: dict[str, Any] = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
     features: dict[str, Any] = next(iter(splits.values())).features if splits else {}
     image_columns = [name for name, kind in features.items() if isinstance(kind, datasets.Image)]
     images = [name for name in IMAGE_COLUMNS if name in image_columns]
@@ -106,13 +100,13 @@ def _columns(place: str, splits: dict[str, Any]) -> list[str]:
             f"{shortened(image_columns) or 'none'}. Needs images in {' or '.join(IMAGE_COLUMNS)}, "
             f"masks in one of {', '.join(MASK_COLUMNS)}."
         )
-    chosen = [images[0], masks[0]]
-    lacking = [name for name, split in splits.items() if not set(chosen) <= set(split.features)]
+    columns = [images[0], masks[0]]
+    lacking = [name for name, split in splits.items() if not set(columns) <= set(split.features)]
     if lacking:
         raise InputError(
-            f"hf:{place}: the splits {shortened(lacking)} lack the columns {' and '.join(chosen)}."
+            f"hf:{place}: the splits {shortened(lacking)} lack the columns {' and '.join(columns)}."
         )
-    return chosen
+    return splits, columns
 
 
 def _class_names(place: str) -> dict[str, str] | None:

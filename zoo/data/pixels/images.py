@@ -57,8 +57,7 @@ def read_pixels(
         with readable(path):
             stored = np.load(path, mmap_mode="r", allow_pickle=False)
             values = np.array(_three_axes(stored, path))
-        return to_bytes(_to_channels(values, channels, path), value_range, path)
-    if suffix in FORMATS["TIFF"] and (channels not in (1, 3) or value_range is not None):
+    elif suffix in FORMATS["TIFF"] and (channels not in (1, 3) or value_range is not None):
         tifffile = extra("tifffile", "formats", str(path))
         with readable(path), tifffile.TiffFile(path) as file:
             series = file.series[0]  # the first image of the file
@@ -67,27 +66,28 @@ def read_pixels(
             if stored.ndim == 3 and series.axes[0] in CHANNELS_FIRST:
                 stored = np.moveaxis(stored, 0, -1)
             values = np.ascontiguousarray(_three_axes(stored, path))
-        return to_bytes(_to_channels(values, channels, path), value_range, path)
-    with opened(path) as original:
-        packed = raw_mode(original)
-        image = ImageOps.exif_transpose(original)
-        if is_wide(image):
-            wide = read_wide(image, path)[:, :, None]
-            return to_bytes(_to_channels(wide, channels, path), value_range, path)
-        if value_range is not None and "16" in packed:
-            raise InputError(
-                f"{path} has several channels of 16 bits, which cannot be read exactly "
-                f"from {original.format}. With `range`, store it as TIFF or .npy."
-            )
-        mode = MODES.get(channels)
-        if mode not in {"L", "RGB"} and image.mode != mode:  # never invent a channel
-            raise InputError(
-                f"{path} has {len(image.getbands())} channels ({image.mode}), the data set "
-                f"{channels}. Write the number of channels of all images as `channels:` in "
-                f"dataset.yaml."
-            )
-        values = np.array(image.convert(mode), dtype=np.uint8)
-        return to_bytes(values if values.ndim == 3 else values[:, :, None], value_range, path)
+    else:
+        with opened(path) as original:
+            packed = raw_mode(original)
+            image = ImageOps.exif_transpose(original)
+            mode = MODES.get(channels)
+            if is_wide(image):
+                values = read_wide(image, path)
+            elif value_range is not None and "16" in packed:
+                raise InputError(
+                    f"{path} has several channels of 16 bits, which cannot be read exactly "
+                    f"from {original.format}. With `range`, store it as TIFF or .npy."
+                )
+            elif mode not in {"L", "RGB"} and image.mode != mode:  # never invent a channel
+                raise InputError(
+                    f"{path} has {len(image.getbands())} channels ({image.mode}), the data set "
+                    f"{channels}. Write the number of channels of all images as `channels:` in "
+                    f"dataset.yaml."
+                )
+            else:
+                values = np.array(image.convert(mode), dtype=np.uint8)
+            values = values if values.ndim == 3 else values[:, :, None]
+    return to_bytes(_to_channels(values, channels, path), value_range, path)
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -52,11 +52,7 @@ def as_rgb(image: Pixels) -> Pixels:
 
 
 def overlay(
-    image: Pixels,
-    mask: Pixels,
-    palette: Sequence[Colour],
-    alpha: float = 0.5,
-    outline: bool = True,
+    image: Pixels, mask: Pixels, palette: Sequence[Colour], alpha: float = 0.5, outline: bool = True
 ) -> Pixels:
     """The image with the mask over it: `alpha` 0 shows only the image, 1 only the mask.
 
