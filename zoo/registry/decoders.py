@@ -118,10 +118,6 @@ class Decoder(DecoderChanges):
         return Needs(where=self.takes).lacking(encoder) if self.takes else None
 
 
-MAX_ENTRIES = 16
-"""The most entries of a list."""
-
-
 def _odd(value: int) -> int:
     if value % 2 == 0:
         raise ValueError(f"should be odd, got {value}")
@@ -134,10 +130,9 @@ def _as_tuple(value: object) -> object:
 
 Count = Annotated[int, Field(ge=1, le=65_536)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Bin = Annotated[int, Field(ge=1, le=64)]
-Rate = Annotated[int, Field(ge=1, le=64)]
+UpTo64 = Annotated[int, Field(ge=1, le=64)]
 Kernel = Annotated[int, Field(ge=1, le=31), AfterValidator(_odd)]
-Several = (BeforeValidator(_as_tuple), Field(min_length=1, max_length=MAX_ENTRIES))
+Several = (BeforeValidator(_as_tuple), Field(min_length=1, max_length=16))
 
 
 class FcnOptions(Strict):
@@ -150,11 +145,11 @@ class FcnOptions(Strict):
 class PspnetOptions(Strict):
     """Options of `pspnet`; docs/decoders.md says what they do."""
 
-    bins: Annotated[tuple[Bin, ...], *Several] = (1, 2, 3, 6)
+    bins: Annotated[tuple[UpTo64, ...], *Several] = (1, 2, 3, 6)
     pooling: Literal["average", "max"] = "average"
     channels: Count = 512
     kernels: Annotated[tuple[Kernel, ...], *Several] = (3,)
-    rates: Annotated[tuple[Rate, ...], *Several] = (1,)
+    rates: Annotated[tuple[UpTo64, ...], *Several] = (1,)
     separable: bool = False
     norm: Literal["batch", "group", "layer"] = "batch"
     dropout: Fraction = 0.1
@@ -396,9 +391,9 @@ def output_stride(decoder: str, given: Mapping[str, Any]) -> int | None:
     `given` are options that differ from the defaults.
     """
     row = DECODERS[decoder]
-    default = (
-        row.output_stride if row.smp is None else defaults(decoder).get("encoder_output_stride")
-    )
+    default = row.output_stride
+    if row.smp is not None:
+        default = defaults(decoder).get("encoder_output_stride")
     stride = given.get("encoder_output_stride", default)
     return stride if stride in OUTPUT_STRIDES else None
 

@@ -25,9 +25,6 @@ from zoo.remote.address import PREFIX, hub_timeout, is_address, parse_address, s
 OURS = "registry.yaml"
 PACKAGE = Path(__file__).parent.parent
 MAX_BYTES = 1_000_000
-PERSONAL = frozenset({"encoder_output_indices"})
-"""Options that a person chooses for one encoder, and no row for all of them."""
-WAYS = ("from a local file: point ZOO_REGISTRY at it",)
 
 Mean = Annotated[list[Annotated[float, Field(ge=0, le=1)]], Field(min_length=3, max_length=3)]
 Std = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, max_length=3)]
@@ -223,7 +220,8 @@ def _fetch_overlay(text: str) -> Path:
     from zoo.remote.client import Task, list_files
     from zoo.remote.files import cached_file, download
 
-    task = Task(f"fetch the registry {address.repo}", address, WAYS)
+    ways = ("from a local file: point ZOO_REGISTRY at it",)
+    task = Task(f"fetch the registry {address.repo}", address, ways)
     if (cached := cached_file(task, OURS, str(address.revision))) is not None:
         return cached
     timeout = hub_timeout()
@@ -315,7 +313,9 @@ def _unsafe_parts(file: RegistryFile) -> Iterator[str]:
 
 
 def _wrong_options(decoder: str, arguments: dict[str, Any], place: str) -> Iterator[str]:
-    return wrong_arguments(arguments, allowed_options(decoder) - PERSONAL, place)
+    # which of an encoder's maps are taken is chosen for one encoder, not by a row for all of them
+    allowed = allowed_options(decoder) - {"encoder_output_indices"}
+    return wrong_arguments(arguments, allowed, place)
 
 
 def _wrong_references(file: RegistryFile, base: RegistryFile, folder: Path) -> Iterator[str]:
