@@ -18,7 +18,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from zoo.common.errors import InputError, join_problems
+from zoo.common.errors import InputError, indented, join_problems
 from zoo.common.files import hash_of, read_json, write_text
 
 Text = Annotated[str, Field(min_length=1, max_length=300)]
@@ -157,7 +157,7 @@ def _outcome(read: Callable[[Path], R], path: Path) -> R | str:
     try:
         return read(path)
     except InputError as error:
-        return str(error).replace("\n", "\n  ")
+        return indented(error)
 
 
 def _in_processes(work: Callable[[A], B], items: Sequence[A]) -> list[B]:
