@@ -16,7 +16,7 @@ from zoo.models.smp_parts import training_outputs, with_optional_upsampling
 from zoo.registry.decoders import DECODERS
 from zoo.registry.losses import LOSSES
 from zoo.registry.recipe import LossOptions
-from zoo.training.losses import IGNORE, Objective, cross_entropy, dice, strips
+from zoo.training.losses import IGNORE, Objective, cross_entropy, dice, terms
 from zoo.training.losses import lovasz as lovasz_loss
 
 ALL = {
@@ -56,8 +56,8 @@ def value_and_gradient(
 @pytest.fixture
 def small_strips(monkeypatch: pytest.MonkeyPatch) -> None:
     """Strips of two rows of 4 x 4 x 11 values."""
-    monkeypatch.setattr(strips, "WHOLE", 0)
-    monkeypatch.setattr(strips, "STRIP", 2 * 4 * 4 * 11)
+    monkeypatch.setattr(terms, "WHOLE", 0)
+    monkeypatch.setattr(terms, "STRIP", 2 * 4 * 4 * 11)
 
 
 def test_sum_of_losses_with_factors() -> None:

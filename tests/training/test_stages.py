@@ -93,7 +93,7 @@ def test_gradual_unfreezing_moves_one_more_layer_in_each_epoch(
             seen.append(len([name for name in learning if name.startswith("net.encoder")]))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zoo.training.prepare.Trainer", Watching)
+        patch.setattr("zoo.training.plan.Trainer", Watching)
         run(scenes, tmp_path / "run", growing)
     assert seen[0] == 0 < seen[1] < seen[2]
     plan = plan_for(MODEL, scenes, encoder_weights=None, overrides=[growing])

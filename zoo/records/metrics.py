@@ -75,8 +75,9 @@ class Metric:
     where it is undefined; `undefined` says in words where that is. `unit` "fraction" means a value
     in [0, 1], rendered in percent. `stored`: stated in records and in the JSON of `zoo eval`.
     `leaderboard`: a column, or for a metric per class a table of its own; of stored metrics only.
-    `report`: shown in the run report. `hub`: the metric's type in the results of a model card, None
-    to leave it out.
+    `report`: shown in the run report. `logged`: written to a run's log after each validation, of
+    stored metrics only. `hub`: the metric's type in the results of a model card, None to leave it
+    out.
     """
 
     name: str
@@ -90,6 +91,7 @@ class Metric:
     stored: bool = True
     leaderboard: bool = False
     report: bool = False
+    logged: bool = False
     hub: str | None = None
 
     @property
@@ -106,10 +108,10 @@ _EMPTY = "no pixel was counted"
 METRICS: tuple[Metric, ...] = (
     Metric("miou", "mIoU", "mean of IoU over the classes that have one",
            lambda n: class_mean(_iou(n)), _EMPTY,
-           per_class=False, leaderboard=True, report=True, hub="mean_iou"),
+           per_class=False, leaderboard=True, report=True, logged=True, hub="mean_iou"),
     Metric("pixel_accuracy", "pixel accuracy", "TP of all classes / all pixels",
            lambda n: _ratio(n.tp.sum(axis=-1), (n.tp + n.fn).sum(axis=-1)), _EMPTY,
-           per_class=False, leaderboard=True, report=True, hub="accuracy"),
+           per_class=False, leaderboard=True, report=True, logged=True, hub="accuracy"),
     Metric("mean_dice", "mean Dice", "mean of Dice over the classes that have one",
            lambda n: class_mean(_dice(n)), _EMPTY,
            per_class=False, leaderboard=True, report=True),
@@ -117,7 +119,7 @@ METRICS: tuple[Metric, ...] = (
            lambda n: class_mean(_tpr(n)), _EMPTY,
            per_class=False, stored=False),
     Metric("iou", "IoU", "TP / (TP + FP + FN)", _iou, _NOWHERE,
-           leaderboard=True, report=True, hub="iou"),
+           leaderboard=True, report=True, logged=True, hub="iou"),
     Metric("dice", "Dice", "2 TP / (2 TP + FP + FN), the F1 score", _dice, _NOWHERE),
     Metric("tpr", "TPR", "TP / (TP + FN), recall", _tpr, _ABSENT),
     Metric("precision", "precision", "TP / (TP + FP)",

@@ -19,7 +19,7 @@ from zoo.data.loading.loader import EvalLoader, TrainLoader
 from zoo.registry.load import load_registry
 from zoo.registry.losses import LOSSES
 from zoo.registry.overrides import apply_overrides, parse_overrides
-from zoo.registry.recipe import Recipe, Stage, recipe_dict
+from zoo.registry.recipe import Recipe, recipe_dict
 from zoo.registry.resolve import resolve
 from zoo.runtime.processes import Ranks, default_device
 from zoo.training.budget import (
@@ -30,8 +30,7 @@ from zoo.training.budget import (
     refuse_epochs_given,
     spread,
 )
-from zoo.training.plan import AUTO, Plan
-from zoo.training.prepare import make_trainer, prepare_trial
+from zoo.training.plan import AUTO, Plan, make_trainer, prepare_trial
 from zoo.training.run_folder import RUN
 
 if TYPE_CHECKING:
@@ -130,45 +129,36 @@ def resolve_auto(plan: Plan, processes: int = 1) -> Plan:
             )
         described: dict[str, Any] = before["auto"] | {"budget": request.budget}
     else:
-        described = _choose_for(plan, processes).described(request.budget)
+        started, budget = time.monotonic(), request.budget
+        if budget is not None and processes > 1:
+            raise InputError(
+                "A budget is measured in one process. Leave --budget out and set "
+                "stages.NAME.epochs, or start one process."
+            )
+        scan = scan_labels(plan.dataset, ["train", "val"])
+        row = resolve(plan.model, request.registry).row
+        facts = facts_of(
+            scan.splits["train"],
+            base=plan.usual,
+            kind="" if row is None else row.kind,
+            pretrained=request.encoder_weights is not None,
+            any_size=row is None or row.resizes == "any",
+        )
+
+        def measure(recipe: Recipe) -> Cost:
+            info("Measuring a few steps and a validation for the budget.")
+            cost = cost_of(plan, scan, recipe)
+            return replace(cost, spent_s=time.monotonic() - started)
+
+        base = load_registry(request.registry).recipe(plan.usual)
+        seconds = None if budget is None else parse_budget(budget)
+        described = choose(facts, base, request.overrides, seconds, measure).described(budget)
     chosen = stored(described)
     return replace(
         plan,
         recipe=apply_overrides(chosen.recipe, request.overrides),
         overrides=parse_overrides(chosen.overrides()) | plan.overrides,
         auto=described,
-    )
-
-
-def _choose_for(plan: Plan, processes: int) -> Chosen:
-    started = time.monotonic()
-    budget = plan.request.budget
-    if budget is not None and processes > 1:
-        raise InputError(
-            "A budget is measured in one process. Leave --budget out and set stages.NAME.epochs, "
-            "or start one process."
-        )
-    scan = scan_labels(plan.dataset, ["train", "val"])
-    row = resolve(plan.model, plan.request.registry).row
-    facts = facts_of(
-        scan.splits["train"],
-        base=plan.usual,
-        kind="" if row is None else row.kind,
-        pretrained=plan.request.encoder_weights is not None,
-        any_size=row is None or row.resizes == "any",
-    )
-
-    def measure(recipe: Recipe) -> Cost:
-        info("Measuring a few steps and a validation for the budget.")
-        cost = cost_of(plan, scan, recipe)
-        return replace(cost, spent_s=time.monotonic() - started)
-
-    return choose(
-        facts,
-        load_registry(plan.request.registry).recipe(plan.usual),
-        plan.request.overrides,
-        None if budget is None else parse_budget(budget),
-        measure,
     )
 
 
@@ -283,59 +273,40 @@ def choose(
     given = set(parse_overrides(overrides))
     if budget_s is not None:
         refuse_epochs_given(given)
-    choices = [_base_choice(facts)]
-    choices += [rule(facts, base) for rule in DATA_RULES]
+    # what the data say
+    kind = "random encoder weights"
+    if facts.pretrained:
+        kind = f"{f'a {facts.kind}' if facts.kind else 'an'} encoder with pretrained weights"
+    reason = f"{kind}; what is not listed below is as in {facts.base}"
+    choices = [Choice("recipe", facts.base, reason), *(rule(facts, base) for rule in DATA_RULES)]
     recipe = apply_overrides(_with(base, choices, given), overrides)
+    # how long each stage takes, and how often to validate
     steps = max(1, facts.images // recipe.batch_size)
+    usual = epochs_without_budget(steps)
+    stages = recipe.stages
     if budget_s is None or measure is None:
-        choices += _usual_length(recipe, steps, given)
+        stages = [one for one in stages if not _is_given(f"stages.{one.name}.epochs", given)]
+        proportion = [stage.epochs for stage in stages]
+        fixed = sum(stage.epochs for stage in recipe.stages) - sum(proportion)
+        epochs = spread(usual - fixed, proportion)
+        reason = f"about {STEPS} steps, {steps} in an epoch; within {LEAST_EPOCHS} to {MOST_EPOCHS}"
+        every = math.ceil((fixed + sum(epochs)) / MOST_VALIDATIONS)
+        often = Choice("validate_every", every, f"at most {MOST_VALIDATIONS} validations")
     else:
-        choices += _length_within(recipe, steps, budget_s, measure(recipe))
+        proportion, cost = [stage.epochs for stage in stages], measure(recipe)
+        within = epochs_within(budget_s, cost, proportion, 4 * usual, MOST_VALIDATIONS)
+        epochs, reason = within.epochs, within.reason
+        often = Choice("validate_every", within.validate_every, within.validation_reason)
+    for stage, count in zip(stages, epochs, strict=True):
+        choices.append(Choice(f"stages.{stage.name}.epochs", count, reason))
+    choices.append(often)
+    # what depends on the length
     recipe = apply_overrides(_with(base, choices, given), overrides)
     total = steps * sum(stage.epochs for stage in recipe.stages)
     if (average := ema(total, base)) is not None:
         choices.append(average)
     kept = tuple(choice for choice in choices if not _is_given(choice.key, given))
     return Chosen(_with(base, kept, given), kept)
-
-
-def _base_choice(facts: Facts) -> Choice:
-    if facts.pretrained:
-        kind = f"a {facts.kind} encoder" if facts.kind else "an encoder"
-        reason = f"{kind} with pretrained weights; what is not listed below is as in {facts.base}"
-    else:
-        reason = f"random encoder weights; what is not listed below is as in {facts.base}"
-    return Choice("recipe", facts.base, reason)
-
-
-def _usual_length(recipe: Recipe, steps: int, given: set[str]) -> list[Choice]:
-    """The epochs of the stages that the user left open, and how often to validate."""
-    usual = epochs_without_budget(steps)
-    free = [stage for stage in recipe.stages if not _is_given(_epochs_key(stage), given)]
-    fixed = sum(stage.epochs for stage in recipe.stages) - sum(stage.epochs for stage in free)
-    epochs = spread(usual - fixed, [stage.epochs for stage in free])
-    reason = f"about {STEPS} steps, {steps} in an epoch; within {LEAST_EPOCHS} to {MOST_EPOCHS}"
-    every = math.ceil((fixed + sum(epochs)) / MOST_VALIDATIONS)
-    often = Choice("validate_every", every, f"at most {MOST_VALIDATIONS} validations")
-    return [*_epochs(free, epochs, reason), often]
-
-
-def _length_within(recipe: Recipe, steps: int, budget_s: float, cost: Cost) -> list[Choice]:
-    """The epochs of each stage that the budget holds, and how often to validate."""
-    most = 4 * epochs_without_budget(steps)
-    proportion = [stage.epochs for stage in recipe.stages]
-    within = epochs_within(budget_s, cost, proportion, most, MOST_VALIDATIONS)
-    often = Choice("validate_every", within.validate_every, within.validation_reason)
-    return [*_epochs(recipe.stages, within.epochs, within.reason), often]
-
-
-def _epochs(stages: Sequence[Stage], epochs: Sequence[int], reason: str) -> list[Choice]:
-    pairs = zip(stages, epochs, strict=True)
-    return [Choice(_epochs_key(stage), count, reason) for stage, count in pairs]
-
-
-def _epochs_key(stage: Stage) -> str:
-    return f"stages.{stage.name}.epochs"
 
 
 def _with(base: Recipe, choices: Sequence[Choice], given: set[str]) -> Recipe:

@@ -26,8 +26,6 @@ RESERVE = 0.05
 """The fraction of a budget kept for what is not measured: first reads, a busier machine."""
 VALIDATION_SHARE = 0.1
 """The fraction of a budget that validations may take; there is at least one."""
-
-
 STEPS = 5
 """Steps of each stage that count, after an epoch that warms up."""
 VAL_IMAGES = 8
@@ -132,31 +130,22 @@ def epochs_within(
         if (seconds := cost.seconds(epochs, every)) > room:
             continue
         best = Within(
-            epochs, every, _reason(seconds, budget_s, cost, total == most_epochs),
+            epochs, every,
+            f"{duration(seconds)} expected with validations, after {duration(cost.spent_s)} of "
+            f"measuring; the budget is {duration(budget_s)}"
+            + (", but at most four times the usual epochs" if total == most_epochs else ""),
             f"a validation takes {cost.validation_s:.1f} s; all of them at most "
             f"{100 * VALIDATION_SHARE:.0f} % of the budget, and {most_validations} of them",
         )  # fmt: skip
     if best is None:
-        raise InputError(_too_little(budget_s, cost, len(proportion)))
+        least = cost.seconds([1] * len(proportion), len(proportion))
+        needed = duration(least / (1 - RESERVE) + cost.spent_s)
+        raise InputError(
+            f"A budget of {duration(budget_s)} is too short: one epoch of each stage and a "
+            f"validation take {duration(least)} on this machine, after {duration(cost.spent_s)} of "
+            f"measuring. Give at least --budget {needed}, or a cheaper model, crop or batch_size."
+        )
     return best
-
-
-def _reason(seconds: float, budget_s: float, cost: Cost, bounded: bool) -> str:
-    text = (
-        f"{duration(seconds)} expected with validations, after {duration(cost.spent_s)} of "
-        f"measuring; the budget is {duration(budget_s)}"
-    )
-    return f"{text}, but at most four times the usual epochs" if bounded else text
-
-
-def _too_little(budget_s: float, cost: Cost, stages: int) -> str:
-    least = cost.seconds([1] * stages, stages)
-    needed = duration(least / (1 - RESERVE) + cost.spent_s)
-    return (
-        f"A budget of {duration(budget_s)} is too short: one epoch of each stage and a "
-        f"validation take {duration(least)} on this machine, after {duration(cost.spent_s)} of "
-        f"measuring. Give at least --budget {needed}, or a cheaper model, crop or batch_size."
-    )
 
 
 def measure_cost(dataset: Dataset, recipe: Recipe, train: Train) -> Cost:
@@ -166,44 +155,32 @@ def measure_cost(dataset: Dataset, recipe: Recipe, train: Train) -> Cost:
     which the second counts, on images of the train split, and with eight images of the val split.
     Features are not stored meanwhile, so a run with `feature_views` costs at most this.
     """
-    images, val_images = len(dataset.samples("train")), len(dataset.samples("val"))
-    cut = _cut(dataset, (STEPS + 1) * recipe.batch_size)
-    loader, val = _TimedTrain(cut, recipe), _TimedVal(cut)
+    all_train, all_val = dataset.samples("train"), dataset.samples("val")
+    needed = (STEPS + 1) * recipe.batch_size
+    spread_out = spaced(all_train, needed)
+    repeated = [spread_out[number % len(spread_out)] for number in range(needed)]
+    few = replace(dataset, splits={"train": repeated, "val": spaced(all_val, VAL_IMAGES)})
+    stages = [
+        stage.model_copy(update={"epochs": 2, "schedule": Schedule()}) for stage in recipe.stages
+    ]
+    changes = {"stages": stages, "validate_every": 1, "early_stop": None, "feature_views": None}
+    loader, val = _TimedTrain(few, recipe), _TimedVal(few)
     with tempfile.TemporaryDirectory() as folder, _silence():
-        train(_short(recipe), loader, val, Path(folder))
+        train(recipe.model_copy(update=changes), loader, val, Path(folder))
     ended = time.monotonic()
-    steps = max(1, images // recipe.batch_size)
-    counted = [_step_seconds(moments) for moments in loader.requested[1::2]]
+    steps = max(1, len(all_train) // recipe.batch_size)
+    counted = [
+        statistics.median(asked - before for before, asked in pairwise(moments))
+        for moments in loader.requested[1::2]
+    ]
     begins = [*(moments[0] for moments in loader.requested[1:]), ended]
     saves = [begin - end for begin, (_, end) in zip(begins, val.spans, strict=True)]
     start, end = val.spans[-1]
     return Cost(
         epochs_s=tuple(steps * seconds for seconds in counted),
-        validation_s=(end - start) / val.images * val_images,
+        validation_s=(end - start) / val.images * len(all_val),
         save_s=statistics.median(saves),
     )
-
-
-def _step_seconds(moments: list[float]) -> float:
-    """The median time between asking for a batch and asking for the next one."""
-    return statistics.median(b - a for a, b in pairwise(moments))
-
-
-def _short(recipe: Recipe) -> Recipe:
-    """Two epochs of each stage, each with a validation."""
-    stages = [
-        stage.model_copy(update={"epochs": 2, "schedule": Schedule()}) for stage in recipe.stages
-    ]
-    changes = {"stages": stages, "validate_every": 1, "early_stop": None, "feature_views": None}
-    return recipe.model_copy(update=changes)
-
-
-def _cut(dataset: Dataset, train_images: int) -> Dataset:
-    """So many training images, repeated where there are fewer, and a few to validate on."""
-    train = spaced(dataset.samples("train"), train_images)
-    repeated = [train[number % len(train)] for number in range(train_images)]
-    val = spaced(dataset.samples("val"), VAL_IMAGES)
-    return replace(dataset, splits={"train": repeated, "val": val})
 
 
 def spaced(samples: list[Sample], count: int) -> list[Sample]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.common.errors import InputError
 from zoo.common.files import write_bytes, write_text
+from zoo.records.metrics import METRICS, SCORE
 
 if TYPE_CHECKING:
     import altair
@@ -31,7 +32,7 @@ SERIES = {
 }
 """The series of the three panels with their colours, readable on white and on black."""
 
-_NUMBERS = ("loss", "lr", "train_loss", "val_loss", "miou", "pixel_accuracy", "seconds")
+_NUMBERS = ("loss", "lr", "train_loss", "val_loss", "seconds")
 _BY_STEP = ("training, steps", "learning rate")
 _GREY = "#7a7f87"
 _WIDTH = 640
@@ -80,17 +81,56 @@ def curves(log: list[Event]) -> altair.VConcatChart:
     import altair as alt
 
     steps, epochs = latest(log, "step"), latest(log, "epoch")
-    length = _steps_per_epoch(epochs)
+    # steps of one epoch, 1 where none has ended; epochs may be left unscored
+    length = max((event["step"] / event["epoch"] for event in epochs), default=1) or 1
     end = max((event["step"] / length for event in (*steps, *epochs)), default=0) or 1
     axis = _axis(end, None)
     last_axis = _axis(end, "epochs done" if epochs else "steps done")
-    starts = _stage_starts([*steps, *epochs], length)
-    loss = _lines(_loss_rows(steps, epochs, length), axis, "loss", legend=True)
-    miou = _lines(_rows(epochs, "miou", "mIoU", length, 100), axis, "mIoU on validation, %")
-    rate = _lines(_rows(_thinned(steps), "lr", "learning rate", length), last_axis, "learning rate")
-    loss += [_rules(starts, axis), *_stage_names(starts, end)]
-    miou += [_rules(starts, axis), *_best_mark(epochs, length, end, axis)]
-    rate += [_rules(starts, last_axis)]
+    stride = math.ceil(len(steps) / _MAX_POINTS) or 1
+    few = steps[::-stride][::-1]  # evenly spaced, the last one among them
+    losses = [
+        *_rows(few, "loss", "training, steps", length),
+        *_rows(epochs, "train_loss", "training, epochs", length),
+        *_rows(epochs, "val_loss", "validation", length),
+    ]
+    loss = _lines(losses, axis, "loss", legend=True)
+    miou = _lines(_rows(epochs, SCORE.key, "mIoU", length, 100), axis, "mIoU on validation, %")
+    rate = _lines(_rows(few, "lr", "learning rate", length), last_axis, "learning rate")
+
+    # the stages, each with the place on the x axis where the one before it ended
+    starts: list[tuple[str, float]] = []
+    before = 0
+    for event in sorted([*steps, *epochs], key=lambda one: (one["step"], one["event"] == "epoch")):
+        stage = event.get("stage")
+        if stage is not None and (not starts or str(stage) != starts[-1][0]):
+            starts.append((str(stage), before / length))
+        before = event["step"]
+    rules = _data([{"x": start} for _, start in starts[1:]]).mark_rule(
+        strokeDash=[4, 3], color=_GREY
+    )
+    # the stages' names above the first panel, each cut to the width of its stage
+    bounds = [start / end * _WIDTH for _, start in starts] + [_WIDTH]
+    names = [
+        _data([{"name": name}])
+        .mark_text(align="left", fontSize=11, color=_GREY, limit=max(right - left - 6, 12))
+        .encode(x=alt.value(left + 3), y=alt.value(-7), text="name:N")
+        for (name, _), (left, right) in zip(starts, itertools.pairwise(bounds), strict=True)
+    ]
+    loss += [rules.encode(x=axis), *names]
+    miou += [rules.encode(x=axis)]
+    rate += [rules.encode(x=last_axis)]
+
+    # a ring and a label at the last epoch that was the best one so far
+    best = [event for event in epochs if event.get("best")]
+    if marked := _rows(best, SCORE.key, "mIoU", length, 100)[-1:]:
+        y, right = float(marked[0]["y"]), float(marked[0]["x"]) > end / 2
+        mark = _data([{**marked[0], "label": f"best {y:.1f}"}]).encode(x=axis, y=alt.Y("y:Q"))
+        ring = mark.mark_point(size=130, color=SERIES["mIoU"], strokeWidth=2)
+        text = mark.mark_text(
+            align="right" if right else "left", dx=-9 if right else 9, dy=12, color=SERIES["mIoU"]
+        )
+        miou += [ring, text.encode(text="label:N")]
+
     panels = [
         alt.layer(*marks).properties(width=_WIDTH, height=height)
         for marks, height in ((loss, 190), (miou, 190), (rate, 90))
@@ -131,24 +171,19 @@ def _parse(line: str) -> Event | None:
         return None
     if not isinstance(event, dict) or event.get("event") not in ("step", "epoch"):
         return None
-    per_class = event.get("iou_per_class", {})
     counts = [event.get("step"), event.get("epoch")]
     if not all(isinstance(count, int) and count >= 0 for count in counts):
         return None
-    if not isinstance(per_class, dict):
-        return None
-    values = [*(event.get(key) for key in _NUMBERS), *per_class.values()]
+    values = [event.get(key) for key in _NUMBERS]
+    for metric in METRICS:
+        if not metric.per_class:
+            values.append(event.get(metric.key))
+        elif isinstance(by_class := event.get(metric.key, {}), dict):
+            values += by_class.values()
+        else:
+            return None
     sound = all(value is None or isinstance(value, int | float) for value in values)
     return event if sound else None
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _steps_per_epoch(epochs: list[Event]) -> float:
-    """Optimizer steps of one epoch, 1 where no epoch has ended; epochs may be left unscored."""
-    return max((event["step"] / event["epoch"] for event in epochs), default=1) or 1
 
 
 def _rows(
@@ -157,34 +192,8 @@ def _rows(
     return [
         {"x": event["step"] / length, "y": event[key] * factor, "series": series}
         for event in events
-        if _finite(event.get(key))
+        if isinstance(event.get(key), int | float) and math.isfinite(event[key])
     ]
-
-
-def _loss_rows(steps: list[Event], epochs: list[Event], length: float) -> list[Row]:
-    return [
-        *_rows(_thinned(steps), "loss", "training, steps", length),
-        *_rows(epochs, "train_loss", "training, epochs", length),
-        *_rows(epochs, "val_loss", "validation", length),
-    ]
-
-
-def _thinned(steps: list[Event]) -> list[Event]:
-    """At most about 400 events, evenly spaced, the last one among them."""
-    stride = -(-len(steps) // _MAX_POINTS) or 1
-    return steps[::-stride][::-1]
-
-
-def _stage_starts(events: list[Event], length: float) -> list[tuple[str, float]]:
-    """The stages in order, each with the place on the x axis where the one before it ended."""
-    starts: list[tuple[str, float]] = []
-    end = 0
-    for event in sorted(events, key=lambda event: (event["step"], event["event"] == "epoch")):
-        stage = event.get("stage")
-        if stage is not None and (not starts or str(stage) != starts[-1][0]):
-            starts.append((str(stage), end / length))
-        end = event["step"]
-    return starts
 
 
 def _axis(end: float, title: str | None) -> altair.X:
@@ -219,40 +228,3 @@ def _lines(rows: list[Row], axis: altair.X, title: str, legend: bool = False) ->
         _data(dense).mark_line(strokeWidth=1.2).encode(x=axis, y=y, color=colour),
         _data(sparse).mark_line(strokeWidth=2, point=True).encode(x=axis, y=y, color=colour),
     ]
-
-
-def _rules(starts: list[tuple[str, float]], axis: altair.X) -> altair.Chart:
-    rows: list[Row] = [{"x": start} for _, start in starts[1:]]
-    return _data(rows).mark_rule(strokeDash=[4, 3], color=_GREY).encode(x=axis)
-
-
-def _stage_names(starts: list[tuple[str, float]], end: float) -> list[altair.Chart]:
-    """The stages' names above the first panel, each cut to the width of its stage."""
-    import altair as alt
-
-    bounds = [start / end * _WIDTH for _, start in starts] + [_WIDTH]
-    return [
-        _data([{"name": name}])
-        .mark_text(align="left", fontSize=11, color=_GREY, limit=max(right - left - 6, 12))
-        .encode(x=alt.value(left + 3), y=alt.value(-7), text="name:N")
-        for (name, _), (left, right) in zip(starts, itertools.pairwise(bounds), strict=True)
-    ]
-
-
-def _best_mark(
-    epochs: list[Event], length: float, end: float, axis: altair.X
-) -> list[altair.Chart]:
-    """A ring and a label at the last epoch that was the best one so far."""
-    import altair as alt
-
-    best = _rows([event for event in epochs if event.get("best")], "miou", "mIoU", length, 100)
-    if not best:
-        return []
-    row: Row = {**best[-1], "label": f"best {best[-1]['y']:.1f}"}
-    right = float(row["x"]) > end / 2
-    chart = _data([row]).encode(x=axis, y=alt.Y("y:Q"))
-    text = chart.mark_text(
-        align="right" if right else "left", dx=-9 if right else 9, dy=12, color=SERIES["mIoU"]
-    )
-    ring = chart.mark_point(size=130, color=SERIES["mIoU"], strokeWidth=2)
-    return [ring, text.encode(text="label:N")]

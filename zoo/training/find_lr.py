@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,15 +20,12 @@ from zoo.models.layers import train_mode
 from zoo.runtime.environment import versions
 from zoo.runtime.processes import start_ranks
 from zoo.training.auto import announce_choices, resolve_auto
-from zoo.training.plan import RunRequest, make_plan
-from zoo.training.prepare import make_trainer, prepare
+from zoo.training.plan import RunRequest, make_plan, make_trainer, prepare
 
 if TYPE_CHECKING:
     import altair
-    import torch
 
     from zoo.registry.recipe import Stage
-    from zoo.training.engine.step import Inputs
     from zoo.training.engine.trainer import Trainer
 
 JSON, CHART = "lr_finder.json", "lr_finder"
@@ -150,9 +147,11 @@ def range_test(
     train_mode(trainer.model, frozen_statistics=trainer.recipe.batch_norm == "frozen")
     points: list[Point] = []
     average = 0.0
+    epochs = (trainer.batches.epoch(epoch, 0) for epoch in itertools.count())
+    batches = itertools.islice(itertools.chain.from_iterable(epochs), steps)
     with progress_bar() as bar:
         task = bar.add_task("learning-rate test", total=steps)
-        for number, (images, masks) in zip(range(steps), _batches(trainer), strict=False):
+        for number, (images, masks) in enumerate(batches):
             rate = LOWEST * (HIGHEST / LOWEST) ** (number / (steps - 1))
             for group in trainer.optimizer.param_groups:
                 group["lr"] = rate * group["lr_scale"]
@@ -183,12 +182,6 @@ def suggest(
     slopes = np.gradient(smoothed, logarithms)[: max(lowest, 1)]
     tenth = points[lowest].rate / 10
     return Finding(stage, tenth, tenth, points[int(slopes.argmin())].rate, ended, points)
-
-
-def _batches(trainer: Trainer) -> Iterator[tuple[Inputs, torch.Tensor]]:
-    """The batches of one epoch after the other."""
-    for epoch in itertools.count():
-        yield from trainer.batches.epoch(epoch, 0)
 
 
 def chart(finding: Finding) -> altair.LayerChart:

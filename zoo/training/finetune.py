@@ -12,7 +12,6 @@ from zoo.common.console import info
 from zoo.common.errors import InputError
 from zoo.common.files import write_json
 from zoo.creation.create import DEFAULT
-from zoo.hub.folder import read_folder
 from zoo.models.norms import has_batch_norm
 from zoo.registry.recipe import Recipe, recipe_dict, recipe_hash
 from zoo.runtime.environment import versions
@@ -20,8 +19,7 @@ from zoo.runtime.processes import Ranks, start_ranks
 from zoo.training.auto import announce_choices, resolve_auto
 from zoo.training.engine.checkpoint import NAME as CHECKPOINT
 from zoo.training.engine.trainer import Result
-from zoo.training.plan import Plan, RunRequest, make_plan
-from zoo.training.prepare import Start, make_trainer, prepare
+from zoo.training.plan import Plan, RunRequest, Start, make_plan, make_trainer, prepare
 from zoo.training.run_folder import RESULT, check_out, check_trackers, open_run
 
 
@@ -69,11 +67,48 @@ def run(request: RunRequest) -> Result:
         announce_choices(plan)
         check_batch_size(plan.recipe, ranks.world)
         start = prepare(plan, ranks)
+    spec, recipe, dataset = start.net.spec, plan.recipe, plan.dataset
+    # stored in the model folder and copied into records: how the weights were trained
+    training = {
+        "dataset": dataset.name,
+        "data_hash": start.hashes,
+        "chosen_on": "val",
+        "recipe": plan.recipe_name,
+        "recipe_hash": recipe_hash(recipe),
+        "overrides": plan.overrides,
+        "seed": recipe.seed,
+        "encoder_init": start.encoder_init,
+        "encoder_weights": spec.encoder_weights,
+        "precision": start.precision,
+    }
+    # run.json: everything that a resumed run must share
+    description: dict[str, Any] = {
+        "schema": 1,
+        "model": plan.model,
+        "started_from": None if plan.folder is None else plan.folder.name,
+        "data": {
+            "name": dataset.name,
+            "classes": dataset.classes,
+            "palette": [list(colour) for colour in dataset.palette],
+            "images": {split: len(dataset.samples(split)) for split in ("train", "val")},
+            "hash": start.hashes,
+        },
+        "recipe_name": plan.recipe_name,
+        "recipe": recipe_dict(recipe),
+        "overrides": plan.overrides,
+        "seed": recipe.seed,
+        "precision": start.precision,
+        "encoder_init": start.encoder_init,
+        "encoder_weights": spec.encoder_weights,
+        "spec": json.loads(spec.model_dump_json()),
+        "env": versions(),
+    }
+    if plan.auto is not None:
+        description["auto"] = plan.auto
     with ranks.raise_on_all_ranks():
-        training = _training(plan, start)
         trainer = make_trainer(plan, start, ranks, training=training)
         if ranks.first:
-            open_run(plan.out, _description(plan, start), request.resume)
+            open_run(plan.out, description, request.resume)
     _announce(plan, start, ranks)
     has_checkpoint = ranks.any((plan.out / CHECKPOINT).is_file())
     result = trainer.fit(resume=request.resume and has_checkpoint)
@@ -106,7 +141,7 @@ def _announce(plan: Plan, start: Start, ranks: Ranks) -> None:
     info(
         f"{plan.model} on {plan.dataset.name} ({images} images): recipe {plan.recipe_name}, "
         f"{epochs} epochs of {start.train.steps_per_epoch} steps, {start.precision}, "
-        f"{_encoder_init(plan, start)} encoder, into {plan.out}."
+        f"{start.encoder_init} encoder, into {plan.out}."
     )
     if ranks.world == 1:
         return
@@ -121,51 +156,3 @@ def _announce(plan: Plan, start: Start, ranks: Ranks) -> None:
             f"On CPUs BatchNorm sees only the {images_each} images of its own process; with "
             "batch_norm=frozen or group the result equals that of one process."
         )
-
-
-def _training(plan: Plan, start: Start) -> dict[str, Any]:
-    """How the weights were trained; stored in the model folder and copied into records."""
-    return {
-        "dataset": plan.dataset.name,
-        "data_hash": start.hashes,
-        "chosen_on": "val",
-        "recipe": plan.recipe_name,
-        "recipe_hash": recipe_hash(plan.recipe),
-        "overrides": plan.overrides,
-        "seed": plan.recipe.seed,
-        "encoder_init": _encoder_init(plan, start),
-        "encoder_weights": start.net.spec.encoder_weights,
-        "precision": start.precision,
-    }
-
-
-def _encoder_init(plan: Plan, start: Start) -> str:
-    if plan.folder is not None:
-        before = read_folder(plan.folder, plan.request.registry).training or {}
-        return str(before.get("encoder_init", "pretrained"))
-    return "random" if start.net.spec.encoder_weights is None else "pretrained"
-
-
-def _description(plan: Plan, start: Start) -> dict[str, Any]:
-    """The content of run.json: everything that a resumed run must share."""
-    return {
-        "schema": 1,
-        "model": plan.model,
-        "started_from": None if plan.folder is None else plan.folder.name,
-        "data": {
-            "name": plan.dataset.name,
-            "classes": plan.dataset.classes,
-            "palette": [list(colour) for colour in plan.dataset.palette],
-            "images": {s: len(plan.dataset.samples(s)) for s in ("train", "val")},
-            "hash": start.hashes,
-        },
-        "recipe_name": plan.recipe_name,
-        "recipe": recipe_dict(plan.recipe),
-        "overrides": plan.overrides,
-        "seed": plan.recipe.seed,
-        "precision": start.precision,
-        "encoder_init": _encoder_init(plan, start),
-        "encoder_weights": start.net.spec.encoder_weights,
-        "spec": json.loads(start.net.spec.model_dump_json()),
-        "env": versions(),
-    } | ({} if plan.auto is None else {"auto": plan.auto})

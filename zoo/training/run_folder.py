@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.common.console import info
 from zoo.common.errors import InputError, RunError, extra, join_problems, unknown
 from zoo.common.files import read_json, recover_folder, write_json
+from zoo.records.metrics import METRICS
 from zoo.registry.recipe import Recipe, recipe_dict
 from zoo.training.engine.checkpoint import NAME as CHECKPOINT
 from zoo.training.engine.checkpoint import Progress
@@ -56,24 +57,7 @@ def open_run(out: Path, description: dict[str, Any], resume: bool) -> None:
     if not resume:
         write_json(out / RUN, description)
         return
-    _check_same(out, description)
-    recover_folder(out / BEST)
-    _remove_half_written(out)
-
-
-def _remove_half_written(out: Path) -> None:
-    """Remove what a killed run was writing when it died."""
-    for name in (RUN, RESULT, BEST, CHECKPOINT):
-        for left in out.glob(f".{name}.*"):
-            if left.is_dir():
-                shutil.rmtree(left, ignore_errors=True)
-            else:
-                left.unlink(missing_ok=True)
-
-
-def _check_same(out: Path, description: dict[str, Any]) -> None:
-    before = read_json(out / RUN)
-    now = json.loads(json.dumps(description))
+    before, now = read_json(out / RUN), json.loads(json.dumps(description))
     problems = [
         f"{key}: the run has {_short(old)}, now it is {_short(new)}"
         for key, old, new in _differences(before, now)
@@ -85,6 +69,13 @@ def _check_same(out: Path, description: dict[str, Any]) -> None:
             f"{', '.join(FREE)} may change. Restore these values, or give another --out:"
         )
         raise InputError(join_problems(header, problems))
+    recover_folder(out / BEST)
+    for name in (RUN, RESULT, BEST, CHECKPOINT):  # what a killed run was writing when it died
+        for left in out.glob(f".{name}.*"):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
 
 
 def _differences(before: Any, now: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:
@@ -160,9 +151,7 @@ class RunLog:
                 "step": progress.step,
                 "stage": stage,
                 "train_loss": loss,
-                "miou": metrics["miou"],
-                "pixel_accuracy": metrics["pixel_accuracy"],
-                "iou_per_class": metrics["iou_per_class"],
+                **{metric.key: metrics[metric.key] for metric in METRICS if metric.logged},
                 "best": best,
                 "seconds": seconds,
             }

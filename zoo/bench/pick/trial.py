@@ -16,8 +16,7 @@ from zoo.runtime.processes import start_ranks
 from zoo.training.auto import cost_of, resolve_auto
 from zoo.training.budget import spaced, spread
 from zoo.training.engine.checkpoint import NAME as CHECKPOINT
-from zoo.training.plan import AUTO, Plan, RunRequest, make_plan
-from zoo.training.prepare import make_trainer, prepare
+from zoo.training.plan import AUTO, Plan, RunRequest, make_plan, make_trainer, prepare
 
 TRIAL_ORDER, RESULT = "order.json", "result.json"
 VAL_IMAGES = 64

@@ -6,9 +6,18 @@ import torch
 from torch import Tensor
 
 from zoo.models.outputs import Outputs, resized
-from zoo.training.losses.strips import Sums, at_least_float32, in_one_piece, recomputed
 from zoo.training.losses.targets import IGNORE, class_pixels, sum_dtype, total, valid_pixels
-from zoo.training.losses.terms import Batch, PixelLoss, Settings, Strip, quotient
+from zoo.training.losses.terms import (
+    Batch,
+    PixelLoss,
+    Settings,
+    Strip,
+    Sums,
+    at_least_float32,
+    in_one_piece,
+    quotient,
+    recomputed,
+)
 
 
 def _maps(strip: Strip) -> Sums:
@@ -36,24 +45,18 @@ def lovasz_sum(outputs: Outputs, target: Tensor, log_divisor: Tensor | None) -> 
         classes = planes.unbind(0)
         own_target = target[image]
         own_divisor = None if log_divisor is None else log_divisor[image]
-        counted = _counted_classes(own_target, len(classes), shown=log_divisor is not None)
+        if log_divisor is not None:
+            found = class_pixels(own_target.unsqueeze(0), len(classes)) > 0
+        elif own_target.ndim == 3:
+            found = (own_target != IGNORE).flatten(1).any(dim=1)
+        else:
+            found = (own_target != IGNORE).any().expand(len(classes))
+        counted: list[int] = found.nonzero().flatten().tolist() or [0]  # the first one adds 0
         for index in counted:
             inputs = (classes[index], own_divisor, own_target, index, outputs)
             value = _one_class(*inputs) if small else recomputed(_one_class, *inputs)
             values.append(value / len(counted))
     return total(torch.stack(values))
-
-
-def _counted_classes(target: Tensor, classes: int, shown: bool) -> list[int]:
-    """The classes of the mean; the first one, which adds 0, if there is none."""
-    if shown:
-        found = class_pixels(target.unsqueeze(0), classes) > 0
-    elif target.ndim == 3:
-        found = (target != IGNORE).flatten(1).any(dim=1)
-    else:
-        found = (target != IGNORE).any().expand(classes)
-    counted: list[int] = found.nonzero().flatten().tolist()
-    return counted or [0]
 
 
 def _one_class(

@@ -13,9 +13,8 @@ from zoo.models.outputs import MaskOutputs, Outputs, pixel_logits
 from zoo.registry.losses import LOSSES
 from zoo.registry.recipe import LossOptions
 from zoo.training.losses.queries import Matching, query_sums, query_target_sums
-from zoo.training.losses.strips import Sums, in_strips
 from zoo.training.losses.targets import IGNORE, pixel_weights
-from zoo.training.losses.terms import Batch, PixelLoss, Settings, Strip
+from zoo.training.losses.terms import Batch, PixelLoss, Settings, Strip, Sums, in_strips
 
 ACTIVATIONS = ("softmax", "sigmoid")
 
@@ -82,7 +81,19 @@ class Objective(nn.Module):
         both. Raises InputError if they do not fit each other or the losses.
         """
         if isinstance(output, MaskOutputs):
-            return self._sums_of_masks(output, target)
+            classes = output.predictions[-1].classes
+            no_logits = classes.new_empty(len(classes), classes.shape[-1] - 1, 0, 0)
+            self._check_shapes(Outputs(no_logits, output.size, output.crop), target)
+            sums: Sums = {}
+            if self._queries:
+                matching = Matching(self.factors, self.options.no_object_weight, self.class_weights)
+                with torch.autocast(target.device.type, enabled=False):
+                    sums = query_sums(output, target, matching)
+                    sums |= query_target_sums(target, self.class_weights)
+            if self._pixels:
+                pixels = Outputs(pixel_logits(output), output.crop, output.crop)
+                sums |= self._sums_of_pixels(pixels, target)
+            return sums
         if self._queries:
             raise InputError(
                 f"{', '.join(sorted(self._queries))} need mask queries, which this model does not "
@@ -118,28 +129,11 @@ class Objective(nn.Module):
         return sums
 
     def _target_sums(self, target: Tensor, weights: Tensor) -> Sums:
-        settings = self._settings()
-        return {
-            key: value
-            for loss in self._pixels.values()
-            if loss.target_sums is not None
-            for key, value in loss.target_sums(target, weights, settings).items()
-        }
-
-    def _sums_of_masks(self, output: MaskOutputs, target: Tensor) -> Sums:
-        classes = output.predictions[-1].classes
-        no_logits = classes.new_empty(len(classes), classes.shape[-1] - 1, 0, 0)
-        self._check_shapes(Outputs(no_logits, output.size, output.crop), target)
         sums: Sums = {}
-        if self._queries:
-            matching = Matching(self.factors, self.options.no_object_weight, self.class_weights)
-            with torch.autocast(target.device.type, enabled=False):
-                sums = query_sums(output, target, matching)
-                sums |= query_target_sums(target, self.class_weights)
-        if not self._pixels:
-            return sums
-        pixels = Outputs(pixel_logits(output), output.crop, output.crop)
-        return sums | self._sums_of_pixels(pixels, target)
+        for loss in self._pixels.values():
+            if loss.target_sums is not None:
+                sums |= loss.target_sums(target, weights, self._settings())
+        return sums
 
     def finish(self, sums: Sums) -> Tensor:
         """The scalar float32 loss of the totals of `sums`.

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 
 from zoo.registry.recipe import LossOptions
-from zoo.training.losses.strips import Sums
 from zoo.training.losses.targets import near_border, total, valid_pixels
-from zoo.training.losses.terms import Batch, PixelLoss, Settings, Strip, nll_maps, quotient
+from zoo.training.losses.terms import Batch, PixelLoss, Settings, Strip, Sums, nll_maps, quotient
 
 
 def _ce_maps(strip: Strip) -> Sums:

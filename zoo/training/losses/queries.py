@@ -16,9 +16,8 @@ from torch.nn import functional
 
 from zoo.models.outputs import MaskOutputs
 from zoo.registry.recipe import LossOptions
-from zoo.training.losses.strips import Sums
 from zoo.training.losses.targets import IGNORE, total
-from zoo.training.losses.terms import or_one
+from zoo.training.losses.terms import Sums, or_one
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,11 @@ def match(class_logits: Tensor, mask_logits: Tensor, truth: Truth, matching: Mat
 def _image_losses(
     class_logits: Tensor, mask_logits: Tensor, truth: Truth, matching: Matching
 ) -> Sums:
-    """The losses of one image in one prediction; zeros with a gradient if no pixel is valid."""
+    """The losses of one image in one prediction; zeros with a gradient if no pixel is valid.
+
+    `query_mask` is the binary cross-entropy, the mean over valid pixels; `query_dice` is
+    1 - (2 TP + 1) / (2 TP + FP + FN + 1).
+    """
     if not len(truth.ids):
         nothing = 0 * (class_logits.sum() + mask_logits.sum())
         return dict.fromkeys(LOSSES, nothing)
@@ -127,19 +130,13 @@ def _image_losses(
     weights = class_logits.new_full((class_logits.shape[1],), matching.no_object)
     weights[:-1] = 1.0 if matching.weights is None else matching.weights
     nll = functional.cross_entropy(class_logits, wanted, weight=weights, reduction="sum")
-    mask, dice = _mask_losses(mask_logits[queries], truth.pixels[segments], truth.pixels.sum(dim=0))
-    return {"query_class": nll, "query_mask": mask.sum(), "query_dice": dice.sum()}
-
-
-def _mask_losses(mask_logits: Tensor, pixels: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Binary cross-entropy, the mean over valid pixels, and Dice of each row.
-
-    All pixels of a cell have its logit. Dice is 1 - (2 TP + 1) / (2 TP + FP + FN + 1).
-    """
-    nll = (functional.softplus(mask_logits) * valid - mask_logits * pixels).sum(dim=1) / valid.sum()
-    p = mask_logits.sigmoid()
+    # per matched pair; all pixels of a cell have its logit
+    logits, pixels, valid = mask_logits[queries], truth.pixels[segments], truth.pixels.sum(dim=0)
+    mask = (functional.softplus(logits) * valid - logits * pixels).sum(dim=1) / valid.sum()
+    p = logits.sigmoid()
     overlap = 2 * (p * pixels).sum(dim=1) + 1
-    return nll, 1 - overlap / ((p * valid).sum(dim=1) + pixels.sum(dim=1) + 1)
+    dice = 1 - overlap / ((p * valid).sum(dim=1) + pixels.sum(dim=1) + 1)
+    return {"query_class": nll, "query_mask": mask.sum(), "query_dice": dice.sum()}
 
 
 def _per_segment(name: str) -> Callable[[Sums, LossOptions], Tensor]:

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from zoo.registry.recipe import LossOptions
-from zoo.training.losses.strips import Sums
 from zoo.training.losses.targets import class_pixels, total
-from zoo.training.losses.terms import Batch, PixelLoss, Strip, or_one
+from zoo.training.losses.terms import Batch, PixelLoss, Strip, Sums, or_one
 
 
 def _maps(strip: Strip) -> Sums:
