@@ -99,17 +99,22 @@ def test_two_processes_give_the_loss_and_the_weights_of_one(scenes: Path, tmp_pa
 def test_two_processes_unfreeze_layer_by_layer_as_one_does(
     model: Path, scenes: Path, tmp_path: Path
 ) -> None:
-    """DDP is prepared anew in each epoch, since more of the encoder learns."""
+    """DDP is prepared anew in each epoch, since more of the encoder learns.
+
+    The low rate keeps the order in which gradients are summed from growing into a difference: at
+    0.05 this net without norms turns one of 1e-7 into 7e-5 within three steps.
+    """
+    slow = "optimizer={name: sgd, lr: 0.01}"
     growing = "stages=[{name: up, epochs: 3, unfreeze_from: 0.0, unfreeze: 1.0}]"
     alone, two = tmp_path / "alone", tmp_path / "two"
-    settings = [override for override in SETTINGS if not override.startswith("stages")]
-    finetune(model, scenes, recipe="scratch", out=alone, overrides=[*settings, growing])
-    done = launch(command(model, scenes, two, growing), 2)
+    settings = [o for o in SETTINGS if not o.startswith(("stages", "optimizer"))]
+    finetune(model, scenes, recipe="scratch", out=alone, overrides=[*settings, slow, growing])
+    done = launch(command(model, scenes, two, slow, growing), 2)
     assert done.returncode == 0, done.stderr
     losses = logged(alone, "step", "loss")
     assert len(losses) == 6
     assert logged(two, "step", "loss") == pytest.approx(losses, rel=1e-5)
-    assert largest_difference(alone, two) < 1e-4
+    assert largest_difference(alone, two) < 1e-5
     start, end = load_folder(model), load_checkpoint(two)[0]["model"]
     lowest, before = encoder_layers(start)[0], start.state_dict()
     assert any(not torch.equal(end[name], before[name]) for name in lowest)
