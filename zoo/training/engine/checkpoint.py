@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from zoo.common.errors import InputError, RunError, shortened
 from zoo.training.engine.features import map_tensors
+from zoo.training.engine.sharding import gathered
 
 NAME = "checkpoint.pt"
 PARTS = ("model", "ema", "optimizer", "scaler", "plateau", "random", "progress")
@@ -59,7 +60,7 @@ def weights_and_optimizer(
     return {
         "model": get_model_state_dict(model, options=whole),
         "ema": None if ema is None else get_model_state_dict(ema, options=whole),
-        "optimizer": map_tensors(_gathered, optimizer.state_dict()),
+        "optimizer": map_tensors(gathered, optimizer.state_dict()),
     }
 
 
@@ -74,24 +75,20 @@ def restore_weights_and_optimizer(
     set_model_state_dict(model, state["model"], options=whole)
     if ema is not None:
         set_model_state_dict(ema, state["ema"], options=whole)
+
+    def shard(value: Any, parameter: Tensor) -> Any:
+        """This process's shard of a tensor of the shape of `parameter`; others as they are."""
+        if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
+            return value
+        mesh, placements = parameter.device_mesh, parameter.placements
+        return distribute_tensor(value, mesh, placements, src_data_rank=None)
+
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     shards = {
-        number: {key: _shard(value, parameters[number]) for key, value in kept.items()}
+        number: {key: shard(value, parameters[number]) for key, value in kept.items()}
         for number, kept in state["optimizer"]["state"].items()
     }
     optimizer.load_state_dict(state["optimizer"] | {"state": shards})
-
-
-def _gathered(value: Tensor) -> Tensor:
-    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
-
-
-def _shard(value: Any, parameter: Tensor) -> Any:
-    """This process's shard of a whole tensor of the shape of `parameter`; others as they are."""
-    if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
-        return value
-    mesh, placements = parameter.device_mesh, parameter.placements
-    return distribute_tensor(value, mesh, placements, src_data_rank=None)
 
 
 def save_checkpoint(run: Path, state: dict[str, Any], progress: Progress) -> None:
@@ -130,12 +127,8 @@ def load_checkpoint(run: Path) -> tuple[dict[str, Any], Progress]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise InputError(f"{path} is not a readable checkpoint: {error}.") from error
-    _check_parts(path, content)
-    return content, Progress(**content.pop("progress"))
 
-
-def _check_parts(path: Path, content: Any) -> None:
-    """Raise InputError naming how an older or a newer version differs."""
+    # an older or a newer version may have stored other parts
     parts = content if isinstance(content, dict) else {}
     known = {field.name for field in dataclasses.fields(Progress)}
     progress = parts.get("progress")
@@ -149,9 +142,9 @@ def _check_parts(path: Path, content: Any) -> None:
         raise InputError(
             f"{path} was written by another version of zoo: {'; '.join(problems)}. Continue with "
             "the version that started the run (run.json: env.zoo), or start a new run with another "
-            "--out; "
-            f"the best model so far is in {path.parent / 'best'}."
+            f"--out; the best model so far is in {run / 'best'}."
         )
+    return content, Progress(**content.pop("progress"))
 
 
 def random_state() -> dict[str, list[Tensor]]:

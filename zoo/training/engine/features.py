@@ -22,7 +22,7 @@ from zoo.runtime.precision import autocast
 if TYPE_CHECKING:
     from zoo.data.loading.loader import Key, TrainLoader
     from zoo.models.segmentation import SegmentationModel
-    from zoo.registry.recipe import Recipe, Stage
+    from zoo.registry.recipe import Recipe
 
 Place = Literal["memory", "disk", "nowhere"]
 
@@ -42,16 +42,14 @@ def check_feature_views(recipe: Recipe) -> None:
             "oversample draws images repeatedly, each time augmented differently: set it to none "
             "(class_weights also make rare classes count more)"
         )
-    if not any(_may_freeze(stage) for stage in recipe.stages):
+    if not any(
+        stage.learn != "all"
+        or (not stage.unfreeze_names and 0 in (stage.unfreeze, stage.unfreeze_from))
+        for stage in recipe.stages
+    ):
         problems.append("the encoder learns in every stage: give one of them unfreeze=0")
     if problems:
         raise InputError(join_problems("feature_views cannot be used here:", problems))
-
-
-def _may_freeze(stage: Stage) -> bool:
-    if stage.learn != "all":
-        return True
-    return not stage.unfreeze_names and 0 in (stage.unfreeze, stage.unfreeze_from)
 
 
 def check_encoder(model: SegmentationModel, crop: int) -> None:
@@ -229,12 +227,24 @@ class FeatureCache:
         views = min(self._views, sum(stage.epochs for stage in self._recipe.stages))
         memory = min(views, int(default_cache_gib() * 2**30) // size)
         disk = min(views - memory, room_bytes() // local_processes() // size)
-        counts: dict[Place, int] = {
-            "memory": memory, "disk": disk, "nowhere": views - memory - disk
-        }  # fmt: skip
+        nowhere = views - memory - disk
+        counts: dict[Place, int] = {"memory": memory, "disk": disk, "nowhere": nowhere}
         self._places = [place for place, count in counts.items() for _ in range(count)]
         if self._verbose:
-            info(_announcement(counts, size, self._loader.numbers))
+            text = (
+                f"The encoder is frozen: what it gives for {views} views of {self._loader.numbers} "
+                f"images takes {gib(size * views)}"
+            )
+            if memory == views:
+                text += " and stays in memory."
+            else:
+                text += f"; {memory} views stay in memory and {disk} on disk in {_folder()}."
+            if nowhere:
+                text += (
+                    f" The other {nowhere} are encoded in every epoch; set feature_views lower or "
+                    "ZOO_CACHE_GIB higher for room on disk."
+                )
+            info(text)
         return layout
 
 
@@ -390,21 +400,3 @@ def _encoder(model: SegmentationModel) -> nn.Module:
 
 def _folder() -> Path:
     return cache_folder() / "features"
-
-
-def _announcement(counts: dict[Place, int], size: int, images: int) -> str:
-    """What happens to the views, each of `size` bytes."""
-    views = sum(counts.values())
-    begin = f"The encoder is frozen: what it gives for {views} views of {images} images takes"
-    if counts["memory"] == views:
-        return f"{begin} {gib(size * views)} and stays in memory."
-    text = (
-        f"{begin} {gib(size * views)}; {counts['memory']} views stay in memory and "
-        f"{counts['disk']} on disk in {_folder()}."
-    )
-    if not counts["nowhere"]:
-        return text
-    return (
-        f"{text} The other {counts['nowhere']} are encoded in every epoch; set feature_views lower "
-        "or ZOO_CACHE_GIB higher for room on disk."
-    )

@@ -169,7 +169,7 @@ class Plateau(Scheduler):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a `state_dict`."""
+        """Continue from a `state_dict`."""
         self._probe.param_groups[0]["lr"] = state_dict["share"]
         self._torch.best = state_dict["best"]
         self._torch.num_bad_epochs = state_dict["without_gain"]
@@ -228,28 +228,28 @@ def make_schedule(
 
 def check_schedules(stages: Sequence[Stage], steps_per_epoch: int) -> None:
     """Raise InputError naming every stage that has too few steps for its schedule."""
-    found = ((stage, _too_short(stage, steps_per_epoch)) for stage in stages)
-    wrong = [f"stages.{stage.name}.schedule: {text}" for stage, text in found if text]
+    wrong = []
+    for stage in stages:
+        plan, steps = stage.schedule, stage.epochs * steps_per_epoch
+        length = f"the stage's {steps} steps ({stage.epochs} epochs of {steps_per_epoch})"
+        warmup, rise = round(plan.warmup * steps), plan.warmup or RISE
+        if warmup >= steps:
+            problem = (
+                f"the warm-up of {plan.warmup:g} takes all of {length}; lower warmup or raise "
+                "epochs"
+            )
+        elif plan.kind == "cosine_restarts" and steps - warmup < 2 * plan.cycles:
+            problem = (
+                f"{plan.cycles} cycles need at least {2 * plan.cycles} steps after the warm-up, "
+                f"{length} leave {steps - warmup}; lower cycles or raise epochs"
+            )
+        elif plan.kind == "one_cycle" and min(rise, 1 - rise) * steps < 2:
+            problem = (
+                f"one_cycle needs two steps to rise and two to fall (the rise takes {rise:g} of "
+                f"{length}); raise epochs or choose cosine"
+            )
+        else:
+            continue
+        wrong.append(f"stages.{stage.name}.schedule: {problem}")
     if wrong:
         raise InputError(join_problems("These schedules are longer than their stages:", wrong))
-
-
-def _too_short(stage: Stage, steps_per_epoch: int) -> str | None:
-    """Why the schedule does not fit into the stage's steps; None where it does."""
-    plan, steps = stage.schedule, stage.epochs * steps_per_epoch
-    length = f"the stage's {steps} steps ({stage.epochs} epochs of {steps_per_epoch})"
-    warmup = round(plan.warmup * steps)
-    if warmup >= steps:
-        return f"the warm-up of {plan.warmup:g} takes all of {length}; lower warmup or raise epochs"
-    if plan.kind == "cosine_restarts" and steps - warmup < 2 * plan.cycles:
-        return (
-            f"{plan.cycles} cycles need at least {2 * plan.cycles} steps after the warm-up, "
-            f"{length} leave {steps - warmup}; lower cycles or raise epochs"
-        )
-    rise = plan.warmup or RISE
-    if plan.kind == "one_cycle" and min(rise, 1 - rise) * steps < 2:
-        return (
-            f"one_cycle needs two steps to rise and two to fall (the rise takes {rise:g} of "
-            f"{length}); raise epochs or choose cosine"
-        )
-    return None

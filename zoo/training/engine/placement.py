@@ -51,11 +51,11 @@ def keep_float32(model: SegmentationModel, patterns: Sequence[str]) -> list[str]
     """
     names = [name for name, _ in model.net.named_modules() if name]
     matched = {p: [name for name in names if fnmatchcase(name, p)] for p in patterns}
-    problems = [
-        f"{pattern!r} matches no module; near it: {shortened(_near(pattern, names), 5)}"
-        for pattern, found in matched.items()
-        if not found
-    ]
+    problems = []
+    for pattern in (p for p, found in matched.items() if not found):
+        near = nearest(pattern.replace("*", ""), names, 5)
+        near = near or [name for name in names if "." not in name]
+        problems.append(f"{pattern!r} matches no module; near it: {shortened(near, 5)}")
     if problems:
         raise InputError(join_problems("fp32_modules has problems:", problems))
     chosen = [name for name in names if any(name in found for found in matched.values())]
@@ -74,16 +74,15 @@ def speed_up_cpu(model: SegmentationModel) -> None:
     memory of large tensors to the system, which zeroes every new page; it keeps that memory.
     """
     for module in model.net.modules():
-        if isinstance(module, nn.Conv2d) and _is_slow_in_bfloat16(module):
+        if not isinstance(module, nn.Conv2d):
+            continue
+        usual = (module.kernel_size, module.stride, module.dilation) == ((3, 3), (1, 1), (1, 1))
+        depthwise = module.groups == module.in_channels > 1
+        if depthwise and not usual and module.kernel_size != (1, 1):
             hooks = _Float32InTraining()
             module.register_forward_pre_hook(hooks.before, with_kwargs=True)
             module.register_forward_hook(hooks.after, always_call=True)
     _keep_freed_memory()
-
-
-def _is_slow_in_bfloat16(module: nn.Conv2d) -> bool:
-    usual = (module.kernel_size, module.stride, module.dilation) == ((3, 3), (1, 1), (1, 1))
-    return module.groups == module.in_channels > 1 and not usual and module.kernel_size != (1, 1)
 
 
 def _keep_freed_memory() -> None:
@@ -92,11 +91,6 @@ def _keep_freed_memory() -> None:
     if setter is not None:
         setter(_M_MMAP_THRESHOLD, 2**25)
         setter(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def _near(pattern: str, names: list[str]) -> list[str]:
-    top = [name for name in names if "." not in name]
-    return nearest(pattern.replace("*", ""), names, 5) or top
 
 
 class _Float32:
@@ -112,7 +106,7 @@ class _Float32:
         context = torch.autocast(kind, enabled=False)
         context.__enter__()
         self._entered.append(context)
-        return map_tensors(_as_float32, (args, kwargs))
+        return map_tensors(lambda x: x.float() if x.is_floating_point() else x, (args, kwargs))
 
     def after(self, *_: Any) -> None:
         """Turn autocast on again as it was."""
@@ -133,10 +127,6 @@ class _Float32InTraining(_Float32):
             return None
         super().after()
         return output.to(torch.get_autocast_dtype("cpu")) if isinstance(output, Tensor) else None
-
-
-def _as_float32(value: Tensor) -> Tensor:
-    return value.float() if value.is_floating_point() else value
 
 
 def checkpoint_activations(model: SegmentationModel) -> None:

@@ -76,8 +76,8 @@ class Shards:
     def gather(self, device: torch.device) -> None:
         """Fill `whole` with what is scored (the averaged weights if there are any) on `device`."""
         source = self._model if self._ema is None else self._ema.module
-        state = {name: _gathered(value) for name, value in source.state_dict().items()}
-        self.whole.load_state_dict(state)
+        state = source.state_dict()
+        self.whole.load_state_dict({name: gathered(value) for name, value in state.items()})
         self.whole.to(device)
 
     def release(self) -> None:
@@ -89,5 +89,6 @@ def _local(value: Tensor) -> Tensor:
     return value.to_local() if isinstance(value, DTensor) else value
 
 
-def _gathered(value: Tensor) -> Tensor:
+def gathered(value: Tensor) -> Tensor:
+    """The whole of a sharded tensor, on the CPU; other tensors as they are."""
     return value.full_tensor().cpu() if isinstance(value, DTensor) else value

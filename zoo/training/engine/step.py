@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -89,25 +89,22 @@ class Step:
         """
         masks = masks.to(self.device, non_blocking=True)
         restore = self._snapshot()
-        while (value := self._attempt(images, masks)) is None:
+        while (value := self._gradients(images, masks)) is None:
             self._halve(len(images))
             self.optimizer.zero_grad()
             restore()
         if math.isfinite(value):
-            self._update()
+            self._update_weights()
             self._proven += 1
         self.optimizer.zero_grad()
         return value
 
-    def _attempt(self, images: Inputs, masks: Tensor) -> float | None:
+    def _gradients(self, images: Inputs, masks: Tensor) -> float | None:
         """Compute the gradients and return the loss; None if a part did not fit in some process."""
         size = self.micro_batch or len(images)
-        if size >= len(images):
-            return self._whole(images, masks)
-        starts = range(0, len(images), size)
-        return self._in_parts([(images[a : a + size], masks[a : a + size]) for a in starts])
-
-    def _whole(self, images: Inputs, masks: Tensor) -> float | None:
+        if size < len(images):
+            starts = range(0, len(images), size)
+            return self._in_parts([(images[a : a + size], masks[a : a + size]) for a in starts])
         with self._gradient_exchange(last=True):
             sums = self._if_it_fits(lambda: self._sums(images, masks))
             if sums is None:
@@ -126,7 +123,18 @@ class Step:
         if known is None:
             return None
         totals = self.ranks.total(known)
-        sums = self._if_it_fits(lambda: self._accumulate(parts, totals))
+
+        def accumulate() -> Sums:
+            """Add up the gradients of all parts; returns the sums of their losses."""
+            seen = []
+            for number, (images, masks) in enumerate(parts, 1):
+                with self._gradient_exchange(last=number == len(parts)):
+                    sums = self._sums(images, masks)
+                    self._backward(self.objective.finish(_with_totals(sums, totals)))
+                seen.append(_detached(sums))
+            return _added(seen)
+
+        sums = self._if_it_fits(accumulate)
         if sums is None:
             return None
         self._exchange_held_gradients()
@@ -147,16 +155,6 @@ class Step:
             sums = _added([self._sums(images, masks) for images, masks in parts])
         restore()
         return sums
-
-    def _accumulate(self, parts: list[tuple[Inputs, Tensor]], totals: Sums) -> Sums:
-        """Add up the gradients of all parts; returns the sums of their losses."""
-        seen = []
-        for number, (images, masks) in enumerate(parts, 1):
-            with self._gradient_exchange(last=number == len(parts)):
-                sums = self._sums(images, masks)
-                self._backward(self.objective.finish(_with_totals(sums, totals)))
-            seen.append(_detached(sums))
-        return _added(seen)
 
     def _sums(self, images: Inputs, masks: Tensor) -> Sums:
         assert self.net is not None
@@ -183,7 +181,7 @@ class Step:
             restore()  # recomputing has moved the statistics a second time
         return True
 
-    def _update(self) -> None:
+    def _update_weights(self) -> None:
         scaler = self.scaler
         if self.clip_norm is not None:
             if scaler is not None:
@@ -202,15 +200,12 @@ class Step:
                 "There is not enough memory for the optimizer's state. Use optimizer.name=sgd, "
                 "unfreeze less, or take a smaller model."
             ) from error
-        if self.ranks.world > 1:
-            self.ranks.average(self._unsynchronised_statistics())
-
-    def _unsynchronised_statistics(self) -> Iterator[Tensor]:
-        """Running statistics that each process has moved for itself."""
-        for module in self.model.modules():
-            own = isinstance(module, BATCH_NORMS) and not isinstance(module, nn.SyncBatchNorm)
-            moved = (module.running_mean, module.running_var) if own and module.training else ()
-            yield from (value for value in moved if isinstance(value, Tensor))
+        if self.ranks.world == 1:
+            return
+        for module in self.model.modules():  # each process has moved its own running statistics
+            if isinstance(module, BATCH_NORMS) and module.training:
+                moved = (module.running_mean, module.running_var)
+                self.ranks.average(value for value in moved if value is not None)
 
     def _if_it_fits(self, work: Callable[[], T]) -> T | None:
         """The result of `work`; None if it did not fit into memory in some process."""
@@ -279,6 +274,7 @@ class Step:
 
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+"""Those whose statistics are of one process; SyncBatchNorm is a sibling of these classes."""
 
 
 def out_of_memory(error: RuntimeError) -> bool:

@@ -183,7 +183,11 @@ class Trainer:
                 rate = max(group["lr"] for group in self.optimizer.param_groups)
                 self.log.step(self.progress, stage.name, loss, rate, speed)
                 bar.advance(task)
-                self._between_steps()
+                if self.ranks.any(self._stop_asked):
+                    self._stop()
+                due = time.monotonic() - self._saved_at > 60 * self.recipe.checkpoint_minutes
+                if self.ranks.any(due and self.ranks.first):
+                    self._save()
         train_loss = self.progress.loss_sum / steps
         miou = self._validate(stage, epoch, train_loss, began)
         if schedule is not None:
@@ -235,12 +239,20 @@ class Trainer:
         self.progress.loss_sum = 0.0
         if confusion is None:
             return None
-        better = confusion.miou > self.progress.best_miou
-        if better:
+        if confusion.miou > self.progress.best_miou:
             self.progress.best_miou, self.progress.best_epoch = confusion.miou, epoch + 1
             self.progress.epochs_without_gain = 0
+            training = self.training | {
+                "steps": self.progress.step,
+                "epoch": self.progress.epoch,
+                "chosen_miou": confusion.miou,
+                "train_seconds": round(self._seconds(), 1),
+            }
+            metrics = {"dataset": self.dataset, "split": "val"} | confusion.metrics()
             with self.ranks.raise_on_all_ranks():
-                self._save_best(confusion)
+                if self.ranks.first:
+                    best = self._scored_model()
+                    save_folder(best, self.run / BEST, training=training, metrics=metrics)
         else:
             self.progress.epochs_without_gain += 1
         seconds = time.monotonic() - began
@@ -280,28 +292,9 @@ class Trainer:
     def _averaged(self) -> SegmentationModel | None:
         return None if self.ema is None else self.ema.module
 
-    def _save_best(self, confusion: Confusion) -> None:
-        if not self.ranks.first:
-            return
-        training = self.training | {
-            "steps": self.progress.step,
-            "epoch": self.progress.epoch,
-            "chosen_miou": confusion.miou,
-            "train_seconds": round(self._seconds(), 1),
-        }
-        metrics = {"dataset": self.dataset, "split": "val"} | confusion.metrics()
-        save_folder(self._scored_model(), self.run / BEST, training=training, metrics=metrics)
-
     def _should_stop_early(self) -> bool:
         rule = self.recipe.early_stop
         return rule is not None and self.progress.epochs_without_gain >= rule.patience
-
-    def _between_steps(self) -> None:
-        if self.ranks.any(self._stop_asked):
-            self._stop()
-        due = time.monotonic() - self._saved_at > 60 * self.recipe.checkpoint_minutes
-        if self.ranks.any(due and self.ranks.first):
-            self._save()
 
     def _ask_to_stop(self, signum: int, frame: FrameType | None) -> None:
         del signum, frame
