@@ -231,3 +231,18 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
 def test_arguments_that_a_folder_could_not_hold_are_refused() -> None:
     with pytest.raises(InputError, match="unet has no option block_args"):
         create("unet-test_resnet", classes=2, encoder_weights=None, block_args={})
+
+
+def test_the_old_spelling_of_license_still_works() -> None:
+    from zoo.common.errors import renamed
+    from zoo.registry.resolve import list_models
+
+    with pytest.warns(FutureWarning, match="Use license="):
+        old = list_models("*-ade20k", licence="open")
+    assert old == list_models("*-ade20k", license="open") != []
+    with (
+        pytest.warns(FutureWarning, match="Use license="),
+        pytest.raises(InputError, match="nvidia"),
+    ):
+        create("segformer-b0-ade20k", licence="open")
+    assert renamed("licence", None, "license", "mit") == "mit"

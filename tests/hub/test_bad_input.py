@@ -53,7 +53,7 @@ def refused(capsys: pytest.CaptureFixture[str], command: str) -> str:
         ),
         ("push nothing org/new", "is not a model folder", "Give a run folder, or the folder best"),
         ("push nowhere org/new", "There is no folder nowhere", "Give a run or model folder"),
-        ("push model org/new --licence a/b", "is not a licence identifier", "such as mit"),
+        ("push model org/new --license a/b", "is not a license identifier", "such as mit"),
         ("push model org/new --picture x.png", "Cannot read the image", "x.png"),
         ("push model org/new --eval-results a/b", "need a record", "give it by --record"),
         ("push model org/new --record no.json", "Cannot read no.json", "no.json"),

@@ -33,7 +33,7 @@ from zoo.training.plan import RunRequest, make_plan
 NAME, HUB = "segformer-b0-ade20k", "smp-hub/segformer-b0-512x512-ade-160k"
 TINY, TINY_HUB = "unet-tiny-streets", "team/streets"
 ROW = (
-    "models: {unet-tiny-streets: {encoder: test_resnet, licence: cc-by-nc-4.0, default: streets, "
+    "models: {unet-tiny-streets: {encoder: test_resnet, license: cc-by-nc-4.0, default: streets, "
     "mean: [0.1, 0.2, 0.3], std: [0.5, 0.5, 0.5], args: {decoder_channels: [16, 8, 8, 4, 4]}, "
     "weights: {streets: {hub: team/streets, classes: {road: [9, 8, 7], rest: [0, 0, 1]}}}}}"
 )
@@ -88,7 +88,7 @@ def test_a_name_gives_the_trained_model_with_its_classes_and_terms(
     assert spec.classes[:3] == ["wall", "building", "sky"]
     assert len(spec.classes) == 150
     assert (spec.mean, spec.std) == ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
-    assert spec.licence == "nvidia-source-code-license"
+    assert spec.license == "nvidia-source-code-license"
     assert (spec.encoder_weights, spec.encoder_revision) == (f"hf-hub:{HUB}", commit)
     assert model.provenance == {"pulled_from": f"{HUB}@{commit}"}
     assert zoo.create(NAME, weights="ade20k").spec == spec
@@ -105,7 +105,7 @@ def test_other_classes_swap_the_layer_that_scores_them(
     changed = {name for name in theirs if not torch.equal(ours[name], theirs[name])}
     assert changed == {"segmentation_head.0.weight", "segmentation_head.0.bias"}
     assert model.spec.classes == ["road", "rest"]
-    assert model.spec.licence == "nvidia-source-code-license"
+    assert model.spec.license == "nvidia-source-code-license"
 
 
 def test_the_terms_travel_with_what_is_made_of_the_weights(
@@ -114,9 +114,9 @@ def test_the_terms_travel_with_what_is_made_of_the_weights(
     commit = tiny[1]
     save_folder(zoo.create(TINY, classes=["a", "b", "c"]), tmp_path / "made")
     made = load_folder(tmp_path / "made")
-    assert (made.spec.licence, made.spec.encoder_revision) == ("cc-by-nc-4.0", commit)
+    assert (made.spec.license, made.spec.encoder_revision) == ("cc-by-nc-4.0", commit)
     with pytest.raises(InputError, match=r"mit allows commercial use.*\(cc-by-nc-4\.0\) forbid"):
-        plan_upload(tmp_path / "made", "org/made", licence="mit")
+        plan_upload(tmp_path / "made", "org/made", license="mit")
     plan = plan_upload(tmp_path / "made", "org/made")
     assert fields_of(plan.card)["license"] == "cc-by-nc-4.0"
 
@@ -176,7 +176,7 @@ def test_a_published_model_is_fine_tuned_on_other_classes(
     assert run([*arguments, "--new-head"]) == 0
     best = load_folder(tmp_path / "run" / "best")
     assert (best.spec.name, best.spec.encoder_revision) == (NAME, commit)
-    assert best.spec.licence == "nvidia-source-code-license"
+    assert best.spec.license == "nvidia-source-code-license"
     assert best.provenance is not None
     assert best.provenance["encoder_init"] == "pretrained"
     frozen, theirs = "encoder.block1.0.norm1.weight", segformer[0].state_dict()
@@ -225,7 +225,7 @@ def test_a_trained_name_takes_no_other_arguments(
 
 def test_its_architecture_is_built_without_the_weights(loopback_hub: LoopbackHub) -> None:
     model = zoo.create(NAME, classes=2, in_chans=4, encoder_weights=None)
-    assert (model.spec.encoder_weights, model.spec.licence) == (None, None)
+    assert (model.spec.encoder_weights, model.spec.license) == (None, None)
     assert model.spec.in_chans == 4
     with pytest.raises(InputError, match="segformer-b0-ade20k needs classes="):
         zoo.create(NAME, encoder_weights=None)
@@ -241,43 +241,41 @@ def test_weights_whose_terms_forbid_the_use_are_refused(
 ) -> None:
     message = (
         r"weights of segformer-b0-ade20k are nvidia-source-code-license and may not be used "
-        r"commercially; asked for was 'open'. `zoo list --licence open` lists"
+        r"commercially; asked for was 'open'. `zoo list --license open` lists"
     )
     with pytest.raises(InputError, match=message):
-        zoo.create(NAME, licence="open")
+        zoo.create(NAME, license="open")
     with pytest.raises(InputError, match=r"of test_resnet\.r160_in1k are apache-2\.0; asked"):
-        zoo.create("unet-test_resnet", classes=2, licence="cc-*")
+        zoo.create("unet-test_resnet", classes=2, license="cc-*")
     assert loopback_hub.lines == []
-    zoo.create("unet-test_resnet", classes=2, licence="cc-*", encoder_weights=None)
+    zoo.create("unet-test_resnet", classes=2, license="cc-*", encoder_weights=None)
     folder = zoo.pull(TINY)
     with pytest.raises(InputError, match=r"are cc-by-nc-4.0 and may not be used commercially"):
-        zoo.create(folder, licence="open")
-    assert zoo.create(folder, licence="cc-by-nc-*").spec.name == TINY
-    with pytest.raises(InputError, match=r"license= is not an argument of zoo\.create; use lic"):
-        zoo.create(NAME, license="mit")
+        zoo.create(folder, license="open")
+    assert zoo.create(folder, license="cc-by-nc-*").spec.name == TINY
 
 
-def test_list_filters_by_licence(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list_models("segformer-b*-ade20k", licence="nvidia-*") == [
+def test_list_filters_by_license(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list_models("segformer-b*-ade20k", license="nvidia-*") == [
         f"segformer-b{size}-ade20k" for size in range(6)
     ]
-    assert list_models("upernet-swin_*-ade20k", licence="open") == [
+    assert list_models("upernet-swin_*-ade20k", license="open") == [
         "upernet-swin_large-ade20k", "upernet-swin_small-ade20k", "upernet-swin_tiny-ade20k",
     ]  # fmt: skip
-    tags = list_models("unet-convnextv2_atto.*", licence="cc-by-nc-4.0")
+    tags = list_models("unet-convnextv2_atto.*", license="cc-by-nc-4.0")
     assert tags == ["unet-convnextv2_atto.fcmae", "unet-convnextv2_atto.fcmae_ft_in1k"]
-    assert run(["list", "segformer-b0-*", "--licence", "mit"]) == 2
+    assert run(["list", "segformer-b0-*", "--license", "mit"]) == 2
     assert (
-        "No weights of the 2 models come under 'mit'. Their licences: nvidia-source-code-license. "
+        "No weights of the 2 models come under 'mit'. Their licenses: nvidia-source-code-license. "
         "Patterns with * and ? are taken, and `open`, which means apache-2.0, bsd-3-clause, "
         "cc-by-4.0, mit."
     ) in capsys.readouterr().err
-    assert list_models("no-such-*", licence="mit") == []
+    assert list_models("no-such-*", license="mit") == []
 
 
 def test_show_tells_classes_terms_and_source() -> None:
     shown = {key: value for key, value, _ in show(NAME)}
-    assert shown["licence"] == "nvidia-source-code-license"
+    assert shown["license"] == "nvidia-source-code-license"
     assert shown["commercial_use"] == "forbidden"
     assert shown["trained.ade20k"] == HUB
     assert shown["trained.ade20k.revision"].startswith("no commit is pinned")
@@ -296,7 +294,7 @@ def test_the_rows_that_ship(name: str) -> None:
     check_options(resolved.decoder, resolved.args)
     assert named.weights.classes == CLASS_LISTS[name.rpartition("-")[2]]
     assert named.weights.source is not None
-    assert named.model.licence is not None
+    assert named.model.license is not None
     repo = f"smp-hub/{resolved.decoder}-{name.split('-')[1].replace('_', '-')}"
     assert named.weights.hub.startswith(repo)
 
@@ -310,6 +308,6 @@ def test_the_published_shape_of_upernet_on_swin() -> None:
     }  # fmt: skip
     name = "upernet-swin_tiny-ade20k"
     spec = parse_config(config, "config.json", default_weights(name)).spec
-    assert (spec.name, spec.img_size, spec.licence) == (name, 512, "mit")
+    assert (spec.name, spec.img_size, spec.license) == (name, 512, "mit")
     assert spec.encoder_args == {"img_size": 512}
     assert spec.classes[-1] == "flag"

@@ -282,7 +282,7 @@ def test_weights_of_a_timm_repository(loopback_hub: LoopbackHub) -> None:
     loaded = model.net.encoder.model.state_dict()
     assert all(torch.equal(loaded[name], state[name]) for name in loaded)
     spec = model.spec
-    assert (spec.mean, spec.std, spec.licence) == ([0.1, 0.2, 0.3], [0.5] * 3, "cc-by-nc-4.0")
+    assert (spec.mean, spec.std, spec.license) == ([0.1, 0.2, 0.3], [0.5] * 3, "cc-by-nc-4.0")
     assert (spec.encoder_weights, spec.encoder_revision) == ("hf-hub:me/mine", commit)
     with pytest.raises(InputError, match="holds weights of 'test_resnet', not of resnet18"):
         zoo.create("unet-resnet18", classes=2, encoder_weights="hf-hub:me/mine")

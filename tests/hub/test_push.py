@@ -119,7 +119,7 @@ def test_a_persons_words_and_fields_are_kept(loopback_hub: LoopbackHub, folder: 
     assert text.index("Keep *these*.") < text.index(BEGIN) < text.index(END)
     assert remote(loopback_hub)["notes.txt"] == b"hello"
     loopback_hub.commit(REPO, {"README.md": text.replace(END, f"{END}\n\nAfterwards.").encode()})
-    zoo.push(folder, REPO, picture=None, data_licence="cc-by-4.0")
+    zoo.push(folder, REPO, picture=None, data_license="cc-by-4.0")
     again = remote(loopback_hub)["README.md"].decode()
     assert again.count(BEGIN) == again.count("Keep *these*.") == again.count("Afterwards.") == 1
     assert "cc-by-4.0" in again
@@ -189,21 +189,21 @@ def test_offline_nothing_is_sent(
     assert loopback_hub.lines == []
 
 
-def test_no_licence_unless_given(loopback_hub: LoopbackHub, folder: Path) -> None:
+def test_no_license_unless_given(loopback_hub: LoopbackHub, folder: Path) -> None:
     assert "license" not in fields_of(zoo.push(folder, REPO, dry_run=True).card)
-    given = zoo.push(folder, REPO, dry_run=True, licence="apache-2.0").card
+    given = zoo.push(folder, REPO, dry_run=True, license="apache-2.0").card
     assert fields_of(given)["license"] == "apache-2.0"
-    other = fields_of(zoo.push(folder, REPO, dry_run=True, licence="my-own-1.0").card)
+    other = fields_of(zoo.push(folder, REPO, dry_run=True, license="my-own-1.0").card)
     assert (other["license"], other["license_name"]) == ("other", "my-own-1.0")
-    with pytest.raises(InputError, match="is not a licence identifier"):
-        zoo.push(folder, REPO, licence="my licence")
+    with pytest.raises(InputError, match="is not a license identifier"):
+        zoo.push(folder, REPO, license="my license")
 
 
 def test_non_commercial_encoders(
     loopback_hub: LoopbackHub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = tiny()
-    model.spec = model.spec.model_copy(update={"licence": "cc-by-nc-4.0"})
+    model.spec = model.spec.model_copy(update={"license": "cc-by-nc-4.0"})
     folder = write_tiny(tmp_path / "nc", model)
     assert "license: cc-by-nc-4.0" in (folder / "README.md").read_text()
     card = zoo.push(folder, REPO, dry_run=True).card
@@ -211,11 +211,11 @@ def test_non_commercial_encoders(
     assert "forbid commercial use" in card
     assert "non-commercial terms" in capsys.readouterr().err
     with pytest.raises(InputError, match="allows commercial use"):
-        zoo.push(folder, REPO, licence="mit")
+        zoo.push(folder, REPO, license="mit")
     loopback_hub.add_repo(REPO, {"README.md": MINE.encode()})
-    with pytest.raises(InputError, match="states the licence mit"):
+    with pytest.raises(InputError, match="states the license mit"):
         zoo.push(folder, REPO)
-    zoo.push(folder, REPO, licence="cc-by-nc-sa-4.0")
+    zoo.push(folder, REPO, license="cc-by-nc-sa-4.0")
     assert fields_of(remote(loopback_hub)["README.md"].decode())["license"] == "cc-by-nc-sa-4.0"
 
 

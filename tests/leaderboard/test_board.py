@@ -80,7 +80,7 @@ def test_a_row_holds_what_was_measured_and_what_the_registry_knows(tmp_path: Pat
 def test_a_model_that_the_registry_lacks_keeps_its_name() -> None:
     assert facts("mine", "tag") == ("mine", "mine", "other", None)
     assert facts("net-that-is-mine", None) == ("net", "that-is-mine", "other", None)
-    assert facts("unet-resnet18", None).licence is None
+    assert facts("unet-resnet18", None).license is None
 
 
 def test_the_text_has_one_line_a_row(three: Board) -> None:
@@ -331,9 +331,9 @@ def test_the_command_lists_what_was_measured(
     ]  # fmt: skip
     assert run(["list", "--data", "camvid", "--min-miou", "0.99"]) == 0
     assert capsys.readouterr().out == ""
-    assert run(["list", "--data", "camvid", "--licence", "cc-*"]) == 2
-    assert "come under 'cc-*'. Their licences: apache-2.0." in capsys.readouterr().err
-    assert run(["list", "--data", "camvid", "--licence", "apache*", "--json"]) == 0
+    assert run(["list", "--data", "camvid", "--license", "cc-*"]) == 2
+    assert "come under 'cc-*'. Their licenses: apache-2.0." in capsys.readouterr().err
+    assert run(["list", "--data", "camvid", "--license", "apache*", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 3
     assert run(["show", "unet-resnet50", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)

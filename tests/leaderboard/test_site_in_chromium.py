@@ -134,7 +134,7 @@ def test_filters(opened: Any) -> None:
     put(opened, "family", "convnext")
     assert opened.run(SHOWN) == ["unet-convnext_tiny"]
     put(opened, "family", "")
-    put(opened, "licence", "not stated")
+    put(opened, "license", "not stated")
     assert opened.run(SHOWN) == ["unet-<b>nasty</b>"]
 
 

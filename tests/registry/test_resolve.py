@@ -66,7 +66,7 @@ def test_the_default_weights_come_from_the_table() -> None:
     )
     assert model.hub_id == "timm/resnet18.a1_in1k"
     assert (model.mean, model.std) == IMAGENET
-    assert model.licence == "apache-2.0"
+    assert model.license == "apache-2.0"
     assert model.recipe == "cnn"
     assert model.weights_file is None
     assert model.supported
@@ -75,10 +75,10 @@ def test_the_default_weights_come_from_the_table() -> None:
     assert model.origins["recipe"] == "registry.yaml: encoders[1]"
 
 
-def test_a_tag_brings_its_own_statistics_and_licence() -> None:
+def test_a_tag_brings_its_own_statistics_and_license() -> None:
     half = resolve("unet-mobilenetv3_large_100.miil_in21k")
     assert (half.mean, half.std) == ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0])
-    assert resolve("unet-resnet18.fb_swsl_ig1b_ft_in1k").licence == "cc-by-nc-4.0"
+    assert resolve("unet-resnet18.fb_swsl_ig1b_ft_in1k").license == "cc-by-nc-4.0"
 
 
 def test_an_architecture_without_weights_has_no_tag() -> None:
@@ -183,7 +183,7 @@ encoders:
     args: {pad_type: same}
     mean: [0.5, 0.5, 0.5]
     std: [0.5, 0.5, 0.5]
-    licence: apache-2.0
+    license: apache-2.0
 """
     )
     model = resolve("unet-mobilenetv2_100", overlay)
@@ -191,7 +191,7 @@ encoders:
     assert (model.tag, model.hub_id) == (None, None)
     assert model.encoder_args == {"pad_type": "same"}
     assert (model.mean, model.std) == ([0.5] * 3, [0.5] * 3)
-    assert model.licence == "apache-2.0"
+    assert model.license == "apache-2.0"
     assert model.recipe == "cnn"
     assert model.origins["encoder_args.pad_type"] == f"overlay {overlay}: encoders[0]"
     assert model.origins["recipe"] == "registry.yaml: encoders[1]"
@@ -209,13 +209,13 @@ def test_a_tag_asks_for_timms_weights_and_not_for_a_local_file(overlay: Path) ->
     assert model.mean == IMAGENET[0]
 
 
-def test_local_weights_do_not_inherit_a_licence(overlay: Path) -> None:
+def test_local_weights_do_not_inherit_a_license(overlay: Path) -> None:
     (overlay.parent / "mine.safetensors").write_bytes(b"")
     overlay.write_text(
         "encoders: [{where: {}, weights: mine.safetensors,"
         " mean: [0.5, 0.5, 0.5], std: [0.5, 0.5, 0.5]}]"
     )
-    assert resolve("unet-resnet18", overlay).licence is None
+    assert resolve("unet-resnet18", overlay).license is None
 
 
 def test_later_layers_win_key_by_key(overlay: Path) -> None:

@@ -50,12 +50,12 @@ def test_the_first_tag_is_what_timm_takes_without_a_tag() -> None:
             assert row.tags.split("/")[0] == timm.get_pretrained_cfg(row.name).tag
 
 
-def test_statistics_and_licences_are_timms() -> None:
+def test_statistics_and_licenses_are_timms() -> None:
     for row in table.weights().values():
         cfg = timm.get_pretrained_cfg(f"{row.name}.{row.tag}")
         assert table.numbers(row.mean) == pytest.approx(cfg.mean)
         assert table.numbers(row.std) == pytest.approx(cfg.std)
-        assert row.licence == (cfg.license or "")
+        assert row.license == (cfg.license or "")
         assert row.hub_id == (cfg.hf_hub_id or "")
 
 

@@ -87,7 +87,7 @@ def measure(name: str) -> Encoder:
         input_size=_joined(cfg.input_size),
         mean=_joined(cfg.mean),
         std=_joined(cfg.std),
-        licence=cfg.license or "",
+        license=cfg.license or "",
         tags=_joined(_tags(name)),
     )
 
@@ -101,7 +101,7 @@ def weight_rows() -> list[Weights]:
             hub_id=cfg.hf_hub_id or "",
             mean=_joined(cfg.mean),
             std=_joined(cfg.std),
-            licence=cfg.license or "",
+            license=cfg.license or "",
             input_size=_joined(cfg.input_size),
         )
         for name in timm.list_models()
@@ -276,7 +276,7 @@ def _csv(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def check_tables(sample: int | None = None, seed: int = 0) -> list[str]:
     """Where the tables differ from the installed timm; `sample` nets are measured again, or all.
 
-    Names, tags, statistics and licences are always compared for every net.
+    Names, tags, statistics and licenses are always compared for every net.
     """
     listed, installed = table.encoders(), timm.list_models()
     wrong = []

@@ -32,10 +32,12 @@ def push_command(
         bool, typer.Option("--pull-request", help="Open a pull request; main does not change.")
     ] = False,
     message: Annotated[str | None, typer.Option(help="The commit message.")] = None,
-    licence: Annotated[
-        str | None, typer.Option(help="The model's licence, such as apache-2.0; none by default.")
+    license: Annotated[
+        str | None, typer.Option("--license", "--licence", help="The model's, such as apache-2.0.")
     ] = None,
-    data_licence: Annotated[str | None, typer.Option(help="The training data's licence.")] = None,
+    data_license: Annotated[
+        str | None, typer.Option("--data-license", "--data-licence", help="The training data's.")
+    ] = None,
     picture: Annotated[Path | None, typer.Option(help="A PNG or JPEG image for the card.")] = None,
     record: Annotated[
         list[Path] | None, typer.Option(help="A result file of this model for the card.")
@@ -54,7 +56,7 @@ def push_command(
 
     done = push(
         model, repo, private=private, branch=branch, tag=tag, pull_request=pull_request,
-        message=message, licence=licence, data_licence=data_licence, picture=picture,
+        message=message, license=license, data_license=data_license, picture=picture,
         records=record or [], eval_results=eval_results, register_in=register, dry_run=dry_run,
     )  # fmt: skip
     if as_json:

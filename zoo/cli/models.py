@@ -20,8 +20,9 @@ def list_command(
     pattern: Annotated[str, typer.Argument(help="A shell pattern such as 'unet-*'.")] = "*",
     decoder: Annotated[str | None, typer.Option(help="Only this decoder.")] = None,
     encoder: Annotated[str | None, typer.Option(help="Only encoders of this pattern.")] = None,
-    licence: Annotated[
-        str | None, typer.Option(help="Only weights under this licence (a pattern), or open.")
+    license: Annotated[
+        str | None,
+        typer.Option("--license", "--licence", help="Only weights under it (a pattern), or open."),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Only models measured on this data set.")] = None,
     min_miou: Annotated[
@@ -40,10 +41,10 @@ def list_command(
     as_json: JsonOption = False,
 ) -> None:
     """List model names that match PATTERN, one per line, or their measured results."""
-    from zoo.registry.resolve import list_models, under_licence
+    from zoo.registry.resolve import list_models, under_license
 
     names = list_models(
-        pattern, decoder=decoder, encoder=encoder, licence=licence, overlay=registry
+        pattern, decoder=decoder, encoder=encoder, license=license, overlay=registry
     )
     if all(asked is None for asked in (data, min_miou, max_latency_ms, machine, sort)):
         print_line(json.dumps(names, indent=2) if as_json else "\n".join(names))
@@ -53,8 +54,8 @@ def list_command(
     from zoo.leaderboard.lookup import Wanted, find
 
     found = find(Wanted(pattern, decoder, encoder, data, min_miou, max_latency_ms, machine, sort))
-    if licence is not None:
-        kept = under_licence(licence, [row.model for row in found], registry)
+    if license is not None:
+        kept = under_license(license, [row.model for row in found], registry)
         found = [row for row in found if row.model in kept]
     if as_json:
         print_line(json.dumps([row.as_json() for row in found], indent=2))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import warnings
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class ZooError(Exception):
@@ -82,3 +85,11 @@ def extra(module: str, extra_name: str, where: str) -> Any:
             f"{where} needs the package {package}, which is not installed. "
             f"Install it with `pip install 'segmentation-zoo[{extra_name}]'`."
         ) from error
+
+
+def renamed(old: str, given: T | None, new: str, value: T | None) -> T | None:
+    """The value of an argument that was renamed from `old` to `new`; FutureWarning for the old."""
+    if given is None:
+        return value
+    warnings.warn(f"{old}= is called {new}= now. Use {new}=.", FutureWarning, stacklevel=3)
+    return given if value is None else value

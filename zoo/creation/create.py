@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.common.console import info
-from zoo.common.errors import InputError
+from zoo.common.errors import InputError, renamed
 from zoo.common.files import sha256
 from zoo.creation.locate import check_named, model_folder, named_weights, pulled, weights_by_key
 from zoo.hub.config import check_spec
@@ -14,7 +14,7 @@ from zoo.hub.encoders import fetch_encoder, fetch_timm
 from zoo.hub.folder import load_folder, read_folder
 from zoo.models.spec import ModelSpec, class_names, model_spec, per_channel
 from zoo.registry.resolve import Resolved, resolve
-from zoo.registry.weights import check_licence
+from zoo.registry.weights import check_license
 from zoo.remote.address import is_address, parse_address
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 DEFAULT = "default"
 RENAMED = {
-    "license": "licence",
     "num_classes": "classes",
     "in_channels": "in_chans",
     "pretrained": "encoder_weights (None for random weights)",
@@ -41,7 +40,7 @@ def create(
     weights: str | Path | None = None,
     img_size: int | None = None,
     palette: list[Colour] | None = None,
-    licence: str | None = None,
+    license: str | None = None,
     registry: Path | None = None,
     **options: Any,
 ) -> SegmentationModel:
@@ -55,12 +54,13 @@ def create(
     a trained model only to replace its segmentation head. `encoder_weights` (names only): "default"
     for the tag's own from the Hub, a .safetensors file, a timm repository as
     `hf-hub:ORG/REPO[@REVISION]`, or None for random weights. `img_size`: side in pixels that a
-    fixed-size encoder is built for. `licence`: the terms that pretrained or trained weights have to
+    fixed-size encoder is built for. `license`: the terms that pretrained or trained weights have to
     come under, a pattern such as `mit`, or `open`. `registry`: an overlay file. Other `options` are
     arguments of the decoder's constructor, such as `decoder_channels`.
 
     Raises InputError for what cannot be built, RunError where the Hub does not answer.
     """
+    license = renamed("licence", options.pop("licence", None), "license", license)
     _check_arguments(options, encoder_weights, in_chans)
     by_name = encoder_weights == DEFAULT
     changed = in_chans is not None or img_size is not None or bool(options) or not by_name
@@ -72,7 +72,7 @@ def create(
     elif not is_address(weights) and not Path(weights).is_dir():
         named = weights_by_key(str(model), str(weights), registry)
     if named is not None:
-        check_named(named, changed, licence)
+        check_named(named, changed, license)
         folder: Path | None = pulled(named, registry)
     else:
         folder = model_folder(model if weights is None else weights, registry, names=False)
@@ -89,7 +89,7 @@ def create(
                     f"{folder} holds {found.decoder}-{encoder}, not {model}. Leave the name out: "
                     "zoo.create takes a folder or hf-hub:ORG/REPO by itself."
                 )
-        return _from_folder(folder, classes, licence, registry)
+        return _from_folder(folder, classes, license, registry)
 
     # an architecture, its encoder pretrained or not
     from zoo.models.build import build
@@ -100,15 +100,15 @@ def create(
         resolved, classes, palette=palette, in_chans=in_chans or 3, img_size=img_size,
         options=options,
     )  # fmt: skip
-    if licence is not None and by_name:
-        check_licence(licence, resolved.licence, resolved.timm_name)
+    if license is not None and by_name:
+        check_license(license, resolved.license, resolved.timm_name)
     file, source = encoder_source(resolved, encoder_weights)
     for statistic in ("mean", "std"):
         if statistic in source:
             source[statistic] = per_channel(source[statistic], spec.in_chans)
-    spec = ModelSpec.model_validate(spec.model_dump() | source)
-    if licence is not None and spec.encoder_weights is not None:
-        check_licence(licence, spec.licence, resolved.timm_name)
+    spec = ModelSpec.model_validate(spec.model_dump(by_alias=False) | source)
+    if license is not None and spec.encoder_weights is not None:
+        check_license(license, spec.license, resolved.timm_name)
     made = build(spec, file)
     check_spec(spec, resolved.name)  # a model that could not be loaded again is not made
     return made
@@ -153,18 +153,18 @@ def encoder_source(
     """The file with the encoder's weights, and what the spec says of them.
 
     That is nothing for random weights, else their identity (a tag, a repository or a hash), their
-    revision and licence, and mean and std where they differ from what the registry says.
+    revision and license, and mean and std where they differ from what the registry says.
     """
     if encoder_weights is None:
         return None, {}
-    source: dict[str, Any] = {"licence": resolved.licence}
+    source: dict[str, Any] = {"license": resolved.license}
     if is_address(encoder_weights):
         timm = fetch_timm(resolved.encoder, parse_address(str(encoder_weights)))
         source |= {
             "encoder_weights": f"hf-hub:{timm.file.repo}",
             "encoder_revision": timm.file.revision,
         }
-        given = {"mean": timm.mean, "std": timm.std, "licence": timm.licence}
+        given = {"mean": timm.mean, "std": timm.std, "license": timm.license}
         return timm.file.path, source | {key: value for key, value in given.items() if value}
     file = resolved.weights_file if encoder_weights == DEFAULT else Path(encoder_weights)
     if file is not None:
@@ -185,11 +185,11 @@ def encoder_source(
 
 
 def _from_folder(
-    folder: Path, classes: int | list[str] | None, licence: str | None, registry: Path | None
+    folder: Path, classes: int | list[str] | None, license: str | None, registry: Path | None
 ) -> SegmentationModel:
     spec = read_folder(folder, registry).spec
-    if licence is not None and spec.encoder_weights is not None:
-        check_licence(licence, spec.licence, str(folder))
+    if license is not None and spec.encoder_weights is not None:
+        check_license(license, spec.license, str(folder))
     if classes is None:
         return load_folder(folder, registry=registry)
     names = class_names(classes)

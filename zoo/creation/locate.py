@@ -8,7 +8,7 @@ from typing import Any
 from zoo.common.console import info
 from zoo.common.errors import InputError, unknown
 from zoo.registry.load import load_registry
-from zoo.registry.weights import Named, check_licence, default_weights, non_commercial
+from zoo.registry.weights import Named, check_license, default_weights, non_commercial
 from zoo.remote.address import is_address, parse_address
 
 
@@ -79,15 +79,15 @@ def weights_by_key(name: str, key: str, registry: Path | None = None) -> Named:
     return Named(resolved.name, row, resolved.trained[key])
 
 
-def check_named(named: Named, changed: bool, licence: str | None) -> None:
+def check_named(named: Named, changed: bool, license: str | None) -> None:
     """Raise InputError for arguments that these weights do not allow, before any request."""
     if changed:
         raise InputError(
             f"{named.name} is a trained model here; only classes= can be changed. Its architecture "
             "takes other arguments: give encoder_weights=None for random weights."
         )
-    if licence is not None and named.model.licence is not None:
-        check_licence(licence, named.model.licence, named.name)
+    if license is not None and named.model.license is not None:
+        check_license(license, named.model.license, named.name)
 
 
 def pulled(named: Named, registry: Path | None = None) -> Path:
@@ -98,8 +98,8 @@ def pulled(named: Named, registry: Path | None = None) -> Path:
     if named.weights.revision is None:
         address = f"{named.weights.address}@{folder.name}"
         info(f"The registry pins no commit of {named.name}; using {address}")
-    if non_commercial(named.model.licence):
-        info(f"The weights of {named.name} are {named.model.licence}: no commercial use.")
+    if non_commercial(named.model.license):
+        info(f"The weights of {named.name} are {named.model.license}: no commercial use.")
     return folder
 
 

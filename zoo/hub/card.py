@@ -38,7 +38,7 @@ ON_THE_HUB = OPEN | {
     "cc-by-sa-4.0", "cc0-1.0", "gemma", "gpl", "gpl-2.0", "gpl-3.0", "lgpl-3.0", "mpl-2.0",
     "openrail", "unlicense",
 }  # fmt: skip
-"""Licences that the Hub knows by name; a card calls every other one `other`, with its name."""
+"""Licenses that the Hub knows by name; a card calls every other one `other`, with its name."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Extras:
     """
 
     repo: str | None = None
-    licence: str | None = None
-    data_licence: str | None = None
+    license: str | None = None
+    data_license: str | None = None
     records: tuple[Record, ...] = ()
     picture: str | None = None
 
@@ -99,7 +99,7 @@ def card(
             *((f"override {key}", value) for key, value in sorted(overrides.items())),
         ],
         place=f"hf-hub:{extras.repo}" if extras.repo else "path/to/this/folder",
-        non_commercial=non_commercial(spec.licence),
+        non_commercial=non_commercial(spec.license),
     )
     fields = _header(spec, metrics, extras, measured)
     return _document(fields, f"{BEGIN}\n\n{body.strip()}\n\n{END}\n")
@@ -134,7 +134,7 @@ def _header(
         "tags": ["semantic-segmentation", spec.decoder, encoder],
         "base_model": hub_id,
         "datasets": datasets,
-        **licence_fields(extras.licence),
+        **license_fields(extras.license),
         "metrics": ["mean_iou"] if metrics or extras.records else [],
     }
     if entries := [entry for result in measured for entry in _eval_results(result)]:
@@ -230,35 +230,35 @@ def _split(text: str) -> tuple[dict[str, Any], str]:
     return fields, text[found.end() :]
 
 
-def model_licence(given: str | None, encoder: str | None) -> str | None:
-    """The licence of a model: as given, or as the encoder's own terms require, else None.
+def model_license(given: str | None, encoder: str | None) -> str | None:
+    """The license of a model: as given, or as the encoder's own terms require, else None.
 
-    Raises InputError where the given licence allows what the encoder's terms forbid.
+    Raises InputError where the given license allows what the encoder's terms forbid.
     """
     if given is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]{1,60}", given):
         raise InputError(
-            f"{given!r} is not a licence identifier; write it as the Hub does, such as mit, "
+            f"{given!r} is not a license identifier; write it as the Hub does, such as mit, "
             "apache-2.0 or cc-by-nc-4.0."
         )
     if encoder is None or encoder in OPEN:
         return given
     if non_commercial(encoder) and given is not None and not non_commercial(given):
         raise InputError(
-            f"The licence {given} allows commercial use, which the terms of the pretrained encoder "
-            f"({encoder}) forbid. Leave the licence out or give {encoder}."
+            f"The license {given} allows commercial use, which the terms of the pretrained encoder "
+            f"({encoder}) forbid. Leave the license out or give {encoder}."
         )
     kind = "non-commercial" if non_commercial(encoder) else "its own"
     if encoder == "unknown":
-        info("The licence of the pretrained encoder is not known; look it up before you publish.")
+        info("The license of the pretrained encoder is not known; look it up before you publish.")
         return given
     info(f"The pretrained encoder comes under {kind} terms ({encoder}); the card says so.")
     return given or encoder
 
 
-def licence_fields(licence: str | None) -> dict[str, str]:
-    """The licence as fields of a card's header."""
-    if licence is None:
+def license_fields(license: str | None) -> dict[str, str]:
+    """The license as fields of a card's header."""
+    if license is None:
         return {}
-    if licence in ON_THE_HUB:
-        return {"license": licence}
-    return {"license": "other", "license_name": licence}
+    if license in ON_THE_HUB:
+        return {"license": license}
+    return {"license": "other", "license_name": license}

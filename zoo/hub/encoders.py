@@ -51,7 +51,7 @@ class TimmWeights:
     file: EncoderFile
     mean: list[float] | None
     std: list[float] | None
-    licence: str | None
+    license: str | None
 
 
 def fetch_encoder(
@@ -123,8 +123,8 @@ def fetch_timm(encoder: str, address: Address) -> TimmWeights:
     if mean is None or std is None:
         info(f"{address.repo} states no mean and std; using those of timm's {encoder}.")
         mean = std = None
-    licence = stated.get("license")
-    return TimmWeights(file, mean, std, licence if isinstance(licence, str) else "unknown")
+    license = stated.get("license")
+    return TimmWeights(file, mean, std, license if isinstance(license, str) else "unknown")
 
 
 def _three(values: Any) -> list[float] | None:

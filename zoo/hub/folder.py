@@ -61,8 +61,8 @@ def save_folder(
         )
         config = make_config(model.spec, training, metrics)
         (folder / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
-        required = model.spec.licence if non_commercial(model.spec.licence) else None
-        extras = Extras(licence=required)
+        required = model.spec.license if non_commercial(model.spec.license) else None
+        extras = Extras(license=required)
         (folder / CARD).write_text(card(model.spec, training, metrics, extras), encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from zoo.common.console import info
-from zoo.common.errors import InputError, RunError, join_problems, shortened
+from zoo.common.errors import InputError, RunError, join_problems, renamed, shortened
 from zoo.common.files import read_json
 from zoo.hub.card import (
     BEGIN,
@@ -20,9 +20,9 @@ from zoo.hub.card import (
     Extras,
     card,
     fields_of,
-    licence_fields,
+    license_fields,
     merged,
-    model_licence,
+    model_license,
     read_card,
     with_fields,
 )
@@ -93,7 +93,7 @@ class PushOptions:
 class UploadPlan:
     """The files to send by name; the card is that for an empty repository.
 
-    `own_card` is the README.md of the folder, which may hold words of its owner; `licence` is what
+    `own_card` is the README.md of the folder, which may hold words of its owner; `license` is what
     the user asked for.
     """
 
@@ -102,7 +102,7 @@ class UploadPlan:
     card: str
     own_card: str | None
     records: tuple[Record, ...]
-    licence: str | None
+    license: str | None
 
     def row(self, repo: str, revision: str) -> Row:
         """The row for registry.yaml: the metrics of the first record, else the folder's."""
@@ -127,27 +127,31 @@ def push(
     tag: str | None = None,
     pull_request: bool = False,
     message: str | None = None,
-    licence: str | None = None,
-    data_licence: str | None = None,
+    license: str | None = None,
+    data_license: str | None = None,
     picture: str | Path | None = None,
     records: Sequence[str | Path] = (),
     eval_results: str | None = None,
     register_in: str | Path | None = None,
     dry_run: bool = False,
+    licence: str | None = None,
+    data_licence: str | None = None,
 ) -> Pushed:
     """Push a run, a model folder or a model to `repo` (ORG/NAME) on the Hub, in one commit.
 
     An unchanged model makes no commit. Text and fields that a person wrote into README.md are kept.
     `private` is for a repository that does not exist yet. `branch` is created where it is missing;
-    `tag` names the commit; `pull_request` proposes it. `licence` is the model's, none unless given
+    `tag` names the commit; `pull_request` proposes it. `license` is the model's, none unless given
     or required by the encoder's terms. `picture` is a PNG or JPEG for the card; `records` are
     result files of this model for the card, `eval_results` a benchmark on the Hub whose results
     page is to show the first of them. `register_in` is an overlay file that gets the model's row.
     `dry_run` sends nothing.
 
-    Raises InputError for a model or a licence that must not be pushed, RunError where the Hub
+    Raises InputError for a model or a license that must not be pushed, RunError where the Hub
     fails; the repository is then as it was.
     """
+    license = renamed("licence", licence, "license", license)
+    data_license = renamed("data_licence", data_licence, "data_license", data_license)
     options = PushOptions(private, branch, tag, pull_request, message, dry_run)
     task = Task(f"push to {repo}", Address(repo, None if branch == "main" else branch))
     _check(task, options)
@@ -167,8 +171,8 @@ def push(
         plan = plan_upload(
             folder,
             repo,
-            licence=licence,
-            data_licence=data_licence,
+            license=license,
+            data_license=data_license,
             picture=None if picture is None else Path(picture),
             records=[Path(record) for record in records],
             eval_results=eval_results,
@@ -199,15 +203,15 @@ def plan_upload(
     folder: Path,
     repo: str,
     *,
-    licence: str | None = None,
-    data_licence: str | None = None,
+    license: str | None = None,
+    data_license: str | None = None,
     picture: Path | None = None,
     records: Sequence[Path] = (),
     eval_results: str | None = None,
 ) -> UploadPlan:
     """Check the model in `folder` and gather what a push to `repo` would send; no request.
 
-    Raises InputError for weights that are not finite or do not fit, for a licence that the
+    Raises InputError for weights that are not finite or do not fit, for a license that the
     encoder's terms forbid, and for records of another model.
     """
     described = read_folder(folder)
@@ -221,8 +225,8 @@ def plan_upload(
     image = {} if picture is None else _image(picture)
     extras = Extras(
         repo=repo,
-        licence=model_licence(licence, described.spec.licence),
-        data_licence=data_licence,
+        license=model_license(license, described.spec.license),
+        data_license=data_license,
         records=found,
         picture=next(iter(image), None),
     )
@@ -236,7 +240,7 @@ def plan_upload(
     text = card(described.spec, described.training, described.metrics, extras)
     own = folder / CARD
     own_card = read_card(own, str(folder)) if own.is_file() else None
-    return UploadPlan(described, files, text, own_card, found, licence)
+    return UploadPlan(described, files, text, own_card, found, license)
 
 
 def _check_weights(described: ModelFolder) -> None:
@@ -349,7 +353,7 @@ def _send(task: Task, options: PushOptions, plan: UploadPlan) -> Pushed:
 def _card(task: Task, plan: UploadPlan, listing: Listing | None, timeout: float) -> str:
     """README.md with what people wrote into it on the Hub, or else in the folder.
 
-    A licence that a person wrote stays unless one was given. Raises InputError where it allows what
+    A license that a person wrote stays unless one was given. Raises InputError where it allows what
     the encoder's terms forbid.
     """
     existing = None
@@ -358,14 +362,14 @@ def _card(task: Task, plan: UploadPlan, listing: Listing | None, timeout: float)
     if existing is None and plan.own_card is not None and _has_own_words(plan.own_card):
         existing = plan.own_card
     text = merged(plan.card, existing)
-    if plan.licence is not None:
-        return with_fields(text, {"license_name": None, **licence_fields(plan.licence)})
-    fields, encoder = fields_of(text), plan.described.spec.licence
+    if plan.license is not None:
+        return with_fields(text, {"license_name": None, **license_fields(plan.license)})
+    fields, encoder = fields_of(text), plan.described.spec.license
     present = fields.get("license_name") or fields.get("license")
     if non_commercial(encoder) and not non_commercial(str(present)):
         raise InputError(
-            f"README.md of {task.repo} states the licence {present}, but the encoder's terms "
-            f"({encoder}) forbid commercial use. Push with --licence {encoder}."
+            f"README.md of {task.repo} states the license {present}, but the encoder's terms "
+            f"({encoder}) forbid commercial use. Push with --license {encoder}."
         )
     return text
 

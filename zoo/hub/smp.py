@@ -107,7 +107,7 @@ def _as_named(spec: ModelSpec, named: Named, source: str) -> ModelSpec:
         "name": named.name,
         "classes": list(colours),
         "palette": list(colours.values()),
-        "licence": model.licence,
+        "license": model.license,
         "mean": per_channel(model.mean or spec.mean, spec.in_chans),
         "std": per_channel(model.std or spec.std, spec.in_chans),
     }

@@ -52,7 +52,7 @@ class Entry:
     decoder: str
     encoder: str
     family: str
-    licence: str | None
+    licence: str | None  # as the stored key is spelled
     encoder_weights: str | None
     recipe: str
     recipe_hash: str

@@ -175,12 +175,12 @@ class Facts(NamedTuple):
     decoder: str
     encoder: str
     family: str
-    licence: str | None
+    license: str | None
 
 
 @functools.cache
 def facts(model: str, encoder_weights: str | None) -> Facts:
-    """Decoder, encoder, family and licence; a model that the registry lacks keeps its name."""
+    """Decoder, encoder, family and license; a model that the registry lacks keeps its name."""
     try:
         known = resolve(model)
     except InputError:
@@ -191,7 +191,7 @@ def facts(model: str, encoder_weights: str | None) -> Facts:
     if encoder_weights is None:
         return Facts(known.decoder, known.encoder, family, None)
     return Facts(
-        known.decoder, known.encoder, family, (tagged.licence or None) if tagged else known.licence
+        known.decoder, known.encoder, family, (tagged.license or None) if tagged else known.license
     )
 
 
@@ -230,7 +230,7 @@ def _entry(table: Table, row: Row, results: Path, environments: dict[str, str]) 
         decoder=known.decoder,
         encoder=known.encoder,
         family=known.family,
-        licence=known.licence,
+        licence=known.license,
         encoder_weights=first.encoder_weights,
         recipe=first.recipe,
         recipe_hash=first.recipe_hash,

@@ -73,7 +73,7 @@ function showSetup() {
 
 function filter() {
   const text = field("search").value.trim().toLowerCase();
-  const same = ["decoder", "family", "licence"].map((name) => [name, field(name).value]);
+  const same = ["decoder", "family", "license"].map((name) => [name, field(name).value]);
   const most = ["params", "latency"].map((name) => [name, parseFloat(field(name)?.value)]);
   let total = 0;
   fitting = new Set();

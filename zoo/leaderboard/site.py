@@ -77,7 +77,7 @@ def site(board: Board) -> str:
         choices={
             "decoder": ("decoder", _options({row.decoder for row in rows})),
             "family": ("encoder family", _options({row.family for row in rows})),
-            "licence": ("licence", _options({_licence(row) for row in rows})),
+            "license": ("license", _options({_license(row) for row in rows})),
         },
         setups=enumerate(board.setups),
         sections=[_section(board, table, board.speed_in(setup)) for table in board.tables],
@@ -188,7 +188,7 @@ def _columns(timed: bool) -> list[Column]:
     columns += [
         Column("decoder", lambda row, _: row.decoder, number=False, name="decoder"),
         Column("encoder family", lambda row, _: row.family, number=False, name="family"),
-        Column("licence of weights", lambda row, _: _licence(row), number=False, name="licence"),
+        Column("license of weights", lambda row, _: _license(row), number=False, name="license"),
         Column("recipe", recipe, number=False),
         Column("precision", lambda row, _: ", ".join(row.precision), number=False),
     ]
@@ -207,7 +207,7 @@ def _class_columns(table: BoardTable, key: str, descending: bool) -> Iterator[Co
         yield Column(name, text(index), descending=descending)
 
 
-def _licence(row: Entry) -> str:
+def _license(row: Entry) -> str:
     return row.licence or "not stated"
 
 

@@ -32,7 +32,9 @@ class ModelSpec(BaseModel):
     size.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, validate_by_name=True, serialize_by_alias=True
+    )
 
     name: str
     decoder: str
@@ -45,7 +47,7 @@ class ModelSpec(BaseModel):
     std: list[Annotated[float, Field(gt=0)]]
     encoder_weights: str | None = None
     encoder_revision: str | None = None
-    licence: str | None = None
+    license: str | None = Field(default=None, alias="licence")
     encoder_args: dict[str, Any] = Field(default_factory=dict)
     decoder_args: dict[str, Any] = Field(default_factory=dict)
     dilated: Literal[8, 16] | None = None

@@ -50,7 +50,7 @@ class Encoder(NamedTuple):
     input_size: str
     mean: str
     std: str
-    licence: str
+    license: str
     tags: str
 
     def channels_at(self, stride: int) -> int | None:
@@ -71,14 +71,14 @@ class Encoder(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """One set of pretrained weights (`name.tag`) as text; an empty licence is an unknown one."""
+    """One set of pretrained weights (`name.tag`) as text; an empty license is an unknown one."""
 
     name: str
     tag: str
     hub_id: str
     mean: str
     std: str
-    licence: str
+    license: str
     input_size: str
 
 
@@ -161,6 +161,7 @@ def _text(file: str) -> str:
 
 
 def _column(name: str) -> str:
+    name = "license" if name == "licence" else name  # as the column was called once
     if name not in Encoder._fields:
         raise ValueError(unknown_key(name, Encoder._fields))
     return name

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AliasChoices, BeforeValidator, Field, ValidationError, model_validator
 
 from zoo.common.class_lists import CLASS_LISTS, default_palette
 from zoo.common.errors import InputError, RunError, join_problems, nearest, unknown
@@ -31,6 +31,10 @@ Std = Annotated[list[Annotated[float, Field(gt=0, le=1)]], Field(min_length=3, m
 """Per channel of RGB, for pixels in [0, 1]."""
 
 
+License = Annotated[str | None, Field(validation_alias=AliasChoices("license", "licence"))]
+"""The terms of weights; overlays may spell the key in either way."""
+
+
 class Rule(Strict):
     """What holds for the encoders that match `where`; `args` go to timm's builder.
 
@@ -43,7 +47,7 @@ class Rule(Strict):
     args: dict[str, Any] = Field(default_factory=dict)
     mean: Mean | None = None
     std: Std | None = None
-    licence: str | None = None
+    license: License = None
 
     @model_validator(mode="after")
     def _weights_come_with_statistics(self) -> Self:
@@ -113,7 +117,7 @@ class CuratedModel(Strict):
     args: dict[str, Any] = Field(default_factory=dict)
     mean: Mean | None = None
     std: Std | None = None
-    licence: str | None = None
+    license: License = None
     weights: dict[str, TrainedWeights] = Field(default_factory=dict)
     default: str | None = None
 

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from zoo.common.errors import InputError, join_problems, unknown
+from zoo.common.errors import InputError, join_problems, renamed, unknown
 from zoo.registry import encoders as timm_table
 from zoo.registry import weights as trained
 from zoo.registry.decoders import Decoder, check_options, defaults, output_stride
@@ -28,7 +28,7 @@ from zoo.registry.load import (
     registry_file,
     split_name,
 )
-from zoo.registry.weights import OPEN, fits_licence, non_commercial
+from zoo.registry.weights import OPEN, fits_license, non_commercial
 
 TABLE = "timm table"
 COVERAGE = "coverage table"
@@ -93,7 +93,7 @@ class Resolved:
 
     `args` go to the decoder's SMP class, `encoder_args` to timm. `weights_file` is a local file,
     `hub_id` the repository of the encoder's pretrained weights; both None means there are none.
-    `mean` and `std` apply to pixels in [0, 1]. `licence` is that of the encoder's weights, or of
+    `mean` and `std` apply to pixels in [0, 1]. `license` is that of the encoder's weights, or of
     the trained weights that the name stands for (`default` is their key in `trained`); None where
     it is not known. `adapted` says why the pair is joined by zoo's adapter and not by SMP's own
     class, None where it is. `dilation` says how the encoder comes to the output stride that the
@@ -112,7 +112,7 @@ class Resolved:
     hub_id: str | None = None
     mean: list[float] = field(default_factory=list)
     std: list[float] = field(default_factory=list)
-    licence: str | None = None
+    license: str | None = None
     recipe: str = ""
     trained: dict[str, TrainedWeights] = field(default_factory=dict)
     default: str | None = None
@@ -186,7 +186,7 @@ def resolve(name: str, overlay: Path | None = None) -> Resolved:
         model.put("hub_id", getattr(source, "hub_id", None) or None, TABLE)
         model.put("mean", timm_table.numbers(source.mean), TABLE)
         model.put("std", timm_table.numbers(source.std), TABLE)
-        model.put("licence", source.licence or None, TABLE)
+        model.put("license", source.license or None, TABLE)
         model.origins |= dict.fromkeys((*FACTS, "image_size"), TABLE)
 
     # the decoder's row, and the first of its cases that matches the encoder
@@ -237,13 +237,13 @@ def describe(name: str, overlay: Path | None = None) -> list[tuple[str, Any, str
         if key not in model.args:
             values[f"options.{key}"] = value
             model.origins[f"options.{key}"] = DEFAULTS
-    for key in ("weights_file", "hub_id", "mean", "std", "licence", "recipe"):
+    for key in ("weights_file", "hub_id", "mean", "std", "license", "recipe"):
         values[key] = getattr(model, key)
     values["evidence"] = registry.recipe(model.recipe).evidence
     origins = model.origins | {"evidence": registry.origin(f"recipes.{model.recipe}")}
     values["default"] = model.default
-    if non_commercial(model.licence):
-        values["commercial_use"], origins["commercial_use"] = "forbidden", origins["licence"]
+    if non_commercial(model.license):
+        values["commercial_use"], origins["commercial_use"] = "forbidden", origins["license"]
     for key, value in trained.shown(model.trained):
         values[key] = value
         origins[key] = registry.origin(f"models.{model.name}")
@@ -271,16 +271,18 @@ def list_models(
     *,
     decoder: str | None = None,
     encoder: str | None = None,
-    licence: str | None = None,
+    license: str | None = None,
     overlay: Path | None = None,
+    licence: str | None = None,
 ) -> list[str]:
     """The supported names that match the pattern (* and ?), numbers in them sorted as numbers.
 
     `decoder` and `encoder` are patterns too. A pattern with a dot is matched against the names
-    with tags. `licence` is a pattern of the pretrained or trained weights' licence, or `open`: see
+    with tags. `license` is a pattern of the pretrained or trained weights' license, or `open`: see
     docs/registry.md. Raises InputError for a decoder or encoder that nothing matches, and for a
-    licence that none of the names' weights come under.
+    license that none of the names' weights come under. `licence` is the old spelling of `license`.
     """
+    license = renamed("licence", licence, "license", license)
     registry = load_registry(overlay)
     rows = timm_table.encoders()
     curated = [_parse(name, registry) for name in registry.models]
@@ -308,23 +310,23 @@ def list_models(
         if parts.decoder in decoders and parts.encoder in encoders and fnmatchcase(name, pattern)
     ]
     chosen = sorted(set(names), key=natural)
-    return chosen if licence is None else under_licence(licence, chosen, overlay)
+    return chosen if license is None else under_license(license, chosen, overlay)
 
 
-def under_licence(licence: str, names: list[str], overlay: Path | None) -> list[str]:
-    """Those of `names` whose weights come under a licence, which no decoder changes.
+def under_license(license: str, names: list[str], overlay: Path | None) -> list[str]:
+    """Those of `names` whose weights come under a license, which no decoder changes.
 
-    Raises InputError, with the licences that there are, where none does.
+    Raises InputError, with the licenses that there are, where none does.
     """
     curated = load_registry(overlay).models
     keys = {name: name if name in curated else name.partition("-")[2] for name in names}
     one_each = {key: name for name, key in keys.items()}
-    licences = {key: resolve(name, overlay).licence for key, name in one_each.items()}
-    chosen = [name for name, key in keys.items() if fits_licence(licence, licences[key])]
+    licenses = {key: resolve(name, overlay).license for key, name in one_each.items()}
+    chosen = [name for name, key in keys.items() if fits_license(license, licenses[key])]
     if names and not chosen:
-        counts = Counter(terms or "not known" for terms in licences.values()).most_common()
+        counts = Counter(terms or "not known" for terms in licenses.values()).most_common()
         raise InputError(
-            f"No weights of the {len(names)} models come under {licence!r}. Their licences: "
+            f"No weights of the {len(names)} models come under {license!r}. Their licenses: "
             f"{', '.join(terms for terms, _ in counts)}. Patterns with * and ? are taken, and "
             f"`open`, which means {', '.join(sorted(OPEN))}."
         )
@@ -364,7 +366,7 @@ def _put_first_match(model: Resolved, rules: list[Rule], source: str, folder: Pa
         origin = f"{source}: encoders[{index}]"
         model.put("encoder_args", rule.args, origin)
         if rule.weights is not None:
-            for key in ("tag", "hub_id", "licence"):
+            for key in ("tag", "hub_id", "license"):
                 model.put(key, None, origin)
             model.put("weights_file", folder / rule.weights, origin)
         _put_given(model, rule, origin)
@@ -390,6 +392,6 @@ def _put_support(model: Resolved, decoder: Decoder, place: str) -> None:
 
 def _put_given(model: Resolved, row: Rule | CuratedModel, origin: str) -> None:
     """The values that rules and curated rows share, where the row gives them."""
-    for key in ("recipe", "mean", "std", "licence"):
+    for key in ("recipe", "mean", "std", "license"):
         if (value := getattr(row, key)) is not None:
             model.put(key, value, origin)

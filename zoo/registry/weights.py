@@ -11,7 +11,7 @@ from zoo.common.errors import InputError, shortened
 from zoo.registry.load import CuratedModel, TrainedWeights, current_name, load_registry
 
 OPEN = frozenset({"apache-2.0", "mit", "bsd-3-clause", "cc-by-4.0"})
-"""Terms that leave the choice of a licence to whoever trained the model on."""
+"""Terms that leave the choice of a license to whoever trained the model on."""
 
 NON_COMMERCIAL = frozenset(
     {
@@ -22,19 +22,19 @@ NON_COMMERCIAL = frozenset(
 """Terms under which nothing that is made of the weights may be used commercially."""
 
 
-def non_commercial(licence: str | None) -> bool:
-    """Whether a licence forbids commercial use."""
-    return licence is not None and (licence in NON_COMMERCIAL or "-nc" in licence)
+def non_commercial(license: str | None) -> bool:
+    """Whether a license forbids commercial use."""
+    return license is not None and (license in NON_COMMERCIAL or "-nc" in license)
 
 
-def fits_licence(wanted: str, licence: str | None) -> bool:
-    """Whether weights under `licence` (None: not known) are of the terms `wanted`.
+def fits_license(wanted: str, license: str | None) -> bool:
+    """Whether weights under `license` (None: not known) are of the terms `wanted`.
 
     `wanted` is a pattern with * and ?, such as `mit` or `cc-*`, or `open` for those in `OPEN`.
     """
-    if licence is None:
+    if license is None:
         return False
-    return licence in OPEN if wanted == "open" else fnmatchcase(licence, wanted)
+    return license in OPEN if wanted == "open" else fnmatchcase(license, wanted)
 
 
 class Named(NamedTuple):
@@ -79,13 +79,13 @@ def shown(trained: dict[str, TrainedWeights]) -> Iterator[tuple[str, Any]]:
             yield f"{place}.source", weights.source
 
 
-def check_licence(wanted: str, licence: str | None, what: str) -> None:
-    """Raise InputError unless the weights of `what`, under `licence`, are of the terms `wanted`."""
-    if not fits_licence(wanted, licence):
-        given = "of terms that are not known" if licence is None else licence
-        forbids = " and may not be used commercially" if non_commercial(licence) else ""
+def check_license(wanted: str, license: str | None, what: str) -> None:
+    """Raise InputError unless the weights of `what`, under `license`, are of the terms `wanted`."""
+    if not fits_license(wanted, license):
+        given = "of terms that are not known" if license is None else license
+        forbids = " and may not be used commercially" if non_commercial(license) else ""
         raise InputError(
             f"The weights of {what} are {given}{forbids}; asked for was {wanted!r}. "
-            f"`zoo list --licence {wanted}` lists models whose weights are; encoder_weights=None "
+            f"`zoo list --license {wanted}` lists models whose weights are; encoder_weights=None "
             "takes an architecture without any."
         )
