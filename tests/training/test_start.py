@@ -18,6 +18,7 @@ from PIL import Image
 from torch.nn import functional
 
 from zoo.common.errors import InputError, RunError
+from zoo.data.pixels import opening
 from zoo.hub.folder import load_folder
 from zoo.models.layers import train_mode
 from zoo.models.segmentation import normalise
@@ -128,3 +129,21 @@ def test_the_scale_of_the_gradients_goes_on(scenes: Path, tmp_path: Path) -> Non
     again.fit(resume=True)
     assert again.step.scaler.state_dict() == first.step.scaler.state_dict()
     assert again.step.scaler.state_dict()["scale"] == 16.0  # doubled after two finite steps
+
+
+@pytest.mark.parametrize("rule", ["class_weights=median", "oversample=rare"])
+def test_a_second_run_on_unchanged_files_decodes_no_mask(
+    rule: str, scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    decoded: list[Path] = []
+    whole = opening._open_unlimited
+    monkeypatch.setattr(
+        opening, "_open_unlimited", lambda path: (decoded.append(path), whole(path))[1]
+    )
+    trainer_for(scenes, tmp_path / "first", rule)
+    masks = {path for path in decoded if path.parent.name == "masks"}
+    assert masks == {*scenes.glob("train/masks/*.png"), *scenes.glob("val/masks/*.png")}
+    decoded.clear()
+    trainer_for(scenes, tmp_path / "second", rule)
+    assert [path for path in decoded if path.parent.name == "masks"] == []
