@@ -192,7 +192,10 @@ def test_an_unwritable_place_is_one_message(
         (["list", "--decoder", "pspnett"], "Did you mean pspnet"),
         (["list", "--registry", "gone.yaml"], "gone.yaml"),
         (["eval", "nowhere/run", "--data", "x"], "There is no folder nowhere/run"),
-        (["eval", MODEL, "--data", "x"], "is a name, and a name has random class scores"),
+        (
+            ["eval", MODEL, "--data", "x"],
+            "names an architecture, whose segmentation head is",
+        ),
         (["predict", "nowhere/run", "a.png", "--out", "o"], "There is no folder nowhere/run"),
         (["report", "."], "run"),
         (["finetune", MODEL, "--data", "nowhere"], "nowhere does not exist"),

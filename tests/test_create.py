@@ -119,7 +119,10 @@ def test_weights_and_build_arguments_from_an_overlay_file(tmp_path: Path) -> Non
         ({"pretrained": True, "classes": 2}, "use encoder_weights"),
         ({"encoder_weights": "imagenet", "classes": 2}, "does not say which weights"),
         ({"encoder_weights": True, "classes": 2}, "does not say which weights"),
-        ({"encoder_weights": "gone.safetensors", "classes": 2}, "no weights file gone"),
+        (
+            {"encoder_weights": "gone.safetensors", "classes": 2},
+            "file gone.safetensors does not exist",
+        ),
         ({}, "needs classes="),
         ({"classes": 0}, "needs classes="),
         ({"classes": 256}, "allowed are 1 to 255"),

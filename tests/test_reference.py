@@ -34,6 +34,19 @@ def test_a_page_that_differs_is_named_and_written_anew(docs: Path) -> None:
     assert check_docs(docs) == []
 
 
+def test_the_schema_of_a_model_folder_is_written(docs: Path) -> None:
+    file = docs / "folder.schema.json"
+    right = file.read_text()
+    for wrong in (right.replace('"spec"', '"other"'), None):
+        file.unlink()
+        if wrong is not None:
+            file.write_text(wrong)
+        assert check_docs(docs) == [file]
+        assert check_docs(docs, write=True) == [file]
+        assert file.read_text() == right
+        assert check_docs(docs) == []
+
+
 def test_a_page_without_a_place_for_its_table_is_refused(docs: Path, tmp_path: Path) -> None:
     page = docs / "metrics.md"
     page.write_text(page.read_text().replace("<!-- end of table metrics -->", ""))

@@ -259,7 +259,7 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
         ("result.json", '{"best_epoch": "x"}', r"result\.json has problems:\n  - best_epoch: "),
         ("result.json", "[", r"Cannot read .*result\.json as JSON"),
         ("eval.json", "{}", r"eval\.json is not a usable record"),
-        ("log.jsonl", '{"event": "step"}\n{"event"\n', r"log\.jsonl, line 1 is no log event"),
+        ("log.jsonl", '{"event": "step"}\n{"event"\n', r"log\.jsonl, line 1 is not a log event"),
         ("pictures/a.png", "no picture", r"a\.png is not a PNG image; remove it"),
     ],
 )
@@ -286,7 +286,7 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, content: str, messag
 )
 def test_a_line_that_is_no_event_is_named(tmp_path: Path, change: dict[str, Any]) -> None:
     _write_log(tmp_path, [LOG[0], {**LOG[0], **change}, LOG[1]])
-    with pytest.raises(InputError, match=r"line 2 is no log event: .*; remove that line"):
+    with pytest.raises(InputError, match=r"line 2 is not a log event: .*; remove that line"):
         read_log(tmp_path / "log.jsonl")
 
 

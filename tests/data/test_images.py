@@ -201,13 +201,13 @@ def test_ids_are_mapped_one_by_one(tmp_path: Path) -> None:
 def test_unknown_ids(tmp_path: Path) -> None:
     path = save(tmp_path / "x.png", [[0, 3, 3], [9, 1, 255]])
     message = fails(read_mask, path, plain(3))
-    assert f"{path} holds ids that are no class: 3 (2 pixels), 9 (1 pixels)." in message
+    assert f"{path} holds ids that are not classes: 3 (2 pixels), 9 (1 pixels)." in message
     assert "Allowed: 0 to 2, ignored: 255." in message
     assert "Name the missing classes in dataset.yaml" in message
     message = fails(read_mask, path, plain(3, {0: 0, 1: 1, 7: 2}))
     assert "Allowed: 0 to 1, 7. Name" in message
     wide = save(tmp_path / "w.png", np.array([[0, 70, 1000]], dtype=np.uint16))
-    assert "no class: 70 (1 pixels), 1000 (1 pixels)" in fails(read_mask, wide, plain(3))
+    assert "not classes: 70 (1 pixels), 1000 (1 pixels)" in fails(read_mask, wide, plain(3))
 
 
 def test_0_and_255_with_two_classes(tmp_path: Path) -> None:

@@ -167,7 +167,7 @@ def test_groups(files: Path) -> None:
 
 def test_group_rules_that_cannot_work(files: Path) -> None:
     write_split(files, "train", [(1, 1)])
-    assert "group: '(a' is no regular expression" in fails(files, f"{ABC}group: (a\n")
+    assert "group: '(a' is not a valid regular expression" in fails(files, f"{ABC}group: (a\n")
     for rule in ("abc", "(a)(b)", "a" * 300):
         message = fails(files, f"{ABC}group: {rule}\n")
         assert "must be `folder`, or a regular expression of at most 200" in message
@@ -217,10 +217,11 @@ def test_unknown_colours(tmp_path: Path) -> None:
         read_mask(dataset.splits["train"][0], dataset)
     message = str(caught.value)
     assert (
-        "holds 2 colours that are no class: (0, 0, 254) (2 pixels), (9, 9, 9) (1 pixels)" in message
+        "holds 2 colours that are not classes: (0, 0, 254) (2 pixels), (9, 9, 9) (1 pixels)"
+        in message
     )
     assert "many rare colours along edges mean that the mask was resized" in message
-    with pytest.raises(InputError, match="2 colours that are no class"):
+    with pytest.raises(InputError, match="2 colours that are not classes"):
         scan_labels(dataset)
 
 

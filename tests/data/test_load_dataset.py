@@ -11,10 +11,10 @@ from helpers.data_folders import THREE, plain, save, three_classes, write_split
 
 from zoo.common.class_lists import default_palette
 from zoo.common.errors import InputError
-from zoo.common.files import parse_yaml
+from zoo.common.files import natural_key, parse_yaml
 from zoo.data.dataset import IGNORE, Dataset
 from zoo.data.formats import pairs
-from zoo.data.formats.pairs import list_files, natural_key, pair
+from zoo.data.formats.pairs import list_files, pair
 from zoo.data.load import load_dataset
 
 PIXEL = [[0]]

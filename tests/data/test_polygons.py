@@ -112,9 +112,9 @@ def test_labels_and_unlabelled(tmp_path: Path) -> None:
 
 def test_labelme_labels_are_checked(tmp_path: Path) -> None:
     message = refused(labelme(tmp_path, [shape("truck", [[0, 0], [1, 1]], "rectangle")]))
-    assert "has labels that are no class: 'truck'. Classes: ground, road, car." in message
+    assert "has labels that are not classes: 'truck'. Classes: ground, road, car." in message
     assert "Under `labels:` in dataset.yaml" in message
-    assert "no class: None" in refused(labelme(tmp_path, [shape(None, [[0, 0]] * 3)]))
+    assert "not classes: None" in refused(labelme(tmp_path, [shape(None, [[0, 0]] * 3)]))
 
 
 @pytest.mark.parametrize(
@@ -169,8 +169,8 @@ def test_labelme_sizes_and_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [
         ("{", "as JSON"),
         ("[]", "must hold a JSON object, not list"),
-        ("[" * 100_000, "is no annotation file"),
-        ('{"a": ' + "1" * 5000 + "}", "is no annotation file"),
+        ("[" * 100_000, "as JSON: maximum recursion depth"),
+        ('{"a": ' + "1" * 5000 + "}", "as JSON: Exceeds the limit"),
     ],
 )
 def test_broken_json(tmp_path: Path, text: str, expected: str) -> None:
@@ -345,7 +345,7 @@ def test_coco_message_for_large_files(
 def test_coco_categories_are_checked_before_training(tmp_path: Path) -> None:
     content = coco_content([area(1, [SQUARE])])
     content["categories"][0]["name"] = "street"
-    with pytest.raises(InputError, match="labels that are no class: 'street'"):
+    with pytest.raises(InputError, match="labels that are not classes: 'street'"):
         coco_set(tmp_path, content)
     assert drawn(coco_set(tmp_path, content, "labels: {street: road}\n"))[1][1] == 1
     assert drawn(coco_set(tmp_path, content, "labels: {'*': ignore}\n"))[1][1] == IGNORE
@@ -387,7 +387,7 @@ def test_coco_faults_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(InputError) as caught:
         coco_set(tmp_path, content)
     message = str(caught.value)
-    assert "a.json is no COCO annotation file:" in message
+    assert "a.json is not a COCO annotation file:" in message
     assert "the image 7 (y.png) is listed twice" in message
     assert "the file_name '../x.png' must lie below the folder of images" in message
     assert "an image without id or file_name: {'file_name': 'z.png'}" in message

@@ -105,7 +105,7 @@ def test_another_mapping_uses_what_was_seen(tmp_path: Path, decoded: list[str]) 
     (tmp_path / "dataset.yaml").write_text(f"{THREE}mapping: {{1: 0, 0: 2}}\nignore: 255\n")
     assert scan_labels(load_dataset(tmp_path)).splits["train"].pixels.tolist() == [4, 0, 8]
     (tmp_path / "dataset.yaml").write_text(f"{THREE}ignore: 9\n")
-    with pytest.raises(InputError, match=r"a.png holds ids that are no class: 255 \(1 pixels\)"):
+    with pytest.raises(InputError, match=r"a.png holds ids that are not classes: 255 \(1 pixels\)"):
         scan_labels(load_dataset(tmp_path))
     assert decoded == []
 
@@ -213,7 +213,7 @@ def test_all_faults_in_one_message(tmp_path: Path) -> None:
     assert header == f"{tmp_path}: 3 files cannot be used:"
     assert "a.png is not an image" in faults[0]
     assert "b.png is 2x1 pixels, its image" in faults[1]
-    assert "c.png holds ids that are no class: 77 (1 pixels)" in faults[2]
+    assert "c.png holds ids that are not classes: 77 (1 pixels)" in faults[2]
 
 
 def test_twenty_faults_are_shown(tmp_path: Path) -> None:

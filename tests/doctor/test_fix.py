@@ -115,7 +115,7 @@ def test_what_cannot_be_fixed_is_said(data: Path, tmp_path: Path) -> None:
     text = "\n".join(fixed(data, tmp_path / "new"))
     assert "Not fixed: D304 Mask in a lossy format (train/masks/train_0001.jpg)" in text
     assert "train_0002.png has colours that belong to no class" in text
-    assert "train_0003.png is partly transparent; there no id is certain" in text
+    assert "train_0003.png is partly transparent; ids there are ambiguous" in text
     assert "train_0004.png has ids above 255, which need 16 bits" in text
     assert "train_0005.png has equal channels, but ids without a class" in text
     assert content(tmp_path / "new" / "train")["masks/train_0001.jpg"]

@@ -126,9 +126,9 @@ def test_hostile_descriptions(
     ("version", "step"),
     [
         (2, "has schema 2, this version reads 1. Upgrade segmentation-zoo to read newer models."),
-        (0, "has schema 0, this version reads 1. No version of zoo wrote that"),
-        (None, "has schema None, this version reads 1. No version of zoo wrote that"),
-        (True, "has schema True, this version reads 1. No version of zoo wrote that"),
+        (0, "has schema 0, this version reads 1. The file is damaged"),
+        (None, "has schema None, this version reads 1. The file is damaged"),
+        (True, "has schema True, this version reads 1. The file is damaged"),
     ],
 )
 def test_another_schema(

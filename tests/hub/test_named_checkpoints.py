@@ -266,9 +266,9 @@ def test_list_filters_by_license(capsys: pytest.CaptureFixture[str]) -> None:
     assert tags == ["unet-convnextv2_atto.fcmae", "unet-convnextv2_atto.fcmae_ft_in1k"]
     assert run(["list", "segformer-b0-*", "--license", "mit"]) == 2
     assert (
-        "No weights of the 2 models come under 'mit'. Their licenses: nvidia-source-code-license. "
-        "Patterns with * and ? are taken, and `open`, which means apache-2.0, bsd-3-clause, "
-        "cc-by-4.0, mit."
+        "None of the 2 models has weights licensed under 'mit'. "
+        "Their licenses: nvidia-source-code-license. Patterns with * and ? are taken, and "
+        "`open`, which means apache-2.0, bsd-3-clause, cc-by-4.0, mit."
     ) in capsys.readouterr().err
     assert list_models("no-such-*", license="mit") == []
 

@@ -237,7 +237,7 @@ def test_weights_that_are_not_finite(loopback_hub: LoopbackHub, value: float) ->
         ({"branch": "../x"}, "is not a commit, branch or tag"),
         ({"tag": "a b"}, "is not a commit, branch or tag"),
         ({"message": " "}, "the commit message is empty"),
-        ({"pull_request": True, "tag": "v1"}, "carries no tag"),
+        ({"pull_request": True, "tag": "v1"}, "cannot have a tag"),
         ({"model": "nowhere"}, "There is no folder nowhere"),
         ({"picture": "none.png"}, "Cannot read the image"),
         ({"eval_results": "org/bench"}, "need a record"),

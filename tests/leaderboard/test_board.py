@@ -332,7 +332,7 @@ def test_the_command_lists_what_was_measured(
     assert run(["list", "--data", "camvid", "--min-miou", "0.99"]) == 0
     assert capsys.readouterr().out == ""
     assert run(["list", "--data", "camvid", "--license", "cc-*"]) == 2
-    assert "come under 'cc-*'. Their licenses: apache-2.0." in capsys.readouterr().err
+    assert "licensed under 'cc-*'. Their licenses: apache-2.0." in capsys.readouterr().err
     assert run(["list", "--data", "camvid", "--license", "apache*", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 3
     assert run(["show", "unet-resnet50", "--json"]) == 0

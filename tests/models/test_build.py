@@ -83,7 +83,7 @@ def test_a_file_that_is_not_safetensors_is_refused(tmp_path: Path, content: byte
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"There is no weights file .*gone"):
+    with pytest.raises(InputError, match=r"Weights file .*gone.* does not exist"):
         build(spec("resnet18"), tmp_path / "gone.safetensors")
 
 

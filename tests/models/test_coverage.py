@@ -113,7 +113,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path, counted: list[str]) 
     rows = coverage.run_all(coverage.wanted("resnet", "un*"), file=file)
     assert counted == ["unet", "unetplusplus", "upernet"]
     assert [row.decoder for row in rows] == ["unet", "unetplusplus"]
-    coverage.run_all(coverage.wanted("resnet", "unet"), anew=True, file=file)
+    coverage.run_all(coverage.wanted("resnet", "unet"), rerun=True, file=file)
     assert counted[3:] == ["unet"]
     assert len(table.parse_coverage(file.read_text())) == 3
     other = file.read_text().replace("with timm ", "with timm 9", 1)
@@ -142,7 +142,7 @@ def test_the_command_runs_writes_and_fails_where_a_pair_fails(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     file = tmp_path / "coverage.csv"
-    monkeypatch.setattr(coverage.run_all, "__kwdefaults__", {"anew": False, "file": file})
+    monkeypatch.setattr(coverage.run_all, "__kwdefaults__", {"rerun": False, "file": file})
     arguments = ["check", "encoders", "--write", "--module", "resnet", "--decoder"]
     assert run([*arguments, "unet"]) == 0
     assert "1 of 1 work" in capsys.readouterr().out

@@ -205,7 +205,7 @@ def test_only_the_head_moves_where_only_the_head_learns() -> None:
 def test_a_net_without_a_scoring_layer_has_no_head_to_learn() -> None:
     model = make("test_resnet")
     model.net.segmentation_head = nn.Identity()
-    with pytest.raises(InputError, match="no segmentation head of its own"):
+    with pytest.raises(InputError, match="no separate segmentation head"):
         learning_names(model, stage(learn="head"))
 
 

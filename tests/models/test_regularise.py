@@ -72,7 +72,7 @@ def test_dropout_adds_no_name(name: str) -> None:
 def test_dropout_needs_a_layer_that_scores() -> None:
     changed = model()
     changed.net.segmentation_head = nn.Identity()
-    with pytest.raises(InputError, match=r"so `dropout` has no place\. Set dropout to 0"):
+    with pytest.raises(InputError, match=r"so `dropout` cannot be applied\. Set dropout to 0"):
         add_dropout(changed, 0.5)
 
 
@@ -103,6 +103,6 @@ def test_drop_path_is_off_in_a_frozen_encoder() -> None:
 
 @pytest.mark.parametrize("encoder", ["vgg11", "densenet121"])
 def test_drop_path_is_refused_where_timm_has_none(encoder: str) -> None:
-    message = rf"{encoder}\.\w+ has no stochastic depth in timm, so `drop_path` has no place"
+    message = rf"{encoder}\.\w+ has no stochastic depth in timm, so `drop_path` cannot be applied"
     with pytest.raises(InputError, match=message):
         add_drop_path(model(f"unet-{encoder}"), 0.1)

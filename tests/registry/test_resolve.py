@@ -43,7 +43,10 @@ def test_a_name_is_split_at_the_first_hyphen() -> None:
         ("unet-resnet18.a9_in1k", "Unknown tag of resnet18 'a9_in1k'. Did you mean .*a1_in1k"),
         ("unet-resnet18.", "Unknown tag of resnet18 ''"),
         ("unet-botnet50ts_256.x", "botnet50ts_256 has no pretrained weights, so leave out the tag"),
-        ("unet-smp:mit_b0", "'smp:mit_b0' can be used through a curated model of the registry"),
+        (
+            "unet-smp:mit_b0",
+            "'smp:mit_b0' can only be used through a curated model",
+        ),
     ],
 )
 def test_a_wrong_name_is_explained(name: str, message: str) -> None:
@@ -132,7 +135,7 @@ def test_heads_of_zoos_own_take_every_encoder_of_timm(decoder: str) -> None:
     for encoder in ("resnet18", "vit_small_patch14_dinov2", "vit_small_patch16_dinov3"):
         model = resolve(f"{decoder}-{encoder}")
         assert (model.supported, model.smp_loadable) == (True, False)
-        assert model.adapted == f"{decoder} is a head of zoo's own"
+        assert model.adapted == f"{decoder} is a custom head of zoo"
 
 
 def test_a_head_of_zoos_own_does_not_take_an_encoder_of_smp(overlay: Path) -> None:
@@ -147,7 +150,7 @@ models:
 """
     )
     model = resolve("linear-mit_b0", overlay)
-    assert (model.supported, model.reason) == (False, "linear takes encoders of timm alone")
+    assert (model.supported, model.reason) == (False, "linear only takes timm encoders")
 
 
 def test_a_pair_that_failed_when_it_was_run_is_not_listed(

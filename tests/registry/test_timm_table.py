@@ -255,7 +255,7 @@ def test_what_is_unsound_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "decoders.linear: needs belongs to SMP's classes, and only to them" in found
     assert "decoders.unet: no encoder has what it needs" in found
     assert "encoders[0]: is the first match of no encoder" in found
-    assert "models.fcn-x: fcn takes encoders of timm alone" in found
+    assert "models.fcn-x: fcn only takes timm encoders" in found
     (tmp_path / "registry.yaml").write_text("version: 2")
     assert "version: should be 1, got 2" in generator.check_registry()[0]
 

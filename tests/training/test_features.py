@@ -228,7 +228,7 @@ def test_on_disk_as_in_memory(
 ) -> None:
     asked = recipe()
     in_memory, _ = cached(scenes, asked, 4)
-    assert "2 views of 8 images takes" in capsys.readouterr().err
+    assert "2 views of 8 images take" in capsys.readouterr().err
     monkeypatch.setattr(features, "default_cache_gib", lambda: 0.0)
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
     monkeypatch.setenv("ZOO_CACHE_GIB", "1")
@@ -272,7 +272,7 @@ def test_a_full_disk_costs_a_remark(
     monkeypatch.setenv("ZOO_CACHE_GIB", "1")
     assert cached(scenes, asked, 4)[0] == expected
     said = capsys.readouterr().err
-    assert said.count("No space left on device. The run goes on and encodes") == 1
+    assert said.count("No space left on device. The run continues and encodes") == 1
 
 
 def test_a_bad_budget_is_named(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:

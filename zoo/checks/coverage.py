@@ -69,7 +69,7 @@ def versions() -> str:
 
 
 def run_all(
-    pairs: Iterable[tuple[Encoder, str]], *, anew: bool = False, file: Path = FILE
+    pairs: Iterable[tuple[Encoder, str]], *, rerun: bool = False, file: Path = FILE
 ) -> list[Pair]:
     """Run the pairs that `file` does not have from these versions, or all; returns their rows.
 
@@ -79,7 +79,7 @@ def run_all(
     valid = text.partition("\n")[0].endswith(f" with {versions()}")
     rows = {(row.module, row.decoder): row for row in table.parse_coverage(text)} if valid else {}
     asked = list(pairs)
-    todo = [(e, d) for e, d in asked if anew or (e.module, d) not in rows]
+    todo = [(e, d) for e, d in asked if rerun or (e.module, d) not in rows]
     for encoder, decoder in track(todo, "pairs", len(todo)):
         rows[encoder.module, decoder] = run_pair(encoder, decoder)
         write_text(file, table.format_coverage(list(rows.values()), versions()))

@@ -2,6 +2,7 @@
 
 A page holds a table between two lines, `<!-- table NAME -->` and `<!-- end of table NAME -->`.
 `zoo check docs` compares, `zoo check docs --write` writes. A new table is one row in `TABLES`.
+The JSON schema of a model folder, docs/folder.schema.json, is kept in the same way.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zoo.common.errors import InputError, join_problems
-from zoo.common.files import write_text
+from zoo.common.files import read_json, write_text
 from zoo.data.dataset import IGNORE
 from zoo.data.doctor.codes import CODES
 from zoo.data.formats.trees import TREES, Tree
+from zoo.hub.config import json_schema, write_json_schema
 from zoo.records.metrics import METRICS
 from zoo.registry.decoders import DECODERS, defaults
 from zoo.registry.load import registry_file
@@ -179,7 +181,7 @@ TABLES: dict[str, DocTable] = {
 
 
 def check_docs(docs: Path | None = None, *, write: bool = False) -> list[Path]:
-    """The pages of `docs` with a table that differs from the code, brought up to date by `write`.
+    """The files of `docs` that differ from the code, brought up to date by `write`.
 
     Raises InputError where there is no such folder, and for a page without the marks of its table.
     """
@@ -204,6 +206,11 @@ def check_docs(docs: Path | None = None, *, write: bool = False) -> list[Path]:
             changed.append(path)
             if write:
                 write_text(path, after)
+    schema = docs / "folder.schema.json"
+    if not schema.is_file() or read_json(schema) != json_schema():
+        changed.append(schema)
+        if write:
+            write_json_schema(schema)
     if problems:
         raise InputError(join_problems("These pages have no place for their tables:", problems))
     return changed

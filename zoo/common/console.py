@@ -34,7 +34,7 @@ def info(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """Print a warning to stderr: something works on, but not as one would expect."""
+    """Print a warning to stderr: the work continues, but not as expected."""
     info(f"Warning: {text}")
 
 

@@ -15,7 +15,7 @@ class ZooError(Exception):
     """Base of every error that zoo raises on purpose.
 
     `exit_code` is what the command line returns: 2 for bad input, 1 for a run that failed. `shared`
-    is True where all processes of a run raise the same error and the first one alone prints it.
+    is True where all processes of a run raise the same error and only the first prints it.
     """
 
     exit_code = 1
@@ -56,9 +56,9 @@ def shortened(values: Iterable[object], limit: int = 20) -> str:
     return ", ".join(items[:limit]) + (f" ... and {rest} more" if rest > 0 else "")
 
 
-def printable(text: object) -> str:
-    """`text` on one line, every character that a terminal would act on replaced by `?`."""
-    return "".join(c if c.isprintable() else "?" for c in str(text))
+def printable(text: object, by: str = "?") -> str:
+    """`text` on one line, every character that a terminal would act on replaced by `by`."""
+    return "".join(c if c.isprintable() else by for c in str(text))
 
 
 def nearest(given: str, allowed: Iterable[str], count: int = 3) -> list[str]:

@@ -52,12 +52,22 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file. Raises InputError where it is missing or is not JSON."""
+def read_json(path: Path, max_bytes: int | None = None) -> Any:
+    """Read a JSON file. Raises InputError where it is missing, no JSON or above `max_bytes`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        large = max_bytes is not None and path.stat().st_size > max_bytes
+        value = None if large else json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"Cannot read {path} as JSON: {error}.") from error
+    if large:
+        raise InputError(f"{path} is larger than {max_bytes} bytes; refused.")
+    return value
+
+
+def natural_key(text: str) -> tuple[list[str | int], str]:
+    """A sorting key that puts `frame_2` before `frame_10`."""
+    parts = re.split(r"([0-9]+)", text)
+    return [int(part) if index % 2 else part for index, part in enumerate(parts)], text
 
 
 @contextlib.contextmanager

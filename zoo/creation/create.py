@@ -125,8 +125,8 @@ def load_trained(model: str | Path | SegmentationModel) -> SegmentationModel:
     folder = model_folder(model)
     if folder is None:
         raise InputError(
-            f"{model} is a name, and a name has random class scores. Give the folder of a trained "
-            f"model, or train one: zoo finetune {model} --data DATA."
+            f"{model} names an architecture, whose segmentation head is untrained. Give the folder "
+            f"of a trained model, or train one: zoo finetune {model} --data DATA."
         )
     return create(folder)
 
@@ -170,8 +170,8 @@ def encoder_source(
     if file is not None:
         if not file.is_file():
             raise InputError(
-                f"There is no weights file {file}. Give a .safetensors file, leave encoder_weights "
-                "out for the tag's own, or give None (on the command line: none)."
+                f"Weights file {file} does not exist. Give a .safetensors file, leave "
+                "encoder_weights out for the tag's own, or give None (on the command line: none)."
             )
         return file, source | {"encoder_weights": f"sha256:{sha256(file)}"}
     if resolved.hub_id is None or resolved.tag is None:

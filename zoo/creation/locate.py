@@ -29,12 +29,9 @@ def model_folder(
         return pull_model(parse_address(str(model)), registry)
     path = Path(model)
     if path.is_dir():
-        from zoo.hub.folder import is_model_folder
+        from zoo.hub.folder import folder_of_run
 
-        best = path / "best"
-        if is_model_folder(best):
-            return best
-        return path
+        return folder_of_run(path)
     if isinstance(model, Path) or "/" in str(model) or str(model).startswith("."):
         raise InputError(
             f"There is no folder {model}. Give a name, a model folder, a run folder or "

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from zoo.common.console import info, warn
 from zoo.common.errors import InputError, shortened
-from zoo.common.files import new_folder, read_yaml, write_text
+from zoo.common.files import natural_key, new_folder, read_yaml, write_text
 from zoo.data.dataset import IGNORE, Dataset, Sample, unpack
-from zoo.data.formats.pairs import find_splits, natural_key
+from zoo.data.formats.pairs import find_splits
 from zoo.data.inspect.facts import read_each
 from zoo.data.inspect.imbalance import assign, sum_groups
 from zoo.data.inspect.near_duplicates import clusters, near_pairs, thumbnail, videos

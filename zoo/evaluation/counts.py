@@ -118,14 +118,6 @@ class Confusion:
         """The metrics as JSON values: fractions in [0, 1], None where undefined."""
         return metric_values(self.pixel_counts, self.classes)
 
-    def to_json(self) -> dict[str, Any]:
-        """Classes, counts (`confusion`, rows are the truth) and metrics as JSON values."""
-        return {
-            "classes": list(self.classes),
-            "confusion": self.matrix.tolist(),
-            "metrics": self.metrics(),
-        }
-
     def table(self) -> Table:
         """A rich table in percent: one row per class, the means in the last row."""
         from rich.table import Table

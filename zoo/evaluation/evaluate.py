@@ -74,7 +74,7 @@ def evaluate(
         dataset = load_dataset(data)
         samples = dataset.samples(split)
         check_classes(model, dataset.classes, dataset.name)
-        check_pixels(model, dataset)
+        check_input(model, dataset)
         if out is not None:
             check_reportable(model, split)
         precision = resolve_precision(precision, ranks.device)
@@ -168,7 +168,7 @@ def check_classes(model: SegmentationModel, classes: list[str], name: str) -> No
         )
 
 
-def check_pixels(model: SegmentationModel, dataset: Dataset) -> None:
+def check_input(model: SegmentationModel, dataset: Dataset) -> None:
     """Raise InputError unless the data's images have the channels and values the model expects."""
     spec = model.spec
     if dataset.channels != spec.in_chans:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoo.common.errors import InputError, join_problems, unknown
-from zoo.common.files import write_text
+from zoo.common.files import read_json, write_json
 from zoo.hub.smp import native_encoders, spec_from_smp
 from zoo.models.spec import ModelSpec
 from zoo.registry import encoders as timm_table
@@ -61,7 +61,7 @@ def json_schema() -> dict[str, Any]:
 
 def write_json_schema(path: Path) -> None:
     """Write the JSON schema of `_zoo`."""
-    write_text(path, json.dumps(json_schema(), indent=2) + "\n")
+    write_json(path, json_schema())
 
 
 def read_config(path: Path, registry: Path | None = None) -> Described:
@@ -70,7 +70,9 @@ def read_config(path: Path, registry: Path | None = None) -> Described:
     Where SMP wrote it and it lies in the Hub's cache, the registry (or the overlay `registry`) may
     have a row for its repository, which names the classes.
     """
-    config, origin = read_json_object(path), snapshot_origin(path.parent)
+    config, origin = read_json(path, MAX_CONFIG_BYTES), snapshot_origin(path.parent)
+    if not isinstance(config, dict):
+        raise InputError(f"{path} must hold a JSON object, not {type(config).__name__}.")
     named = weights_in(origin.partition("@")[0], registry) if origin else None
     described = parse_config(config, str(path), named)
     if named is None or origin is None or not described.foreign:
@@ -80,19 +82,6 @@ def read_config(path: Path, registry: Path | None = None) -> Described:
         "encoder_revision": origin.partition("@")[2],
     }
     return replace(described, spec=described.spec.model_copy(update=source))
-
-
-def read_json_object(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. Raises InputError where it holds none, or is above 1 MB."""
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise InputError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes; refused.")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"Cannot read {path} as JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} must hold a JSON object, not {type(value).__name__}.")
-    return value
 
 
 def parse_config(config: dict[str, Any], source: str, named: Named | None = None) -> Described:
@@ -128,7 +117,7 @@ def _parse_ours(ours: Any, source: str) -> Described:
         step = (
             "Upgrade segmentation-zoo to read newer models"
             if newer
-            else "No version of zoo wrote that: save or fetch the model again"
+            else "The file is damaged: save or download the model again"
         )
         raise InputError(f"{source} has schema {version!r}, this version reads {SCHEMA}. {step}.")
     try:

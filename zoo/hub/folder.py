@@ -92,6 +92,12 @@ def is_model_folder(path: Path) -> bool:
     return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
 
 
+def folder_of_run(path: Path) -> Path:
+    """The model folder in the run `path`, its best/; any other folder is itself."""
+    best = path / "best"
+    return best if is_model_folder(best) else path
+
+
 def read_folder(path: Path, registry: Path | None = None) -> ModelFolder:
     """Read the description of the model in `path`. Raises InputError with every problem.
 
@@ -131,7 +137,7 @@ def load_folder(
         old = build(spec)
         load_state(old, state, described)
         state = old.net.state_dict()
-    merged = state | {name: fresh[name] for name in class_layers(spec)}
+    merged = state | {name: fresh[name] for name in class_tensors(spec)}
     check_keys(model.net, merged)
     model.net.load_state_dict(merged)
     if origin:
@@ -184,7 +190,7 @@ def with_classes(spec: ModelSpec, classes: list[str]) -> ModelSpec:
     return ModelSpec.model_validate(changed)
 
 
-def class_layers(spec: ModelSpec) -> list[str]:
+def class_tensors(spec: ModelSpec) -> list[str]:
     """The names of the tensors that score the classes: those that grow with their number."""
     count = len(spec.classes)
     sizes = [

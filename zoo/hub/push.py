@@ -32,7 +32,7 @@ from zoo.hub.folder import (
     WEIGHTS,
     ModelFolder,
     check_shapes,
-    is_model_folder,
+    folder_of_run,
     read_folder,
     save_folder,
 )
@@ -164,7 +164,7 @@ def push(
             folder = Path(model)
             if not folder.is_dir():
                 raise InputError(f"There is no folder {folder}. Give a run or model folder.")
-            folder = folder / "best" if is_model_folder(folder / "best") else folder
+            folder = folder_of_run(folder)
         else:
             folder = Path(scratch.name) / "model"
             save_folder(model, folder, training=model.provenance)
@@ -190,7 +190,7 @@ def _check(task: Task, options: PushOptions) -> None:
     if options.tag is not None:
         found += problems(Address(task.repo, options.tag))
     if options.pull_request and (options.branch != "main" or options.tag):
-        found.append("a pull request goes to main and carries no tag")
+        found.append("a pull request targets main and cannot have a tag")
     if options.message is not None and not options.message.strip():
         found.append("the commit message is empty")
     if not options.dry_run and not get_token():
@@ -218,7 +218,8 @@ def plan_upload(
     if described.foreign:
         raise InputError(
             f"{folder} was written by segmentation-models-pytorch, not by zoo. Load it with "
-            "zoo.create and push the model, so that classes and normalisation travel with it."
+            "zoo.create and push the model, so that classes and normalisation are stored "
+            "with it."
         )
     _check_weights(described)
     found = tuple(_record(path, described) for path in records)

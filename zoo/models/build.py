@@ -133,7 +133,7 @@ def check_keys(net: nn.Module, state: dict[str, Tensor]) -> None:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file. Raises InputError where it is missing or corrupt."""
     if not path.is_file():
-        raise InputError(f"There is no weights file {path}. Give a .safetensors file.")
+        raise InputError(f"Weights file {path} does not exist. Give a .safetensors file.")
     try:
         return {name: tensor.clone() for name, tensor in load_file(path).items()}
     except (SafetensorError, OSError, ValueError) as error:

@@ -92,7 +92,7 @@ def learning_names(model: SegmentationModel, stage: Stage, epoch: int = 0) -> se
         head = {name for name in every if name.startswith("net.segmentation_head.")}
         if not head:
             raise InputError(
-                f"{model.spec.name} has no segmentation head of its own; use learn: decoder."
+                f"{model.spec.name} has no separate segmentation head; use learn: decoder."
             )
         return head
     found = _decoder_names(model)

@@ -48,7 +48,7 @@ def add_dropout(model: SegmentationModel, rate: float) -> None:
     layers = model.scoring_layers()
     if not layers:
         raise InputError(
-            f"{model.spec.name} has no segmentation head of its own, so `dropout` has no place. "
+            f"{model.spec.name} has no separate segmentation head, so `dropout` cannot be applied. "
             "Set dropout to 0."
         )
 
@@ -70,7 +70,7 @@ def add_drop_path(model: SegmentationModel, rate: float) -> None:
     spec = model.spec
     arguments = spec.encoder_args | {"drop_path_rate": rate}
     refused = InputError(
-        f"{spec.encoder} has no stochastic depth in timm, so `drop_path` has no place. "
+        f"{spec.encoder} has no stochastic depth in timm, so `drop_path` cannot be applied. "
         "Set drop_path to 0."
     )
     try:

@@ -72,8 +72,8 @@ class Metric:
     """A metric: how it is named, computed and read, and where it is shown.
 
     `values` gives [..., classes] for a metric per class and [...] for one of the whole split, NaN
-    where it is undefined; `undefined` says in words where that is. `unit` "fraction" means a value
-    in [0, 1], rendered in percent. `stored`: stated in records and in the JSON of `zoo eval`.
+    where it is undefined; `undefined` says in words where that is. Values are fractions in
+    [0, 1], rendered in percent. `stored`: stated in records and in the JSON of `zoo eval`.
     `leaderboard`: a column, or for a metric per class a table of its own; of stored metrics only.
     `report`: shown in the run report. `logged`: written to a run's log after each validation, of
     stored metrics only. `hub`: the metric's type in the results of a model card, None to leave it
@@ -87,7 +87,6 @@ class Metric:
     undefined: str
     per_class: bool = True
     better: Literal["higher", "lower"] = "higher"
-    unit: Literal["fraction"] = "fraction"
     stored: bool = True
     leaderboard: bool = False
     report: bool = False

@@ -394,7 +394,7 @@ def name_problems(name: str) -> list[str]:
     if decoder not in DECODERS:
         wrong.append(unknown("decoder", decoder, DECODERS))
     if encoder.startswith("smp:"):
-        wrong.append(f"{encoder!r} can be used through a curated model of the registry alone.")
+        wrong.append(f"{encoder!r} can only be used through a curated model of the registry.")
     elif encoder not in encoders:
         close = nearest(encoder.removeprefix("tu-").lower(), list(encoders))
         hint = f" Did you mean {' or '.join(close)}?" if close else ""

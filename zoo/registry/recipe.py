@@ -222,9 +222,10 @@ class Augment(Strict):
 
     `flip`, `flip_vertical`, `rotate_probability`, `blur`, `grayscale`, `cutmix` and `copy_paste`
     are probabilities, `colour` and `hue` strengths, `scale` is the range of the resize factor,
-    `resize` the shorter side in pixels before that factor, in training and ever after, `rotate` the
-    largest angle in degrees to either side, `max_class_share` the fraction of the labelled pixels
-    of a crop that one class should not exceed. Values given beside a `preset` replace its own.
+    `resize` the shorter side in pixels before that factor, in training and at inference, `rotate`
+    the largest angle in degrees to either side, `max_class_share` the fraction of the labelled
+    pixels of a crop that one class should not exceed. Values given beside a `preset` replace its
+    own.
     """
 
     preset: Literal["none", "light", "medium", "strong"] = "none"

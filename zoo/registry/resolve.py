@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from zoo.common.errors import InputError, join_problems, renamed, unknown
+from zoo.common.files import natural_key
 from zoo.registry import encoders as timm_table
 from zoo.registry import weights as trained
 from zoo.registry.decoders import Decoder, check_options, defaults, output_stride
@@ -261,7 +261,7 @@ def describe(name: str, overlay: Path | None = None) -> list[tuple[str, Any, str
 def adapted(name: str, decoder: Decoder, encoder: Encoder) -> str | None:
     """Why SMP cannot join this encoder and this decoder, or None where it can."""
     if decoder.needs is None:
-        return f"{name} is a head of zoo's own"
+        return f"{name} is a custom head of zoo"
     lacking = decoder.needs.lacking(encoder)
     return lacking and f"SMP's {name} needs {lacking} in {encoder.name}"
 
@@ -309,7 +309,7 @@ def list_models(
         for name, parts in zip(registry.models, curated, strict=True)
         if parts.decoder in decoders and parts.encoder in encoders and fnmatchcase(name, pattern)
     ]
-    chosen = sorted(set(names), key=natural)
+    chosen = sorted(set(names), key=natural_key)
     return chosen if license is None else under_license(license, chosen, overlay)
 
 
@@ -326,17 +326,11 @@ def under_license(license: str, names: list[str], overlay: Path | None) -> list[
     if names and not chosen:
         counts = Counter(terms or "not known" for terms in licenses.values()).most_common()
         raise InputError(
-            f"No weights of the {len(names)} models come under {license!r}. Their licenses: "
-            f"{', '.join(terms for terms, _ in counts)}. Patterns with * and ? are taken, and "
-            f"`open`, which means {', '.join(sorted(OPEN))}."
+            f"None of the {len(names)} models has weights licensed under {license!r}. "
+            f"Their licenses: {', '.join(terms for terms, _ in counts)}. "
+            f"Patterns with * and ? are taken, and `open`, which means {', '.join(sorted(OPEN))}."
         )
     return chosen
-
-
-def natural(name: str) -> list[tuple[int, int, str]]:
-    """A sort key by which resnet18 comes before resnet101."""
-    parts = re.split(r"(\d+)", name)
-    return [(1, int(part), "") if part.isdecimal() else (0, 0, part) for part in parts]
 
 
 def _chosen(what: str, pattern: str | None, names: Iterable[str]) -> list[str]:
@@ -384,7 +378,7 @@ def _put_support(model: Resolved, decoder: Decoder, place: str) -> None:
         if (way := encoder_output_stride(model.decoder, model.args, model.row)) is not None:
             model.put("dilation", way, TABLE)
     elif decoder.needs is None:
-        model.reason, origin = f"{model.decoder} takes encoders of timm alone", needs
+        model.reason, origin = f"{model.decoder} only takes timm encoders", needs
     model.supported = model.reason is None
     model.smp_loadable = model.supported and model.adapted is None
     model.origins |= {"supported": origin, "smp_loadable": needs, "encoder_path": needs}

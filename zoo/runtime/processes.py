@@ -173,14 +173,15 @@ def start_ranks() -> Ranks:
     """
     chosen = [name for key, name in OTHER_ENGINES.items() if _flag(key)]
     if chosen:
+        verb = "is" if len(chosen) == 1 else "are"
         raise InputError(
-            f"{' and '.join(chosen)} would train with an engine of its own. Remove it from the "
-            "launcher's configuration; to shard the weights use --use_fsdp, to save memory also "
+            f"{' and '.join(chosen)} {verb} not supported. Remove it from the launcher's "
+            "configuration; to shard the weights use --use_fsdp, to save memory also "
             "micro_batch, activation_checkpointing=true or precision=bf16."
         )
     if _flag(FSDP) and _flag("FSDP_OFFLOAD_PARAMS"):
         raise InputError(
-            "FSDP keeps the sharded weights on the GPU here. Set fsdp_offload_params to false in "
+            "CPU offload is not supported with FSDP. Set fsdp_offload_params to false in "
             "the launcher's configuration."
         )
     device, world = default_device(), int(os.environ.get("WORLD_SIZE", "1"))

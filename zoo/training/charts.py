@@ -43,7 +43,7 @@ def read_log(path: Path) -> list[Event]:
     """The events of a log.jsonl, oldest first; empty where there is no such file.
 
     A last line that a kill cut short is left out. Raises InputError naming the first other line
-    that is no event.
+    that is not an event.
     """
     if not path.exists():
         return []
@@ -58,9 +58,9 @@ def read_log(path: Path) -> list[Event]:
             events.append(event)
         elif line.strip() and number < len(lines):
             raise InputError(
-                f"{path}, line {number} is no log event: {line[:60]!r}. An event is a JSON object "
-                'with "event": "step" or "epoch", the numbers "step" and "epoch", and numbers for '
-                "what was measured; remove that line."
+                f"{path}, line {number} is not a log event: {line[:60]!r}. An event is a JSON "
+                'object with "event": "step" or "epoch", the numbers "step" and "epoch", and '
+                "numbers for what was measured; remove that line."
             )
     return events
 

@@ -131,7 +131,7 @@ def check_batch_size(recipe: Recipe, processes: int) -> None:
         below = recipe.batch_size // processes * processes
         raise InputError(
             f"batch_size is {recipe.batch_size}, which {processes} processes cannot share equally. "
-            f"Set batch_size={below or processes} or start another number of processes."
+            f"Set batch_size={below or processes} or change the number of processes."
         )
 
 

@@ -17,7 +17,7 @@ from zoo.data.inspect.scan import ScanResult, count_labels, data_hash, scan_labe
 from zoo.data.load import load_dataset
 from zoo.data.loading.loader import EvalLoader, TrainLoader
 from zoo.data.loading.transforms import mix
-from zoo.evaluation.evaluate import check_pixels
+from zoo.evaluation.evaluate import check_input
 from zoo.hub.folder import read_folder
 from zoo.models.layers import encoder_layers, learning_names
 from zoo.models.regularise import apply_recipe
@@ -125,8 +125,8 @@ def make_plan(request: RunRequest) -> Plan:
 class Start:
     """What a run starts from.
 
-    `encoder_init` says how the encoder's weights began, "pretrained" or "random"; a trained model
-    hands it on. `hashes` are those of the data, by split.
+    `encoder_init` says how the encoder was initialised, "pretrained" or "random"; a trained model
+    keeps its value. `hashes` are those of the data, by split.
     """
 
     net: SegmentationModel
@@ -217,7 +217,7 @@ def _make_model(plan: Plan) -> tuple[SegmentationModel, str]:
             )
         model = create(plan.folder, classes=classes, registry=request.registry)
         encoder_init = str((before.training or {}).get("encoder_init", "pretrained"))
-    check_pixels(model, dataset)
+    check_input(model, dataset)
     apply_recipe(model, plan.recipe)
     if plan.recipe.feature_views is not None:
         check_encoder(model, plan.recipe.crop)

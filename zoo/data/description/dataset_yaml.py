@@ -74,7 +74,7 @@ def _rule(group: str) -> str:
     try:
         groups = re.compile(group).groups if len(group) <= MAX_PATTERN else 0
     except re.error as error:
-        raise ValueError(f"{group!r} is no regular expression: {error}") from error
+        raise ValueError(f"{group!r} is not a valid regular expression: {error}") from error
     if groups != 1:
         raise ValueError(
             f"{group[:60]!r} must be `folder`, or a regular expression of at most {MAX_PATTERN} "

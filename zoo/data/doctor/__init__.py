@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from zoo.common.console import info, track
+from zoo.common.files import natural_key
 from zoo.data.dataset import Sample
 from zoo.data.doctor.codes import CODES, Diagnosis, Finding
 from zoo.data.doctor.file_checks import check_images, check_masks
@@ -26,7 +27,6 @@ from zoo.data.doctor.set_checks import (
     statistics_as_faults,
 )
 from zoo.data.doctor.source import find_source
-from zoo.data.formats.pairs import natural_key
 
 __all__ = ["diagnose", "doctor"]
 

@@ -165,7 +165,8 @@ _TABLE = [
     Code("D212", "note", "Gray and colour images are mixed",
          "The rarer kind looks different to the model; if it depends on the class or the split, "
          "the model learns that instead.",
-         "Check that both kinds occur in every split; convert all to gray if colour is no help."),
+         "Check that both kinds occur in every split; convert all to gray if colour does not "
+         "help."),
     Code("D213", "note", "Sizes differ strongly",
          "The largest image has more than 16 times the pixels of the smallest, so one crop size "
          "cannot suit both.",
@@ -204,8 +205,8 @@ _TABLE = [
          "It is read as 0 and 1 here; other programs read 0 and 255.",
          "Save it as an 8-bit index PNG.", True),
     Code("D309", "warning", "Palette masks disagree about colours",
-         "The same id has another colour in these files than in most. If each file got its own "
-         "palette, its ids mean something else.",
+         "The same id has another colour in these files than in most files. If each file got its "
+         "own palette, its ids mean something else.",
          "Compare the colours with the class names; export all masks with one palette."),
     Code("D310", "error", "Ids without a class",
          "A pixel with such an id would crash training or be learned as a wrong class.",

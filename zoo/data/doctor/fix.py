@@ -164,7 +164,7 @@ def _from_colours(source: Source, mask: MaskLook) -> Pixels:
         picture = ImageOps.exif_transpose(stored)
         channels = np.array(picture.convert("RGBA"), dtype=np.uint8)
     if (channels[:, :, 3] < 255).any():
-        raise InputError(f"{mask.path} is partly transparent; there no id is certain.")
+        raise InputError(f"{mask.path} is partly transparent; ids there are ambiguous.")
     first: Pixels = channels[:, :, 0].copy()
     if (channels[:, :, :3] == channels[:, :, :1]).all():
         values = {int(value) for value in np.unique(first)}

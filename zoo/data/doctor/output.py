@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from zoo.common.errors import InputError
+from zoo.common.errors import InputError, printable
 from zoo.common.files import write_text
 from zoo.common.html import render
 from zoo.data.dataset import IGNORE
@@ -65,7 +65,7 @@ def show(diagnosis: Diagnosis) -> None:
 
 def _printable(text: str) -> str:
     """`text` without control characters of a terminal; line ends stay."""
-    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in text)
+    return "\n".join(printable(line, "\ufffd") for line in text.split("\n"))
 
 
 def write_page(diagnosis: Diagnosis, folder: Path) -> Path:

@@ -168,7 +168,7 @@ def _best(places: list[tuple[Path, Path]]) -> Place:
 
 
 def _paired(source: Source, places: dict[str, Place]) -> Source:
-    """Fill in the samples of every split; files without partner become faults."""
+    """Fill in the samples of every split; unpaired files become faults."""
     source.places.update(places)
     for split, place in places.items():
         images = _by_stem(place.images, place.image_ending, source.faults)

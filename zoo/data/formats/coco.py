@@ -9,9 +9,9 @@ from typing import Any
 
 from zoo.common.console import info
 from zoo.common.errors import InputError, join_problems, shortened
-from zoo.common.files import hash_of, new_folder, read_json, write_text
+from zoo.common.files import hash_of, natural_key, new_folder, read_json, write_text
 from zoo.data.dataset import Sample
-from zoo.data.formats.pairs import SHOWN, leaves_root, natural_key, without_extension
+from zoo.data.formats.pairs import SHOWN, leaves_root, without_extension
 from zoo.data.pixels.polygons import read_shapes
 from zoo.runtime.memory import cache_folder
 
@@ -120,7 +120,7 @@ def _split_by_image(content: dict[str, Any], path: Path) -> dict[str, dict[str, 
         shapes[image].append(shape)
     if problems:
         shown = problems[:SHOWN] + ["and so on"] * (len(problems) > SHOWN)
-        raise InputError(join_problems(f"{path} is no COCO annotation file:", shown))
+        raise InputError(join_problems(f"{path} is not a COCO annotation file:", shown))
     ordered = sorted(images.items(), key=lambda entry: natural_key(entry[1]["file"]))
     return {
         image["file"]: {

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import os
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 from zoo.common.errors import InputError, join_problems, shortened, unknown
+from zoo.common.files import natural_key
 from zoo.data.dataset import SPLITS, Sample
 from zoo.data.pixels.opening import (
     IMAGE_EXTENSIONS,
@@ -196,12 +196,6 @@ def _walk(folder: Path, prefix: str, seen: set[Path]) -> Iterator[str]:
             elif (real := Path(entry.path).resolve()) not in seen:
                 seen.add(real)
                 yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", seen)
-
-
-def natural_key(text: str) -> tuple[list[str | int], str]:
-    """A sorting key that puts `frame_2` before `frame_10`."""
-    parts = re.split(r"([0-9]+)", text)
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)], text
 
 
 def without_extension(path: str) -> str:

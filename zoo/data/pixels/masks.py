@@ -190,7 +190,7 @@ def check_ids(path: Path, found: dict[int, int], dataset: Dataset) -> None:
         frequent = sorted(wrong.items(), key=lambda item: (-item[1], item[0]))
         listed = shortened((f"{unpack(v)} ({count} pixels)" for v, count in frequent), SHOWN)
         raise InputError(
-            f"{path} holds {len(wrong)} colours that are no class: {listed}. The "
+            f"{path} holds {len(wrong)} colours that are not classes: {listed}. The "
             f"{len(allowed)} colours of {dataset.name} are those of its classes and "
             f"`ignore_colours`. Add the missing ones; many rare colours along edges mean that the "
             f"mask was resized or compressed with loss: export it again."
@@ -209,7 +209,9 @@ def check_ids(path: Path, found: dict[int, int], dataset: Dataset) -> None:
             "Name the missing classes in dataset.yaml, or list these ids under `ignore:` or "
             "`mapping:`."
         )
-    raise InputError(f"{path} holds ids that are no class: {listed}. Allowed: {named}{also}. {fix}")
+    raise InputError(
+        f"{path} holds ids that are not classes: {listed}. Allowed: {named}{also}. {fix}"
+    )
 
 
 def _ranges(values: list[int]) -> list[str]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from zoo.common.class_lists import Colour
-from zoo.common.errors import InputError, shortened
+from zoo.common.errors import InputError, printable, shortened
 from zoo.common.files import write_bytes
 from zoo.data.dataset import IGNORE
 from zoo.data.pixels.images import Pixels
@@ -214,7 +214,7 @@ def _fitting(name: str, font: Any, width: int) -> str:
     plain = unicodedata.normalize("NFKD", name)
     plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
     plain = plain.encode("ascii", "replace").decode("ascii")
-    name = "".join(letter if letter.isprintable() else " " for letter in plain)
+    name = printable(plain, " ")
     short = name[:_LONGEST_NAME]
     while len(short) > 1 and font.getlength(short + "...") > width:
         short = short[:-1]

@@ -54,12 +54,7 @@ def read_shapes(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
         raise InputError(f"{path} cannot be read: {error.strerror}.") from error
     if size > limit:
         raise InputError(f"{path} has {size / 1e6:.0f} MB; at most {limit / 1e6:.0f} are read.")
-    try:
-        content = read_json(path)
-    except InputError:
-        raise
-    except (RecursionError, ValueError) as error:  # nested too deeply, or a number too long
-        raise InputError(f"{path} is no annotation file: {error}.") from error
+    content = read_json(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold a JSON object, not {type(content).__name__}.")
     return content
@@ -81,9 +76,9 @@ def train_id(label: object, path: Path, dataset: Dataset) -> int:
 
 
 def unknown_labels(path: Path, labels: list[Any], classes: list[str]) -> str:
-    """The message for labels that are no class."""
+    """The message for labels that are not classes."""
     return (
-        f"{path} has labels that are no class: {shortened((repr(one) for one in labels), 10)}. "
+        f"{path} has labels that are not classes: {shortened((repr(one) for one in labels), 10)}. "
         f"Classes: {shortened(classes, 10)}. Under `labels:` in dataset.yaml, give each label a "
         f"class or 'ignore'; '*' stands for all others."
     )

@@ -19,7 +19,7 @@ from zoo.models.pyramid import Pyramid, plan
 
 STRIDE = 8
 FACTOR = 0.4
-"""The auxiliary loss in the whole, as in the paper."""
+"""Weight of the auxiliary loss in the total loss, as in the paper."""
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": BatchNormOfAny,

@@ -205,8 +205,8 @@ class FeatureCache:
         except OSError as error:
             self._places = ["memory" if p == "memory" else "nowhere" for p in self._places]
             info(
-                f"Features cannot be kept in {_folder()}: {error.strerror or error}. The run goes "
-                "on and encodes the images of such views in every epoch."
+                f"Features cannot be kept in {_folder()}: {error.strerror or error}. The run "
+                "continues and encodes these views in every epoch."
             )
             return None
 
@@ -232,8 +232,8 @@ class FeatureCache:
         self._places = [place for place, count in counts.items() for _ in range(count)]
         if self._verbose:
             text = (
-                f"The encoder is frozen: what it gives for {views} views of {self._loader.numbers} "
-                f"images takes {gib(size * views)}"
+                f"The encoder is frozen: its features of {views} views of {self._loader.numbers} "
+                f"images take {gib(size * views)}"
             )
             if memory == views:
                 text += " and stays in memory."

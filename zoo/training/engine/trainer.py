@@ -345,6 +345,6 @@ class Trainer:
             set_random_state(state["random"][self.ranks.rank])
         else:
             info(
-                f"The checkpoint is from {len(state['random'])} processes, now there are "
-                f"{self.ranks.world}: dropout draws different numbers from here on."
+                f"The checkpoint is from {len(state['random'])} processes, this run has "
+                f"{self.ranks.world}: dropout will differ from here on."
             )
