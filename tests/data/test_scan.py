@@ -8,11 +8,13 @@ import os
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from helpers.data_folders import THREE, save, three_classes
+from PIL import Image
 
 from zoo.common.errors import InputError
 from zoo.data.inspect import facts
@@ -20,7 +22,7 @@ from zoo.data.inspect.facts import FactCache
 from zoo.data.inspect.scan import count_labels, data_hash, scan_labels
 from zoo.data.load import load_dataset
 from zoo.data.loading.loader import EvalLoader, TrainLoader
-from zoo.data.pixels import images, opening
+from zoo.data.pixels import images
 from zoo.data.scenes import write_scenes
 from zoo.registry.recipe import Augment
 from zoo.runtime import memory
@@ -45,10 +47,13 @@ def two_masks(root: Path) -> None:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are opened while the test runs."""
     names: list[str] = []
-    opened = opening._open_unlimited
-    monkeypatch.setattr(
-        opening, "_open_unlimited", lambda path: (names.append(path.name), opened(path))[1]
-    )
+    opened = Image.open
+
+    def counting(path: Path, *args: Any, **options: Any) -> Image.Image:
+        names.append(path.name)
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(Image, "open", counting)
     return names
 
 
@@ -258,7 +263,7 @@ def test_hash_changes_with_any_pixel(tmp_path: Path) -> None:
     sample = dataset.splits["train"][0]
     assert sample.mask is not None
     for path in (sample.image, sample.mask):
-        pixels = np.array(opening.Image.open(path))
+        pixels = np.array(Image.open(path))
         pixels[0, 0] = (pixels[0, 0] + 1) % 3
         os.utime(save(path, pixels), ns=(5, 5))
         hashes.add(data_hash(dataset, "train"))
@@ -340,9 +345,7 @@ def test_real_camvid_counts(shared_data: Path, monkeypatch: pytest.MonkeyPatch) 
     dataset.splits["val"][:] = dataset.splits["val"][:4]
     result = scan_labels(dataset, ["val"]).splits["val"]
     stored = [
-        np.asarray(opening.Image.open(sample.mask))
-        for sample in dataset.splits["val"]
-        if sample.mask
+        np.asarray(Image.open(sample.mask)) for sample in dataset.splits["val"] if sample.mask
     ]
     counts = np.bincount(np.concatenate(stored).ravel(), minlength=12)
     assert result.pixels.tolist() == counts[:11].tolist()

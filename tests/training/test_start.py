@@ -18,7 +18,6 @@ from PIL import Image
 from torch.nn import functional
 
 from zoo.common.errors import InputError, RunError
-from zoo.data.pixels import opening
 from zoo.hub.folder import load_folder
 from zoo.models.layers import train_mode
 from zoo.models.segmentation import normalise
@@ -137,10 +136,13 @@ def test_a_second_run_on_unchanged_files_decodes_no_mask(
 ) -> None:
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     decoded: list[Path] = []
-    whole = opening._open_unlimited
-    monkeypatch.setattr(
-        opening, "_open_unlimited", lambda path: (decoded.append(path), whole(path))[1]
-    )
+    opened = Image.open
+
+    def counting(path: Path, *args: Any, **options: Any) -> Image.Image:
+        decoded.append(path)
+        return opened(path, *args, **options)
+
+    monkeypatch.setattr(Image, "open", counting)
     trainer_for(scenes, tmp_path / "first", rule)
     masks = {path for path in decoded if path.parent.name == "masks"}
     assert masks == {*scenes.glob("train/masks/*.png"), *scenes.glob("val/masks/*.png")}
