@@ -7,7 +7,7 @@ QUICKSTART ?= quickstart
 .PHONY: help quickstart test test-long test-slow test-kills lint types install encoders leaderboard docs clean
 
 help:
-	@echo "make quickstart   install into .venv, fine-tune on embedded scenes, show the result"
+	@echo "make quickstart   install into .venv, fine-tune on generated scenes, show the result"
 	@echo "make test         install into .venv and run the test suite"
 	@echo "make test-long    the tests marked long: snippets, killed and resumed runs, the browser"
 	@echo "make test-slow    the tests marked slow (long runs, real data)"

@@ -1,6 +1,6 @@
 """How deep the package is: files, function lengths, imports, and the files a call walks through.
 
-python benchmarks/structure.py [--against CHECKOUT] [--json]
+python benchmarks/structure.py [--against CHECKOUT] [--details] [--json]
 
 A report, not a limit. What is counted:
 - entered: files under zoo/ that a call runs code of, with all modules imported and no cached value;
@@ -32,12 +32,12 @@ HEAVY = {
     "accelerate", "altair", "huggingface_hub", "segmentation_models_pytorch", "timm", "torch",
     "torchvision",
 }  # fmt: skip
+"""Libraries that are slow to load; accelerate only in older checkouts, for --against."""
 OPTIONAL = {
-    "cleanlab", "datasets", "gradio", "nncf", "onnx", "onnxruntime", "onnxscript", "openvino",
-    "optuna", "pycocotools", "rasterio", "ray", "tensorboard", "tifffile", "trackio", "wandb",
+    "datasets", "optuna", "pycocotools", "ray", "tensorboard", "tifffile", "trackio", "wandb",
 }  # fmt: skip
 LINES = (
-    "cli", "checks", "bench", "demo", "export", "training", "evaluation", "inference", "creation",
+    "cli", "checks", "bench", "training", "evaluation", "inference", "creation",
     "hub", "leaderboard", "models", "data", "registry", "records", "remote", "runtime", "common",
 )  # fmt: skip
 """The packages under zoo/; each may import itself and those after it."""

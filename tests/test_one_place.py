@@ -120,6 +120,7 @@ import json
 from pathlib import Path
 import torch
 import zoo
+from zoo.checks.reference import TABLES
 from zoo.common.errors import InputError
 from zoo.data.scenes import write_scenes
 from zoo.registry.load import load_registry
@@ -148,8 +149,9 @@ try:
 except InputError as error:
     refused = str(error)
 recipe = json.loads(Path("same", "run.json").read_text())["recipe"]
-print(json.dumps([shown, float(value), plain, same,
-                  recipe["loss"], recipe["loss_options"]["poly1_epsilon"], refused]))
+documented = [row[0] for row in TABLES["losses"].rows()]
+print(json.dumps([shown, float(value), plain, same, recipe["loss"],
+                  recipe["loss_options"]["poly1_epsilon"], refused, documented]))
 """
 
 
@@ -160,13 +162,15 @@ def test_a_loss_is_one_row_and_one_file(package: Path) -> None:
     start = "    for row in (\n"
     table.write_text(table.read_text().replace(start, start + LOSS_ROW))
     (package / "zoo" / "training" / "losses" / "poly.py").write_text(LOSS_FILE)
-    shown, value, plain, same, loss, epsilon, refused = json.loads(run(package, LOSS_USE))
+    *found, refused, documented = json.loads(run(package, LOSS_USE))
+    shown, value, plain, same, loss, epsilon = found
     assert shown == 1.0
     assert value == pytest.approx((0.223144 + 0.4 + 0.693147 + 1.0) / 2, abs=1e-5)
     assert len(plain) == 2
     assert same == pytest.approx(plain, rel=1e-6)
     assert (loss, epsilon) == ({"poly1": 1.0}, 0.0)
     assert "poly1_epsilon: should be greater than or equal to 0, got -1" in refused
+    assert "`poly1`" in documented
 
 
 DECODER_ROW = """
@@ -204,6 +208,7 @@ def parts(levels, classes, *, scale):
 DECODER_USE = """
 import json
 import torch, zoo
+from zoo.checks.reference import TABLES
 from zoo.leaderboard.lookup import show
 from zoo.registry.resolve import list_models
 
@@ -221,6 +226,7 @@ print(json.dumps({
     "small": list(model.training_outputs(torch.zeros(1, 3, 64, 64)).logits.shape),
     "scale": model.net.decoder.scale,
     "scoring": [layer.out_channels for layer in model.scoring_layers()],
+    "documented": [row[0] for row in TABLES["decoders"].rows()],
     "refused": refused,
 }))
 """
@@ -233,6 +239,7 @@ def test_a_decoder_is_one_row_and_one_file(package: Path) -> None:
     table.write_text(table.read_text().replace(start, DECODER_OPTIONS + DECODER_ROW))
     (package / "zoo" / "models" / "heads" / "mean_map.py").write_text(DECODER_MODULE)
     found = json.loads(run(package, DECODER_USE))
+    assert "`mean_map`" in found.pop("documented")
     assert found.pop("refused").endswith("scale: should be greater than 0, got 0")
     assert found == {
         "listed": ["mean_map-resnet18"],

@@ -44,7 +44,7 @@ def test_the_readme_states_how_much_long_runs_differ() -> None:
     shares = sorted(100 * record["metrics"]["miou"] for record in plain)
     minutes = sorted(record["train_seconds"] / 60 for record in plain)
     assert len(plain) == 7
-    assert f"seven without the enlargement {shares[0]:.1f} to {shares[-1]:.1f} %" in readme
+    assert f"seven without the upsampling {shares[0]:.1f} to {shares[-1]:.1f} %" in readme
     assert f"in {minutes[0]:.0f} to {minutes[-1]:.0f} minutes" in readme
 
 
@@ -116,7 +116,7 @@ def test_the_page_states_the_speed_of_training() -> None:
         )
         assert row in page, row
     row = (
-        f"| share of such a step that waits for data, `{data['model']}` "
+        f"| fraction of such a step that waits for data, `{data['model']}` "
         f"| {100 * data['settings']['0']['share']:.1f} % without workers, "
         f"{100 * data['settings']['auto']['share']:.1f} % with `workers: auto` "
         "| `data_share.json` |"

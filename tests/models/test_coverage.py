@@ -170,7 +170,7 @@ def test_what_differs_from_the_table_is_said(
     assert out == [
         "fpn             1 of 1 work, 0 of these through the adapter",
         "all             1 of 1 work, 0 of these through the adapter",
-        "the table of decoders and encoders holds",
+        "the table of decoders and encoders is up to date",
     ]
 
 

@@ -254,7 +254,7 @@ def _check(found: Mapping[Job, Sequence[Record]]) -> None:
     ]
     if problems:
         problems.append("give a folder with the records of one kind by --results")
-        raise InputError(join_problems("These records cannot stand in one table:", problems))
+        raise InputError(join_problems("These records cannot be compared in one table:", problems))
 
 
 def _distinct(texts: Iterable[str]) -> str:

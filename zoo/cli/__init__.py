@@ -1,4 +1,4 @@
-"""The command line: one verb, one call of a public function. Options that several verbs share."""
+"""The commands: parse, call the package, print. Here are the options that several verbs share."""
 
 from __future__ import annotations
 

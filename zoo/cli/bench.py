@@ -124,9 +124,11 @@ def speed_command(
     ] = "channels_last",
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: torch's.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
-    rounds: Annotated[int, typer.Option(help="How often model and reference take turns.")] = 10,
+    rounds: Annotated[
+        int, typer.Option(help="Number of alternating rounds of model and reference.")
+    ] = 10,
     reference: Annotated[
-        str, typer.Option(help="The model that takes turns with each.")
+        str, typer.Option(help="Reference model to compare with.")
     ] = "unet-resnet18",
     out: Annotated[Path | None, typer.Option(help="Folder to write the records into.")] = None,
     as_json: JsonOption = False,

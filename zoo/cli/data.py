@@ -60,10 +60,11 @@ def split_command(
     out: Annotated[Path, typer.Option(help="A new folder for the lists and dataset.yaml.")],
     ratio: Annotated[str, typer.Option(help="Fractions of train, val and any others.")] = "0.7:0.3",
     names: Annotated[str | None, typer.Option(help="Names of the parts: train,val,test.")] = None,
-    seed: Annotated[int, typer.Option(help="Another seed, another division.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random split.")] = 0,
     stratify: Annotated[bool, typer.Option(help="Spread the images of each class evenly.")] = True,
     group: Annotated[
-        str | None, typer.Option(help="Kept whole: folder, similarity, none, or a pattern.")
+        str | None,
+        typer.Option(help="Keep groups together: folder, similarity, none, or a pattern."),
     ] = None,
     folds: Annotated[int | None, typer.Option(help="Number of folds for cross-validation.")] = None,
 ) -> None:

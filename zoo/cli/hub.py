@@ -33,10 +33,12 @@ def push_command(
     ] = False,
     message: Annotated[str | None, typer.Option(help="The commit message.")] = None,
     license: Annotated[
-        str | None, typer.Option("--license", "--licence", help="The model's, such as apache-2.0.")
+        str | None,
+        typer.Option("--license", "--licence", help="License of the model, such as apache-2.0."),
     ] = None,
     data_license: Annotated[
-        str | None, typer.Option("--data-license", "--data-licence", help="The training data's.")
+        str | None,
+        typer.Option("--data-license", "--data-licence", help="License of the training data."),
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="A PNG or JPEG image for the card.")] = None,
     record: Annotated[

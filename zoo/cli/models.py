@@ -22,7 +22,9 @@ def list_command(
     encoder: Annotated[str | None, typer.Option(help="Only encoders of this pattern.")] = None,
     license: Annotated[
         str | None,
-        typer.Option("--license", "--licence", help="Only weights under it (a pattern), or open."),
+        typer.Option(
+            "--license", "--licence", help="Only weights under this license (a pattern), or open."
+        ),
     ] = None,
     data: Annotated[str | None, typer.Option(help="Only models measured on this data set.")] = None,
     min_miou: Annotated[
@@ -126,7 +128,7 @@ def leaderboard_build(
 @check_app.command("registry")
 def check_registry_command(
     sample: Annotated[
-        int, typer.Option(help="How many nets to build anew; 0 builds all (minutes).")
+        int, typer.Option(help="How many models to rebuild; 0 rebuilds all (minutes).")
     ] = 20,
 ) -> None:
     """Check registry.yaml, the table of timm's models and the leaderboard's counts."""
@@ -157,13 +159,13 @@ def check_encoders_command(
     if not write:
         if wrong := coverage.differences(sample, module=module, decoder=decoder):
             header = (
-                "The table of decoders and encoders does not hold here; "
-                "`zoo check encoders --write` makes it anew:"
+                "The table of decoders and encoders does not match this installation; "
+                "run `zoo check encoders --write`:"
             )
             raise InputError(join_problems(header, wrong))
         for line in coverage.summary(coverage.listed(module, decoder)):
             print_line(line)
-        print_line("the table of decoders and encoders holds")
+        print_line("the table of decoders and encoders is up to date")
         return
     rows = coverage.run_all(coverage.wanted(module, decoder))
     for line in coverage.summary(rows):
@@ -174,7 +176,7 @@ def check_encoders_command(
 
 @check_app.command("docs")
 def check_docs_command(
-    write: Annotated[bool, typer.Option("--write", help="Write the tables anew.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Rewrite the tables.")] = False,
 ) -> None:
     """Check that the generated tables in docs/ follow from the code."""
     from zoo.checks.reference import check_docs

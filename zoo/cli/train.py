@@ -28,7 +28,10 @@ def finetune_command(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="The run folder.")] = None,
     encoder_weights: Annotated[
-        str, typer.Option(help="default (the tag's own), none (random), or a .safetensors file.")
+        str,
+        typer.Option(
+            help="default (the tag's own), none (random), a .safetensors file or hf-hub:ORG/REPO."
+        ),
     ] = "default",
     new_head: Annotated[
         bool,
@@ -123,7 +126,7 @@ def report_command(
 def quickstart_command(
     out: Annotated[Path, typer.Option(help="Folder for everything it makes.")] = Path("quickstart"),
 ) -> None:
-    """Fine-tune unet-resnet18 on generated scenes and show the result, in about two minutes."""
+    """Fine-tune unet-resnet18 on generated scenes and show the result, in a few minutes."""
     from zoo.training.quickstart import quickstart
 
     print_line(quickstart(out))

@@ -11,9 +11,13 @@ import typer
 from zoo.cli import DataOption, JsonOption, PrecisionOption
 from zoo.common.console import print_line, show
 
+TrainedArgument = Annotated[
+    str, typer.Argument(help="A run or model folder, hf-hub:ORG/REPO, or a trained name.")
+]
+
 
 def eval_command(
-    model: Annotated[str, typer.Argument(help="A run folder or a model folder.")],
+    model: TrainedArgument,
     data: DataOption,
     split: Annotated[str, typer.Option(help="The split to score.")] = "test",
     out: Annotated[Path | None, typer.Option(help="Folder to write the record into.")] = None,
@@ -39,7 +43,7 @@ def eval_command(
 
 
 def predict_command(
-    model: Annotated[str, typer.Argument(help="A run folder or a model folder.")],
+    model: TrainedArgument,
     inputs: Annotated[list[str], typer.Argument(help="Images, folders or patterns.")],
     out: Annotated[Path, typer.Option(help="Folder for masks/ and overlays/.")],
     precision: PrecisionOption = "auto",

@@ -8,6 +8,7 @@ Each line imports only from the lines below it:
     inspect                facts of the files (sizes, label counts, hashes), class weights
     description            dataset.yaml: reading it, and writing a first one
     formats                finding and pairing files: folders, lists, COCO, public layouts, the Hub
+    scenes                 writing the generated street scenes
     pixels                 reading image and mask files
     dataset                `Sample` and `Dataset`, plain data
 """

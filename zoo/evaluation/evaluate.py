@@ -62,8 +62,8 @@ def evaluate(
 ) -> Evaluation:
     """Score `model` once on one split, at the images' own resolution.
 
-    `model`: a run folder, a model folder or a model. Returns `.metrics` (mIoU, pixel accuracy and
-    per class IoU, Dice, TPR, TNR, FPR, all in [0, 1]) and `.confusion`; writes the record into the
+    `model`: a run folder, a model folder, a repository, a name that stands for trained weights, or
+    a model. Returns `.metrics` (see docs/metrics.md) and `.confusion`; writes the record into the
     folder `out` if given. Under torchrun or `accelerate launch` the processes share the images,
     each image scored once. Raises InputError where the classes differ, where every pixel is
     ignored, and where a record is asked for of the split that chose the model.

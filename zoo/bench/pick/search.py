@@ -76,7 +76,7 @@ def pick(asked: Asked, out: Path, *, worker: str = WORKER) -> Picked:
     if asked.encoder_weights not in (None, DEFAULT):
         raise InputError(
             f"--encoder-weights is {asked.encoder_weights!r}; for several models it is default or "
-            "none. An overlay file (--registry) names the file of an encoder."
+            "none. An overlay file (--registry) can set an encoder's weights file."
         )
     if asked.max_latency_ms is None and asked.size is not None:
         raise InputError("--size only goes with --max-latency-ms; give both or neither.")
@@ -137,7 +137,7 @@ class Search:
         if not any(candidate.kept for candidate in state.candidates):
             raise InputError(
                 f"No model reaches {limit:g} ms on this machine. Raise --max-latency-ms, lower "
-                "--size or name faster --models."
+                "--size or choose faster --models."
             )
 
     def plan(self) -> None:
@@ -171,7 +171,7 @@ class Search:
             info(f"skip {model}: {reason}")
         rungs = state.schedule.rungs
         parts = [f"{rung.trials} trials of {duration(rung.seconds)}" for rung in rungs]
-        info(f"{', then '.join(parts)}; about one in {KEPT} goes on, and the best is fine-tuned.")
+        info(f"{', then '.join(parts)}; about one in {KEPT} advances, and the best is fine-tuned.")
 
     def run(self) -> Configuration:
         """The rungs one after the other; returns the best configuration of the last.
