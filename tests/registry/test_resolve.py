@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from zoo.common.errors import InputError
+from zoo.common.files import natural_key
 from zoo.leaderboard.lookup import show
 from zoo.registry import resolve as registry_resolve
 from zoo.registry.load import split_name
-from zoo.registry.resolve import list_models, natural, resolve
+from zoo.registry.resolve import list_models, resolve
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
@@ -306,7 +307,7 @@ def test_names_are_listed_in_natural_order() -> None:
         "unet-resnet152",
         "unet-resnet200",
     ]
-    assert sorted(["a10b2", "a9b10", "a9b9", "ab", "9"], key=natural) == [
+    assert sorted(["a10b2", "a9b10", "a9b9", "ab", "9"], key=natural_key) == [
         "9",
         "a9b9",
         "a9b10",
