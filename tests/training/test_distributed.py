@@ -254,5 +254,5 @@ def test_one_process_goes_on_where_two_stopped(
     changes = [*SETTINGS, BOTH, "checkpoint_minutes=0.0001"]
     finetune(model, scenes, recipe="scratch", out=out, overrides=changes, resume=True)
     said = " ".join(capsys.readouterr().err.split())
-    assert "The checkpoint is from 2 processes, now there are 1" in said
+    assert "The checkpoint is from 2 processes, this run has 1" in said
     assert logged(out, "step", "loss") == pytest.approx(logged(alone, "step", "loss"), rel=1e-5)

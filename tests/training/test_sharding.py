@@ -128,7 +128,7 @@ def test_one_process_goes_on_where_split_weights_stopped(
     changes = [*SPLIT, "checkpoint_minutes=0.0001"]
     finetune(model, scenes, recipe="scratch", out=out, overrides=changes, resume=True)
     said = " ".join(capsys.readouterr().err.split())
-    assert "The checkpoint is from 2 processes, now there are 1" in said
+    assert "The checkpoint is from 2 processes, this run has 1" in said
     losses = logged(straight, "step", "loss")
     assert logged(out, "step", "loss") == pytest.approx(losses, rel=1e-5)
 
