@@ -170,7 +170,7 @@ class Job:
 
     @property
     def setting(self) -> tuple[str, ...]:
-        """What the jobs and records share that differ in the seed alone."""
+        """What the jobs and records share that differ only in the seed."""
         return (self.model, INIT[self.encoder_weights], self.data, self.split, self.recipe_hash)
 
     @property

@@ -46,7 +46,7 @@ def score_problems(
 def count_problems(sample: int | None = None, board: Board | None = None) -> list[str]:
     """Each parameter and multiply-accumulate count of the leaderboard that is not counted here.
 
-    Every model is built anew for the classes and the size of its table, or `sample` of them, and
+    Every model is rebuilt for the classes and the size of its table, or `sample` of them, and
     for the crop that it was trained with where that is part of the net.
     """
     stated: dict[tuple[str, int, tuple[int, ...], int], tuple[float, float | None]] = {}

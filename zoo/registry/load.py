@@ -106,7 +106,7 @@ class TrainedWeights(Strict):
 
 
 class CuratedModel(Strict):
-    """A trained model; `encoder` is `NAME[.TAG]` of timm, or `smp:NAME` of SMP alone.
+    """A trained model; `encoder` is `NAME[.TAG]` of timm, or `smp:NAME` for one that only SMP has.
 
     An `smp:` encoder is in no table, so it needs recipe, mean and std. `default` is the key of
     those `weights` that the name alone stands for; without it the name is an architecture.

@@ -195,7 +195,7 @@ def make_trainer(
 
 
 def _make_model(plan: Plan) -> tuple[SegmentationModel, str]:
-    """The model, and how its encoder's weights began."""
+    """The model, and how its encoder was initialised."""
     dataset, request = plan.dataset, plan.request
     classes = dataset.classes
     if plan.folder is None:

@@ -239,7 +239,7 @@ class Search:
             )  # fmt: skip
             try:
                 train(request)
-            except InputError:  # the machine is slower than it was: another call measures anew
+            except InputError:  # the machine is slower than it was: another call measures again
                 state.final = None
                 state.write(self._out)
                 raise

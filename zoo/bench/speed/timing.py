@@ -62,7 +62,7 @@ class Bench:
             limit = taken_kb * 1024 + limit_mb * 2**20
             resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
-        # The peak of memory starts anew where the system allows it.
+        # The peak of memory is reset where the system allows it.
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
         else:
