@@ -58,7 +58,8 @@ def shortened(values: Iterable[object], limit: int = 20) -> str:
 
 def printable(text: object, by: str = "?") -> str:
     """`text` on one line, every character that a terminal would act on replaced by `by`."""
-    return "".join(c if c.isprintable() else by for c in str(text))
+    plain = str(text)
+    return plain if plain.isprintable() else "".join(c if c.isprintable() else by for c in plain)
 
 
 def nearest(given: str, allowed: Iterable[str], count: int = 3) -> list[str]:

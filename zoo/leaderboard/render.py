@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.common.errors import printable
 from zoo.common.html import render
 from zoo.leaderboard.rank import NOISE, Row, Table, TableKey
 from zoo.records.metrics import ON_LEADERBOARD, SCORE
@@ -50,18 +51,14 @@ def csv_text(tables: Sequence[Table], results: Path) -> str:
 
 def escape(text: str) -> str:
     """`text` as it should appear in a Markdown table: no markup, no HTML, no link, one line."""
-    plain = " ".join(_printable(text).split())
+    plain = " ".join(printable(text, by=" ").split())
     return _ESCAPED.sub(lambda match: f"&#{ord(match.group())};", plain) or NONE
 
 
 def neutral(text: str) -> str:
     """`text` as a CSV cell: one line, and never a formula to a spreadsheet."""
-    plain = _printable(text)
+    plain = printable(text, by=" ")
     return f"'{plain}" if plain.lstrip().startswith(_FORMULA) else plain
-
-
-def _printable(text: str) -> str:
-    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
 def table_lines(
