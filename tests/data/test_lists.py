@@ -159,21 +159,33 @@ def test_groups(files: Path) -> None:
         save(files / "train" / "images" / "x" / f"{name}.png", [[0]])
         save(files / "train" / "masks" / "x" / f"{name}.png", [[0]])
     dataset = load(files, f"{ABC}group: '/(v[0-9]+)_'\n")
-    assert [dataset.group_of(s) for s in dataset.splits["train"]] == ["v1", "v1", "v2"]
+    samples = dataset.splits["train"]
+    assert dataset.groups_of(samples) == ["v1", "v1", "v2"]
     dataset = load(files, f"{ABC}group: folder\n")
-    assert {dataset.group_of(s) for s in dataset.splits["train"]} == {"x"}
-    assert load(files, ABC).group_of(dataset.splits["train"][0]) == "x/v1_01"
+    assert dataset.groups_of(samples) == ["x", "x", "x"]
+    assert load(files, ABC).groups_of(samples[:1]) == ["x/v1_01"]
 
 
 def test_group_rules_that_cannot_work(files: Path) -> None:
     write_split(files, "train", [(1, 1)])
     assert "group: '(a' is not a valid regular expression" in fails(files, f"{ABC}group: (a\n")
-    for rule in ("abc", "(a)(b)", "a" * 300):
+    for rule in ("abc", "(a)" + "a" * 300, "'((((a?){50}){50}){50}){50}'"):
         message = fails(files, f"{ABC}group: {rule}\n")
         assert "must be `folder`, or a regular expression of at most 200" in message
     message = fails(files, f"{ABC}group: '(v[0-9]+)_'\n")
-    assert "finds no group in the name 'train_0'" in message
+    assert "finds no group in 1 of 1 names: train_0" in message
     assert "finds no group" in fails(files, f"{ABC}group: 'train|(v)'\n")
+
+
+def test_a_group_rule_that_would_search_for_ever(
+    files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo.data.dataset.GROUP_SECONDS", 0.2)
+    name = f"{'a' * 60}!"
+    for side in ("images", "masks"):
+        save(files / "train" / side / f"{name}.png", [[0]])
+    message = fails(files, f"{ABC}group: '((?:a|b|ab|ba|aa)*)$(?<=x)'\n")
+    assert f"takes too long on the name '{name}'. Write it without repeats inside" in message
 
 
 # Colour masks

@@ -334,8 +334,14 @@ def test_large_groups_change_the_shares(tmp_path: Path, capsys: pytest.CaptureFi
             {"group": "("},
             r"'\(' is not a valid regular expression: .*\. Other choices: folder, similarity",
         ),
-        ({"group": "p_"}, r"'p_' needs a pair of parentheses around the part of the name"),
-        ({"group": "(x)"}, r"'\(x\)' is missing in 10 of 10 names: p_0, p_1, p_2, p_3, p_4"),
+        (
+            {"group": "p_"},
+            r"'p_' must be `folder`, or a regular expression of at most 200 characters",
+        ),
+        (
+            {"group": "(x)"},
+            r"`group: \(x\)` finds no group in 10 of 10 names: p_0, p_1, p_2, p_3, p_4",
+        ),
         ({"group": "(p)_"}, r"1 groups by '\(p\)_' cannot fill 2 parts\. Choose another --group"),
         ({"group": "folder"}, r"1 groups by 'folder' cannot fill 2 parts"),
     ],

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,14 @@ import yaml
 from zoo.common.errors import InputError, RunError, join_problems
 
 MAX_YAML_BYTES = 1_000_000
+NO_FILES = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a folder",
+}
+"""What a path may be other than a file."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -52,11 +61,24 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def check_file(path: Path) -> None:
+    """Raise InputError unless `path` is a file or a link to one: reading a pipe may never end.
+
+    Raises OSError where nothing is there.
+    """
+    kind = stat.S_IFMT(path.stat().st_mode)
+    if kind != stat.S_IFREG:
+        raise InputError(f"{path} is {NO_FILES.get(kind, 'something else')}, not a file.")
+
+
 def read_json(path: Path, max_bytes: int | None = None) -> Any:
     """Read a JSON file. Raises InputError where it is missing, no JSON or above `max_bytes`."""
     try:
+        check_file(path)
         large = max_bytes is not None and path.stat().st_size > max_bytes
         value = None if large else json.loads(path.read_text(encoding="utf-8"))
+    except InputError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"Cannot read {path} as JSON: {error}.") from error
     if large:
@@ -129,6 +151,7 @@ def read_yaml(path: Path) -> Any:
     `1e-3` is a number and only `true` and `false` are booleans.
     """
     try:
+        check_file(path)
         if path.stat().st_size > MAX_YAML_BYTES:
             raise InputError(f"{path} is larger than {MAX_YAML_BYTES} bytes; refused.")
         text = path.read_text(encoding="utf-8")

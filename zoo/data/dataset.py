@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import regex
+
 from zoo.common.class_lists import Colour
-from zoo.common.errors import InputError, unknown
+from zoo.common.errors import InputError, shortened, unknown
 from zoo.common.files import hash_of
 
 IGNORE = 255
@@ -17,6 +21,10 @@ IGNORE = 255
 MAX_CLASSES = 255
 """Train ids are bytes, and one of them is IGNORE."""
 SPLITS = ("train", "val", "test")
+GROUP_SECONDS = 5.0
+"""How long the search for the groups of all names may take."""
+MAX_PATTERN = 200
+MAX_REPEATS = 10_000
 OTHERS = "*"
 """In `Dataset.labels`: every label that is not listed."""
 
@@ -86,23 +94,40 @@ class Dataset:
         given = (self.decoder, labels, self.unlabelled, self.channels, self.value_range)
         return "" if given == plain else hash_of(given)
 
-    def group_of(self, sample: Sample) -> str:
-        """The group of a sample; without a rule every sample is its own group.
+    def groups_of(self, samples: Sequence[Sample]) -> list[str]:
+        """The group of each sample; without a rule every sample is its own group.
 
-        Raises InputError where the rule finds no group in the name.
+        Raises InputError where the rule finds no group in a name, or takes longer than five
+        seconds: an expression such as `(a+)+b` can search for ever.
         """
         if self.group is None:
-            return sample.name
+            return [sample.name for sample in samples]
         if self.group == "folder":
-            return sample.name.rpartition("/")[0]
-        found = re.search(self.group, sample.name)
-        if found is None or found[1] is None:
+            return [sample.name.rpartition("/")[0] for sample in samples]
+        expression = group_expression(self.group)
+        end = time.monotonic() + GROUP_SECONDS
+        groups: list[str] = []
+        missing: list[str] = []
+        for sample in samples:
+            try:
+                found = expression.search(sample.name, timeout=max(end - time.monotonic(), 0.001))
+            except TimeoutError as error:
+                raise InputError(
+                    f"{self.root}: the rule `group: {self.group}` takes too long on the name "
+                    f"{sample.name!r}. Write it without repeats inside of repeats, such as "
+                    f"'^([^_]+)_'."
+                ) from error
+            if found is None or found[1] is None:
+                missing.append(sample.name)
+            else:
+                groups.append(str(found[1]))
+        if missing:
             raise InputError(
-                f"{self.root}: the rule `group: {self.group}` finds no group in the name "
-                f"{sample.name!r}. The expression must match every name, its first pair of "
-                f"parentheses the group."
+                f"{self.root}: the rule `group: {self.group}` finds no group in {len(missing)} of "
+                f"{len(samples)} names: {shortened(missing, 5)}. The expression must match every "
+                f"name, its first pair of parentheses the group."
             )
-        return found[1]
+        return groups
 
     def samples(self, split: str, *, masks: bool = True) -> list[Sample]:
         """The samples of one split, in natural order of their names.
@@ -118,6 +143,25 @@ class Dataset:
                 f"neither train nor evaluate. Give its `masks:` folder in dataset.yaml."
             )
         return samples
+
+
+def group_expression(rule: str) -> regex.Pattern[str]:
+    """The expression of a rule that names groups. Raises InputError unless it can be one."""
+    try:
+        re.compile(rule)  # what it may hold, and in which words it is refused
+        repeats = math.prod(max(1, int(n)) for n in re.findall(r"\d+(?=\s*[,}])", rule))
+        if len(rule) <= MAX_PATTERN and repeats <= MAX_REPEATS:  # large ones need all memory
+            expression = regex.compile(rule)
+            if expression.groups >= 1:
+                return expression
+    except (re.error, regex.error, OverflowError, RecursionError) as error:
+        raise InputError(f"{rule[:80]!r} is not a valid regular expression: {error}") from error
+    raise InputError(
+        f"{rule[:80]!r} must be `folder`, or a regular expression of at most {MAX_PATTERN} "
+        f"characters (and counts such as {{1,9}} of at most {MAX_REPEATS} together) with a pair of "
+        f"parentheses around the part of the name that images of one group share, for example "
+        f"'^([^_]+)_'"
+    )
 
 
 def pack(colour: Colour) -> int:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from zoo.common.console import info, warn
 from zoo.common.errors import InputError, shortened
 from zoo.common.files import natural_key, new_folder, read_yaml, write_text
-from zoo.data.dataset import IGNORE, Dataset, Sample, unpack
+from zoo.data.dataset import IGNORE, Dataset, Sample, group_expression, unpack
 from zoo.data.formats.pairs import find_splits
 from zoo.data.inspect.facts import read_each
 from zoo.data.inspect.imbalance import assign, sum_groups
@@ -205,28 +205,11 @@ def _groups(dataset: Dataset, samples: list[Sample], rule: str | None, links: Li
     if rule == "similarity":
         return clusters(len(samples), np.concatenate(list(links.values())).tolist())
     if rule != "folder":
-        others = "Other choices: folder, similarity."
         try:
-            expression = re.compile(rule)
-        except re.error as error:
-            raise InputError(
-                f"The group {rule!r} is not a valid regular expression: {error}. {others}"
-            ) from error
-        if expression.groups < 1:
-            raise InputError(
-                f"The group {rule!r} needs a pair of parentheses around the part of the name that "
-                f"images of one group share, for example '^([^_]+)_'. {others}"
-            )
-        names = [sample.name for sample in samples]
-        matches = [expression.search(name) for name in names]
-        missing = [n for n, m in zip(names, matches, strict=True) if m is None or m[1] is None]
-        if missing:
-            raise InputError(
-                f"{dataset.root}: the group {rule!r} is missing in {len(missing)} of {len(names)} "
-                f"names: {shortened(missing, SHOWN)}."
-            )
-    ruled = dataclasses.replace(dataset, group=rule)
-    keys = [ruled.group_of(sample) for sample in samples]
+            group_expression(rule)
+        except InputError as error:
+            raise InputError(f"The group {error}. Other choices: folder, similarity.") from error
+    keys = dataclasses.replace(dataset, group=rule).groups_of(samples)
     order = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     return np.array([order[key] for key in keys])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,7 +22,16 @@ from pydantic import (
 from zoo.common.class_lists import Colour, default_palette
 from zoo.common.errors import InputError, join_problems, shortened, unknown
 from zoo.common.files import read_yaml
-from zoo.data.dataset import IGNORE, MAX_CLASSES, OTHERS, Dataset, Decoder, Sample, pack
+from zoo.data.dataset import (
+    IGNORE,
+    MAX_CLASSES,
+    OTHERS,
+    Dataset,
+    Decoder,
+    Sample,
+    group_expression,
+    pack,
+)
 from zoo.data.formats.coco import read_coco
 from zoo.data.formats.pairs import (
     LIST_EXTENSIONS,
@@ -38,8 +46,6 @@ from zoo.data.formats.pairs import (
 )
 from zoo.data.pixels.opening import ARRAY_EXTENSIONS, IMAGE_EXTENSIONS, SHAPE_EXTENSIONS
 from zoo.data.pixels.polygons import unknown_labels
-
-MAX_PATTERN = 200
 
 
 class Strict(BaseModel):
@@ -68,18 +74,9 @@ def _list_file(path: str) -> str:
 
 
 def _rule(group: str) -> str:
-    """Check the rule that names groups: `folder`, or an expression with a pair of parentheses."""
-    if group == "folder":
-        return group
-    try:
-        groups = re.compile(group).groups if len(group) <= MAX_PATTERN else 0
-    except re.error as error:
-        raise ValueError(f"{group!r} is not a valid regular expression: {error}") from error
-    if groups != 1:
-        raise ValueError(
-            f"{group[:60]!r} must be `folder`, or a regular expression of at most {MAX_PATTERN} "
-            f"characters with one pair of parentheses around the name of the group"
-        )
+    """Check the rule that names groups."""
+    if group != "folder":
+        group_expression(group)
     return group
 
 
@@ -320,9 +317,7 @@ def read_dataset_file(path: Path) -> Dataset:
         value_range=None if file.range is None else (file.range[0], file.range[1]),
         group=file.group,
     )
-    if dataset.group is not None:
-        for sample in (sample for samples in splits.values() for sample in samples):
-            dataset.group_of(sample)
+    dataset.groups_of([sample for samples in splits.values() for sample in samples])
     return dataset
 
 

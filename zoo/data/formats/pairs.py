@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 from zoo.common.errors import InputError, join_problems, shortened, unknown
-from zoo.common.files import natural_key
+from zoo.common.files import check_file, natural_key
 from zoo.data.dataset import SPLITS, Sample
 from zoo.data.pixels.opening import (
     IMAGE_EXTENSIONS,
@@ -173,29 +173,39 @@ def _by_stem(
 
 
 def list_files(folder: Path) -> list[str]:
-    """Paths of all files below `folder`, relative to it, naturally sorted.
+    """Paths of everything below `folder` that is no folder, relative to it, naturally sorted.
 
-    Names that begin with a dot are left out; links to folders are followed once. Raises
-    InputError where the folder is missing or cannot be read.
+    Names that begin with a dot are left out; links to folders are followed once, and not to a
+    folder around this one. Pipes, sockets and links that lead nowhere are listed, so that whoever
+    opens them can name them. Raises InputError where the folder is missing or cannot be read.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is {'not a folder' if folder.exists() else 'missing'}")
     try:
-        return sorted(_walk(folder, "", {folder.resolve()}), key=natural_key)
+        real = folder.resolve()
+        return sorted(_walk(folder, "", {real}, set(real.parents)), key=natural_key)
     except OSError as error:
         raise InputError(f"{error.filename or folder} cannot be read: {error.strerror}") from error
 
 
-def _walk(folder: Path, prefix: str, seen: set[Path]) -> Iterator[str]:
+def _walk(folder: Path, prefix: str, seen: set[Path], around: set[Path]) -> Iterator[str]:
     with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if not entry.is_dir():
-                yield prefix + entry.name
-            elif (real := Path(entry.path).resolve()) not in seen:
-                seen.add(real)
-                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", seen)
+        ordered = sorted(entries, key=lambda entry: (entry.is_symlink(), entry.name))
+    for entry in ordered:
+        if entry.name.startswith("."):
+            continue
+        if not _is_folder(entry):
+            yield prefix + entry.name
+        elif (real := Path(entry.path).resolve()) not in seen and real not in around:
+            seen.add(real)
+            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", seen, around)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def without_extension(path: str) -> str:
@@ -317,6 +327,7 @@ def read_list(file: Path, root: Path, extensions: list[str], problems: list[str]
 
 def _text(file: Path) -> str:
     try:
+        check_file(file)
         if file.stat().st_size > MAX_LIST_BYTES:
             raise InputError(f"{file} is larger than {MAX_LIST_BYTES} bytes; refused")
         return file.read_text(encoding="utf-8-sig")

@@ -12,6 +12,7 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from zoo.common.errors import InputError, shortened
+from zoo.common.files import check_file
 
 FORMATS = {
     "PNG": [".png"],
@@ -60,8 +61,12 @@ def opened(path: Path) -> Iterator[Image.Image]:
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn whatever a decoder raises inside the block into an InputError that names the file."""
+    """Turn whatever a decoder raises inside the block into an InputError that names the file.
+
+    The block is not entered for a named pipe or anything else that is no file.
+    """
     try:
+        check_file(path)
         yield
     except InputError:
         raise
@@ -72,6 +77,8 @@ def readable(path: Path) -> Iterator[None]:
             f"{path} is not an image in a known format: {shortened(_formats())}."
         ) from error
     except Exception as error:  # decoders raise nearly anything on a broken file
+        if isinstance(error, OSError) and error.errno is not None:
+            raise InputError(f"{path} cannot be read: {error.strerror}.") from error
         raise InputError(
             f"{path} cannot be decoded: {error}. The file is broken or cut short; replace it or "
             f"remove it together with its partner."
