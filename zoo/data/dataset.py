@@ -28,8 +28,8 @@ MAX_REPEATS = 10_000
 OTHERS = "*"
 """In `Dataset.labels`: every label that is not listed."""
 
-Decoder = Literal["ids", "colours", "labelme", "coco"]
-"""What mask files hold: class ids, class colours, or outlines in JSON."""
+Decoder = Literal["ids", "colours", "grey", "labelme", "coco"]
+"""What mask files hold: class ids, class colours, grey levels, or outlines in JSON."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,9 @@ class Dataset:
 
     `id_map` maps every id that a mask may hold to a train id in [0, len(classes)) or to IGNORE;
     None: each class has its index as id, 255 is ignored. With the decoder `colours` an id is a
-    colour, see `pack`. With `labelme` and `coco`, `labels` gives each shape's label its train id,
-    and pixels in no shape are `unlabelled`.
+    colour, see `pack`. With `grey` an id is a grey value from 0 to 255, and `grey` gives the train
+    id of each level that is a class. With `labelme` and `coco`, `labels` gives each shape's label
+    its train id, and pixels in no shape are `unlabelled`.
 
     Images have `channels` channels; `value_range` is scaled to 0 to 255 (None: 8 bits as they are,
     16 bits from 0 to 65535). `group` says which images belong together: `folder`, or a regular
@@ -65,6 +66,7 @@ class Dataset:
     splits: dict[str, list[Sample]]
     id_map: dict[int, int] | None = None
     decoder: Decoder = "ids"
+    grey: Mapping[int, int] | None = None
     labels: Mapping[str, int] | None = None
     unlabelled: int = IGNORE
     channels: int = 3
@@ -78,11 +80,9 @@ class Dataset:
         return {index: index for index in range(len(self.classes))} | {IGNORE: IGNORE}
 
     def source_ids(self) -> dict[int, int]:
-        """For every train id, and IGNORE where it occurs, the lowest id that masks hold."""
-        return {
-            train_id: source
-            for source, train_id in sorted(self.allowed_ids().items(), reverse=True)
-        }
+        """For every train id, and IGNORE where it occurs, the lowest id or level in masks."""
+        ids = self.allowed_ids() if self.grey is None else self.grey
+        return {train_id: source for source, train_id in sorted(ids.items(), reverse=True)}
 
     def reading(self) -> str:
         """A key of how files are decoded; empty for plain ids and RGB images.
@@ -162,6 +162,17 @@ def group_expression(rule: str) -> regex.Pattern[str]:
         f"parentheses around the part of the name that images of one group share, for example "
         f"'^([^_]+)_'"
     )
+
+
+def nearest_levels(levels: Mapping[int, int]) -> dict[int, int]:
+    """For every grey value from 0 to 255 the train id of the nearest level.
+
+    Midway between two levels the higher one counts, so 0 and 255 are divided at 128.
+    """
+    return {
+        value: levels[min(levels, key=lambda level: (abs(value - level), -level))]
+        for value in range(256)
+    }
 
 
 def pack(colour: Colour) -> int:

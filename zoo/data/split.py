@@ -262,19 +262,22 @@ def _description(dataset: Dataset, splits: list[str], root: str) -> str:
     ids = {} if dataset.labels is not None else dataset.allowed_ids()
     ignored = [source for source, train_id in ids.items() if train_id == IGNORE]
     named = {source: train_id for source, train_id in ids.items() if train_id != IGNORE}
+    words = dict(enumerate(dataset.classes)) | {IGNORE: "ignore"}
     if dataset.labels is not None:
-        words = dict(enumerate(dataset.classes)) | {IGNORE: "ignore"}
         labels = {label: words[number] for label, number in dataset.labels.items()}
         content |= {"labels": labels, "unlabelled": words[dataset.unlabelled]}
     elif dataset.decoder == "colours":
         content |= {"colours": True, "ignore_colours": [list(unpack(value)) for value in ignored]}
-    else:
+    elif dataset.grey is None:
         content |= {"ignore": ignored}
     if dataset.value_range is not None:
         content["range"] = list(dataset.value_range)
     if dataset.channels != 3:
         content["channels"] = dataset.channels
     lines = [f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items()]
+    if dataset.grey is not None:  # YAML's keys are numbers, JSON's are not
+        levels = (f"{level}: {json.dumps(words[to])}" for level, to in dataset.grey.items())
+        lines.append(f"grey: {{{', '.join(levels)}}}")
     if dataset.decoder == "ids":
         lines.append(f"mapping: {{{', '.join(f'{a}: {b}' for a, b in named.items())}}}")
     lines.append("classes:")

@@ -30,6 +30,7 @@ from zoo.data.dataset import (
     Decoder,
     Sample,
     group_expression,
+    nearest_levels,
     pack,
 )
 from zoo.data.formats.coco import read_coco
@@ -44,7 +45,12 @@ from zoo.data.formats.pairs import (
     read_names,
     samples_by_name,
 )
-from zoo.data.pixels.opening import ARRAY_EXTENSIONS, IMAGE_EXTENSIONS, SHAPE_EXTENSIONS
+from zoo.data.pixels.opening import (
+    ARRAY_EXTENSIONS,
+    IMAGE_EXTENSIONS,
+    MASK_EXTENSIONS,
+    SHAPE_EXTENSIONS,
+)
 from zoo.data.pixels.polygons import unknown_labels
 
 
@@ -178,6 +184,7 @@ class DatasetFile(Strict):
     ignore: Annotated[list[SourceId] | None, BeforeValidator(_as_list)] = None
     colours: bool = False
     ignore_colours: list[Colour3] = Field(default_factory=list)
+    grey: Annotated[dict[Channel, str], Field(min_length=2)] | None = None
     labels: dict[str, str] | None = None
     unlabelled: str | None = None
     group: GroupRule | None = None
@@ -246,6 +253,8 @@ class DatasetFile(Strict):
         if self.colours:
             named = {pack(colour): index for index, colour in enumerate(self.palette())}
             return named | {pack(_triple(colour)): IGNORE for colour in self.ignore_colours}
+        if (levels := self.grey_levels()) is not None:
+            return nearest_levels(levels)
         mapped = {index: index for index in range(len(self.classes))}
         if self.mapping is not None:
             mapped = self.mapping
@@ -254,6 +263,10 @@ class DatasetFile(Strict):
             ignored = [] if len(self.classes) == 2 or IGNORE in mapped else [IGNORE]
         return mapped | dict.fromkeys(ignored, IGNORE)
 
+    def decoder(self, otherwise: Decoder = "ids") -> Decoder:
+        """What the masks hold: what the file says, or `otherwise`."""
+        return "colours" if self.colours else otherwise if self.grey is None else "grey"
+
     def palette(self) -> list[Colour]:
         """The colour of every class, as given or by default."""
         defaults = default_palette(len(self.classes))
@@ -261,6 +274,12 @@ class DatasetFile(Strict):
             _triple(entry.colour) if entry.colour else default
             for entry, default in zip(self.classes, defaults, strict=True)
         ]
+
+    def grey_levels(self) -> dict[int, int] | None:
+        """The train id, or IGNORE, of each grey level; None where the masks are not grey."""
+        if self.grey is None:
+            return None
+        return {level: self.train_id(name) for level, name in self.grey.items()}
 
     def train_id(self, name: str) -> int:
         """The train id of a class, or IGNORE for the word `ignore`; KeyError for other words."""
@@ -285,6 +304,8 @@ def read_dataset_file(path: Path) -> Dataset:
     except ValidationError as error:
         problems = [_sentence(entry) for entry in error.errors(include_url=False)]
         raise InputError(join_problems(f"{path} has problems:", problems)) from error
+    if problems := _grey_problems(file):
+        raise InputError(join_problems(f"{path} has problems:", problems))
     root = path.parent / Path(file.root).expanduser()
     if not root.is_dir():
         raise InputError(f"{path}: root {file.root!r} is not a folder (looked at {root}).")
@@ -310,7 +331,8 @@ def read_dataset_file(path: Path) -> Dataset:
         palette=file.palette(),
         splits=splits,
         id_map=None if shapes else file.id_map(),
-        decoder="colours" if file.colours else next(iter(kinds), "ids"),
+        decoder=file.decoder(next(iter(kinds), "ids")),
+        grey=file.grey_levels(),
         labels=labels,
         unlabelled=IGNORE if file.unlabelled is None else file.train_id(file.unlabelled),
         channels=file.channels or 3,
@@ -341,6 +363,27 @@ def _colour_problems(file: DatasetFile) -> list[str]:
     return problems
 
 
+def _grey_problems(file: DatasetFile) -> list[str]:
+    """What is wrong with the levels of `grey`, or contradicts them."""
+    if file.grey is None:
+        return []
+    words = [*(entry.name for entry in file.classes), IGNORED]
+    given = {"mapping": file.mapping, "ignore": file.ignore, "colours": file.colours or None}
+    problems = [
+        f"{key}: not with `grey`, which gives each level its class or '{IGNORED}'"
+        for key, value in given.items()
+        if value is not None
+    ]
+    wrong = [name for name in file.grey.values() if name not in words]
+    problems += [f"grey: {unknown('class', name, words)}" for name in dict.fromkeys(wrong)]
+    if len(set(file.grey.values())) < 2:
+        problems.append(
+            f"grey: at least two levels of different classes are needed, for example "
+            f"`grey: {{0: {file.classes[0].name}, 255: {file.classes[1].name}}}`"
+        )
+    return problems
+
+
 def _shape_problems(file: DatasetFile, kinds: set[Decoder]) -> list[str]:
     """What contradicts masks drawn from shapes or is missing for them."""
     words = [*(entry.name for entry in file.classes), IGNORED]
@@ -353,7 +396,7 @@ def _shape_problems(file: DatasetFile, kinds: set[Decoder]) -> list[str]:
         ]
     problems = [
         f"{key}: not with masks that are drawn from shapes; use `labels`"
-        for key in ("mapping", "ignore", "colours")
+        for key in ("mapping", "ignore", "colours", "grey")
         if getattr(file, key)
     ]
     if file.unlabelled is None:
@@ -402,6 +445,8 @@ def _find_files(
     """
     arrays = file.channels is not None or file.range is not None
     extensions = [*IMAGE_EXTENSIONS, *(ARRAY_EXTENSIONS if arrays else [])]
+    # grey levels survive formats with loss
+    mask_extensions = MASK_EXTENSIONS if file.grey is None else IMAGE_EXTENSIONS
     known = find_splits(root) if file.splits is None else {}
     if file.splits is None and not known:
         raise InputError(
@@ -423,7 +468,12 @@ def _find_files(
             splits[name] = pair_place(place, problems)
         elif isinstance(entry, SplitEntry):
             masks = None if entry.masks is None else root / entry.masks
-            place = Place(root / entry.images, masks, image_extensions=extensions)
+            place = Place(
+                root / entry.images,
+                masks,
+                image_extensions=extensions,
+                mask_extensions=mask_extensions,
+            )
             if entry.list is None:
                 splits[name] = pair_place(place, problems)
             else:
@@ -431,9 +481,14 @@ def _find_files(
                 chosen = read_names(listed, problems)
                 splits[name] = samples_by_name(chosen, place, listed, problems) if chosen else []
         elif isinstance(entry, tuple):
-            splits[name] = pair_place(Place(*entry, image_extensions=extensions), problems)
+            splits[name] = pair_place(
+                Place(*entry, "", "", extensions, mask_extensions),
+                problems,
+            )
         elif entry.endswith(LIST_EXTENSIONS):
-            splits[name] = read_list(path.parent / entry, root, extensions, problems)
+            splits[name] = read_list(
+                path.parent / entry, root, extensions, problems, mask_extensions
+            )
         else:  # the folder of a split in a known layout
             try:
                 layout = find_layout(root, entry)
@@ -443,7 +498,10 @@ def _find_files(
             if layout is None:
                 problems.append(f"splits.{name}: {root / entry} is missing")
                 continue
-            splits[name] = pair_place(Place(*layout, image_extensions=extensions), problems)
+            splits[name] = pair_place(
+                Place(*layout, "", "", extensions, mask_extensions),
+                problems,
+            )
         for sample in splits[name]:
             if sample.mask is not None:
                 outlines = sample.mask.suffix.lower() in SHAPE_EXTENSIONS

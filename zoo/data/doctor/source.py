@@ -111,6 +111,10 @@ def find_source(data: str) -> Source:
         except (InputError, ValidationError):
             return _nameless(file.parent, Fault("D101", file, str(error)))
         root = file.parent / Path(content.root).expanduser()
+        try:
+            levels = content.grey_levels()
+        except KeyError:  # levels of no class
+            return _nameless(root, Fault("D101", file, str(error)))
         dataset = Dataset(
             name=content.name or root.resolve().name,
             root=root,
@@ -118,7 +122,8 @@ def find_source(data: str) -> Source:
             palette=content.palette(),
             splits={},
             id_map=content.id_map(),
-            decoder="colours" if content.colours else "ids",
+            decoder=content.decoder(),
+            grey=levels,
             channels=content.channels or 3,
             value_range=None if content.range is None else (content.range[0], content.range[1]),
         )

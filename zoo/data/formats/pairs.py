@@ -144,10 +144,12 @@ def _by_stem(
         problems.append(str(error))
         return {}
     jpegs = [name for name in names if _extension(name) in JPEG_EXTENSIONS]
-    if jpegs and what == "mask":
+    if jpegs and what == "mask" and JPEG_EXTENSIONS[0] not in extensions:
         problems.append(
             f"{folder} holds {len(jpegs)} JPEG masks ({shortened(jpegs, SHOWN)}): JPEG blurs ids "
-            f"at edges, so the true ids are lost. Export the masks again as PNG"
+            f"at edges, so the true ids are lost. Export the masks again as PNG; where they are "
+            f"black and white, or a few clear grey levels, write `grey:` in dataset.yaml "
+            f"(`zoo data init` proposes it)"
         )
         return {}
     stems: defaultdict[str, list[str]] = defaultdict(list)
@@ -278,12 +280,19 @@ def read_names(file: Path, problems: list[str]) -> list[str]:
     return names
 
 
-def read_list(file: Path, root: Path, extensions: list[str], problems: list[str]) -> list[Sample]:
+def read_list(
+    file: Path,
+    root: Path,
+    extensions: list[str],
+    problems: list[str],
+    mask_extensions: list[str] = MASK_EXTENSIONS,
+) -> list[Sample]:
     """The samples of a list whose rows give an image and, after it, its mask, relative to `root`.
 
     A .csv has a header with the columns `image` and, if there are masks, `mask`; other columns are
     ignored. A .txt holds an image and its mask on each line, with a tab or spaces between, or
-    images only. `extensions` are those an image may have. All faults are added to `problems`.
+    images only. `extensions` are those an image may have, `mask_extensions` those a mask may have
+    besides JSON. All faults are added to `problems`.
     """
     try:
         text = _text(file)
@@ -302,7 +311,7 @@ def read_list(file: Path, root: Path, extensions: list[str], problems: list[str]
     for number, image, mask in rows:
         sides = [("image", image, extensions)]
         if mask is not None:
-            sides.append(("mask", mask, [*MASK_EXTENSIONS, *SHAPE_EXTENSIONS]))
+            sides.append(("mask", mask, [*mask_extensions, *SHAPE_EXTENSIONS]))
         for what, path, allowed in sides:
             fault = None
             if leaves_root(path):

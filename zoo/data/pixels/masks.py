@@ -23,6 +23,8 @@ LOW_DEPTH = {"L;2": 85, "L;4": 17}
 """Pillow multiplies gray values of 2 and 4 bits by these factors."""
 IGNORE_COLOUR: Colour = (128, 128, 128)
 """How ignored pixels are shown."""
+CAST = 16
+"""How much the channels of a grey pixel may differ in a file that was compressed with loss."""
 SHOWN = 10
 
 
@@ -54,7 +56,7 @@ def read_mask(mask: Path | Sample, dataset: Dataset) -> Pixels:
 
 
 def read_source_ids(mask: Path | Sample, dataset: Dataset | None = None) -> NDArray[Any]:
-    """Read what a mask stores: HxW ids uint8 or uint16; uint32 where colours are ids.
+    """Read what a mask stores: HxW ids uint8 or uint16, or grey values; uint32 for colours.
 
     `dataset` says what the file holds; without it, ids. Shapes are drawn with train ids, which are
     then the stored ids. Raises InputError for broken files and for those of another kind.
@@ -63,6 +65,8 @@ def read_source_ids(mask: Path | Sample, dataset: Dataset | None = None) -> NDAr
     decoder = "ids" if dataset is None else dataset.decoder
     if dataset is not None and decoder in {"labelme", "coco"}:
         return draw_shapes(path, dataset)
+    if decoder == "grey":
+        return read_grey(path)
     return read_colours(path) if decoder == "colours" else read_ids(path)
 
 
@@ -122,11 +126,41 @@ def read_colours(path: Path) -> NDArray[np.uint32]:
         return packed
 
 
+def read_grey(path: Path) -> Pixels:
+    """Read the grey values of a mask: HxW uint8, black 0 and white 255 at every depth.
+
+    Formats with loss, palettes and colour images are read where all that they show is grey.
+    Raises InputError for other colours, transparent pixels, 16 bits and broken files.
+    """
+    with opened(path) as stored:
+        image = ImageOps.exif_transpose(stored)
+        if is_wide(image) or "16" in raw_mode(stored):
+            raise InputError(
+                f"{path} has 16 bits per channel; `grey:` in dataset.yaml is for masks of 8 bits. "
+                f"Save it with 8 bits, or describe its ids by `mapping:` instead."
+            )
+        if image.mode not in {"1", "L"}:
+            *colours, alpha = np.moveaxis(np.array(image.convert("RGBA")), 2, 0)
+            if alpha.min() < 255:
+                raise InputError(
+                    f"{path} is partly transparent, so its grey levels are ambiguous. Save the "
+                    f"mask without an alpha channel."
+                )
+            cast = int((np.max(colours, axis=0) - np.min(colours, axis=0)).max())
+            lossless = stored.format in LOSSLESS and stored.info.get("compression") != "jpeg"
+            if cast > (0 if lossless else CAST):
+                raise InputError(
+                    f"{path} is a colour image; `grey:` in dataset.yaml is for masks in black, "
+                    f"white and grey. For colours of classes write `colours: true` instead."
+                )
+        return np.array(image.convert("L"), dtype=np.uint8)
+
+
 def _check_lossless(stored: Image.Image, path: Path) -> None:
     if stored.format not in LOSSLESS or stored.info.get("compression") == "jpeg":
         raise InputError(
-            f"{path} is stored as {stored.format}, which may change ids. "
-            f"Export the mask again as PNG."
+            f"{path} is stored as {stored.format}, which may change ids. Export the mask again as "
+            f"PNG, or name its grey levels under `grey:` in dataset.yaml."
         )
 
 
