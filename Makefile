@@ -3,8 +3,9 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 JOBS ?= 2
 QUICKSTART ?= quickstart
+EXAMPLES ?= 100
 
-.PHONY: help quickstart test test-long test-slow test-kills lint types install encoders leaderboard docs clean
+.PHONY: help quickstart test test-long test-slow test-kills fuzz lint types install encoders leaderboard docs clean
 
 help:
 	@echo "make quickstart   install into .venv, fine-tune on generated scenes, show the result"
@@ -12,6 +13,7 @@ help:
 	@echo "make test-long    the tests marked long: snippets, killed and resumed runs, the browser"
 	@echo "make test-slow    the tests marked slow (long runs, real data)"
 	@echo "make test-kills   a run killed twenty times ends with the bits of one that was not"
+	@echo "make fuzz         mutated files of every kind: works or one message; EXAMPLES=100 of each"
 	@echo "make lint types   ruff and mypy"
 	@echo "make encoders     run every decoder on every timm module; hours, can be resumed"
 	@echo "make docs         the pages of docs/ as a site"
@@ -30,7 +32,7 @@ quickstart: install
 	$(BIN)/zoo quickstart --out $(QUICKSTART)
 
 test: install  # one thread a process: several share the cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not long"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not long and not fuzz"
 
 test-long: install  # snippets, killed and resumed runs, the browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "long"
@@ -40,6 +42,9 @@ test-slow: install
 
 test-kills: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/training/test_kills.py
+
+fuzz: install
+	OMP_NUM_THREADS=1 EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -n $(JOBS) -m fuzz
 
 lint: install
 	$(BIN)/ruff format --check .
