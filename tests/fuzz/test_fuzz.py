@@ -214,7 +214,7 @@ def facts(folder: Path) -> None:
 READ_DATA = ("doctor FOLDER", f"{FINETUNE} --dry-run")
 TRAIN = ("doctor FOLDER", FINETUNE)
 RUN_COMMANDS = ("report FOLDER/run --out OUT", "eval FOLDER/run --data FOLDER/scenes --split val")
-RESUME = f"finetune {MODEL} --data FOLDER/scenes --out FOLDER/run --encoder-weights none {SHORT} --resume"
+RESUME = FINETUNE.replace("FOLDER", "FOLDER/scenes").replace("OUT", "FOLDER/run") + " --resume"
 BOARD = "leaderboard build --results FOLDER/results --speed FOLDER/speed --out OUT"
 OVERLAID = (
     "show unet-test_resnet-own --registry FOLDER/own.yaml",
