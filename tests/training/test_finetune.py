@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -21,12 +22,16 @@ from safetensors.torch import load_file
 
 from zoo.common.errors import InputError, RunError
 from zoo.creation.create import create
+from zoo.data.inspect.imbalance import class_weights
+from zoo.data.inspect.scan import scan_labels
 from zoo.data.load import load_dataset
 from zoo.data.loading.loader import EvalLoader
 from zoo.evaluation.evaluate import evaluate, make_record
 from zoo.inference.tiling import predict_ids
+from zoo.models.segmentation import normalise
 from zoo.training.engine.checkpoint import load_checkpoint
 from zoo.training.finetune import finetune
+from zoo.training.losses import SplitLoss
 from zoo.training.plan import stage_plans
 
 
@@ -235,6 +240,43 @@ def test_early_stop(scenes: Path, tmp_path: Path) -> None:
     )
     assert result.stopped == "early"
     assert result.epochs < 9
+
+
+def test_early_stop_by_the_validation_loss(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([3.0, 2.0, math.nan, 2.5, 1.5])
+    monkeypatch.setattr(SplitLoss, "value", lambda *_: next(values))
+    rule = "early_stop={metric: val_loss, patience: 2}"
+    result = run(scenes, tmp_path / "a", rule, "stages=[{name: all, epochs: 9}]")
+    assert (result.stopped, result.epochs) == ("early", 4)
+    assert [entry["val_loss"] for entry in log(tmp_path / "a", "epoch")] == [3.0, 2.0, None, 2.5]
+
+
+@pytest.mark.parametrize("size", [(), ("augment.resize=48", "eval_scale=1.5")])
+def test_the_validation_loss_is_that_of_the_whole_split(
+    scenes: Path, tmp_path: Path, size: tuple[str, ...]
+) -> None:
+    run(
+        scenes, tmp_path / "run", "stages=[{name: all, epochs: 1}]", "loss={ce: 2.0}",
+        "class_weights=log", *size,
+    )  # fmt: skip
+    model, data = create(tmp_path / "run").eval(), load_dataset(scenes)
+    pixels = scan_labels(data, ["train"]).splits["train"].pixels
+    weights = torch.from_numpy(class_weights("log", pixels[None]))
+    total = weight = 0.0
+    for _, images, masks in EvalLoader(data, "val"):
+        with torch.no_grad():
+            logits = model(normalise(images, model.spec, "cpu")).double()
+        sums = torch.nn.functional.cross_entropy(
+            logits, masks.long(), weights, ignore_index=255, reduction="sum"
+        )
+        total, weight = (
+            total + float(sums),
+            weight + float(weights[masks[masks < 255].long()].sum()),
+        )
+    (entry,) = log(tmp_path / "run", "epoch")
+    assert entry["val_loss"] == pytest.approx(2 * total / weight, rel=1e-4)
 
 
 def test_a_resume_does_not_run_past_an_early_stop(scenes: Path, tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ from zoo.models.smp_parts import training_outputs, with_optional_upsampling
 from zoo.registry.decoders import DECODERS
 from zoo.registry.losses import LOSSES
 from zoo.registry.recipe import LossOptions
-from zoo.training.losses import IGNORE, Objective, cross_entropy, dice, terms
+from zoo.runtime.processes import Ranks
+from zoo.training.losses import IGNORE, Objective, SplitLoss, cross_entropy, dice, terms
 from zoo.training.losses import lovasz as lovasz_loss
 
 ALL = {
@@ -66,6 +67,37 @@ def test_sum_of_losses_with_factors() -> None:
     expected = 2 * cross_entropy(logits, target) + 0.5 * dice(logits, target)
     assert both.dtype == torch.float32
     assert both.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_the_loss_of_a_split_depends_on_no_batch_size(batch_size: int, activation: str) -> None:
+    logits, target = batch()
+    whole = objective(ALL, activation)
+    found = SplitLoss(whole)
+    for start in range(0, 4, batch_size):
+        part = logits[start : start + batch_size]
+        size = (part.shape[-2], part.shape[-1])
+        found.add(Outputs(part, size, size), target[start : start + batch_size])
+    assert found.value(Ranks()) == pytest.approx(float(whole.value(whole.sums(logits, target))))
+
+
+def test_the_loss_of_a_split_is_the_mean_over_its_valid_pixels() -> None:
+    logits, target = batch()
+    found = SplitLoss(Objective({"ce": 2.0}))
+    for image, mask in zip(logits.split(1), target.split(1), strict=True):
+        size = (image.shape[-2], image.shape[-1])
+        found.add(Outputs(image, size, size), mask)
+    expected = torch.nn.functional.cross_entropy(logits, target.long(), ignore_index=IGNORE)
+    assert found.value(Ranks()) == pytest.approx(2 * float(expected))
+
+
+def test_the_loss_of_a_split_for_queries_is_the_cross_entropy() -> None:
+    logits, target = batch()
+    size = (logits.shape[-2], logits.shape[-1])
+    queries = SplitLoss(Objective({"query_class": 2.0, "query_mask": 5.0, "query_dice": 5.0}))
+    queries.add(Outputs(logits, size, size), target)
+    assert queries.value(Ranks()) == pytest.approx(float(cross_entropy(logits, target)))
 
 
 @pytest.mark.parametrize("task", ["softmax", "sigmoid", "multi-hot"])

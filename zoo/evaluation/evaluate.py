@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from zoo.common.console import progress_bar
 from zoo.common.errors import InputError
@@ -22,6 +24,7 @@ from zoo.data.loading.loader import EvalLoader
 from zoo.evaluation.counts import Confusion
 from zoo.inference.tiling import predict_ids
 from zoo.models.build import gmacs, params_m
+from zoo.models.outputs import Outputs
 from zoo.models.segmentation import SegmentationModel
 from zoo.records.image_counts import ImageCounts, counts_hash, write_with_counts
 from zoo.records.record import PROTOCOL, SCHEMA, Record, parse_record
@@ -121,23 +124,33 @@ def score(
     after_batch: Callable[[], None] | None = None,
     ranks: Ranks | None = None,
     per_image: ImageCounts | None = None,
+    on_logits: Callable[[Outputs, Tensor], None] | None = None,
 ) -> Confusion:
     """The confusion matrix of `model` over all images of `loader`.
 
     The model's mode is restored afterwards. `after_batch` is called after each batch and may raise
     to stop. `precision`: fp32, bf16 or fp16 (autocast). With several `ranks`, each has its own part
     of the images in `loader`, and all get the counts of the whole. `per_image`, zeros of images of
-    the split x classes x 3, is filled with each image's own counts.
+    the split x classes x 3, is filled with each image's own counts. `on_logits` gets the logits of
+    each batch, or of each window of large images, with their masks, on the device.
     """
     ranks = ranks or Ranks()
     confusion = Confusion(model.spec.classes)
+
+    def with_masks(masks: Tensor, outputs: Outputs, rows: slice, columns: slice) -> None:
+        assert on_logits is not None
+        on_logits(outputs, masks[..., rows, columns].to(device))
+
     was_training = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         with ranks.raise_on_all_ranks(), progress_bar() as bar:
             task = bar.add_task(description, total=loader.images)
             for indices, images, masks in loader:
-                predicted = predict_ids(model, images, precision=precision, device=device).cpu()
+                predicted = predict_ids(
+                    model, images, precision=precision, device=device,
+                    on_logits=on_logits and partial(with_masks, masks),
+                ).cpu()  # fmt: skip
                 if per_image is None:
                     confusion.add(masks, predicted)
                 else:

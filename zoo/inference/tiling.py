@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
 
-from zoo.models.outputs import resized
+from zoo.models.outputs import Outputs, resized
 from zoo.models.segmentation import SegmentationModel, normalise, rescaled
 from zoo.runtime.precision import autocast
 
@@ -14,6 +15,8 @@ MOST_PIXELS = 2**22
 """Larger images are predicted in windows, so that memory does not grow with the image."""
 WINDOW, MARGIN = 1024, 192
 """Side of the part of a window that is kept, and of the context around it, in pixels."""
+OnLogits = Callable[[Outputs, slice, slice], None]
+"""Gets the logits of some rows and columns of the images."""
 
 
 def predict_ids(
@@ -22,32 +25,44 @@ def predict_ids(
     *,
     precision: str = "fp32",
     device: torch.device | str = "cpu",
+    on_logits: OnLogits | None = None,
 ) -> torch.Tensor:
     """Class ids, uint8 B x H x W, of uint8 images B x in_chans x H x W.
 
     The model must be in evaluation mode. Images that have more than 4 megapixels at the network's
     input size (see `spec`) are predicted by sliding-window inference: windows of 1024 such pixels
-    with 192 pixels of context on each side.
+    with 192 pixels of context on each side. `on_logits` gets the logits too: once, of all pixels,
+    or window by window, without the context.
     """
     height, width = images.shape[-2:]
     factor = model.spec.input_factor(height, width)
-    ids_of = partial(_ids, model, factor=factor, precision=precision, device=device)
+    logits_of = partial(_logits, model, factor=factor, precision=precision, device=device)
     if height * width * factor**2 <= MOST_PIXELS:
-        return ids_of(images)
+        logits, size = logits_of(images), (height, width)
+        if on_logits is not None:
+            outputs = Outputs(logits, size, size, align_corners=False)
+            on_logits(outputs, slice(0, height), slice(0, width))
+        return best_class(logits, size)
     side, margin = (max(1, round(length / factor)) for length in (WINDOW, MARGIN))
     ids = torch.empty((len(images), height, width), dtype=torch.uint8)
     for top in range(0, height, side):
         for left in range(0, width, side):
             y, x = max(0, top - margin), max(0, left - margin)
-            found = ids_of(images[..., y : top + side + margin, x : left + side + margin])
-            place = ids[..., top : top + side, left : left + side]
-            found = found[..., top - y :, left - x :]
-            place.copy_(found[..., : place.shape[-2], : place.shape[-1]])
+            window = images[..., y : top + side + margin, x : left + side + margin]
+            logits, size = logits_of(window), (window.shape[-2], window.shape[-1])
+            rows = slice(top, min(top + side, height))
+            columns = slice(left, min(left + side, width))
+            kept = (..., slice(top - y, rows.stop - y), slice(left - x, columns.stop - x))
+            ids[..., rows, columns] = best_class(logits, size)[kept]
+            if on_logits is not None:
+                inner = resized(logits.float(), size)[kept]
+                shape = (inner.shape[-2], inner.shape[-1])
+                on_logits(Outputs(inner, shape, shape), rows, columns)
     return ids
 
 
 @torch.inference_mode()
-def _ids(
+def _logits(
     model: SegmentationModel,
     images: torch.Tensor,
     *,
@@ -58,16 +73,18 @@ def _ids(
     inputs = rescaled(normalise(images, model.spec, device), factor)
     with autocast(precision, device):
         logits: torch.Tensor = model(inputs, factor=1.0)
-    if inputs.shape == images.shape:
-        return logits.argmax(dim=1).to(torch.uint8)
-    return best_class(logits, (images.shape[-2], images.shape[-1]))
+    return logits
 
 
+@torch.inference_mode()
 def best_class(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Class ids, uint8 B x H x W, of `logits` resized bilinearly to `size` (H, W).
 
-    One class at a time, so that memory does not grow with the number of classes.
+    Where they are resized, it is one class at a time, so that memory does not grow with the number
+    of classes.
     """
+    if logits.shape[-2:] == size:
+        return logits.argmax(dim=1).to(torch.uint8)
     most = logits.new_full((len(logits), *size), -torch.inf, dtype=torch.float32)
     ids = torch.zeros_like(most, dtype=torch.uint8)
     for index, plane in enumerate(logits.split(1, dim=1)):

@@ -255,9 +255,12 @@ class Augment(Strict):
 
 
 class EarlyStop(Strict):
-    """Stop when `metric` on the validation split has not improved for `patience` validations."""
+    """Stop when `metric` on the validation split has not improved for `patience` validations.
 
-    metric: Literal["miou"] = "miou"
+    miou rises, val_loss falls.
+    """
+
+    metric: Literal["miou", "val_loss"] = "miou"
     patience: Count
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -139,7 +140,13 @@ class RunLog:
         )
 
     def epoch(
-        self, progress: Progress, stage: str, loss: float, found: Confusion, seconds: float
+        self,
+        progress: Progress,
+        stage: str,
+        loss: float,
+        val_loss: float,
+        found: Confusion,
+        seconds: float,
     ) -> None:
         """One validation, after `progress.epoch` epochs; `loss` is the mean of the last one."""
         metrics = found.metrics()
@@ -151,14 +158,15 @@ class RunLog:
                 "step": progress.step,
                 "stage": stage,
                 "train_loss": loss,
+                "val_loss": val_loss if math.isfinite(val_loss) else None,
                 **{metric.key: metrics[metric.key] for metric in METRICS if metric.logged},
                 "best": best,
                 "seconds": seconds,
             }
         )
         info(
-            f"epoch {progress.epoch:3d}  {stage:8s} loss {loss:.4f}  val mIoU "
-            f"{100 * found.miou:5.2f} %{'  best' if best else ''}"
+            f"epoch {progress.epoch:3d}  {stage:8s} loss {loss:.4f}  val loss {val_loss:.4f}  "
+            f"val mIoU {100 * found.miou:5.2f} %{'  best' if best else ''}"
         )
 
     def _write(self, entry: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import pickle
 import tempfile
@@ -27,6 +28,10 @@ PARTS = ("model", "ema", "optimizer", "scaler", "plateau", "random", "progress")
 """What a checkpoint holds."""
 
 
+YOUNGER = {"best_val_loss"}
+"""Fields of `Progress` that older checkpoints do not have; their defaults are right for these."""
+
+
 @dataclasses.dataclass
 class Progress:
     """How far a run has come.
@@ -43,6 +48,7 @@ class Progress:
     best_miou: float = -1.0
     best_epoch: int = -1
     epochs_without_gain: int = 0
+    best_val_loss: float = math.inf
     seconds: float = 0.0
     log_bytes: int = 0
     micro_batch: int | None = None
@@ -134,7 +140,9 @@ def load_checkpoint(run: Path) -> tuple[dict[str, Any], Progress]:
     progress = parts.get("progress")
     told = set(progress) if isinstance(progress, dict) else set()
     missing = [part for part in PARTS if part not in parts]
-    missing += [f"progress.{name}" for name in sorted(known - told) if "progress" in parts]
+    missing += [
+        f"progress.{name}" for name in sorted(known - told - YOUNGER) if "progress" in parts
+    ]
     unknown = [f"progress.{name}" for name in sorted(told - known)]
     problems = [f"it holds no {shortened(missing)}"] if missing else []
     problems += [f"it holds {shortened(unknown)}, which this version does not know"] * bool(unknown)

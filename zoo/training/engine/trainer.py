@@ -35,7 +35,7 @@ from zoo.training.engine.optim import Plateau, make_optimizer, start_stage
 from zoo.training.engine.placement import placed
 from zoo.training.engine.sharding import Shards, check_sharding
 from zoo.training.engine.step import Inputs, Step
-from zoo.training.losses import Objective
+from zoo.training.losses import Objective, SplitLoss
 from zoo.training.run_folder import BEST, RunLog
 
 if TYPE_CHECKING:
@@ -234,14 +234,18 @@ class Trainer:
         """Score the weights if that is due and keep the best; returns the mIoU."""
         due = (epoch + 1) % self.recipe.validate_every == 0
         last = epoch + 1 == sum(s.epochs for s in self.recipe.stages)
-        confusion = self._score(epoch) if due or last else None
+        confusion, val_loss = self._score(epoch) if due or last else (None, math.nan)
         self.progress.epoch, self.progress.step_in_epoch = epoch + 1, 0
         self.progress.loss_sum = 0.0
         if confusion is None:
             return None
-        if confusion.miou > self.progress.best_miou:
+        gained = better = confusion.miou > self.progress.best_miou
+        if self.recipe.early_stop is not None and self.recipe.early_stop.metric == "val_loss":
+            gained = val_loss < self.progress.best_val_loss
+        self.progress.epochs_without_gain = 0 if gained else self.progress.epochs_without_gain + 1
+        self.progress.best_val_loss = min(self.progress.best_val_loss, val_loss)
+        if better:
             self.progress.best_miou, self.progress.best_epoch = confusion.miou, epoch + 1
-            self.progress.epochs_without_gain = 0
             training = self.training | {
                 "steps": self.progress.step,
                 "epoch": self.progress.epoch,
@@ -253,17 +257,17 @@ class Trainer:
                 if self.ranks.first:
                     best = self._scored_model()
                     save_folder(best, self.run / BEST, training=training, metrics=metrics)
-        else:
-            self.progress.epochs_without_gain += 1
         seconds = time.monotonic() - began
-        self.log.epoch(self.progress, stage.name, train_loss, confusion, seconds)
+        self.log.epoch(self.progress, stage.name, train_loss, val_loss, confusion, seconds)
         return float(confusion.miou)
 
-    def _score(self, epoch: int) -> Confusion:
+    def _score(self, epoch: int) -> tuple[Confusion, float]:
+        """The confusion matrix and the loss on the validation split."""
+        loss = SplitLoss(self.step.objective)
         if self.shards is not None:
             self.shards.gather(self.device)
         try:
-            return score(
+            confusion = score(
                 self._scored_model(),
                 self.val_loader,
                 precision=self.precision,
@@ -271,7 +275,9 @@ class Trainer:
                 description=f"epoch {epoch + 1} validation",
                 after_batch=self._stop_scoring,
                 ranks=self.ranks,
+                on_logits=loss.add,
             )
+            return confusion, loss.value(self.ranks)
         except Interrupted:
             self._stop()
         finally:

@@ -10,12 +10,13 @@ from zoo.training.losses.functional import (
     ohem,
     tversky,
 )
-from zoo.training.losses.objective import Objective
+from zoo.training.losses.objective import Objective, SplitLoss
 from zoo.training.losses.targets import IGNORE, one_hot
 
 __all__ = [
     "IGNORE",
     "Objective",
+    "SplitLoss",
     "boundary",
     "cross_entropy",
     "dice",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,9 @@ from zoo.registry.recipe import LossOptions
 from zoo.training.losses.queries import Matching, query_sums, query_target_sums
 from zoo.training.losses.targets import IGNORE, pixel_weights
 from zoo.training.losses.terms import Batch, PixelLoss, Settings, Strip, Sums, in_strips
+
+if TYPE_CHECKING:
+    from zoo.runtime.processes import Ranks
 
 ACTIVATIONS = ("softmax", "sigmoid")
 
@@ -190,6 +194,40 @@ class Objective(nn.Module):
             )
         if problems:
             raise InputError(join_problems("The loss cannot be computed:", problems))
+
+
+class SplitLoss:
+    """The loss of an objective over a whole split: sums are added up, and finished once.
+
+    So it depends on no batch size: `ce` is the mean over all valid pixels of the split, `dice` that
+    of the sums over the split, `lovasz` the mean over images. Auxiliary heads do not count. Mask
+    queries have no counterpart in sliding windows: of their recipes the losses on pixels count, or
+    `ce` where there are none.
+    """
+
+    def __init__(self, objective: Objective):
+        pixels = {
+            name: factor
+            for name, factor in objective.factors.items()
+            if LOSSES[name].reads == "pixels"
+        }
+        activation = "sigmoid" if objective.sigmoid else "softmax"
+        weights = objective.class_weights
+        self._objective = Objective(pixels or {"ce": 1.0}, objective.options, weights, activation)
+        self._sums: Sums = {}
+
+    @torch.inference_mode()
+    def add(self, outputs: Outputs, target: Tensor) -> None:
+        """Add the sums of some images, as `Objective.sums` takes them."""
+        for name, value in self._objective.sums(outputs, target).items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def value(self, ranks: Ranks) -> float:
+        """The loss of everything that the processes have added."""
+        gathered = ranks.gather({name: value.cpu() for name, value in self._sums.items()})
+        found = [sums for sums in gathered if sums]  # there may be more processes than images
+        totals = {name: torch.stack([sums[name] for sums in found]).sum(0) for name in found[0]}
+        return float(self._objective.value(totals))
 
 
 def _auxiliary_name(index: int, name: str) -> str:
