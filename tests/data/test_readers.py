@@ -171,7 +171,7 @@ def test_camvid32_has_the_splits_of_the_smaller_version(tmp_path: Path) -> None:
     found = {sample.name: split for split in dataset.splits for sample in dataset.splits[split]}
     assert found == CAMVID32_FRAMES
     assert dataset.allowed_ids()[pack((128, 64, 128))] == dataset.classes.index("Road")
-    assert {dataset.group_of(sample) for sample in dataset.splits["val"]} == {"0016E5"}
+    assert set(dataset.groups_of(dataset.splits["val"])) == {"0016E5"}
 
 
 def test_cityscapes_ids(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_cityscapes_ids(tmp_path: Path) -> None:
     )
     assert 34 not in ids
     assert dataset.splits["test"][0].mask is None
-    assert dataset.group_of(dataset.splits["val"][0]) == "rome"
+    assert dataset.groups_of(dataset.splits["val"][:1]) == ["rome"]
 
 
 def test_cityscapes_with_train_ids_only(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -36,6 +38,7 @@ from zoo.data.dataset import (
 from zoo.data.formats.coco import read_coco
 from zoo.data.formats.pairs import (
     LIST_EXTENSIONS,
+    STEM,
     Place,
     find_layout,
     find_splits,
@@ -44,6 +47,7 @@ from zoo.data.formats.pairs import (
     read_list,
     read_names,
     samples_by_name,
+    split_pattern,
 )
 from zoo.data.pixels.opening import (
     ARRAY_EXTENSIONS,
@@ -64,6 +68,14 @@ def _inside(path: str) -> str:
     """Refuse a path that is absolute or climbs out of the root."""
     if leaves_root(path):
         raise ValueError(f"{path!r} must lie below `root`: a relative path without '..'")
+    return path
+
+
+def _pattern(path: str) -> str:
+    """Refuse placeholders other than {stem}."""
+    wrong = set(re.findall(r"\{[A-Za-z ]+\}", path)) - {STEM}
+    if wrong:
+        raise ValueError(f"{path!r} has {shortened(sorted(wrong))}; the only placeholder is {STEM}")
     return path
 
 
@@ -105,6 +117,7 @@ def _kind(value: object) -> str:
 
 
 Inside = Annotated[str, AfterValidator(_inside)]
+Pattern = Annotated[Inside, AfterValidator(_pattern)]
 ListFile = Annotated[Inside, AfterValidator(_list_file)]
 Name = Annotated[str, AfterValidator(_readable)]
 Channel = Annotated[int, Field(ge=0, le=255)]
@@ -124,13 +137,14 @@ class ClassEntry(Strict):
 
 
 class SplitEntry(Strict):
-    """The folders of one split, relative to the root; without `masks` the split has images only.
+    """The images and masks of one split, relative to the root; without `masks` images only.
 
-    `list` is a file, relative to the description, whose names select files of the folders.
+    Each is a folder, or a pattern such as `masks/{stem}_gt.png`: `{stem}` is what the names of
+    image and mask share. `list` is a file, relative to the description, whose names select files.
     """
 
-    images: Inside
-    masks: Inside | None = None
+    images: Pattern
+    masks: Pattern | None = None
     list: ListFile | None = None
 
 
@@ -296,7 +310,13 @@ def read_dataset_file(path: Path) -> Dataset:
 
     Raises InputError that holds every problem of the file, or every problem of the folders.
     """
-    content = read_yaml(path)
+    try:
+        content = read_yaml(path)
+    except InputError as error:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            if "not valid YAML" in str(error) and STEM in path.read_text(encoding="utf-8"):
+                raise InputError(f"{error}\nWrite text with {STEM} in quotes.") from error
+        raise
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold keys and values, at least `version` and `classes`.")
     try:
@@ -341,6 +361,19 @@ def read_dataset_file(path: Path) -> Dataset:
     )
     dataset.groups_of([sample for samples in splits.values() for sample in samples])
     return dataset
+
+
+def place_of(
+    entry: SplitEntry,
+    root: Path,
+    extensions: list[str] = IMAGE_EXTENSIONS,
+    mask_extensions: list[str] = MASK_EXTENSIONS,
+) -> Place:
+    """The folders and patterns of a split, and the extensions that its files may have."""
+    folder, image_name = split_pattern(entry.images)
+    masks, mask_name = (None, STEM) if entry.masks is None else split_pattern(entry.masks)
+    side = None if masks is None else root / masks
+    return Place(root / folder, side, image_name, mask_name, extensions, mask_extensions)
 
 
 def _colour_problems(file: DatasetFile) -> list[str]:
@@ -431,6 +464,8 @@ def _sentence(entry: Any) -> str:
             model = SplitEntry
         return f"{where}: {unknown('key', place[-1], model.model_fields)}"
     message = entry["msg"].removeprefix("Value error, ")
+    if isinstance(entry["input"], dict) and "stem" in entry["input"]:
+        message = f"write text with {STEM} in quotes"
     given = "" if entry["type"] == "value_error" else f" (given: {str(entry['input'])[:60]!r})"
     return f"{where}: {message}{given}"
 
@@ -464,16 +499,10 @@ def _find_files(
             labels |= set(found)
         elif isinstance(entry, LabelMeEntry):
             folder = root / entry.labelme
-            place = Place(folder, folder, "", "", extensions, SHAPE_EXTENSIONS)
+            place = Place(folder, folder, STEM, STEM, extensions, SHAPE_EXTENSIONS)
             splits[name] = pair_place(place, problems)
         elif isinstance(entry, SplitEntry):
-            masks = None if entry.masks is None else root / entry.masks
-            place = Place(
-                root / entry.images,
-                masks,
-                image_extensions=extensions,
-                mask_extensions=mask_extensions,
-            )
+            place = place_of(entry, root, extensions, mask_extensions)
             if entry.list is None:
                 splits[name] = pair_place(place, problems)
             else:
@@ -481,10 +510,7 @@ def _find_files(
                 chosen = read_names(listed, problems)
                 splits[name] = samples_by_name(chosen, place, listed, problems) if chosen else []
         elif isinstance(entry, tuple):
-            splits[name] = pair_place(
-                Place(*entry, "", "", extensions, mask_extensions),
-                problems,
-            )
+            splits[name] = pair_place(Place(*entry, STEM, STEM, extensions, mask_extensions), problems)
         elif entry.endswith(LIST_EXTENSIONS):
             splits[name] = read_list(
                 path.parent / entry, root, extensions, problems, mask_extensions
@@ -498,10 +524,8 @@ def _find_files(
             if layout is None:
                 problems.append(f"splits.{name}: {root / entry} is missing")
                 continue
-            splits[name] = pair_place(
-                Place(*layout, "", "", extensions, mask_extensions),
-                problems,
-            )
+            place = Place(*layout, STEM, STEM, extensions, mask_extensions)
+            splits[name] = pair_place(place, problems)
         for sample in splits[name]:
             if sample.mask is not None:
                 outlines = sample.mask.suffix.lower() in SHAPE_EXTENSIONS

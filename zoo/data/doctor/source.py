@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from pydantic import ValidationError
@@ -15,8 +14,8 @@ from zoo.common.class_lists import Colour
 from zoo.common.errors import InputError
 from zoo.common.files import read_yaml
 from zoo.data.dataset import IGNORE, SPLITS, Dataset, Sample
-from zoo.data.description.dataset_yaml import DatasetFile, SplitEntry
-from zoo.data.formats.pairs import LIST_EXTENSIONS, Place, layouts, list_files
+from zoo.data.description.dataset_yaml import DatasetFile, SplitEntry, place_of
+from zoo.data.formats.pairs import LIST_EXTENSIONS, Place, find_names, layouts
 from zoo.data.formats.trees import TREES
 from zoo.data.load import load_dataset
 from zoo.data.pixels.opening import IMAGE_EXTENSIONS, MASK_EXTENSIONS
@@ -99,8 +98,8 @@ def find_source(data: str) -> Source:
         for split, part in reader.splits.items():
             if part.names is None and part.keep is None and part.is_there(root):
                 masks = root / part.masks if part.masks else None
-                endings = part.image_ending, part.mask_ending
-                places[split] = Place(root / part.images, masks, *endings)
+                names = part.image_name, part.mask_name
+                places[split] = Place(root / part.images, masks, *names)
         if not places:
             raise error
         classes, palette = list(reader.classes), list(reader.classes.values())
@@ -133,8 +132,7 @@ def find_source(data: str) -> Source:
             if isinstance(entry, str) and (root / entry).suffix not in LIST_EXTENSIONS:
                 places[split] = _best(layouts(root, entry))
             elif isinstance(entry, SplitEntry) and entry.list is None:
-                masks = root / entry.masks if entry.masks else None
-                places[split] = Place(root / entry.images, masks)
+                places[split] = place_of(entry, root)
     elif path.is_dir():
         return _nameless(path, Fault("D101", file, "is missing; masks were checked without names"))
     else:
@@ -176,35 +174,27 @@ def _paired(source: Source, places: dict[str, Place]) -> Source:
     """Fill in the samples of every split; unpaired files become faults."""
     source.places.update(places)
     for split, place in places.items():
-        images = _by_stem(place.images, place.image_ending, source.faults)
+        shown = place._replace(mask_extensions=IMAGE_EXTENSIONS)  # lossy masks have their own code
+        problems: list[str] = []
+        images, masks = find_names(shown, problems)
+        source.faults.extend(Fault("D104", None, problem) for problem in problems)
+        for folder, names in ((place.images, images), (place.masks, masks)):
+            for same in names.values():
+                source.faults.extend(
+                    Fault("D107", (folder or source.root) / name, f"same name as {same[0]}")
+                    for name in same[1:]
+                )
         if place.masks is None:
-            source.splits[split] = [Sample(stem, images[stem], None) for stem in images]
+            source.splits[split] = [
+                Sample(stem, place.images / found[0], None) for stem, found in images.items()
+            ]
             continue
-        masks = _by_stem(place.masks, place.mask_ending, source.faults)
-        source.faults.extend(Fault("D105", images[s]) for s in images if s not in masks)
-        source.faults.extend(Fault("D106", masks[s]) for s in masks if s not in images)
-        both = [stem for stem in images if stem in masks]
-        source.splits[split] = [Sample(stem, images[stem], masks[stem]) for stem in both]
+        first = {stem: place.images / found[0] for stem, found in images.items()}
+        mask = {stem: place.masks / found[0] for stem, found in masks.items()}
+        source.faults.extend(Fault("D105", first[s]) for s in first if s not in mask)
+        source.faults.extend(Fault("D106", mask[s]) for s in mask if s not in first)
+        source.splits[split] = [Sample(s, first[s], mask[s]) for s in first if s in mask]
     return source
-
-
-def _by_stem(folder: Path, ending: str, faults: list[Fault]) -> dict[str, Path]:
-    """The images below `folder` by their path without ending and extension."""
-    try:
-        names = list_files(folder)
-    except InputError as error:
-        faults.append(Fault("D104", folder, str(error)))
-        return {}
-    stems: defaultdict[str, list[str]] = defaultdict(list)
-    for name in names:
-        stem = str(PurePosixPath(name).with_suffix(""))
-        if PurePosixPath(name).suffix.lower() in IMAGE_EXTENSIONS and stem.endswith(ending):
-            stems[stem.removesuffix(ending)].append(name)
-    if not stems:
-        faults.append(Fault("D104", folder, "holds no images"))
-    for same in stems.values():
-        faults += [Fault("D107", folder / name, f"same name as {same[0]}") for name in same[1:]]
-    return {stem: folder / same[0] for stem, same in stems.items()}
 
 
 def ignored_ids(source: Source) -> list[int]:

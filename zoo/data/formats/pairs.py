@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -20,6 +21,8 @@ from zoo.data.pixels.opening import (
     SHAPE_EXTENSIONS,
 )
 
+STEM = "{stem}"
+"""What stands in a pattern for the part that the names of image and mask share."""
 LIST_EXTENSIONS = (".csv", ".txt")
 MAX_LIST_BYTES = 100_000_000
 SHOWN = 3
@@ -30,18 +33,28 @@ Row = tuple[int, str, str | None]
 
 
 class Place(NamedTuple):
-    """The folders of one split, and which of their files count.
+    """The folders of one split, and the names that count there.
 
-    A file counts if it has an allowed extension and its name ends in the ending before it; image
-    and mask are a pair when their paths without ending and extension are the same.
+    In `image_name` and `mask_name`, `{stem}` stands for what image and mask share in their names:
+    `{stem}_mask.gif` is the mask of `{stem}.jpg`. Without an extension all allowed ones count. The
+    files may lie in folders of any depth, which the two sides share too.
     """
 
     images: Path
     masks: Path | None
-    image_ending: str = ""
-    mask_ending: str = ""
+    image_name: str = STEM
+    mask_name: str = STEM
     image_extensions: list[str] = IMAGE_EXTENSIONS
     mask_extensions: list[str] = MASK_EXTENSIONS
+
+
+def split_pattern(written: str) -> tuple[str, str]:
+    """The folder and the name of a written path: `masks/{stem}_gt.png`, or only a folder."""
+    folder, found, rest = written.partition(STEM)
+    if not found:
+        return written, STEM
+    folder, slash, prefix = folder.rpartition("/")
+    return folder + slash or ".", prefix + STEM + rest
 
 
 def pair(images: Path, masks: Path | None) -> list[Sample]:
@@ -125,26 +138,71 @@ def samples_by_name(
 
 
 def _names(place: Place, problems: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """The image and the mask files of a split, by the name that a pair shares."""
-    images = _by_stem(place.images, place.image_extensions, "image", place.image_ending, problems)
+    """The image and the mask files of a split, by the stem that a pair shares."""
+    images, masks = find_names(place, problems)
+    what = "annotation" if place.mask_extensions == SHAPE_EXTENSIONS else "mask"
+    sides = [("image", place.images, images)]
+    sides += [] if place.masks is None else [(what, place.masks, masks)]
+    for _, folder, stems in sides:
+        twice = [" and ".join(found) for found in stems.values() if len(found) > 1]
+        if twice:
+            problems.append(
+                f"{folder} holds {len(twice)} names twice ({shortened(twice, SHOWN)}): "
+                f"keep one file for each name"
+            )
+    first_image = {stem: found[0] for stem, found in images.items()}
+    return first_image, {stem: found[0] for stem, found in masks.items()}
+
+
+def find_names(
+    place: Place, problems: list[str]
+) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """The image and the mask files of a split, by their stem, below their folders.
+
+    A file that fits both sides belongs to the one whose folder and name are longer as written. What
+    leaves a side without files is added to `problems`.
+    """
+    images = _by_stem(place.images, place.image_name, place.image_extensions, "image", problems)
     if place.masks is None:
         return images, {}
     what = "annotation" if place.mask_extensions == SHAPE_EXTENSIONS else "mask"
-    masks = _by_stem(place.masks, place.mask_extensions, what, place.mask_ending, problems)
+    masks = _by_stem(place.masks, place.mask_name, place.mask_extensions, what, problems)
+    if not (images and masks):
+        return images, masks
+    length = len(str(place.images / place.image_name)) - len(str(place.masks / place.mask_name))
+    both = {place.images / name for found in images.values() for name in found}
+    both &= {place.masks / name for found in masks.values() for name in found}
+    if both and length == 0:
+        problems.append(
+            f"{place.masks} holds both sides, so an image would be its own mask. Write how the "
+            f'names differ, for example `images: "{STEM}.jpg"` and `masks: "{STEM}_mask.png"`'
+        )
+        return {}, {}
+    if length < 0:
+        images = _without(images, place.images, both)
+    else:
+        masks = _without(masks, place.masks, both)
     return images, masks
 
 
+def _without(names: dict[str, list[str]], folder: Path, files: set[Path]) -> dict[str, list[str]]:
+    kept = {s: [name for name in found if folder / name not in files] for s, found in names.items()}
+    return {stem: found for stem, found in kept.items() if found}
+
+
 def _by_stem(
-    folder: Path, extensions: list[str], what: str, ending: str, problems: list[str]
-) -> dict[str, str]:
-    """The files of `folder` that count, by path without ending and extension."""
+    folder: Path, name: str, extensions: list[str], what: str, problems: list[str]
+) -> dict[str, list[str]]:
+    """The files of `folder` that count, by their stem."""
     try:
         names = list_files(folder)
     except InputError as error:
         problems.append(str(error))
         return {}
-    jpegs = [name for name in names if _extension(name) in JPEG_EXTENSIONS]
-    if jpegs and what == "mask" and JPEG_EXTENSIONS[0] not in extensions:
+    lossy = [e for e in JPEG_EXTENSIONS if what == "mask" and e not in extensions]
+    stems = match_names(names, name, [*extensions, *lossy])
+    jpegs = [n for found in stems.values() for n in found if _extension(n) in lossy]
+    if jpegs:
         problems.append(
             f"{folder} holds {len(jpegs)} JPEG masks ({shortened(jpegs, SHOWN)}): JPEG blurs ids "
             f"at edges, so the true ids are lost. Export the masks again as PNG; where they are "
@@ -152,26 +210,36 @@ def _by_stem(
             f"(`zoo data init` proposes it)"
         )
         return {}
-    stems: defaultdict[str, list[str]] = defaultdict(list)
-    for name in names:
-        stem = without_extension(name)
-        if _extension(name) in extensions and stem.endswith(ending):
-            stems[stem.removesuffix(ending)].append(name)
     if not stems:
         state = "is empty"
         if names:
             counts = Counter(_extension(name) or "no extension" for name in names).most_common()
             found = shortened((f"{count} x {key}" for key, count in counts), SHOWN)
             state = f"holds no {what}, only {found}"
-        allowed = " ".join(f"{ending}{extension}" for extension in extensions)
-        problems.append(f"{folder} {state}. Allowed {what} extensions: {allowed}")
-    twice = [" and ".join(found) for found in stems.values() if len(found) > 1]
-    if twice:
-        problems.append(
-            f"{folder} holds {len(twice)} names twice ({shortened(twice, SHOWN)}): "
-            f"keep one file for each name"
-        )
-    return {stem: found[0] for stem, found in stems.items()}
+            if name != STEM:
+                state = f"holds no {what} named {name}, but {shortened(names, SHOWN)}"
+        problems.append(f"{folder} {state}. Allowed {what} extensions: {' '.join(extensions)}")
+    return stems
+
+
+def match_names(names: list[str], pattern: str, extensions: list[str]) -> dict[str, list[str]]:
+    """Those of `names` that have an allowed extension and fit `pattern`, by their stem.
+
+    The stem includes the folders before it.
+    """
+    prefix, *rest = (re.escape(part) for part in pattern.split(STEM))
+    whole = _extension(pattern) in extensions
+    expression = re.compile(
+        f"(?P<folder>(?:.*/)?){prefix}(?P<stem>[^/]+){'(?P=stem)'.join(rest)}",
+        re.IGNORECASE if whole else 0,
+    )
+    stems: defaultdict[str, list[str]] = defaultdict(list)
+    for name in names:
+        if _extension(name) in extensions:
+            found = expression.fullmatch(name if whole else without_extension(name))
+            if found:
+                stems[found["folder"] + found["stem"]].append(name)
+    return dict(stems)
 
 
 def list_files(folder: Path) -> list[str]:

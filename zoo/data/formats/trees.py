@@ -22,14 +22,14 @@ from zoo.common.class_lists import (
 )
 from zoo.common.errors import InputError, join_problems
 from zoo.data.dataset import IGNORE, Dataset, Decoder, Sample, pack
-from zoo.data.formats.pairs import Place, pair_place, read_names, samples_by_name
+from zoo.data.formats.pairs import STEM, Place, pair_place, read_names, samples_by_name
 
 
 @dataclass(frozen=True)
 class Part:
     """The files of one split below the root.
 
-    Only files count whose names without extension end in `image_ending` and `mask_ending`. `names`
+    Only files count whose names fit the patterns `image_name` and `mask_name`, see `Place`. `names`
     is a list of names that selects files; `keep(name, index)` selects among the names. Without
     `masks` the split has images only.
     """
@@ -37,8 +37,8 @@ class Part:
     images: str
     masks: str | None
     names: str | None = None
-    image_ending: str = ""
-    mask_ending: str = ""
+    image_name: str = STEM
+    mask_name: str = STEM
     keep: Callable[[str, int], bool] | None = None
 
     def is_there(self, root: Path) -> bool:
@@ -50,7 +50,7 @@ class Part:
     def samples(self, root: Path, problems: list[str]) -> list[Sample]:
         """The pairs of the split; whatever is wrong is added to `problems`."""
         masks = None if self.masks is None else root / self.masks
-        place = Place(root / self.images, masks, self.image_ending, self.mask_ending)
+        place = Place(root / self.images, masks, self.image_name, self.mask_name)
         if self.names is not None:
             file = root / self.names
             listed = self._kept(read_names(file, problems))
@@ -136,7 +136,7 @@ def _camvid32_part(split: str) -> Part:
     return Part(
         "701_StillsRaw_full",
         "LabeledApproved_full",
-        mask_ending="_L",
+        mask_name=f"{STEM}_L",
         keep=lambda name, _: _camvid_split(name) == split,
     )
 
@@ -155,11 +155,11 @@ def _camvid_split(name: str) -> str:
 
 def _cityscapes_splits(ending: str) -> dict[str, Part]:
     """Test has images only: its published masks are empty."""
-    image, mask = "_leftImg8bit", f"_gtFine_{ending}"
+    image, mask = f"{STEM}_leftImg8bit", f"{STEM}_gtFine_{ending}"
     return {
-        "train": Part("leftImg8bit/train", "gtFine/train", image_ending=image, mask_ending=mask),
-        "val": Part("leftImg8bit/val", "gtFine/val", image_ending=image, mask_ending=mask),
-        "test": Part("leftImg8bit/test", None, image_ending=image),
+        "train": Part("leftImg8bit/train", "gtFine/train", image_name=image, mask_name=mask),
+        "val": Part("leftImg8bit/val", "gtFine/val", image_name=image, mask_name=mask),
+        "test": Part("leftImg8bit/test", None, image_name=image),
     }
 
 
