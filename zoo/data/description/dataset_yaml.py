@@ -510,7 +510,9 @@ def _find_files(
                 chosen = read_names(listed, problems)
                 splits[name] = samples_by_name(chosen, place, listed, problems) if chosen else []
         elif isinstance(entry, tuple):
-            splits[name] = pair_place(Place(*entry, STEM, STEM, extensions, mask_extensions), problems)
+            splits[name] = pair_place(
+                Place(*entry, STEM, STEM, extensions, mask_extensions), problems
+            )
         elif entry.endswith(LIST_EXTENSIONS):
             splits[name] = read_list(
                 path.parent / entry, root, extensions, problems, mask_extensions

@@ -177,8 +177,10 @@ def _paired(source: Source, places: dict[str, Place]) -> Source:
         shown = place._replace(mask_extensions=IMAGE_EXTENSIONS)  # lossy masks have their own code
         problems: list[str] = []
         images, masks = find_names(shown, problems)
-        source.faults.extend(Fault("D104", None, problem) for problem in problems)
         for folder, names in ((place.images, images), (place.masks, masks)):
+            if folder is not None and not names:
+                why = (text for text in problems if text.startswith(f"{folder} "))
+                source.faults.append(Fault("D104", folder, next(why, "holds no files to pair")))
             for same in names.values():
                 source.faults.extend(
                     Fault("D107", (folder or source.root) / name, f"same name as {same[0]}")

@@ -218,7 +218,9 @@ def _by_stem(
             state = f"holds no {what}, only {found}"
             if name != STEM:
                 state = f"holds no {what} named {name}, but {shortened(names, SHOWN)}"
-        problems.append(f"{folder} {state}. Allowed {what} extensions: {' '.join(extensions)}")
+        allowed = [name] if _extension(name) in extensions else [f"{name}{e}" for e in extensions]
+        shown = " ".join(allowed).replace(STEM, "") if name.startswith(STEM) else " ".join(allowed)
+        problems.append(f"{folder} {state}. Allowed {what} extensions: {shown}")
     return stems
 
 
