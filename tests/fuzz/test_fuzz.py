@@ -29,7 +29,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fuzz.mutations import mutations
+from fuzz.mutations import JUNK, mutations
 from zoo.bench.suite import read_suite
 from zoo.cli.main import run
 from zoo.data.inspect.scan import scan_labels
@@ -38,6 +38,7 @@ from zoo.data.scenes import write_scenes
 from zoo.leaderboard.build import write as write_leaderboard
 from zoo.records.image_counts import write_with_counts
 from zoo.records.speed import write_speed_record
+from zoo.registry.recipe import Recipe
 from zoo.training.finetune import finetune
 
 pytestmark = pytest.mark.fuzz
@@ -340,3 +341,26 @@ def test_mutated_files_work_or_are_refused_with_one_message(
     one()
     sys.stdout.write(f"{name}: exit codes {codes}\n")
     assert not faults, "\n\n".join(f"{place}\n{fault}" for place, fault in faults.items())
+
+
+KEYS = sorted(Recipe.model_fields)
+
+
+@pytest.fixture(scope="module")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small")
+    data(folder)
+    return folder
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.sampled_from(KEYS), st.one_of(JUNK.map(json.dumps), st.text(max_size=20)))
+def test_recipe_values_of_the_command_line_work_or_are_refused(
+    small_data: Path, key: str, value: str
+) -> None:
+    words = ["finetune", MODEL, "--data", str(small_data), "--out", str(small_data / "run")]
+    printed = io.StringIO()
+    with time_limit(), redirect_stdout(printed), redirect_stderr(printed):
+        code = run([*words, "--encoder-weights", "none", "--dry-run", f"{key}={value}"])
+    assert code in (0, 2)
+    assert printed.getvalue().strip()
