@@ -30,8 +30,8 @@ from zoo.training.budget import (
     refuse_epochs_given,
     spread,
 )
+from zoo.training.engine.checkpoint import RUN
 from zoo.training.plan import AUTO, Plan, make_trainer, prepare_trial
-from zoo.training.run_folder import RUN
 
 if TYPE_CHECKING:
     from zoo.data.inspect.scan import SplitScan

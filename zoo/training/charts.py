@@ -32,6 +32,9 @@ SERIES = {
 }
 """The series of the three panels with their colours, readable on white and on black."""
 
+CURVES = ("curves.svg", "curves.png")
+"""What `write_curves` writes into a run folder."""
+
 _NUMBERS = ("loss", "lr", "train_loss", "val_loss", "seconds")
 _BY_STEP = ("training, steps", "learning rate")
 _GREY = "#7a7f87"
@@ -53,7 +56,7 @@ def read_log(path: Path) -> list[Event]:
         raise InputError(f"Cannot read {path}: {error.strerror or error}.") from error
     events = []
     for number, line in enumerate(lines, 1):
-        event = _parse(line)
+        event = parse_event(line)
         if event is not None:
             events.append(event)
         elif line.strip() and number < len(lines):
@@ -163,7 +166,7 @@ def write_curves(run: Path) -> None:
     write_bytes(run / "curves.png", stream.getvalue())
 
 
-def _parse(line: str) -> Event | None:
+def parse_event(line: str | bytes) -> Event | None:
     """The event of one line, or None where the line is not a well-formed event."""
     try:
         event = json.loads(line)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,17 +11,18 @@ from typing import Any
 
 from zoo.common.console import info
 from zoo.common.errors import InputError
-from zoo.common.files import write_json
+from zoo.common.files import read_json, write_json
 from zoo.creation.create import DEFAULT
 from zoo.models.norms import has_batch_norm
 from zoo.registry.recipe import Recipe, recipe_dict, recipe_hash
 from zoo.runtime.environment import versions
 from zoo.runtime.processes import Ranks, start_ranks
 from zoo.training.auto import announce_choices, resolve_auto
+from zoo.training.charts import write_curves
 from zoo.training.engine.checkpoint import NAME as CHECKPOINT
 from zoo.training.engine.trainer import Result
 from zoo.training.plan import Plan, RunRequest, Start, make_plan, make_trainer, prepare
-from zoo.training.run_folder import RESULT, check_out, check_trackers, open_run
+from zoo.training.run_folder import RESULT, check_out, check_trackers, only_run, open_run
 
 
 def finetune(
@@ -56,13 +58,25 @@ def finetune(
 
 
 def run(request: RunRequest) -> Result:
-    """Do what `request` asks: plan, prepare, train, and write the result."""
+    """Do what `request` asks: plan, prepare, train, and write the result.
+
+    A finished run that is resumed is not trained again: what a kill left out is written.
+    """
+    with contextlib.ExitStack() as held:  # the lock on the run folder, once it is needed
+        return _run(request, held)
+
+
+def _run(request: RunRequest, held: contextlib.ExitStack) -> Result:
     ranks = start_ranks()
     with ranks.main_process_first():
         check_trackers(request.track)
         plan = make_plan(request)
         if ranks.first:
             check_out(plan.out, request.resume)
+            if request.resume:
+                held.enter_context(only_run(plan.out, resume=True))
+        if request.resume and (plan.out / RESULT).is_file():
+            return _completed(plan.out, ranks)
         plan = resolve_auto(plan, processes=ranks.world)
         announce_choices(plan)
         check_batch_size(plan.recipe, ranks.world)
@@ -108,20 +122,34 @@ def run(request: RunRequest) -> Result:
     with ranks.raise_on_all_ranks():
         trainer = make_trainer(plan, start, ranks, training=training)
         if ranks.first:
+            if not request.resume:
+                held.enter_context(only_run(plan.out, resume=False))
             open_run(plan.out, description, request.resume)
     _announce(plan, start, ranks)
     has_checkpoint = ranks.any((plan.out / CHECKPOINT).is_file())
     result = trainer.fit(resume=request.resume and has_checkpoint)
     with ranks.raise_on_all_ranks():
         if ranks.first:
-            from zoo.training.charts import write_curves  # altair, which no step needs
-
             write_json(plan.out / RESULT, asdict(result))
             write_curves(plan.out)
     info(
         f"Best val mIoU {100 * result.best_miou:.2f} % at epoch {result.best_epoch}; "
         f"model in {plan.out / 'best'}, curves in {plan.out / 'curves.png'}."
     )
+    return result
+
+
+def _completed(out: Path, ranks: Ranks) -> Result:
+    """The result of a finished run whose curves a kill left out, which are drawn."""
+    try:
+        result = Result(**read_json(out / RESULT))
+    except TypeError as error:
+        raise InputError(
+            f"{out / RESULT} is damaged: {error}. Remove it; --resume then writes it again."
+        ) from error
+    if ranks.first:
+        write_curves(out)
+        info(f"{out} was finished but for its curves, which are now in {out / 'curves.png'}.")
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -10,21 +11,24 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.common.console import info
+from filelock import FileLock, Timeout
+
+from zoo.common.console import info, warn
 from zoo.common.errors import InputError, RunError, extra, join_problems, unknown
-from zoo.common.files import read_json, recover_folder, write_json
+from zoo.common.files import read_json, recover_folder, sync, write_bytes, write_json
 from zoo.records.metrics import METRICS
 from zoo.registry.recipe import Recipe, recipe_dict
+from zoo.training.charts import CURVES, parse_event
 from zoo.training.engine.checkpoint import NAME as CHECKPOINT
-from zoo.training.engine.checkpoint import Progress
+from zoo.training.engine.checkpoint import RUN, Progress
 
 if TYPE_CHECKING:
     from zoo.evaluation.counts import Confusion
 
-RUN = "run.json"
 LOG = "log.jsonl"
 RESULT = "result.json"
 BEST = "best"
+LOCK = "run.lock"
 FREE = ("workers", "checkpoint_minutes", "micro_batch", "activation_checkpointing", "evidence")
 """Keys of a recipe that may change when a run is resumed."""
 TRACKERS = ("tensorboard", "trackio", "wandb")
@@ -37,23 +41,53 @@ PROJECT = "zoo"
 def check_out(out: Path, resume: bool) -> None:
     """Raise InputError unless a run can start in `out`, or resume there with `resume`.
 
-    A new run needs a folder that does not exist or is empty, a resumed one an unfinished run.
+    A new run needs a folder that does not exist or is empty, a resumed one a run that is not
+    finished, or is but for its curves.
     """
+    taken = out.exists() and (not out.is_dir() or any(at.name != LOCK for at in out.iterdir()))
     if resume and not (out / RUN).is_file():
         raise InputError(f"{out} has no run to resume: {RUN} is missing. Start without --resume.")
-    if resume and (out / RESULT).is_file():
+    if resume and all((out / name).is_file() for name in (RESULT, *CURVES)):
         raise InputError(f"{out} is finished; start another run with another --out.")
-    if not resume and out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if not resume and taken:
         what = "already holds a run" if (out / RUN).exists() else "is not an empty folder"
         raise InputError(
             f"{out} {what}. Give another --out, or continue the run there with --resume."
         )
 
 
+@contextlib.contextmanager
+def only_run(out: Path, resume: bool) -> Iterator[None]:
+    """Keep all other runs out of `out` during the block, which then is as `check_out` wants it.
+
+    Makes the folder. The system drops the lock when the process ends, however that happens; reading
+    needs none. Raises InputError where another run holds it, RunError where nothing can be written.
+    """
+    lock = FileLock(out / LOCK, timeout=0, fallback_to_soft=False)  # a soft lock survives a kill
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"Another run is still writing to {out}. Wait until it has ended or stop it, or give "
+            "another --out."
+        ) from None
+    except (OSError, NotImplementedError) as error:
+        if not os.access(out, os.W_OK):
+            raise RunError(f"Cannot write {out}: {getattr(error, 'strerror', error)}.") from error
+        warn(f"{out} cannot be locked ({error}); start no second run there.")
+    try:
+        check_out(out, resume)
+        yield
+    finally:
+        lock.release()
+
+
 def open_run(out: Path, description: dict[str, Any], resume: bool) -> None:
     """Write `description` to run.json in `out`, which `check_out` has checked.
 
-    Raises InputError naming every field in which a resumed run differs from it.
+    Raises InputError naming every field in which a resumed run differs from it; other versions of
+    the packages are a warning.
     """
     if not resume:
         write_json(out / RUN, description)
@@ -70,6 +104,18 @@ def open_run(out: Path, description: dict[str, Any], resume: bool) -> None:
             f"{', '.join(FREE)} may change. Restore these values, or give another --out:"
         )
         raise InputError(join_problems(header, problems))
+    env = before.get("env")
+    env = env if isinstance(env, dict) else {}
+    changed = [
+        f"{name} {_short(env.get(name))}, now {version}"
+        for name, version in now["env"].items()
+        if env.get(name) != version
+    ]
+    if changed:
+        warn(
+            f"The run began with {'; '.join(changed)}. It goes on, but not necessarily with the "
+            "same bits as a run that was never stopped."
+        )
     recover_folder(out / BEST)
     for name in (RUN, RESULT, BEST, CHECKPOINT):  # what a killed run was writing when it died
         for left in out.glob(f".{name}.*"):
@@ -97,8 +143,8 @@ def _short(value: object) -> str:
 class RunLog:
     """The numbers of a run: log.jsonl, one JSON object per line, and the trackers `track`.
 
-    The log is cut to where `progress` stands. With `write` false, as in all processes but the
-    first, nothing is written. Raises RunError where the file cannot be written.
+    The log is cut to where `progress` stands and to whole lines. With `write` false, as in all
+    processes but the first, nothing is written. Raises RunError where the file cannot be written.
     """
 
     def __init__(
@@ -110,8 +156,9 @@ class RunLog:
             return
         try:
             self._path.touch()
-            os.truncate(self._path, progress.log_bytes)
+            self._cut(progress)
             self._stream = self._path.open("a", encoding="utf-8")
+            sync(run)  # run.json and the log are on the disk before any checkpoint
         except OSError as error:
             raise RunError(f"Cannot write {self._path}: {error.strerror}.") from error
         settings = flat(recipe_dict(recipe))
@@ -124,6 +171,23 @@ class RunLog:
                 self._trackers.append(
                     module.init(project=PROJECT, name=run.name, config=settings, **more)
                 )
+
+    def _cut(self, progress: Progress) -> None:
+        """Drop what the checkpoint does not count, and lines that a power cut has spoiled."""
+        content = self._path.read_bytes()[: progress.log_bytes]
+        events = [(line, parse_event(line)) for line in content.split(b"\n")]
+        counted = [(line, e) for line, e in events if e and e["step"] <= progress.step]
+        kept = b"".join(line + b"\n" for line, _ in counted)
+        if kept == content and len(kept) == progress.log_bytes:
+            os.truncate(self._path, progress.log_bytes)
+            return
+        write_bytes(self._path, kept)
+        steps = {event["step"] for _, event in counted if event["event"] == "step"}
+        lost = progress.step - len(steps)
+        warn(
+            f"{self._path} is damaged, as after a power cut. Its whole lines are kept; {lost} of "
+            f"{progress.step} steps are lost to the log and the curves, nothing to the training."
+        )
 
     def step(self, progress: Progress, stage: str, loss: float, lr: float, speed: float) -> None:
         """One optimizer step; `speed` in images per second."""
@@ -186,9 +250,18 @@ class RunLog:
         for tracker in self._trackers:
             tracker.log(values, step=entry["step"])
 
-    def bytes(self) -> int:
-        """Length of the log so far."""
-        return self._path.stat().st_size if self._writes else 0
+    def sync(self) -> int:
+        """Wait until the log so far is on the disk; returns its length in bytes.
+
+        A checkpoint that counts these bytes is written after that, never before.
+        """
+        if not self._writes:
+            return 0
+        try:
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            raise RunError(f"Cannot write {self._path}: {error.strerror}.") from error
+        return self._path.stat().st_size
 
     def close(self) -> None:
         """Close the log and the trackers."""

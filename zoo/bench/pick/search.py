@@ -41,10 +41,10 @@ from zoo.registry.overrides import apply_overrides, parse_overrides
 from zoo.registry.recipe import Recipe
 from zoo.registry.resolve import resolve
 from zoo.training.budget import duration, parse_budget, refuse_epochs_given
+from zoo.training.engine.checkpoint import RUN as RUN_FILE
 from zoo.training.finetune import run as train
 from zoo.training.plan import AUTO, SCRATCH, RunRequest
 from zoo.training.run_folder import RESULT as RUN_RESULT
-from zoo.training.run_folder import RUN as RUN_FILE
 
 MOST_TRIALS = 27
 POLL_SECONDS = 0.1

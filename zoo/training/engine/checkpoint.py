@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import pickle
 import tempfile
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from zoo.common.errors import InputError, RunError, shortened
+from zoo.common.errors import InputError, RunError, join_problems, shortened
+from zoo.common.files import sha256, sync
 from zoo.training.engine.features import map_tensors
 from zoo.training.engine.sharding import gathered
 
 NAME = "checkpoint.pt"
 PARTS = ("model", "ema", "optimizer", "scaler", "plateau", "random", "progress")
-"""What a checkpoint holds."""
+"""What a checkpoint holds; one that is written now also has `run`, the digest of run.json."""
+RUN = "run.json"
+NEW_RUN = "Start a new run with another --out; the best model so far is in best/ of the run folder."
 
 
 YOUNGER = {"best_val_loss"}
@@ -76,7 +80,16 @@ def restore_weights_and_optimizer(
     ema: nn.Module | None,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Load what `weights_and_optimizer` gave, also into another number of processes."""
+    """Load what `weights_and_optimizer` gave, also into another number of processes.
+
+    Raises InputError naming everything that does not fit the model and the optimizer, and values
+    that are not finite; nothing is loaded then.
+    """
+    problems = list(_misfits(state, model, ema, optimizer))
+    if problems:
+        shown = problems[:10] + [f"and {len(problems) - 10} more"] * (len(problems) > 10)
+        header = f"{NAME} does not fit this run; nothing of it was loaded. {NEW_RUN}"
+        raise InputError(join_problems(header, shown))
     whole = StateDictOptions(full_state_dict=True)
     set_model_state_dict(model, state["model"], options=whole)
     if ema is not None:
@@ -102,7 +115,8 @@ def save_checkpoint(run: Path, state: dict[str, Any], progress: Progress) -> Non
 
     Raises RunError where the disk is full or the folder cannot be written.
     """
-    content = {**state, "progress": dataclasses.asdict(progress)}
+    digest = sha256(run / RUN) if (run / RUN).is_file() else None
+    content = {**state, "progress": dataclasses.asdict(progress), "run": digest}
     temporary: Path | None = None
     try:
         handle, name = tempfile.mkstemp(dir=run, prefix=f".{NAME}.")
@@ -112,6 +126,7 @@ def save_checkpoint(run: Path, state: dict[str, Any], progress: Progress) -> Non
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(run / NAME)
+        sync(run)
     except (OSError, RuntimeError) as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -124,15 +139,22 @@ def save_checkpoint(run: Path, state: dict[str, Any], progress: Progress) -> Non
 def load_checkpoint(run: Path) -> tuple[dict[str, Any], Progress]:
     """Read the checkpoint of a run; only tensors and plain values are loaded.
 
-    Raises InputError where there is none, it cannot be read, or another version wrote it.
+    The checksums that torch stores with every tensor are compared first. Raises InputError where
+    there is no checkpoint, it is damaged, or another version or another run wrote it.
     """
     path = run / NAME
     if not path.is_file():
         raise InputError(f"{run} holds no checkpoint to resume from.")
     try:
+        with zipfile.ZipFile(path) as archive:
+            spoiled = archive.testzip()
+        if spoiled is not None:
+            raise zipfile.BadZipFile(f"Bad CRC-32 for {spoiled!r}")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise InputError(f"{path} is not a readable checkpoint: {error}.") from error
+    except Exception as error:  # zipfile and torch raise nearly anything on a spoiled file
+        raise InputError(
+            f"{path} is damaged or no checkpoint ({str(error).splitlines()[0][:100]}). {NEW_RUN}"
+        ) from error
 
     # an older or a newer version may have stored other parts
     parts = content if isinstance(content, dict) else {}
@@ -152,7 +174,120 @@ def load_checkpoint(run: Path) -> tuple[dict[str, Any], Progress]:
             "the version that started the run (run.json: env.zoo), or start a new run with another "
             f"--out; the best model so far is in {run / 'best'}."
         )
-    return content, Progress(**content.pop("progress"))
+    digest = content.pop("run", None)
+    if digest is not None and (run / RUN).is_file() and digest != sha256(run / RUN):
+        raise InputError(
+            f"{path} belongs to another run than {run / RUN}. Copy run folders as a whole. "
+            f"{NEW_RUN}"
+        )
+    progress = content.pop("progress")
+    if wrong := [name for name, value in progress.items() if not _sound(name, value)]:
+        values = (f"progress.{name} is {progress[name]!r}" for name in wrong)
+        raise InputError(f"{path} is damaged: {shortened(values, 5)[:500]}. {NEW_RUN}")
+    return content, Progress(**progress)
+
+
+def _sound(name: str, value: Any) -> bool:
+    """True if `value` is one that the field `name` of `Progress` can have."""
+    if name == "micro_batch" and value is None:
+        return True
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        return False
+    least = {"best_epoch": -1, "best_miou": -1, "micro_batch": 1, "loss_sum": -math.inf}
+    whole = isinstance(value, int) or name in ("loss_sum", "best_miou", "seconds")
+    return whole and value >= least.get(name, 0)
+
+
+def _misfits(
+    state: dict[str, Any],
+    model: nn.Module,
+    ema: nn.Module | None,
+    optimizer: torch.optim.Optimizer,
+) -> Iterator[str]:
+    """What in `state` has another name, shape or type than the run's own, or is not finite."""
+    for part, own in {"model": model, "ema": ema}.items():
+        found = state[part]
+        if own is None or not isinstance(found, dict):
+            if found is not None:
+                yield f"{part} is {'there' if own is None else f'a {type(found).__name__}'}"
+            elif own is not None:
+                yield f"{part} is missing"
+            continue
+        wanted, learned = own.state_dict(), dict(own.named_parameters())
+        yield from (f"{part} lacks {name}" for name in wanted.keys() - found.keys())
+        yield from (f"{part} has an unknown {name!r}" for name in found.keys() - wanted.keys())
+        for name in wanted.keys() & found.keys():
+            value, like = found[name], wanted[name]
+            if not isinstance(value, Tensor):
+                yield f"{part}.{name} is a {type(value).__name__}"
+            elif (value.shape, value.dtype) != (like.shape, like.dtype):
+                yield (f"{part}.{name} is {_described(value)}, the run needs {_described(like)}")
+            elif not _finite(value, infinite=name not in learned):
+                yield f"{part}.{name} holds NaN or infinity"
+
+    plateau = {"share": 1.0, "best": 0.0, "without_gain": 0}
+    scaler = torch.amp.GradScaler("cpu").state_dict()
+    for part, like in {"scaler": scaler, "plateau": plateau}.items():
+        if state[part] is not None and not _alike(state[part], like):
+            yield f"{part} is not what a run stores there"
+    if not _alike(state["random"], [random_state() | {"cuda": []}]):
+        yield "random is not the state of random generators"
+
+    found = state["optimizer"]
+    found = found if isinstance(found, dict) else {}
+    groups, kept = found.get("param_groups"), found.get("state")
+    own_groups = optimizer.state_dict()["param_groups"]
+    grouped = isinstance(groups, list) and all(isinstance(group, dict) for group in groups)
+    if not isinstance(groups, list) or not grouped or not isinstance(kept, dict):
+        yield "optimizer is not the state of an optimizer"
+        return
+    if [g.get("params") for g in groups] != [g["params"] for g in own_groups]:
+        yield "optimizer.param_groups are those of other parameters"
+        return
+    for group, own_group in zip(groups, own_groups, strict=True):
+        for key, like in own_group.items():
+            value, number = group.get(key, like), isinstance(like, int | float)
+            if number and not (isinstance(value, int | float) and math.isfinite(value)):
+                yield f"optimizer.param_groups: {key} is {value!r}"[:200]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, values in kept.items():
+        if not isinstance(values, dict) or number not in range(len(parameters)):
+            yield f"optimizer.state has an unknown entry {number!r}"[:200]
+            continue
+        shape = parameters[number].shape
+        for key, value in values.items():
+            if isinstance(value, Tensor) and value.ndim and value.shape != shape:
+                yield f"optimizer.state.{number}.{key} is {_described(value)}, not {[*shape]}"
+            elif isinstance(value, Tensor) and not _finite(value):
+                yield f"optimizer.state.{number}.{key} holds NaN"
+            elif not isinstance(value, Tensor | int | float | None):
+                yield f"optimizer.state.{number}.{key} is a {type(value).__name__}"
+
+
+def _alike(value: Any, like: Any) -> bool:
+    """True if `value` is built as `like`, whose lists stand for lists of any length above 0."""
+    if isinstance(like, dict):
+        known = isinstance(value, dict) and value.keys() == like.keys()
+        return known and all(_alike(value[key], like[key]) for key in like)
+    if isinstance(like, list):
+        listed = isinstance(value, list) and bool(value or not like)
+        return listed and all(not like or _alike(item, like[0]) for item in value)
+    if isinstance(like, Tensor):
+        same = isinstance(value, Tensor) and value.shape == like.shape
+        return same and value.dtype == like.dtype
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and not math.isnan(value)
+
+
+def _described(tensor: Tensor) -> str:
+    return f"{[*tensor.shape]} of {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _finite(tensor: Tensor, infinite: bool = True) -> bool:
+    """False if the tensor holds NaN, or infinity where that is not allowed."""
+    if not tensor.is_floating_point():
+        return True
+    return not bool(tensor.isnan().any() if infinite else (~tensor.isfinite()).any())
 
 
 def random_state() -> dict[str, list[Tensor]]:

@@ -16,6 +16,7 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 
 from zoo.common.console import info, progress_bar
+from zoo.common.errors import InputError
 from zoo.evaluation.counts import Confusion
 from zoo.evaluation.evaluate import score
 from zoo.hub.folder import save_folder
@@ -334,12 +335,23 @@ class Trainer:
         }
         with self.ranks.raise_on_all_ranks():
             if self.ranks.first:
-                self.progress.log_bytes = self.log.bytes()
+                self.progress.log_bytes = self.log.sync()
                 save_checkpoint(self.run, state, self.progress)
 
     def _restore(self) -> None:
         with self.ranks.raise_on_all_ranks():
             state, self.progress = load_checkpoint(self.run)
+        done, steps = self.progress, self.train_loader.steps_per_epoch
+        if (
+            done.step != done.epoch * steps + done.step_in_epoch
+            or done.step > self._steps
+            or done.step_in_epoch > steps
+        ):
+            raise InputError(
+                f"The checkpoint in {self.run} is damaged: it is at step {done.step}, "
+                f"{done.step_in_epoch} steps into epoch {done.epoch + 1}, of a run of "
+                f"{self._steps} steps. Start a new run with another --out."
+            )
         restore_weights_and_optimizer(state, self.model, self._averaged, self.optimizer)
         self._plateau = state["plateau"]
         if self.step.scaler is not None and state["scaler"] is not None:
