@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import io
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers.data_folders import fails, load, random_image, save
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 
 from zoo.common.errors import InputError
-from zoo.data.dataset import IGNORE, nearest_levels
+from zoo.data.dataset import IGNORE, Dataset, nearest_levels
+from zoo.data.description.init import init
+from zoo.data.doctor import diagnose
 from zoo.data.inspect.scan import count_labels, scan_labels
+from zoo.data.load import load_dataset
 from zoo.data.loading.decoded import DecodedPairs
 from zoo.data.pixels.masks import read_mask, read_pair, to_source_ids
 from zoo.data.split import split
@@ -131,3 +137,186 @@ def test_jpeg_masks_without_the_rule_are_refused_with_it(tmp_path: Path) -> None
     message = fails(tmp_path, "version: 1\nclasses: [a, b]\n")
     assert "holds 1 JPEG masks (x.jpg)" in message
     assert "write `grey:` in dataset.yaml (`zoo data init` proposes it)" in message
+
+
+# zoo data init
+
+
+def drawing(seed: int, size: tuple[int, int] = (120, 90)) -> Image.Image:
+    """Two white ellipses on black, smoothed along their edges: drawn four times as large."""
+    rng = np.random.default_rng(seed)
+    large = Image.new("L", (4 * size[0], 4 * size[1]))
+    pen = ImageDraw.Draw(large)
+    for _ in range(2):
+        x, y = (int(rng.integers(length, 3 * length)) for length in size)
+        pen.ellipse((x - size[0] // 2, y - size[1] // 2, x + size[0], y + size[1] // 2), fill=255)
+    return large.resize(size, Image.Resampling.BOX)
+
+
+def ids_of_squares(values: Sequence[int], seed: int) -> np.ndarray[Any, Any]:
+    rng = np.random.default_rng(seed)
+    ids = np.zeros((90, 120), dtype=np.uint8)
+    for _ in range(25):
+        top, left = rng.integers(0, 80), rng.integers(0, 110)
+        height, width = rng.integers(1, 30, 2)
+        ids[top : top + height, left : left + width] = rng.choice(values)
+    return ids
+
+
+def described(root: Path, masks: Sequence[Any], suffix: str = ".png", **options: Any) -> Dataset:
+    for number, mask in enumerate(masks):
+        array = np.asarray(mask, dtype=np.uint8)
+        save(root / "images" / f"{number}.png", random_image(number, *array.shape[:2]))
+        save(root / "masks" / f"{number}{suffix}", array, **options)
+    return load_dataset(init(root))
+
+
+def test_init_finds_smoothed_edges(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    masks = [drawing(seed) for seed in range(4)]
+    dataset = described(tmp_path, masks)
+    assert dataset.decoder == "grey"
+    assert dataset.classes == ["background", "foreground"]
+    assert dataset.grey == {0: 0, 255: 1}
+    array = np.asarray(masks[0])
+    sample = dataset.splits["train"][0]
+    assert np.array_equal(read_mask(sample, dataset), (array >= 128).astype(np.uint8))
+    white = [np.count_nonzero(np.asarray(mask) >= 247) / array.size for mask in masks]
+    text = (tmp_path / "dataset.yaml").read_text()
+    assert "grey: {0: background, 255: foreground}" in text
+    assert f"- foreground  # level 255, {100 * np.mean(white):.2g} %" in text
+    said = capsys.readouterr().err
+    assert re.search(r"4 masks hold 1[78] grey values: 0 \(\d\d %\), 255 \(\d\d %\) and", said)
+
+
+@pytest.mark.parametrize("quality", [50, 75, 85, 95])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_init_finds_jpeg_masks(tmp_path: Path, quality: int, mode: str) -> None:
+    masks = [drawing(seed).convert(mode) for seed in range(3)]
+    dataset = described(tmp_path, masks, ".jpg", quality=quality)
+    assert dataset.grey == {0: 0, 255: 1}
+    truth = np.asarray(masks[0].convert("L")) >= 128
+    wrong = (read_mask(dataset.splits["train"][0], dataset) == 1) != truth
+    assert wrong.mean() < 0.01  # of the pixels, along the edges
+
+
+def test_init_finds_what_was_jpeg_before(tmp_path: Path) -> None:
+    masks = []
+    for seed in range(3):
+        stream = io.BytesIO()
+        Image.fromarray(ids_of_squares([255], seed)).save(stream, "JPEG", quality=90)
+        masks.append(Image.open(stream))
+    assert described(tmp_path, masks).grey == {0: 0, 255: 1}
+
+
+def test_init_finds_three_levels(tmp_path: Path) -> None:
+    masks = []
+    for seed in range(3):
+        large = Image.fromarray(ids_of_squares([128, 255], seed)).resize((480, 360))
+        masks.append(large.resize((123, 91), Image.Resampling.BILINEAR))
+    dataset = described(tmp_path, masks)
+    assert dataset.classes == ["class_0", "class_1", "class_2"]
+    assert dataset.grey == {0: 0, 128: 1, 255: 2}
+
+
+def test_init_of_one_mask_of_many_empty_ones(tmp_path: Path) -> None:
+    empty = np.zeros((90, 120), dtype=np.uint8)
+    assert described(tmp_path, [*[empty] * 30, drawing(0)]).grey == {0: 0, 255: 1}
+    black = described(tmp_path / "black", [empty], ".jpg")
+    assert black.grey == {0: 0, 255: 1}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [255], [128, 255], [64, 128, 191, 255], [1, 2, 255], [*range(1, 21), 255],
+        [255, 255, 255, 20, 30, 40], [*range(182)], [*range(0, 250, 25)],
+    ],
+)  # fmt: skip
+def test_ids_are_never_taken_for_grey(tmp_path: Path, values: list[int]) -> None:
+    masks = [ids_of_squares(values, seed) for seed in range(6)]
+    dataset = described(tmp_path, masks)
+    assert dataset.decoder == "ids"
+    assert {0, *np.unique(masks)} <= set(dataset.allowed_ids())
+
+
+def test_palettes_are_never_taken_for_grey(tmp_path: Path) -> None:
+    for number in range(2):
+        save(tmp_path / "images" / f"{number}.png", random_image(number, 90, 120))
+        picture = Image.fromarray(np.asarray(drawing(number)) // 2)
+        picture.putpalette(list(range(256)) * 3)
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        picture.save(tmp_path / "masks" / f"{number}.png")
+    assert load_dataset(init(tmp_path)).decoder == "ids"
+
+
+def test_soft_masks_are_refused_with_the_way_on(tmp_path: Path) -> None:
+    blurred = drawing(0).filter(ImageFilter.GaussianBlur(20))
+    with pytest.raises(InputError) as caught:
+        described(tmp_path, [blurred])
+    message = str(caught.value)
+    assert (
+        "neither ids nor grey levels with blurred edges, but soft masks such as mattes" in message
+    )
+    text = message[message.index("version: 1") :]
+    (tmp_path / "dataset.yaml").write_text(
+        f"{text}\nsplits: {{train: {{images: images, masks: masks}}}}\n"
+    )
+    dataset = load_dataset(tmp_path)
+    expected = np.asarray(blurred) >= 128
+    assert np.array_equal(read_mask(dataset.splits["train"][0], dataset), expected)
+
+
+def test_jpeg_masks_without_levels_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="neither ids nor grey levels"):
+        described(tmp_path, [ids_of_squares(range(5), 0)], ".jpg")
+    colour = np.zeros((90, 120, 3), dtype=np.uint8)
+    colour[:40, :, 0] = 255
+    with pytest.raises(InputError, match="compressed with loss, so its colours have changed"):
+        described(tmp_path / "colour", [colour], ".jpg")
+
+
+def test_gray_and_rgb_files_may_be_mixed_where_all_is_grey(tmp_path: Path) -> None:
+    masks = [drawing(0), drawing(1).convert("RGB")]
+    assert described(tmp_path, masks).grey == {0: 0, 255: 1}
+
+
+def test_masks_that_cannot_be_read_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "images" / "x.png", random_image(0, 9, 9))
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "x.png").write_bytes(b"")
+    with pytest.raises(InputError, match="1 files cannot be used"):
+        init(tmp_path)
+    described(tmp_path, [ids_of_squares([1], 0)])
+    assert "1 of 2 masks cannot be read, the first:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["ids", "colours", "smoothed", "smoothed_rgb", "jpeg"])
+def test_what_init_read_is_not_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    squares = [ids_of_squares([1, 2], seed) for seed in range(3)]
+    drawings = [drawing(seed) for seed in range(3)]
+    masks, suffix = {
+        "ids": (squares, ".png"),
+        "colours": ([np.stack([m, m * 9, m], axis=2) for m in squares], ".png"),
+        "smoothed": (drawings, ".png"),
+        "smoothed_rgb": ([one.convert("RGB") for one in drawings], ".png"),
+        "jpeg": (drawings, ".jpg"),
+    }[kind]
+    dataset = described(tmp_path, masks, suffix)
+    opened = []
+    real = Image.open
+
+    def counting(path: Path, *args: Any, **options: Any) -> Image.Image:
+        opened.append(Path(path))
+        return real(path, *args, **options)
+
+    monkeypatch.setattr(Image, "open", counting)
+    scan = scan_labels(dataset).splits["train"]
+    assert scan.pixels.sum() == 3 * 90 * 120
+    assert count_labels(dataset, dataset.splits["train"]).sum(axis=0).tolist() == list(scan.pixels)
+    diagnosis = diagnose(tmp_path, progress=False)
+    assert diagnosis.facts["pixels"]["train"] == list(scan.pixels)
+    assert [path for path in opened if path.parent.name == "masks"] == []

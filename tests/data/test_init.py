@@ -12,7 +12,6 @@ from helpers.data_folders import random_image, save
 from zoo.common.errors import InputError, RunError
 from zoo.common.files import read_yaml
 from zoo.data.dataset import IGNORE, Dataset
-from zoo.data.description import init as description
 from zoo.data.description.init import init
 from zoo.data.inspect.scan import scan_labels
 from zoo.data.load import load_dataset
@@ -223,13 +222,6 @@ def test_photographs_instead_of_masks(tmp_path: Path) -> None:
     wide = np.arange(400, dtype=np.uint16).reshape(20, 20)
     save(tmp_path / "masks" / "x.png", wide)
     assert "400 different ids, more than 255 classes" in fails(tmp_path)
-
-
-def test_at_most_200_masks_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in range(9):
-        pair(tmp_path, "images", "masks", [[0, 1]], str(number))
-    monkeypatch.setattr(description, "MAX_MASKS", 4)
-    assert description.survey(tmp_path).looked_at == 3
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from zoo.common.errors import InputError
 from zoo.common.files import parse_yaml
 from zoo.data.doctor import diagnose, doctor
-from zoo.data.doctor.look import rim_fraction
+from zoo.data.inspect.mask_looks import rim_fraction
 
 
 def test_a_clean_set_ends_with_0(clean: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,29 +13,32 @@ import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-import numpy as np
-
-from zoo.common.console import info
+from zoo.common.console import info, track, warn
 from zoo.common.errors import InputError, RunError, join_problems, shortened
 from zoo.common.files import write_text
-from zoo.data.dataset import IGNORE, MAX_CLASSES, SPLITS, Sample, unpack
+from zoo.data.dataset import IGNORE, MAX_CLASSES, SPLITS, Dataset, Decoder, Sample, unpack
 from zoo.data.description.dataset_yaml import read_dataset_file
 from zoo.data.formats.coco import MAX_COCO_BYTES, read_coco
 from zoo.data.formats.pairs import Place, find_splits, layouts, list_files, pair, pair_all
 from zoo.data.formats.trees import official_layout
-from zoo.data.pixels.masks import read_colours, read_ids
-from zoo.data.pixels.opening import IMAGE_EXTENSIONS, SHAPE_EXTENSIONS, opened
+from zoo.data.inspect.facts import FactCache, raise_faults
+from zoo.data.inspect.grey import ValueKind, kind_of_values, percent
+from zoo.data.inspect.mask_looks import MaskLook, keep_look, look_at_mask
+from zoo.data.pixels.masks import count_ids, read_ids
+from zoo.data.pixels.opening import IMAGE_EXTENSIONS, SHAPE_EXTENSIONS
 from zoo.data.pixels.polygons import labels_of, read_shapes
 
-MAX_MASKS = 200
-"""Masks that are opened at most."""
 MASKS_PER_SPLIT = 8
 """Masks of each split that `explain_missing_file` opens."""
 MAX_DENSE_ID = 30
 """Ids with gaps get a mapping where the largest is at least this."""
+LOWEST_GREY = 16
+"""Values below may be ids of 2 or 4 bits, which are read as other grey values."""
 BACKGROUND = "background"
 IGNORED_LABEL = "__ignore__"
 """The label by which LabelMe's users mark what to ignore."""
@@ -52,10 +55,11 @@ MASK_WORDS = {
 def init(folder: str | Path, *, out: str | Path | None = None, force: bool = False) -> Path:
     """Look at the images and masks of `folder`, write a dataset.yaml for them, return its path.
 
-    At most 200 masks are opened. The file is commented, lies in `folder` unless `out` says
-    otherwise, and loads as it is; the user fills in the names of the classes. What was found is
-    printed. Raises InputError where no images and masks fit together, where the folder needs no
-    description, and where the file exists and `force` is not given.
+    Every mask is opened, and what it holds is kept for the doctor and for training. The file is
+    commented, lies in `folder` unless `out` says otherwise, and loads as it is; the user fills in
+    the names of the classes. What was found is printed. Raises InputError where no images and masks
+    fit together, where masks hold neither ids nor colours nor grey levels, where the folder needs
+    no description, and where the file exists and `force` is not given.
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
@@ -84,7 +88,9 @@ def init(folder: str | Path, *, out: str | Path | None = None, force: bool = Fal
     write_text(path, text)
     for name, samples in found.samples.items():
         info(f"{name}: {len(samples)} images with masks ({found.splits[name]})")
-    if found.colours:
+    if found.grey is not None:
+        info(f"{found.looked_at} masks hold {found.grey.evidence}, along edges: see `grey:`.")
+    elif found.colours:
         shown = shortened((unpack(value) for value in sorted(found.colours)), 10)
         info(f"{found.looked_at} masks hold the colours {shown}.")
     elif found.labels:
@@ -115,27 +121,40 @@ def explain_missing_file(root: Path) -> str:
             f"same for val and test. The folder holds: {shortened(here, 10) or 'nothing'}. Name "
             f"the folders under `splits:` in a dataset.yaml."
         )
-    ids: set[int] = set()
+    counts: Counter[int] = Counter()
+    between: Counter[int] = Counter()
     count = 0
+    plain_ids = Dataset(root.name, root, [], [], {})
     try:
         for images, masks in places.values():
             samples = pair(images, masks)
             for sample in samples[:: -(-len(samples) // MASKS_PER_SPLIT)]:
                 assert sample.mask is not None
-                ids |= set(np.unique(read_ids(sample.mask)).tolist())
+                seen = look_at_mask(sample.mask, plain_ids)
+                counts.update(seen.ids or count_ids(read_ids(sample.mask)))
+                if seen.header is not None and seen.header.mode == "L":
+                    between.update(seen.between)
                 count += 1
     except InputError as error:
         return f"{header} A first look at it failed:\n{error}"
-    if len(ids) > MAX_CLASSES:
+    ids = sorted(counts)
+    judged = kind_of_values(counts, between)
+    if len(ids) > MAX_CLASSES and judged.kind != "levels":
         return (
             f"{header} {count} masks hold {len(ids)} different ids, more than {MAX_CLASSES} "
             f"classes: these look like photographs. A mask holds one class id per pixel."
         )
+    if judged.kind != "ids":
+        return (
+            f"{header} {count} masks hold {judged.evidence}: their edges are blurred, so these are "
+            f"no ids. `zoo data init {root}` looks closer, and writes the file where the masks "
+            f"have clear levels."
+        )
     return (
-        f"{header} {count} masks hold the ids {shortened(sorted(ids))}.\n"
+        f"{header} {count} masks hold the ids {shortened(ids)}.\n"
         f"`zoo data init {root}` looks closer and writes the file.\n"
         f"Or write the names of your classes into {root / 'dataset.yaml'}:\n\n"
-        f"{suggested_file(sorted(ids), plain=plain)}"
+        f"{suggested_file(ids, plain=plain)}"
     )
 
 
@@ -169,8 +188,8 @@ def _mapping(sources: list[int]) -> str:
 class Survey:
     """What a folder holds: samples and the text that names them, and the content of masks.
 
-    `splits` has the value of `splits:` for each split. One of `ids`, `colours` and `labels` is
-    filled: how many pixels, or shapes, have each.
+    `splits` has the value of `splits:` for each split. One of `ids`, `colours`, `labels` and `grey`
+    is filled: how many pixels, or shapes, have each, or the levels of grey masks.
     """
 
     samples: dict[str, list[Sample]]
@@ -178,13 +197,15 @@ class Survey:
     ids: Counter[int] = field(default_factory=Counter)
     colours: Counter[int] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
+    grey: ValueKind | None = None
     looked_at: int = 0
 
 
 def survey(root: Path) -> Survey:
-    """Find the images and masks below `root` and look at no more than 200 masks.
+    """Find the images and masks below `root` and look at every mask.
 
-    Raises InputError where nothing fits together, with what was looked for.
+    Raises InputError where nothing fits together, with what was looked for, and where the masks
+    hold nothing that a dataset.yaml could describe.
     """
     for find in (_coco, _labelme):
         found = find(root)
@@ -197,48 +218,118 @@ def survey(root: Path) -> Survey:
             f"names, such as images/ and masks/, train/images/ and train/masks/, or train/ and "
             f"trainannot/; for COCO's JSON; and for LabelMe's JSON beside the images."
         )
-    samples = pair_all(root, {name: Place(*place) for name, place in splits.items()})
+    samples = pair_all(  # masks in JPEG too, which may be grey
+        root,
+        {n: Place(*place, mask_extensions=IMAGE_EXTENSIONS) for n, place in splits.items()},
+    )
     texts = {
         name: f"{{images: {_relative(images, root)}, masks: {_relative(masks, root)}}}"
         for name, (images, masks) in splits.items()
     }
-    masks = list(_some_masks(samples))
-    coloured = []
-    for mask in masks:
-        with opened(mask) as image:
-            coloured.append(image.mode in {"RGB", "RGBA", "LA", "CMYK", "YCbCr"})
-    if any(coloured) and not all(coloured):
-        kinds = [masks[coloured.index(True)], masks[coloured.index(False)]]
+    return Survey(samples, texts, **_contents(root, _masks_of(samples)))
+
+
+def _contents(root: Path, masks: list[Path]) -> dict[str, Any]:
+    """What the masks hold, as fields of `Survey`: ids, colours or grey levels.
+
+    Raises InputError where they hold none of these.
+    """
+    plain, coloured, grey = (
+        Dataset(root.name, root, [], [], {}, decoder=decoder)
+        for decoder in ("ids", "colours", "grey")
+    )
+    cache = FactCache(root)
+
+    def look(path: Path) -> tuple[Decoder, MaskLook]:
+        """By the header: ids, colours, or grey values in a format with loss."""
+        found = look_at_mask(path, plain, cache)
+        if found.lossy:
+            return "grey", look_at_mask(path, grey, cache)
+        return ("colours", look_at_mask(path, coloured, cache)) if found.colour else ("ids", found)
+
+    first: dict[Decoder, Path] = {}
+    found: dict[Decoder, Counter[int]] = {"ids": Counter(), "colours": Counter(), "grey": Counter()}
+    between: Counter[int] = Counter()
+    gray: list[Path] = []  # files of 8-bit gray, whose ids are grey values too
+    problems: list[str] = []
+    no_grey = False  # palettes and wide ids are never grey values
+    try:
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            for kind, seen in track(pool.map(look, masks), "Looking at masks", len(masks)):
+                if seen.problem:
+                    problems.append(seen.problem)
+                    continue
+                mode = "" if seen.header is None else seen.header.mode
+                first.setdefault(kind, seen.path)
+                found[kind].update(seen.ids)
+                between.update(seen.between)
+                no_grey |= kind == "ids" and mode not in {"L", "1"}
+                if mode == "L" and kind == "ids":
+                    gray.append(seen.path)
+                if len(found[kind]) > MAX_CLASSES + 1:
+                    pool.shutdown(cancel_futures=True)
+                    what = "colours" if kind == "colours" else "ids"
+                    raise InputError(
+                        f"{seen.path}: with it the masks hold {len(found[kind])} different {what}, "
+                        f"more than {MAX_CLASSES} classes: these look like photographs, or like "
+                        f"masks that were resized or compressed with loss."
+                    )
+    finally:
+        cache.save()
+    if problems and not first:
+        raise_faults(f"{root}: ", problems)
+    if problems:
+        warn(
+            f"{len(problems)} of {len(masks)} masks cannot be read, the first: {problems[0]} "
+            f"`zoo doctor` names all of them."
+        )
+    looked_at = len(masks) - len(problems)
+    # grey values of all masks, where all of them can be read so
+    colours = [unpack(value) for value in found["colours"]]
+    values = Counter(found["ids"]) + found["grey"]
+    for (red, _, _), number in zip(colours, found["colours"].values(), strict=True):
+        values[red] += number
+    if no_grey or any(len(set(colour)) > 1 for colour in colours):
+        judged = ValueKind("ids", {}, 0.0, 0)
+    else:
+        judged = kind_of_values(values, between, lossy="grey" in first)
+    if judged.kind == "levels":
+        for path in gray:  # so that nobody opens them again to read them as grey
+            seen = look_at_mask(path, plain, cache)
+            if max(seen.ids) >= LOWEST_GREY or set(seen.ids) == {0}:
+                keep_look(replace(seen, rim=0.0), cache.get(path), grey.reading(), cache)
+        cache.save()
+        return {"grey": judged, "looked_at": looked_at}
+    if judged.kind == "soft":
+        raise InputError(
+            f"The {looked_at} masks in {root} hold {judged.evidence}, so they are neither ids nor "
+            f"grey levels with blurred edges, but soft masks such as mattes, masks that were "
+            f"blurred, or photographs, for example {next(iter(first.values()))}. If every pixel is "
+            f"to have the class of the nearest level, write this into {root / 'dataset.yaml'} and "
+            f"look at the result with `zoo data show`:\n\nversion: 1\n"
+            f"classes: [background, foreground]\ngrey: {{0: background, 255: foreground}}"
+        )
+    if "grey" in first and set(values) <= {0, 255}:  # all black, or all white
+        fractions = {level: values[level] / values.total() for level in (0, 255)}
+        return {"grey": ValueKind("levels", fractions, 0.0, len(values)), "looked_at": looked_at}
+    if len(first) > 1:
         raise InputError(
             join_problems(
-                "Some masks are colour images and some hold ids, for example:", map(str, kinds)
+                "Some masks are colour images and some hold ids, for example:",
+                map(str, first.values()),
             )
         )
-    found_ids: Counter[int] = Counter()
-    for mask in masks:
-        stored = read_colours(mask) if any(coloured) else read_ids(mask)
-        values, counts = np.unique(stored, return_counts=True)
-        found_ids.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-        if len(found_ids) > MAX_CLASSES + 1:
-            what = "colours" if any(coloured) else "ids"
-            raise InputError(
-                f"{mask}: with it the masks hold {len(found_ids)} different {what}, more than "
-                f"{MAX_CLASSES} classes: these look like photographs, or like masks that were "
-                f"resized or compressed with loss."
-            )
-    if any(coloured):
-        return Survey(samples, texts, colours=found_ids, looked_at=len(masks))
-    return Survey(samples, texts, ids=found_ids, looked_at=len(masks))
+    if "colours" in first:
+        return {"colours": found["colours"], "looked_at": looked_at}
+    return {"ids": found["ids"], "looked_at": looked_at}
+
+
+def _masks_of(samples: dict[str, list[Sample]]) -> list[Path]:
+    return [s.mask for listed in samples.values() for s in listed if s.mask is not None]
 
 
 def _relative(path: Path, root: Path) -> str:
     return json.dumps(path.relative_to(root).as_posix(), ensure_ascii=False)
-
-
-def _some_masks(samples: dict[str, list[Sample]]) -> Iterator[Path]:
-    """Masks of all splits, evenly spread, no more than may be opened."""
-    masks = [s.mask for listed in samples.values() for s in listed if s.mask is not None]
-    yield from masks[:: max(1, -(-len(masks) // MAX_MASKS))]
 
 
 def _split_of(parts: tuple[str, ...]) -> str:
@@ -350,7 +441,7 @@ def _labelme(root: Path) -> Survey | None:
         place = Place(folder, folder, mask_extensions=SHAPE_EXTENSIONS)
         samples |= pair_all(root, {split: place})
         texts[split] = f"{{labelme: {_relative(folder, root)}}}"
-    masks = list(_some_masks(samples))
+    masks = _masks_of(samples)
     labels: Counter[str] = Counter()
     for file in masks:
         labels.update(labels_of(file))
@@ -365,7 +456,20 @@ def _description(found: Survey, root: Path, path: Path) -> str:
     ids = found.ids
     named = sorted(set(ids) - {IGNORE})
     total = found.colours.total() or ids.total()
-    if found.colours:
+    if found.grey is not None:
+        levels = sorted(found.grey.levels)
+        names = [BACKGROUND, "foreground"]
+        if len(levels) > 2:
+            names = [f"class_{index}" for index in range(len(levels))]
+        lines += [f"# The masks hold {found.grey.evidence}, along blurred edges.", "classes:"]
+        for name, level in zip(names, levels, strict=True):
+            lines.append(f"  - {name}  # level {level}, {percent(found.grey.levels[level])}")
+        listed = (f"{level}: {name}" for name, level in zip(names, levels, strict=True))
+        lines += [
+            "# Each pixel has the class of the nearest level; `ignore` instead of a class ignores.",
+            f"grey: {{{', '.join(listed)}}}",
+        ]
+    elif found.colours:
         lines += ["# The masks are coded by colour.", "colours: true", "classes:"]
         for index, (value, count) in enumerate(found.colours.most_common()):
             colour = list(unpack(value))
@@ -420,4 +524,4 @@ def _quoted(text: str) -> str:
 
 
 def _percent(count: int, total: int) -> str:
-    return f"{100 * count / total:.2g} %"
+    return percent(count / total)

@@ -15,7 +15,7 @@ from zoo.data.dataset import Sample
 from zoo.data.doctor.codes import CODES, Diagnosis, Finding
 from zoo.data.doctor.file_checks import check_images, check_masks
 from zoo.data.doctor.fix import check_target, repair
-from zoo.data.doctor.look import Pair, look_at_image, look_at_mask
+from zoo.data.doctor.look import Pair, look_at_image
 from zoo.data.doctor.output import show, write_page
 from zoo.data.doctor.set_checks import (
     check_classes,
@@ -27,6 +27,8 @@ from zoo.data.doctor.set_checks import (
     statistics_as_faults,
 )
 from zoo.data.doctor.source import find_source
+from zoo.data.inspect.facts import FactCache
+from zoo.data.inspect.mask_looks import look_at_mask
 
 __all__ = ["diagnose", "doctor"]
 
@@ -55,7 +57,10 @@ def doctor(
 
 
 def diagnose(data: str | Path, *, workers: int = 2, progress: bool = True) -> Diagnosis:
-    """Decode every file of `data` once, with `workers` threads, and run every check.
+    """Look at every file of `data`, with `workers` threads, and run every check.
+
+    Every image is decoded once, and every mask that was not seen before by this, or by
+    `zoo data init`, as long as its size and modification time stay the same.
 
     `data` is what `load_dataset` takes, but it may be broken in any way. Raises InputError if there
     is no such folder or format.
@@ -63,14 +68,19 @@ def diagnose(data: str | Path, *, workers: int = 2, progress: bool = True) -> Di
     source = find_source(str(data))
     entries = [(split, sample) for split, samples in source.splits.items() for sample in samples]
 
+    cache = FactCache(source.root)
+
     def look(entry: tuple[str, Sample]) -> Pair:
         split, sample = entry
-        mask = None if sample.mask is None else look_at_mask(sample.mask, source.dataset)
+        mask = None if sample.mask is None else look_at_mask(sample.mask, source.dataset, cache)
         return Pair(split, sample.name, look_at_image(sample.image, source.dataset), mask)
 
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        looks: Iterator[Pair] = pool.map(look, entries)
-        pairs = list(track(looks, "Checking", len(entries)) if progress else looks)
+    try:
+        with ThreadPoolExecutor(max_workers=workers) as pool:
+            looks: Iterator[Pair] = pool.map(look, entries)
+            pairs = list(track(looks, "Checking", len(entries)) if progress else looks)
+    finally:
+        cache.save()
     counts = count_classes(source, pairs)
     facts = statistics(source, pairs, counts)
     details: dict[str, list[str]] = {}

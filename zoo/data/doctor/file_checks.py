@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from zoo.common.class_lists import Colour
 from zoo.common.errors import shortened
 from zoo.data.dataset import IGNORE
-from zoo.data.doctor.look import MaskLook, Pair
+from zoo.data.doctor.look import Pair
 from zoo.data.doctor.source import Fault, Source
+from zoo.data.inspect.mask_looks import MaskLook
 
 ALPHA_MODES = {"RGBA", "LA", "PA", "La", "RGBa"}
 PLAIN_MODES = {"1", "L", "P", "RGB", "F", *ALPHA_MODES}

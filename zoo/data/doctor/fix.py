@@ -15,9 +15,10 @@ from zoo.common.files import new_folder, write_text
 from zoo.data.dataset import IGNORE
 from zoo.data.doctor.codes import Diagnosis
 from zoo.data.doctor.file_checks import ALPHA_MODES, is_binary, is_unrotated, is_zero_255
-from zoo.data.doctor.look import MaskLook, Pair
+from zoo.data.doctor.look import Pair
 from zoo.data.doctor.set_checks import described
 from zoo.data.doctor.source import Source, ignored_ids
+from zoo.data.inspect.mask_looks import MaskLook
 from zoo.data.pixels.images import ORIENTATION, read_image
 from zoo.data.pixels.masks import index_png, png, read_source_ids
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -214,8 +214,8 @@ def _digest(pixels: NDArray[np.uint8]) -> str:
 class FileFacts:
     """What is known of one file while its size and modification time stay the same.
 
-    `shape` is (height, width). `ids` holds the pixels of each stored id and `digests` the content
-    hashes, each by the way in which the file was read.
+    `shape` is (height, width). `ids` holds the pixels of each stored id, `digests` the content
+    hashes and `looks` what else was seen of a mask, each by the way in which the file was read.
     """
 
     path: bytes
@@ -224,6 +224,7 @@ class FileFacts:
     shape: tuple[int, int] | None = None
     ids: dict[str, IdCounts] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    looks: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class FactCache:
@@ -274,7 +275,8 @@ class FactCache:
                     height, width = facts["shape"]
                     shape = int(height), int(width)
                 ids = {str(reading): dict(found) for reading, found in facts["ids"].items()}
-                return FileFacts(path, size, time, shape, ids, dict(facts["digests"]))
+                digests, looks = dict(facts["digests"]), dict(facts.get("looks", {}))
+                return FileFacts(path, size, time, shape, ids, digests, looks)
         return FileFacts(path, stat.st_size, stat.st_mtime_ns)
 
     def keep(self, seen: FileFacts) -> None:
@@ -291,7 +293,9 @@ class FactCache:
         rows = []
         for seen in new.values():
             counts = {reading: list(found.items()) for reading, found in seen.ids.items()}
-            facts = {"shape": seen.shape, "ids": counts, "digests": seen.digests}
+            facts = {
+                "shape": seen.shape, "ids": counts, "digests": seen.digests, "looks": seen.looks,
+            }  # fmt: skip
             text = json.dumps(facts, separators=(",", ":"))
             rows.append((seen.path, seen.size_bytes, seen.mtime_ns, text))
         self._known |= {path: (size, time, text) for path, size, time, text in rows}

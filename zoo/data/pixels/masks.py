@@ -149,9 +149,15 @@ def read_grey(path: Path) -> Pixels:
             cast = int((np.max(colours, axis=0) - np.min(colours, axis=0)).max())
             lossless = stored.format in LOSSLESS and stored.info.get("compression") != "jpeg"
             if cast > (0 if lossless else CAST):
+                advice = "For colours of classes write `colours: true` instead."
+                if not lossless:
+                    advice = (
+                        "It was compressed with loss, so its colours have changed along edges: "
+                        "export it again as PNG and write `colours: true`."
+                    )
                 raise InputError(
                     f"{path} is a colour image; `grey:` in dataset.yaml is for masks in black, "
-                    f"white and grey. For colours of classes write `colours: true` instead."
+                    f"white and grey. {advice}"
                 )
         return np.array(image.convert("L"), dtype=np.uint8)
 
