@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import zoo
 from zoo.cli.main import run
 from zoo.data.scenes import write_scenes
 from zoo.training.finetune import finetune
@@ -53,6 +54,10 @@ def prints(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     printed = capsys.readouterr()
     assert code == 0, printed.err
     return printed.out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert prints(capsys, "--version") == f"zoo {zoo.__version__}\n"
 
 
 def test_list_prints_names_only(capsys: pytest.CaptureFixture[str]) -> None:

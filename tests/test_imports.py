@@ -133,6 +133,7 @@ SHOW = "from zoo.cli.main import run; run(['show', 'unet-resnet18'])"
         LIST,
         SHOW,
         "from zoo.cli.main import run; run(['--help'])",
+        "from zoo.cli.main import run; run(['--version'])",
         "from zoo.cli.main import run; run(['leaderboard', 'build', '--results', 'a'])",
     ],
 )

@@ -150,6 +150,31 @@ def test_turning_happens_with_its_probability() -> None:
         assert torch.equal(labels, plain) != changed
 
 
+@pytest.mark.parametrize(("drawn", "quarters"), [(0.0, 1), (0.5, 2), (0.99, 3)])
+def test_a_quarter_turn_moves_both_counterclockwise(drawn: float, quarters: int) -> None:
+    image, mask = random_image(1, 6, 6), random_mask(2, 6, 6)
+    turned = replace(CENTRE, quarter_turn=0.2, quarters=drawn)
+    pixels, labels = crop_pair(image, mask, 6, changing(quarter_turns=0.25), turned)
+    assert np.array_equal(pixels.permute(1, 2, 0).numpy(), np.rot90(image, quarters))
+    assert np.array_equal(labels.numpy(), np.rot90(mask, quarters))
+    as_it_is, _ = crop_pair(image, mask, 6, changing(quarter_turns=0.1), turned)
+    assert np.array_equal(as_it_is.permute(1, 2, 0).numpy(), image)
+
+
+def test_numbers_drawn_before_there_were_quarter_turns_stay_the_same() -> None:
+    generator = torch.Generator().manual_seed(2278555635313361279)
+
+    def numbers(count: int) -> list[float]:
+        drawn: list[float] = torch.rand(count, generator=generator, dtype=torch.float64).tolist()
+        return drawn
+
+    found = draw(0, 0, 0)
+    old = [*numbers(7), *numbers(15), *numbers(2 * OTHER_WINDOWS)]
+    others = [number for pair in found.other_windows for number in pair]
+    assert [*list(vars(found).values())[:22], *others] == old
+    assert [found.quarter_turn, found.quarters] == numbers(2)
+
+
 def test_a_vertical_flip_turns_both_upside_down() -> None:
     image, mask = random_image(0, 4, 4), random_mask(0, 4, 4)
     pixels, labels = crop_pair(image, mask, 4, changing(flip_vertical=1.0), CENTRE)
@@ -210,6 +235,7 @@ augments = st.builds(
     max_class_share=st.floats(0.1, 1),
     flip=st.floats(0, 1),
     flip_vertical=st.floats(0, 1),
+    quarter_turns=st.floats(0, 1),
     rotate=st.floats(0, 180),
     rotate_probability=st.floats(0, 1),
     hue=st.just(0.0) | st.floats(0, 0.5),

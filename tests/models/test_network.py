@@ -338,7 +338,8 @@ def test_a_side_that_is_no_multiple_of_the_decoders_strides() -> None:
         ("fcn-test_vit", {"rates": 8}, r"fcn has no option rates\..* It has dropout, stride"),
         ("fcn-test_vit", {"stride": 7}, "stride: should be 8, 16 or 32, got 7"),
         ("unet-test_vit", {"encoder_depth": 4}, "unet has no option encoder_depth"),
-        ("fpn-test_vit", {"colour": 1}, r"fpn has no option colour\..* It has activation, "),
+        ("fpn-test_vit", {"colour": 1}, r"fpn has no option colour\..* It has decoder_dropout, "),
+        ("fpn-test_vit", {"activation": None}, "activation is not an option: .* returns logits"),
         ("unet-test_resnet", {"atrous_rates": [1]}, r"unet has no option atrous_rates\..* It has "),
     ],
 )

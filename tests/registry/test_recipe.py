@@ -59,6 +59,7 @@ def test_defaults_are_filled_in() -> None:
             "max_class_share": 1.0,
             "flip": 0.5,
             "flip_vertical": 0.0,
+            "quarter_turns": 0.0,
             "rotate": 0.0,
             "rotate_probability": 0.5,
             "colour": 0.0,
@@ -120,9 +121,17 @@ def test_defaults_are_filled_in() -> None:
         ({"loss": {"iou": 1.0}}, "loss.iou: should be 'ce', 'dice', 'focal', 'jaccard'"),
         (
             {"class_weights": "sqrt"},
-            "class_weights: should be 'none', 'log', 'inverse', 'median' or 'effective', "
-            "got 'sqrt'",
+            "class_weights: should be none, log, inverse, median, effective or a list of one "
+            "weight per class, got 'sqrt'",
         ),
+        (
+            {"class_weights": [1, -1]},
+            "class_weights: a weight should be a finite number from 0, got -1",
+        ),
+        ({"class_weights": [1, float("inf")]}, "class_weights: a weight should be a finite number"),
+        ({"class_weights": [True]}, "class_weights: a weight should be a finite number from 0"),
+        ({"class_weights": [0, 0.0]}, "class_weights: at least one weight should be above 0"),
+        ({"class_weights": []}, "class_weights: at least one weight should be above 0"),
         ({"optimizer": {"lr": "1"}}, "optimizer.lr: should be a number, got '1'"),
         ({"optimizer": {"lr": 0}}, "optimizer.lr: should be greater than 0, got 0"),
         ({"optimizer": {}}, "optimizer.lr: is missing"),
@@ -291,6 +300,15 @@ def test_a_default_that_is_written_out_changes_no_hash() -> None:
     plain = recipe_hash(Recipe.model_validate(SMALLEST))
     written = SMALLEST | {"class_weights": "none", "augment": {"flip": 0.5}}
     assert recipe_hash(Recipe.model_validate(written)) == plain
+
+
+def test_class_weights_of_ones_own_are_numbers_in_recipe_and_hash() -> None:
+    whole = Recipe.model_validate(SMALLEST | {"class_weights": [1, 2, 5]})
+    assert recipe_dict(whole)["class_weights"] == [1.0, 2.0, 5.0]
+    decimal = Recipe.model_validate(SMALLEST | {"class_weights": [1.0, 2.0, 5.0]})
+    assert (
+        recipe_hash(whole) == recipe_hash(decimal) != recipe_hash(Recipe.model_validate(SMALLEST))
+    )
 
 
 def test_the_hash_ignores_seed_and_evidence_and_nothing_else() -> None:

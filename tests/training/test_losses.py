@@ -11,6 +11,7 @@ import torch
 from helpers.loss_references import REFERENCES, WEIGHTED
 from torch.nn import functional
 
+from zoo.common.errors import InputError
 from zoo.training import losses
 from zoo.training.losses import IGNORE, cross_entropy, dice, focal, lovasz, ohem, one_hot, tversky
 from zoo.training.losses.targets import near_border
@@ -239,3 +240,40 @@ def test_a_border_lies_between_judged_pixels_of_two_classes() -> None:
 def test_one_hot_leaves_ignored_pixels_out() -> None:
     out = one_hot(target_of([2, IGNORE, 0]), 3)
     assert out[0, :, 0].T.tolist() == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "dice", "lovasz", "ohem", "boundary"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (2, "holds 0, 1 and 255 \\(ignored\\), this one also 2"),
+        (0.5, "holds 0, 1 and 255 \\(ignored\\), this one also 0.5"),
+        (-1, "holds 0, 1 and 255 \\(ignored\\), this one also -1"),
+        (math.nan, "holds 0, 1 and 255 \\(ignored\\), this one also nan"),
+    ],
+)
+def test_other_values_than_0_and_1_in_planes_are_refused(
+    name: str, value: float, message: str
+) -> None:
+    target = torch.zeros(1, 3, 4, 4)
+    target[0, 1, 2] = 1
+    target[0, 2, 3] = 255
+    loss = getattr(losses, name)
+    assert torch.isfinite(loss(torch.zeros(1, 3, 4, 4), target, activation="sigmoid"))
+    target[0, 0, 0, 0] = value
+    with pytest.raises(InputError, match=message):
+        loss(torch.zeros(1, 3, 4, 4), target, activation="sigmoid")
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (torch.full((1, 4, 4), 3), "ids should be 0 to 2 or 255 \\(ignored\\), .* also holds 3"),
+        (torch.full((1, 4, 4), -1), "ids should be 0 to 2 or 255 \\(ignored\\), .* also holds -1"),
+        (torch.full((1, 4, 4), 0.5), "an index mask holds integers, this target torch.float32"),
+        (torch.ones(1, 4, 4, dtype=torch.bool), "holds integers, this target torch.bool"),
+    ],
+)
+def test_index_masks_of_other_values_are_refused(target: torch.Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        losses.cross_entropy(torch.zeros(1, 3, 4, 4), target)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Annotated
 
 import typer
 
@@ -17,8 +18,9 @@ from zoo.cli.hub import import_command, pull_command, push_command, registry_app
 from zoo.cli.models import check_app, leaderboard_app, list_command, show_command
 from zoo.cli.train import finetune_command, quickstart_command, report_command
 from zoo.cli.use import eval_command, predict_command
-from zoo.common.console import first_process
+from zoo.common.console import first_process, print_line
 from zoo.common.errors import ZooError
+from zoo.runtime.environment import versions
 
 app = typer.Typer(
     name="zoo",
@@ -48,6 +50,26 @@ GROUPS = {
     "registry": registry_app,
     "check": check_app,
 }
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print_line(f"zoo {versions()['zoo']}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+        ),
+    ] = False,
+) -> None:
+    del version
+
+
 for name, verb in VERBS.items():
     app.command(name)(verb)
 for name, group in GROUPS.items():

@@ -146,9 +146,9 @@ def smp_parts(
         width, kernel = o["decoder_fusion_channels"], 3
     head: nn.Module
     if cls == "DPT":
-        head = DPTSegmentationHead(width, classes, o["activation"], kernel, upsampling=2)
+        head = DPTSegmentationHead(width, classes, None, kernel, upsampling=2)
     else:
-        head = SegmentationHead(width, classes, kernel, o["activation"], upsampling)
+        head = SegmentationHead(width, classes, kernel, None, upsampling)
     if not cls.startswith("DeepLab"):
         initialize_decoder(decoder)
         initialize_head(head)

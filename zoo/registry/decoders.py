@@ -316,9 +316,10 @@ NORMS = (True, False, "batchnorm", "groupnorm", "layernorm", "identity")
 """What `decoder_use_norm` may be; SMP's own layernorm and instancenorm fail."""
 
 NO_OPTIONS = frozenset(
-    {"self", "encoder_name", "encoder_weights", "in_channels", "classes", "aux_params"}
-)
-"""Arguments of SMP's constructors that are no options of a decoder."""
+    {"self", "encoder_name", "encoder_weights", "in_channels", "classes", "activation",
+     "aux_params"}
+)  # fmt: skip
+"""Arguments of SMP's constructors that are no options of a decoder; models return logits."""
 
 LEAST_WITHOUT_PADDING = 128
 """Encoders that lose rows and columns at the borders have nothing left of a smaller image."""
@@ -376,8 +377,8 @@ def _constructor(file: Path, cls: str) -> ast.FunctionDef | None:
 
 
 def allowed_options(decoder: str) -> frozenset[str]:
-    """The options that a file which somebody else wrote may set: those that leave logits logits."""
-    return frozenset(defaults(decoder)) - {"activation"}
+    """The options that a file which somebody else wrote may set."""
+    return frozenset(defaults(decoder))
 
 
 def filled_options(decoder: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -408,7 +409,12 @@ def check_options(
     row, known = DECODERS[decoder], defaults(decoder, adapted=adapted)
     wrong = []
     for name in given:
-        if name not in known and name not in beside:
+        if name == "activation" and name not in known:
+            wrong.append(
+                "activation is not an option: a model returns logits. Apply softmax(dim=1) or "
+                "sigmoid() to them; for the loss, set the recipe's activation."
+            )
+        elif name not in known and name not in beside:
             close = nearest(name, known)
             hint = f" Did you mean {' or '.join(close)}?" if close else ""
             has = ", ".join(sorted(known)) or "none"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -187,6 +188,24 @@ def _oversample(value: object) -> object:
     raise ValueError(f"should be none, rare or a number above 0, up to 1, got {value!r}")
 
 
+WEIGHT_RULES = ("none", "log", "inverse", "median", "effective")
+"""Rules that make class weights of the labels; the formulas are in `zoo.data.inspect.imbalance`."""
+
+
+def _class_weights(value: object) -> object:
+    if isinstance(value, str) and value in WEIGHT_RULES:
+        return value
+    names = ", ".join(WEIGHT_RULES)
+    if not isinstance(value, list):
+        raise ValueError(f"should be {names} or a list of one weight per class, got {value!r}")
+    for weight in value:
+        if type(weight) not in (int, float) or not 0 <= weight < math.inf:
+            raise ValueError(f"a weight should be a finite number from 0, got {weight!r}")
+    if not any(value):
+        raise ValueError("at least one weight should be above 0")
+    return [float(weight) for weight in value]
+
+
 def _ordered(scale: list[float]) -> list[float]:
     if scale[0] > scale[1]:
         raise ValueError(f"the smaller scale comes first, got {scale}")
@@ -196,19 +215,22 @@ def _ordered(scale: list[float]) -> list[float]:
 PRESETS: dict[str, dict[str, Any]] = {
     "light": {
         "scale": [0.75, 1.5], "max_class_share": 1.0,
-        "flip": 0.5, "flip_vertical": 0.0, "rotate": 0.0, "rotate_probability": 0.5,
+        "flip": 0.5, "flip_vertical": 0.0, "quarter_turns": 0.0,
+        "rotate": 0.0, "rotate_probability": 0.5,
         "colour": 0.2, "hue": 0.0, "blur": 0.0, "grayscale": 0.0,
         "cutmix": 0.0, "copy_paste": 0.0,
     },
     "medium": {
         "scale": [0.5, 2.0], "max_class_share": 0.75,
-        "flip": 0.5, "flip_vertical": 0.0, "rotate": 10.0, "rotate_probability": 0.3,
+        "flip": 0.5, "flip_vertical": 0.0, "quarter_turns": 0.0,
+        "rotate": 10.0, "rotate_probability": 0.3,
         "colour": 0.4, "hue": 0.0, "blur": 0.1, "grayscale": 0.0,
         "cutmix": 0.0, "copy_paste": 0.0,
     },
     "strong": {
         "scale": [0.5, 2.0], "max_class_share": 0.75,
-        "flip": 0.5, "flip_vertical": 0.0, "rotate": 20.0, "rotate_probability": 0.5,
+        "flip": 0.5, "flip_vertical": 0.0, "quarter_turns": 0.0,
+        "rotate": 20.0, "rotate_probability": 0.5,
         "colour": 0.5, "hue": 0.05, "blur": 0.2, "grayscale": 0.1,
         "cutmix": 0.3, "copy_paste": 0.5,
     },
@@ -220,12 +242,12 @@ PRESET_KEYS = tuple(PRESETS["light"])
 class Augment(Strict):
     """Random changes of the training images; docs/augmentation.md shows what each key does.
 
-    `flip`, `flip_vertical`, `rotate_probability`, `blur`, `grayscale`, `cutmix` and `copy_paste`
-    are probabilities, `colour` and `hue` strengths, `scale` is the range of the resize factor,
-    `resize` the shorter side in pixels before that factor, in training and at inference, `rotate`
-    the largest angle in degrees to either side, `max_class_share` the fraction of the labelled
-    pixels of a crop that one class should not exceed. Values given beside a `preset` replace its
-    own.
+    `flip`, `flip_vertical`, `quarter_turns`, `rotate_probability`, `blur`, `grayscale`, `cutmix`
+    and `copy_paste` are probabilities, `colour` and `hue` strengths, `scale` is the range of the
+    resize factor, `resize` the shorter side in pixels before that factor, in training and at
+    inference, `rotate` the largest angle in degrees to either side, `max_class_share` the fraction
+    of the labelled pixels of a crop that one class should not exceed. Values given beside a
+    `preset` replace its own.
     """
 
     preset: Literal["none", "light", "medium", "strong"] = "none"
@@ -236,6 +258,7 @@ class Augment(Strict):
     max_class_share: PositiveFraction = 1.0
     flip: Fraction = 0.5
     flip_vertical: Fraction = 0.0
+    quarter_turns: Fraction = 0.0
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
     rotate_probability: Fraction = 0.5
     colour: Fraction = 0.0
@@ -272,7 +295,7 @@ class Recipe(Strict):
     )
     loss_options: LossOptions = LossOptions()
     activation: Literal["softmax", "sigmoid"] = "softmax"
-    class_weights: Literal["none", "log", "inverse", "median", "effective"] = "none"
+    class_weights: Annotated[str | list[float], PlainValidator(_class_weights)] = "none"
     oversample: Annotated[float | Literal["none", "rare"], PlainValidator(_oversample)] = "none"
     optimizer: Optimizer
     batch_size: Count

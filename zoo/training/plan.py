@@ -227,10 +227,20 @@ def _make_model(plan: Plan) -> tuple[SegmentationModel, str]:
 def _balance(plan: Plan, scan: ScanResult) -> tuple[torch.Tensor | None, list[float] | None]:
     """Class weights in the loss, and how often each image is drawn."""
     rule, oversample = plan.recipe.class_weights, plan.recipe.oversample
+    seen = scan.splits["train"].pixels > 0
+    if isinstance(rule, list) and not any(w for w, there in zip(rule, seen, strict=True) if there):
+        raise InputError(
+            f"class_weights is 0 for every class that {plan.dataset.name} shows in train, so no "
+            "pixel counts in the loss. Give a class that occurs a weight above 0."
+        )
     labels = scan.splits["train"].pixels[None]
     if rule in PER_IMAGE or oversample != "none":
         labels = count_labels(plan.dataset, plan.dataset.samples("train"))
-    weights = None if rule == "none" else torch.from_numpy(class_weights(rule, labels)).float()
+    weights = None
+    if isinstance(rule, list):
+        weights = torch.tensor(rule)
+    elif rule != "none":
+        weights = torch.from_numpy(class_weights(rule, labels)).float()
     if oversample == "none":
         return weights, None
     threshold = RARE if oversample == "rare" else float(oversample)

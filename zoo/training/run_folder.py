@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
+from pydantic import ValidationError
 
 from zoo.common.console import info, warn
 from zoo.common.errors import InputError, RunError, extra, join_problems, unknown
@@ -93,6 +94,7 @@ def open_run(out: Path, description: dict[str, Any], resume: bool) -> None:
         write_json(out / RUN, description)
         return
     before, now = read_json(out / RUN), json.loads(json.dumps(description))
+    before["recipe"] = _with_defaults(before.get("recipe"))
     problems = [
         f"{key}: the run has {_short(old)}, now it is {_short(new)}"
         for key, old, new in _differences(before, now)
@@ -123,6 +125,14 @@ def open_run(out: Path, description: dict[str, Any], resume: bool) -> None:
                 shutil.rmtree(left, ignore_errors=True)
             else:
                 left.unlink(missing_ok=True)
+
+
+def _with_defaults(recipe: object) -> object:
+    """The recipe of a run that an older version started, with the keys that it did not know yet."""
+    try:
+        return recipe_dict(Recipe.model_validate(recipe))
+    except ValidationError:
+        return recipe
 
 
 def _differences(before: Any, now: Any, place: str = "") -> Iterator[tuple[str, Any, Any]]:

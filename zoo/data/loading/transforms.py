@@ -53,6 +53,8 @@ class Draw:
     paste: float
     paste_partner: float
     paste_classes: float
+    quarter_turn: float
+    quarters: float
     other_windows: tuple[tuple[float, float], ...]
     """Top and left of the windows to try where the first is not balanced."""
 
@@ -67,6 +69,7 @@ def draw(seed: int, epoch: int, index: int) -> Draw:
 
     values: list[Any] = [*numbers(7), *numbers(15)]  # draws of new keys come after the old ones
     others = numbers(2 * OTHER_WINDOWS)
+    values += numbers(2)
     values.append(tuple(zip(others[::2], others[1::2], strict=True)))
     return Draw(*values)
 
@@ -146,6 +149,9 @@ def crop_pair(
         pixels, labels = _rotated(image, mask, window, crop, math.radians(degrees))
     else:
         pixels, labels = _resized(image, mask, window, crop)
+    if draw.quarter_turn < augment.quarter_turns:
+        quarters = 1 + math.floor(3 * draw.quarters)  # counterclockwise
+        pixels, labels = (torch.rot90(part, quarters, (-2, -1)) for part in (pixels, labels))
     sides = [-1] * (draw.flip < augment.flip) + [-2] * (draw.flip_vertical < augment.flip_vertical)
     if sides:
         pixels, labels = pixels.flip(sides), labels.flip(sides)

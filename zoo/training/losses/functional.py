@@ -2,16 +2,19 @@
 
 All take logits, float B x K x H x W, and a target: integer B x H x W, ids in [0, K), or, with
 `activation="sigmoid"` (binary and multi-label tasks), also B x K x H x W of 0 and 1; 255 is ignored
-in both. `weight` is one factor per class. They return a scalar, float64 for float64 logits and
-float32 for all others. If everything is ignored, it is 0, and so is its gradient.
+in both, and any other value raises InputError. `weight` is one factor per class. They return a
+scalar, float64 for float64 logits and float32 for all others. If everything is ignored, it is 0,
+and so is its gradient.
 """
 
 from __future__ import annotations
 
 import torch
 
+from zoo.common.errors import InputError, join_problems
 from zoo.registry.recipe import LossOptions
 from zoo.training.losses.objective import Objective
+from zoo.training.losses.targets import id_problems
 
 
 def cross_entropy(
@@ -133,5 +136,7 @@ def _single(
     activation: str,
 ) -> torch.Tensor:
     objective = Objective({name: 1.0}, options, weight, activation)
+    if target.ndim == 3 and (wrong := id_problems(target, logits.shape[1])):
+        raise InputError(join_problems("The loss cannot be computed:", wrong))
     value = objective.value(objective.sums(logits, target))
     return value if logits.dtype == torch.float64 else value.float()

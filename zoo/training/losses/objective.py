@@ -14,7 +14,7 @@ from zoo.models.outputs import MaskOutputs, Outputs, pixel_logits
 from zoo.registry.losses import LOSSES
 from zoo.registry.recipe import LossOptions
 from zoo.training.losses.queries import Matching, query_sums, query_target_sums
-from zoo.training.losses.targets import IGNORE, pixel_weights
+from zoo.training.losses.targets import IGNORE, pixel_weights, plane_problems
 from zoo.training.losses.terms import Batch, PixelLoss, Settings, Strip, Sums, in_strips
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Objective(nn.Module):
         `output`: logits, float B x K x H x W, or a model's `Outputs` or `MaskOutputs`, of which the
         losses on pixels read the last prediction's `pixel_logits`. `target`: integer
         B x H x W, ids in [0, K); with sigmoids also B x K x H x W of 0 and 1; 255 is ignored in
-        both. Raises InputError if they do not fit each other or the losses.
+        both. Raises InputError if they do not fit each other or the losses; ids are not looked at.
         """
         if isinstance(output, MaskOutputs):
             classes = output.predictions[-1].classes
@@ -182,6 +182,10 @@ class Objective(nn.Module):
         if tuple(target.shape) not in allowed[: 1 + self.sigmoid]:
             shapes = " or ".join(str(shape) for shape in allowed[: 1 + self.sigmoid])
             problems.append(f"the target has shape {tuple(target.shape)}, it should be {shapes}")
+        elif target.ndim == 4:
+            problems += plane_problems(target)
+        elif target.is_floating_point() or target.dtype == torch.bool:
+            problems.append(f"an index mask holds integers, this target {target.dtype}")
         if classes == 1 and not self.sigmoid:
             problems.append(
                 "a softmax over one class is always 1; use activation: sigmoid or two classes"

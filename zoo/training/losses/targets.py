@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch.nn import functional
 
+from zoo.common.errors import shortened
+
 IGNORE = 255
 _Pick = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -18,6 +20,28 @@ _Pick = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 def multi_hot(target: torch.Tensor) -> bool:
     """Whether `target` has one plane per class."""
     return target.ndim == 4
+
+
+def plane_problems(target: torch.Tensor) -> list[str]:
+    """What is wrong with the values of a multi-hot target: a sentence, or nothing."""
+    wrong = target[(target != 0) & (target != 1) & (target != IGNORE)]
+    if not len(wrong):
+        return []
+    return [
+        f"a target with one plane per class holds 0, 1 and {IGNORE} (ignored), this one also "
+        f"{shortened(wrong.unique().tolist(), 5)}"
+    ]
+
+
+def id_problems(target: torch.Tensor, classes: int) -> list[str]:
+    """What is wrong with the ids of an index mask: a sentence, or nothing."""
+    wrong = target[((target < 0) | (target >= classes)) & (target != IGNORE)]
+    if not len(wrong):
+        return []
+    return [
+        f"the ids should be 0 to {classes - 1} or {IGNORE} (ignored), the target also holds "
+        f"{shortened(wrong.unique().tolist(), 5)}"
+    ]
 
 
 def valid_pixels(target: torch.Tensor) -> torch.Tensor:
