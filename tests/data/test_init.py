@@ -120,7 +120,7 @@ def test_split_folders_below_images(tmp_path: Path) -> None:
 def test_two_candidates(tmp_path: Path) -> None:
     pair(tmp_path, "a/img", "a/mask", [[0, 1]])
     pair(tmp_path, "b/img", "b/mask", [[0, 1]])
-    assert "several folders could be the masks of 'train'" in fails(tmp_path)
+    assert "several files could be the images and masks of 'train'" in fails(tmp_path)
 
 
 def test_labelme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,11 @@ from pathlib import Path
 import pytest
 from helpers.data_folders import THREE, fails, load, save
 
+from zoo.common.errors import InputError
+from zoo.data.description.init import init
+from zoo.data.formats.guess import find_pairs, place_text
+from zoo.data.load import load_dataset
+
 PIXEL = [[0]]
 LAYOUTS = {
     "suffix": (
@@ -88,3 +93,88 @@ def test_patterns_that_cannot_be_used(tmp_path: Path, entry: str, message: str) 
     for name in ("i/1.png", "m/1_gt.png", "m/2_gt.png", "j/1_gt.jpg"):
         save(tmp_path / name, PIXEL)
     assert message in fails(tmp_path, f"{THREE}splits: {{train: {entry}}}\n")
+
+
+FOUND = {
+    "a suffix": (
+        {"train": (["train/images/{}.jpg"], ["train/masks/{}_mask.gif"])},
+        {"train": '{images: "train/images", masks: "train/masks/{stem}_mask"}'},
+    ),
+    "one folder": (
+        {"train": (["{}_image.png"], ["{}_annotation.png", "{}_depth.png"])},
+        {"train": '{images: "{stem}_image", masks: "{stem}_annotation"}'},
+    ),
+    "another kind of file beside": (
+        {"train": (["d/a{}.jpg"], ["groundtruth/a{}_segmentation.png", "d/a{}_superpixels.png"])},
+        {"train": '{images: "d/{stem}.jpg", masks: "groundtruth/{stem}_segmentation"}'},
+    ),
+    "folders of other names": (
+        {"train": (["images/x{}.jpg"], ["labels/x{}_gt.png"])},
+        {"train": '{images: "images", masks: "labels/{stem}_gt"}'},
+    ),
+    "splits": (
+        {
+            "train": (["train_img/{}.jpg"], ["train_lab/{}.png"]),
+            "test": (["test_img/{}.jpg"], ["test_lab/{}.png"]),
+        },
+        {
+            "train": '{images: "train_img", masks: "train_lab"}',
+            "test": '{images: "test_img", masks: "test_lab"}',
+        },
+    ),
+    "prefixes": (
+        {"train": (["im/img_{}.png"], ["gt/gt_{}.png"])},
+        {"train": '{images: "im/img_{stem}", masks: "gt/gt_{stem}"}'},
+    ),
+    "a folder for each": (
+        {"train": (["c{}/image.png"], ["c{}/mask.png"])},
+        {"train": '{images: "{stem}/image", masks: "{stem}/mask"}'},
+    ),
+    "two extensions": (
+        {"train": (["d/{}.jpg"], ["d/{}.png"])},
+        {"train": '{images: "{stem}.jpg", masks: "{stem}.png"}'},
+    ),
+    "nested folders": (
+        {"train": (["left/rome/{}.png", "left/bonn/{}.png"], ["gt/rome/{}.png", "gt/bonn/{}.png"])},
+        {"train": '{images: "left", masks: "gt"}'},
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", FOUND)
+def test_init_finds_the_pattern(tmp_path: Path, layout: str) -> None:
+    files, splits = FOUND[layout]
+    for images, masks in files.values():
+        for name in [name.format(number) for name in images + masks for number in range(1, 12)]:
+            save(tmp_path / name, [[0, 1]])
+    found = find_pairs(tmp_path)
+    assert {split: place_text(place, tmp_path) for split, place in found.items()} == splits
+    loaded = load_dataset(init(tmp_path)).splits
+    sizes = {split: 11 * len(images) for split, (images, _) in files.items()}
+    assert {split: len(samples) for split, samples in loaded.items()} == sizes
+
+
+def test_several_files_could_be_the_masks(tmp_path: Path) -> None:
+    for number in range(3):
+        for name in ("images/{}.tif", "1st_manual/{}_manual1.gif", "mask/{}_mask.gif"):
+            save(tmp_path / name.format(number), [[0, 1]])
+    with pytest.raises(InputError) as caught:
+        init(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path}: several files could be the images and masks of 'train'. Write one of these "
+        f"under `splits:` in a dataset.yaml:\n"
+        f'  - train: {{images: "images", masks: "1st_manual/{{stem}}_manual1"}}\n'
+        f'  - train: {{images: "images", masks: "mask/{{stem}}_mask"}}'
+    )
+
+
+def test_where_nothing_pairs_the_message_names_suffixes(tmp_path: Path) -> None:
+    save(tmp_path / "images" / "a.png", PIXEL)
+    save(tmp_path / "masks" / "b.png", PIXEL)
+    message = fails(tmp_path, f"{THREE}splits: {{train: {{images: images, masks: masks}}}}\n")
+    assert "no names are equal: a.png and b.png. Where they differ at an end, write" in message
+    (tmp_path / "dataset.yaml").unlink()
+    (tmp_path / "masks" / "b.png").rename(tmp_path / "b.png")
+    (tmp_path / "masks").rmdir()
+    with pytest.raises(InputError, match=r'patterns such as `masks: "labels/\{stem\}_gt\.png"`'):
+        init(tmp_path)

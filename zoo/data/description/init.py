@@ -24,7 +24,10 @@ from zoo.common.files import write_text
 from zoo.data.dataset import IGNORE, MAX_CLASSES, SPLITS, Dataset, Decoder, Sample, unpack
 from zoo.data.description.dataset_yaml import read_dataset_file
 from zoo.data.formats.coco import MAX_COCO_BYTES, read_coco
-from zoo.data.formats.pairs import Place, find_splits, layouts, list_files, pair, pair_all
+from zoo.data.formats.guess import find_pairs, place_text, split_of
+from zoo.data.formats.pairs import (
+    STEM, Place, find_splits, layouts, list_files, pair, pair_all,
+)
 from zoo.data.formats.trees import official_layout
 from zoo.data.inspect.facts import FactCache, raise_faults
 from zoo.data.inspect.grey import ValueKind, kind_of_values, percent
@@ -42,14 +45,6 @@ LOWEST_GREY = 16
 BACKGROUND = "background"
 IGNORED_LABEL = "__ignore__"
 """The label by which LabelMe's users mark what to ignore."""
-SPLIT_WORDS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
-    "dev": "val", "test": "test", "testing": "test",
-}  # fmt: skip
-MASK_WORDS = {
-    "annot", "annotation", "annotations", "gt", "groundtruth", "label", "labels", "lbl", "mask",
-    "masks", "seg", "segmentation", "segmentations", "segmentationclass", "target", "targets",
-}  # fmt: skip
 
 
 def init(folder: str | Path, *, out: str | Path | None = None, force: bool = False) -> Path:
@@ -115,10 +110,9 @@ def explain_missing_file(root: Path) -> str:
             f"{images.relative_to(root)}/ + {masks.relative_to(root)}/"
             for images, masks in layouts(root, "train")
         ]
-        here = sorted(f"{p.name}/" if p.is_dir() else p.name for p in root.iterdir())
         return (
             f"{header} No train, val or test was found: looked for {', '.join(looked)} and the "
-            f"same for val and test. The folder holds: {shortened(here, 10) or 'nothing'}. Name "
+            f"same for val and test. The folder holds: {_content(root)}. Name "
             f"the folders under `splits:` in a dataset.yaml."
         )
     counts: Counter[int] = Counter()
@@ -156,6 +150,11 @@ def explain_missing_file(root: Path) -> str:
         f"Or write the names of your classes into {root / 'dataset.yaml'}:\n\n"
         f"{suggested_file(ids, plain=plain)}"
     )
+
+
+def _content(root: Path) -> str:
+    here = sorted(f"{p.name}/" if p.is_dir() else p.name for p in root.iterdir())
+    return shortened(here, 10) or "nothing"
 
 
 def suggested_file(ids: list[int], *, plain: bool = False) -> str:
@@ -211,21 +210,21 @@ def survey(root: Path) -> Survey:
         found = find(root)
         if found is not None:
             return found
-    splits = _folders_of_splits(root)
+    splits = find_pairs(root)
     if not splits:
         raise InputError(
-            f"{root} holds no images with matching masks. Looked for folders of equal "
-            f"names, such as images/ and masks/, train/images/ and train/masks/, or train/ and "
-            f"trainannot/; for COCO's JSON; and for LabelMe's JSON beside the images."
+            f"{root} holds no images with matching masks. Looked for folders such as images/ and "
+            f"masks/, train/images/ and train/masks/, or train/ and trainannot/; for names that "
+            f"differ at an end, such as 1.jpg and 1_mask.png or 1_image.png and "
+            f"1_annotation.png; for COCO's JSON; and for LabelMe's JSON beside the images. The "
+            f"folder holds {_content(root)}. Write `splits:` in a dataset.yaml: two folders, "
+            f'patterns such as `masks: "labels/{STEM}_gt.png"`, or a list of pairs.'
         )
-    samples = pair_all(  # masks in JPEG too, which may be grey
-        root,
-        {n: Place(*place, mask_extensions=IMAGE_EXTENSIONS) for n, place in splits.items()},
-    )
-    texts = {
-        name: f"{{images: {_relative(images, root)}, masks: {_relative(masks, root)}}}"
-        for name, (images, masks) in splits.items()
+    places = {  # masks in JPEG too, which may be grey
+        name: place._replace(mask_extensions=IMAGE_EXTENSIONS) for name, place in splits.items()
     }
+    samples = pair_all(root, places)
+    texts = {name: place_text(place, root) for name, place in splits.items()}
     return Survey(samples, texts, **_contents(root, _masks_of(samples)))
 
 
@@ -332,54 +331,6 @@ def _relative(path: Path, root: Path) -> str:
     return json.dumps(path.relative_to(root).as_posix(), ensure_ascii=False)
 
 
-def _split_of(parts: tuple[str, ...]) -> str:
-    """The split that a path names; train where it names none."""
-    words = [word for part in parts for word in re.split(r"[^a-z]+", part.lower())]
-    return next((SPLIT_WORDS[word] for word in words if word in SPLIT_WORDS), "train")
-
-
-def _folders_of_splits(root: Path) -> dict[str, tuple[Path, Path]]:
-    """Folders of images and masks: in a known layout, or with the same file names."""
-    plain = root / "images", root / "masks"
-    if all(side.is_dir() for side in plain):
-        inside = {child.name for child in plain[0].iterdir() if child.is_dir()}
-        if not inside & set(SPLITS):
-            return {"train": plain}
-    try:
-        found = find_splits(root)
-    except InputError:
-        found = _matching_folders(root)
-        if not found:
-            raise
-    return found or _matching_folders(root)
-
-
-def _matching_folders(root: Path) -> dict[str, tuple[Path, Path]]:
-    """Pairs of folders with the same stems, one of which is named like masks.
-
-    Raises InputError where a split could be more than one pair.
-    """
-    stems: dict[str, set[str]] = {}
-    for name in list_files(root):
-        path = PurePosixPath(name)
-        if path.suffix.lower() in IMAGE_EXTENSIONS:
-            stems.setdefault(str(path.parent), set()).add(path.stem)
-    masks = [folder for folder in stems if MASK_WORDS & set(re.split(r"[\W_]", folder.lower()))]
-    pairs: dict[str, tuple[Path, Path]] = {}
-    for mask in masks:
-        split = _split_of(PurePosixPath(mask).parts)
-        for image, names in stems.items():
-            same_split = _split_of(PurePosixPath(image).parts) == split
-            if image not in masks and same_split and names == stems[mask]:
-                if split in pairs:
-                    raise InputError(
-                        f"{root}: several folders could be the masks of {split!r}, among them "
-                        f"{pairs[split][1]} and {root / mask}. Write `splits:` by hand."
-                    )
-                pairs[split] = root / image, root / mask
-    return pairs
-
-
 def _coco(root: Path) -> Survey | None:
     """Annotation files in COCO's format, each a split."""
     listed: dict[Path, list[str]] = {}  # the annotation files, with the first images of each
@@ -393,7 +344,7 @@ def _coco(root: Path) -> Survey | None:
     texts: dict[str, str] = {}
     labels: Counter[str] = Counter()
     for file, names in listed.items():
-        split = _split_of((*file.relative_to(root).parts[:-1], file.stem))
+        split = split_of((*file.relative_to(root).parts[:-1], file.stem))
         below = sorted({(root / name).parent for name in list_files(root)})
         holding = [
             folder
@@ -435,7 +386,7 @@ def _labelme(root: Path) -> Survey | None:
     for folder, file in sorted(first.items()):
         if "shapes" not in read_shapes(file):
             continue
-        split = _split_of(folder.relative_to(root).parts)
+        split = split_of(folder.relative_to(root).parts)
         if split in samples:
             raise InputError(f"{root} has several folders for {split!r}. Write `splits:` by hand.")
         place = Place(folder, folder, mask_extensions=SHAPE_EXTENSIONS)

@@ -96,6 +96,13 @@ def pair_place(place: Place, problems: list[str]) -> list[Sample]:
                     f"{len(missing)} of {len(files)} {what} in {folder} have no {other} of the "
                     f"same name in {other_folder}: {shortened(missing, SHOWN)}"
                 )
+        if not images.keys() & masks.keys():
+            problems.append(
+                f"no names are equal: {shortened(images.values(), SHOWN)} and "
+                f"{shortened(masks.values(), SHOWN)}. Where they differ at an end, write the names "
+                f'under `splits:`, such as `masks: "labels/{STEM}_gt.png"` for 1_gt.png, the mask '
+                f"of 1.jpg (`zoo data init` finds them); otherwise list the pairs in a .csv"
+            )
     return [
         Sample(stem, place.images / name, place.masks / masks[stem])
         for stem, name in images.items()
