@@ -9,24 +9,29 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from zoo.common.console import info, track, warn
 from zoo.common.errors import InputError, RunError, join_problems, shortened
 from zoo.common.files import write_text
-from zoo.data.dataset import IGNORE, MAX_CLASSES, SPLITS, Dataset, Decoder, Sample, unpack
+from zoo.data.dataset import IGNORE, MAX_CLASSES, Dataset, Decoder, Sample, unpack
 from zoo.data.description.dataset_yaml import read_dataset_file
 from zoo.data.formats.coco import MAX_COCO_BYTES, read_coco
 from zoo.data.formats.guess import find_pairs, place_text, split_of
 from zoo.data.formats.pairs import (
-    STEM, Place, find_splits, layouts, list_files, pair, pair_all,
+    STEM,
+    Place,
+    find_splits,
+    layouts,
+    list_files,
+    pair,
+    pair_all,
 )
 from zoo.data.formats.trees import official_layout
 from zoo.data.inspect.facts import FactCache, raise_faults
@@ -220,10 +225,7 @@ def survey(root: Path) -> Survey:
             f"folder holds {_content(root)}. Write `splits:` in a dataset.yaml: two folders, "
             f'patterns such as `masks: "labels/{STEM}_gt.png"`, or a list of pairs.'
         )
-    places = {  # masks in JPEG too, which may be grey
-        name: place._replace(mask_extensions=IMAGE_EXTENSIONS) for name, place in splits.items()
-    }
-    samples = pair_all(root, places)
+    samples = pair_all(root, splits)
     texts = {name: place_text(place, root) for name, place in splits.items()}
     return Survey(samples, texts, **_contents(root, _masks_of(samples)))
 

@@ -51,16 +51,16 @@ def find_pairs(root: Path) -> dict[str, Place]:
     """Where the images and masks of each split lie below `root`, and how their names differ.
 
     In a known layout, or in folders, or under names, of which one has a word such as `mask`; names
-    may differ at their ends, as `1_image.png` and `1_annotation.png` do. Empty where nothing fits
-    together. Raises InputError for half a split of a known layout, and where several sides fit.
+    may differ at their ends, as `1_image.png` and `1_annotation.png` do. Masks may be JPEG. Empty
+    where nothing fits together. Raises InputError for half a split of a known layout, and where several sides fit.
     """
     plain = root / "images", root / "masks"
     if all(side.is_dir() for side in plain):
         inside = {child.name for child in plain[0].iterdir() if child.is_dir()}
         if not inside & set(SPLITS):
-            return {"train": _fitted(Place(*plain))}
+            return {"train": _fitted(*plain)}
     try:
-        known = {split: _fitted(Place(*place)) for split, place in find_splits(root).items()}
+        known = {split: _fitted(*place) for split, place in find_splits(root).items()}
     except InputError:
         known = {}
         found = _search(root)
@@ -89,11 +89,11 @@ def place_text(place: Place, root: Path) -> str:
     return f"{{images: {images}, masks: {side(place.masks, place.mask_name)}}}"
 
 
-def _fitted(place: Place) -> Place:
-    """`place`, with patterns where no names are equal but patterns pair them."""
-    assert place.masks is not None
+def _fitted(folder: Path, mask_folder: Path) -> Place:
+    """Two folders, with patterns where no names are equal but patterns pair them."""
+    place = Place(folder, mask_folder, mask_extensions=IMAGE_EXTENSIONS)
     try:
-        images, masks = (_image_files(list_files(side)) for side in (place.images, place.masks))
+        images, masks = (_image_files(list_files(side)) for side in (folder, mask_folder))
     except InputError:
         return place
     if {*map(without_extension, images)} & {*map(without_extension, masks)}:
