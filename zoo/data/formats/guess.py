@@ -52,7 +52,8 @@ def find_pairs(root: Path) -> dict[str, Place]:
 
     In a known layout, or in folders, or under names, of which one has a word such as `mask`; names
     may differ at their ends, as `1_image.png` and `1_annotation.png` do. Masks may be JPEG. Empty
-    where nothing fits together. Raises InputError for half a split of a known layout, and where several sides fit.
+    where nothing fits together. Raises InputError for half a split of a known layout, and where
+    several sides fit.
     """
     plain = root / "images", root / "masks"
     if all(side.is_dir() for side in plain):
