@@ -152,9 +152,8 @@ def load_checkpoint(run: Path) -> tuple[dict[str, Any], Progress]:
             raise zipfile.BadZipFile(f"Bad CRC-32 for {spoiled!r}")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile and torch raise nearly anything on a spoiled file
-        raise InputError(
-            f"{path} is damaged or no checkpoint ({str(error).splitlines()[0][:100]}). {NEW_RUN}"
-        ) from error
+        cause = f"{type(error).__name__}: {error}".splitlines()[0][:100]
+        raise InputError(f"{path} is damaged or no checkpoint ({cause}). {NEW_RUN}") from error
 
     # an older or a newer version may have stored other parts
     parts = content if isinstance(content, dict) else {}
@@ -189,13 +188,12 @@ def load_checkpoint(run: Path) -> tuple[dict[str, Any], Progress]:
 
 def _sound(name: str, value: Any) -> bool:
     """True if `value` is one that the field `name` of `Progress` can have."""
-    if name == "micro_batch" and value is None:
-        return True
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return False
-    least = {"best_epoch": -1, "best_miou": -1, "micro_batch": 1, "loss_sum": -math.inf}
-    whole = isinstance(value, int) or name in ("loss_sum", "best_miou", "seconds")
-    return whole and value >= least.get(name, 0)
+    if name == "micro_batch":
+        return value is None or (type(value) is int and value > 0)
+    least = getattr(Progress, name)  # whole numbers only grow
+    if isinstance(least, int):
+        return type(value) is int and value >= least
+    return isinstance(value, int | float) and not math.isnan(value)
 
 
 def _misfits(
