@@ -67,12 +67,18 @@ def nearest(given: str, allowed: Iterable[str], count: int = 3) -> list[str]:
     return difflib.get_close_matches(given, list(allowed), n=count, cutoff=0.5)
 
 
+def brief(value: object, limit: int = 60) -> str:
+    """`value` as Python writes it, cut at `limit` characters."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
 def unknown(what: str, given: str, allowed: Iterable[str]) -> str:
     """The sentence for an unknown name: the name, the nearest ones, the list cut at twenty."""
     allowed = list(allowed)
-    close = nearest(given, allowed)
+    close = nearest(given[:100], allowed)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
-    return f"Unknown {what} {given!r}.{hint} Available: {shortened(allowed)}."
+    return f"Unknown {what} {brief(given, 100)}.{hint} Available: {shortened(allowed)}."
 
 
 def extra(module: str, extra_name: str, where: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
-from zoo.common.errors import nearest, shortened
+from zoo.common.errors import brief, nearest, shortened
 
 Place = tuple[str | int, ...]
 """Where a value stands: keys and list positions from the top."""
@@ -60,9 +60,7 @@ def problems(error: ValidationError, model: type[BaseModel]) -> list[tuple[Place
             text = str(item["ctx"]["error"])
         else:
             plain = item["msg"].replace("Input should be", "should be")
-            given = repr(item["input"])
-            given = given if len(given) <= 60 else f"{given[:57]}..."
-            text = f"{WORDS.get(kind, plain)}, got {given}"
+            text = f"{WORDS.get(kind, plain)}, got {brief(item['input'])}"
         found.append((tuple(part for part in place if part != "[key]"), text))
     return found
 

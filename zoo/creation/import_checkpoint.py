@@ -56,7 +56,7 @@ def import_checkpoint(
     `mean` and `std` are those of the training; by default the encoder's. Raises InputError where
     the file holds anything else, or where a tensor of the network is missing or misshapen.
     """
-    from zoo.models.build import build
+    from zoo.models.build import build, check_values
 
     path, folder = Path(path), Path(out)
     if folder.exists():
@@ -100,6 +100,7 @@ def import_checkpoint(
     left_out = [name for name in state if not name.startswith(prefix)]
     left_out += [prefix + name for name in strangers]
     kept = {name: tensor for name, tensor in inner.items() if name not in strangers}
+    check_values(kept, path, net.net)
     try:
         load_state(net, kept, Described(spec, foreign=foreign))
     except InputError as error:

@@ -7,14 +7,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from zoo.common.errors import InputError, join_problems, unknown
+from zoo.common.errors import InputError, brief, join_problems, unknown
 from zoo.common.files import read_json, write_json
 from zoo.hub.smp import native_encoders, spec_from_smp
 from zoo.models.spec import ModelSpec
+from zoo.records.metrics import METRICS
 from zoo.registry import encoders as timm_table
 from zoo.registry.decoders import DECODERS, allowed_options
 from zoo.registry.encoders import ENCODER_ARGS, MAX_SIDE, wrong_arguments
@@ -38,6 +39,23 @@ class ZooSection(BaseModel):
     spec: ModelSpec
     training: dict[str, Any] | None = None
     metrics: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _can_be_shown(self) -> Self:
+        if not isinstance((self.training or {}).get("overrides") or {}, dict):
+            raise ValueError("training.overrides should be a mapping of keys to values")
+        for key in ("dataset", "split"):
+            if not isinstance(text := (self.metrics or {}).get(key, ""), str):
+                raise ValueError(f"metrics.{key} should be text, got {brief(text)}")
+        for metric in METRICS:
+            found = (self.metrics or {}).get(metric.key)
+            numbers = [found]
+            if metric.per_class and isinstance(found, dict):
+                numbers = list(found.values())
+            if not all(n is None or (type(n) in (int, float) and 0 <= n <= 1) for n in numbers):
+                kind = "fractions by class" if metric.per_class else "a fraction"
+                raise ValueError(f"metrics.{metric.key} should be {kind}, got {brief(found)}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -121,8 +139,8 @@ def _parse_ours(ours: Any, source: str) -> Described:
         )
         raise InputError(f"{source} has schema {version!r}, this version reads {SCHEMA}. {step}.")
     try:
-        section = ZooSection.model_validate_json(json.dumps(ours))
-    except (ValidationError, ValueError) as error:
+        section = ZooSection.model_validate_json(json.dumps(ours, allow_nan=False))
+    except (ValidationError, ValueError, RecursionError) as error:
         found = error.errors() if isinstance(error, ValidationError) else []
         lines = [f"_zoo.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found] or [str(error)]
         raise InputError(join_problems(f"{source} has problems:", lines)) from error

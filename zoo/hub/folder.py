@@ -119,20 +119,22 @@ def load_folder(
     """Load the model in `path`; `registry` as in `read_folder`.
 
     `classes`: names of other classes; the layers that score the classes then start at random, the
-    rest is loaded. Raises InputError where the weights do not fit the description.
+    rest is loaded. Raises InputError where the weights do not fit the description or hold NaN.
     """
-    from zoo.models.build import build, check_keys, read_weights
+    from zoo.models.build import build, check_keys, check_values, read_weights
 
     described, commit = read_folder(path, registry), snapshot_origin(path)
     spec, state = described.spec, read_weights(path / WEIGHTS)
     origin: dict[str, Any] = {} if commit is None else {"pulled_from": commit}
     if classes is None or classes == spec.classes:
         model = build(spec)
+        check_values(state, path, model.net)
         load_state(model, state, described)
         model.provenance = (described.training or {}) | origin or None
         return model
     model = build(with_classes(spec, classes))
     fresh = model.net.state_dict()
+    check_values(state, path, model.net)
     if described.foreign:
         old = build(spec)
         load_state(old, state, described)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from zoo.common.console import info
-from zoo.common.errors import InputError, RunError, join_problems, renamed, shortened
+from zoo.common.errors import InputError, RunError, join_problems, renamed
 from zoo.common.files import read_json
 from zoo.hub.card import (
     BEGIN,
@@ -245,20 +245,11 @@ def plan_upload(
 
 
 def _check_weights(described: ModelFolder) -> None:
-    from zoo.models.build import read_weights
+    from zoo.models.build import check_values, read_weights
 
     state = read_weights(described.path / WEIGHTS)
     check_shapes(described, {name: tuple(tensor.shape) for name, tensor in state.items()})
-    broken = [
-        name
-        for name, tensor in state.items()
-        if tensor.is_floating_point() and not tensor.isfinite().all()
-    ]
-    if broken:
-        raise InputError(
-            f"{described.path} holds weights that are NaN or infinite: {shortened(broken, 5)}. "
-            "Train the model again."
-        )
+    check_values(state, described.path)
 
 
 def _record(path: Path, described: ModelFolder) -> Record:

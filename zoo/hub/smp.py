@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
+from zoo.common import schema
 from zoo.common.console import info
-from zoo.common.errors import InputError, join_problems, shortened, unknown
+from zoo.common.errors import InputError, brief, join_problems, shortened, unknown
+from zoo.common.schema import dotted
 from zoo.models.spec import ModelSpec, model_spec, per_channel
 from zoo.registry import encoders as timm_table
 from zoo.registry.decoders import DECODERS
@@ -38,12 +42,12 @@ def spec_from_smp(config: dict[str, Any], source: str, named: Named | None = Non
     decoders = {row.smp: name for name, row in DECODERS.items() if row.smp}
     kind, count, channels = (config.get(k) for k in ("_model_class", "classes", "in_channels"))
     problems = []
-    if kind not in decoders:
+    if not isinstance(kind, str) or kind not in decoders:
         problems.append(f"_model_class: {unknown('class', str(kind), [*decoders])}")
     if type(count) is not int or not 1 <= count <= 255:
-        problems.append(f"classes: should be 1 to 255, got {count!r}")
+        problems.append(f"classes: should be 1 to 255, got {brief(count)}")
     if type(channels) is not int or not 1 <= channels <= 4096:
-        problems.append(f"in_channels: should be 1 to 4096, got {channels!r}")
+        problems.append(f"in_channels: should be 1 to 4096, got {brief(channels)}")
     if not isinstance(config.get("encoder_name"), str):
         problems.append("encoder_name: is missing")
     if config.get("aux_params") is not None:
@@ -51,12 +55,12 @@ def spec_from_smp(config: dict[str, Any], source: str, named: Named | None = Non
     if problems:
         raise InputError(join_problems(f"{source} has problems:", problems))
     if config.get("activation") is not None:
-        info(f"{source} ends in {config['activation']}; zoo's model returns logits.")
+        info(f"{source} ends in {brief(config['activation'])}; zoo's model returns logits.")
     decoder, encoder = decoders[str(kind)], _encoder(config["encoder_name"])
     name, _, tag = encoder.partition(".")
     row = timm_table.weights().get((name, tag)) or timm_table.encoders().get(name)
     mean, std = IMAGENET if row is None else map(timm_table.numbers, (row.mean, row.std))
-    extra = {key: value for key, value in config.items() if key[0] != "_" and key not in OURS}
+    extra = {key: value for key, value in config.items() if key[:1] != "_" and key not in OURS}
     resolved = Resolved(
         name=f"{decoder}-{encoder}",
         decoder=decoder,
@@ -67,7 +71,11 @@ def spec_from_smp(config: dict[str, Any], source: str, named: Named | None = Non
         mean=mean,
         std=std,
     )
-    spec = model_spec(resolved, int(count or 0), in_chans=int(channels or 0))
+    try:
+        spec = model_spec(resolved, int(count or 0), in_chans=int(channels or 0))
+    except ValidationError as error:
+        lines = [f"{dotted(place)}: {text}" for place, text in schema.problems(error, ModelSpec)]
+        raise InputError(join_problems(f"{source} has problems:", lines)) from error
     if named is not None:
         return _as_named(spec, named, source)
     whose = "ImageNet's" if row is None else "the encoder's"

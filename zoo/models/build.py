@@ -71,7 +71,9 @@ def build(spec: ModelSpec, encoder_file: Path | None = None) -> SegmentationMode
         )
     pretrained: dict[str, Any] = {}
     if encoder_file is not None:
-        overlay = {"state_dict": read_weights(encoder_file)}
+        state = read_weights(encoder_file)
+        check_values(state, encoder_file)
+        overlay = {"state_dict": state}
         pretrained = {"pretrained": True, "pretrained_cfg_overlay": overlay}
     try:
         written = Written()
@@ -86,6 +88,10 @@ def build(spec: ModelSpec, encoder_file: Path | None = None) -> SegmentationMode
             f"`zoo list --decoder {spec.decoder}` lists the encoders that fit."
         ) from error
     if encoder_file is not None:
+        if written.from_integers:
+            raise InputError(
+                f"{encoder_file} holds integers where {spec.encoder} has weights. Get it again."
+            )
         _check_loaded(net.encoder, written, spec, encoder_file)
     allow_single_values(net.decoder)
     if replaces_norm(spec):
@@ -128,6 +134,40 @@ def check_keys(net: nn.Module, state: dict[str, Tensor]) -> None:
         hidden = len(problems) - 8
         shown = problems[:8] + ([f"... and {hidden} more"] if hidden > 0 else [])
         raise InputError(join_problems("The weights do not fit the model:", shown))
+
+
+def check_values(
+    state: dict[str, Tensor], source: Path | str, net: nn.Module | None = None
+) -> None:
+    """Raise InputError for tensors of `state` that are NaN, infinite or not floating point.
+
+    Integers are allowed in counters, where the tensor of the same name in `net` holds them, and,
+    where `net` has none of that name, in what is not called a weight. `source` names the file.
+    """
+    wanted = {} if net is None else net.state_dict()
+    kinds, broken = [], []
+    for name, tensor in state.items():
+        floating = tensor.is_floating_point()
+        if name in wanted:
+            right = wanted[name].is_floating_point() == floating and not tensor.is_complex()
+            right |= floating and name.endswith("num_batches_tracked")  # an average of models
+        else:
+            weight = name.endswith((".weight", ".bias", ".running_mean", ".running_var"))
+            right = floating or not (weight or tensor.is_complex())
+        if not right:
+            kinds.append(f"{name} ({str(tensor.dtype).removeprefix('torch.')})")
+        elif floating and tensor.numel():
+            numbers = tensor.float() if tensor.element_size() == 1 else tensor  # 8-bit floats
+            if not torch.stack(numbers.aminmax()).isfinite().all():
+                broken.append(name)
+    problems = []
+    if kinds:
+        problems.append(f"numbers of another kind than the model's: {shortened(kinds, 5)}")
+    if broken:
+        problems.append(f"weights that are NaN or infinite: {shortened(broken, 5)}")
+    if problems:
+        text = f"{source} holds {' and '.join(problems)}."
+        raise InputError(f"{text} Train the model again, or get the file again.")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -57,12 +57,16 @@ class Undrawn(TorchFunctionMode):
 
 
 class Written(TorchFunctionMode):
-    """Records the tensors that values are copied into, as loading weights does."""
+    """Records the tensors that values are copied into, as loading weights does.
+
+    `from_integers` is True once integers were copied into a tensor of floating point.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._tensors: list[Tensor] = []  # kept, so that their memory is not used again
         self._places: set[int] = set()
+        self.from_integers = False
 
     def __torch_function__(
         self,
@@ -74,6 +78,8 @@ class Written(TorchFunctionMode):
         if func == Tensor.copy_:
             self._tensors.append(args[0])
             self._places.add(args[0].untyped_storage().data_ptr())
+            to, source = args[0], args[1]
+            self.from_integers |= to.is_floating_point() and not source.is_floating_point()
         return func(*args, **(kwargs or {}))
 
     def __contains__(self, tensor: Tensor) -> bool:
