@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import math
 import os
 import re
+import socket
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +37,12 @@ LOGIN = "log in with `hf auth login` or set HF_TOKEN"
 CHECK_CONNECTION = "check the connection, HF_ENDPOINT and the proxy, and run the command again"
 RETRY_PAUSE_S = 1.0
 TRIES = 2
+SLOWEST_BYTES_PER_S = 10_000
+PATIENCE = 3
+"""A request may take this many times the longest silence, and the time of its bytes at the slowest
+speed."""
+MAX_ANSWER_BYTES = 50_000_000
+"""The largest answer that is not a file: the list of about 150,000 files."""
 DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 T = TypeVar("T")
@@ -130,7 +141,7 @@ def api() -> HfApi:
     return HfApi(library_name="zoo")
 
 
-def call(task: Task, timeout: float, action: Callable[[], T]) -> T:
+def call(task: Task, timeout: float, action: Callable[[], T], limit: int = MAX_ANSWER_BYTES) -> T:
     """Run `action`, calls of the Hub's client, within `bounded`; returns what it returns.
 
     It is tried a second time after a failure that may pass, unless the Hub was silent for `timeout`
@@ -139,39 +150,49 @@ def call(task: Task, timeout: float, action: Callable[[], T]) -> T:
     with explained(task):
         began = time.monotonic()
         try:
-            with bounded(task, timeout):
+            with bounded(task, timeout, limit):
                 return action()
         except HubTransportError as error:
             if not may_pass(error) or time.monotonic() - began >= timeout:
                 raise
         time.sleep(RETRY_PAUSE_S)
-        with bounded(task, timeout):
+        with bounded(task, timeout, limit):
             return action()
 
 
 @contextlib.contextmanager
-def bounded(task: Task, timeout: float) -> Iterator[None]:
+def bounded(task: Task, timeout: float, limit: int = MAX_ANSWER_BYTES) -> Iterator[None]:
     """Within the block no request of the client waits longer than `timeout` seconds in silence.
 
-    The client repeats failed requests for minutes; here it may do so once, and not at all after
-    silence or where the Hub limits the rate. The token is sent to the Hub only, whatever address an
-    answer names. Xet, to which none of this applies, is off unless HF_HUB_DISABLE_XET=0 turns it
-    on. Raises RunError from within the client where a bound is reached.
+    A request is cut off after three times that and the time that its bytes take at 10 kB/s, and an
+    answer of more than `limit` bytes, or a compressed one, is not read. The client repeats failed
+    requests for minutes; here it may do so once, and not at all after silence or where the Hub
+    limits the rate. The token is sent to the Hub only, whatever address an answer names. Xet, to
+    which none of this applies, is off unless HF_HUB_DISABLE_XET=0 turns it on. Raises RunError from
+    within the client where a bound is reached.
     """
     session: Any = get_session()
     hooks, xet_is_off = session.event_hooks, constants.HF_HUB_DISABLE_XET
-    guard = _Guard(task, timeout)
+    guard = _Guard(task, timeout, limit)
     session.event_hooks = {
         "request": [*hooks["request"], guard.asked],
         "response": [*hooks["response"], guard.answered],
     }
     if os.environ.get("HF_HUB_DISABLE_XET", "").lower() not in ("0", "false", "no", "off"):
         constants.HF_HUB_DISABLE_XET = True
+    watch = threading.Thread(target=guard.watch, daemon=True)
+    watch.start()
     try:
         yield
-    except (ZooError, HubTransportError, OfflineModeIsEnabled):
+    except ZooError:
+        raise
+    except (HubTransportError, OfflineModeIsEnabled) as error:
+        if guard.late:
+            raise guard.too_slow() from error
         raise
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        if guard.late:
+            raise guard.too_slow() from error
         if isinstance(error.__cause__, ZooError | HubTransportError | OfflineModeIsEnabled):
             raise error.__cause__ from None  # the client wraps some of them
         if isinstance(error, OSError) and not isinstance(
@@ -182,20 +203,72 @@ def bounded(task: Task, timeout: float) -> Iterator[None]:
         text = task.failure(reason, "check HF_ENDPOINT and the proxy")
         raise UnreadableAnswerError(text) from error
     finally:
+        guard.done.set()
         session.event_hooks, constants.HF_HUB_DISABLE_XET = hooks, xet_is_off
 
 
-class _Guard:
-    """Counts the tries of each request and the seconds since the first."""
+_CONNECTIONS: weakref.WeakSet[Any] = weakref.WeakSet()
+"""The client's connections, which it keeps open; the only way to end a request that drags on."""
 
-    def __init__(self, task: Task, timeout: float):
+
+class _Guard:
+    """Counts the tries, the seconds and the bytes of each request.
+
+    `late` is True once a request was cut off because it took too long, `done` is set at the end.
+    """
+
+    def __init__(self, task: Task, timeout: float, limit: int):
         self._task = task
         self._timeout = timeout
+        self._limit = limit
+        self._began = 0.0
+        self._deadline = math.inf
+        self._bytes = 0
+        self.late = False
+        self.done = threading.Event()
         self._tries: dict[tuple[str, str, str], list[float]] = {}
         self._answered: set[tuple[str, str, str]] = set()
 
+    def watch(self) -> None:
+        """Cut off a request that is late, until the end; for a thread of its own."""
+        while not self.done.wait(min(1.0, self._timeout)):
+            if time.monotonic() >= self._deadline:
+                self.late = True
+                for stream in list(_CONNECTIONS):
+                    with contextlib.suppress(OSError):
+                        stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+                return
+
+    def too_slow(self) -> RunError:
+        """The error where a request was cut off."""
+        seconds = time.monotonic() - self._began
+        reason = f"{host()} is too slow: {self._bytes} bytes in {seconds:.0f} seconds"
+        return RunError(self._task.failure(reason, CHECK_CONNECTION))
+
+    def counted(self, size: int, limit: int | None = None) -> None:
+        """Called for each piece of a request or an answer."""
+        self._bytes += size
+        self._deadline = self._began + PATIENCE * self._timeout + self._bytes / SLOWEST_BYTES_PER_S
+        if self.late or time.monotonic() >= self._deadline:
+            raise self.too_slow()
+        if limit is not None and self._bytes > limit:
+            reason = f"{host()} sent more than the {limit} bytes that were to be expected"
+            raise RunError(self._task.failure(reason, CHECK_CONNECTION))
+
+    def finished(self) -> None:
+        """Called when an answer was read."""
+        self._deadline = math.inf
+
     def asked(self, request: Any) -> None:
         """Called before a request is sent."""
+        if self.late:
+            raise self.too_slow()
+        self._began, self._bytes = time.monotonic(), 0
+        self.counted(0)
+        if request.method in ("POST", "PUT"):
+            request.stream = _counted(request.stream, self)
+        request.extensions["trace"] = _note_connection
+        request.headers["accept-encoding"] = "identity"  # a few bytes could unpack to gigabytes
         if _origin(str(request.url)) != _origin(constants.ENDPOINT):
             request.headers.pop("authorization", None)
         patience = dict.fromkeys(("connect", "read", "write", "pool"), self._timeout)
@@ -217,10 +290,43 @@ class _Guard:
         """Called when the head of an answer has come."""
         key, status = _key(response.request), response.status_code
         self._answered.add(key)
+        self._bytes = 0
+        response.stream = _counted(response.stream, self, self._limit)
+        encoding = response.headers.pop("content-encoding", "identity")
+        if encoding != "identity" and status < 400:
+            reason = f"{host()} answered in the encoding {printable(encoding)[:20]}, not as asked"
+            raise RunError(self._task.failure(reason, CHECK_CONNECTION))
         if status in (408, 429) or (status >= 500 and len(self._tries.get(key, [])) >= TRIES):
             raise refusal(self._task, status, response.headers.get("Retry-After", ""))
         if status < 500 and response.request.method != "GET":  # a GET's body can still break off
             self._tries.pop(key, None)
+
+
+def _counted(stream: Any, guard: _Guard, limit: int | None = None) -> Any:
+    """`stream`, the body of a request or, with a limit, of an answer, counted piece by piece."""
+    library = importlib.import_module(type(get_session()).__module__.partition(".")[0])
+
+    class Counted(library.SyncByteStream):  # type: ignore[name-defined]
+        def __iter__(self) -> Iterator[bytes]:
+            for piece in stream:
+                guard.counted(len(piece), limit)
+                yield piece
+
+        def close(self) -> None:
+            if limit is not None:
+                guard.finished()
+            stream.close()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(stream, name)
+
+    return Counted()
+
+
+def _note_connection(event: str, info: dict[str, Any]) -> None:
+    """Called by the client's transport at every step of a request."""
+    if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+        _CONNECTIONS.add(info["return_value"])
 
 
 def _key(request: Any) -> tuple[str, str, str]:

@@ -32,6 +32,8 @@ from zoo.remote.client import (
 )
 
 ANNOUNCED_FROM_BYTES = 100_000
+MAX_ERROR_BYTES = 1_000_000
+"""What may come in place of a file that is smaller."""
 
 
 def listing_or_cached(task: Task, names: Collection[str], timeout: float) -> Listing | Path:
@@ -98,6 +100,7 @@ def download(
             etag_timeout=timeout,
             library_name="zoo",
         ),
+        limit=max(listed.size, MAX_ERROR_BYTES),
     )
     with explained(task):
         digest = digest_of(path, listed.digest)

@@ -221,19 +221,36 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, response: Response, fault: Fault) -> None:
         body = response.body.translate(INVERTED) if fault.wrong else response.body
+        if fault.drip and fault.head:
+            self._drip(b"HTTP/1.1 200 OK\r\nX-Padding: " + b"x" * 10_000, fault.drip)
+            return
         self.send_response(response.status)
         for name, value in response.headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        if fault.endless:
+            self.send_header("Transfer-Encoding", "chunked")
+        else:
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "HEAD":
             return
-        if fault.cut is None:
+        if fault.endless:
+            while True:
+                self.wfile.write(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
+        elif fault.drip:
+            self._drip(body, fault.drip)
+        elif fault.cut is None:
             self.wfile.write(body)
         else:
             self.wfile.write(body[: fault.cut])
             self.wfile.flush()
             self._hang_up(fault.silent)
+
+    def _drip(self, content: bytes, seconds: float) -> None:
+        for value in content:
+            self.server.hub.released.wait(seconds)
+            self.wfile.write(bytes([value]))
+            self.wfile.flush()
 
     def _hang_up(self, silent: bool) -> None:
         if silent:

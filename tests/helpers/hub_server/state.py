@@ -77,6 +77,8 @@ class Fault:
     `wrong` inverts every byte of the answer, and of a file that is put, as it arrives. `cut` sends
     that many bytes of the body and then closes the connection, or with `silent` keeps it open
     without a word. `silent` alone never answers. `drop` closes the connection without an answer.
+    `drip` waits that many seconds before each byte of the body, with `head` of the whole answer;
+    `endless` sends a body in chunks that never ends.
     With `after` the request is carried out before the answer goes wrong. `call` runs when the fault
     strikes. The fault lets `skip` requests pass and ends after `times` more.
     """
@@ -91,6 +93,9 @@ class Fault:
     wrong: bool = False
     drop: bool = False
     silent: bool = False
+    drip: float = 0.0
+    head: bool = False
+    endless: bool = False
     after: bool = False
     call: Callable[[], object] | None = None
     skip: int = 0
