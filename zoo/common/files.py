@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -93,36 +94,78 @@ def natural_key(text: str) -> tuple[list[str | int], str]:
 
 
 @contextlib.contextmanager
+def scratch_folder(parent: Path, prefix: str) -> Iterator[Path]:
+    """Yield a new folder in `parent`, whose name begins with `prefix`; it is deleted at the end.
+
+    Those that killed processes left are deleted first. A process locks its folder, so a lock that
+    is free tells that the process is gone. Raises OSError where no folder can be created.
+    """
+    with contextlib.suppress(OSError):
+        for left in parent.iterdir():
+            ours = re.fullmatch(re.escape(prefix) + "[a-z0-9_]{8}", left.name)
+            if ours and left.is_dir() and not left.is_symlink():
+                with locked(left) as free:
+                    if free:
+                        shutil.rmtree(left, ignore_errors=True)
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+        with locked(folder, wait=True):
+            if not folder.is_dir():
+                continue  # another process took it for one that was left
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Hold the operating system's lock of a file or folder, which ends with the process.
+
+    False where another process holds it (unless `wait`), and where there is nothing to lock.
+    """
+    held, handle = False, None
+    try:
+        with contextlib.suppress(OSError):
+            handle = os.open(path, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            held = True
+        yield held
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+@contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that replaces `path` when the block ends without an error.
 
     A reader sees the old folder or the new one, never a mixture of both; between the two renames
     a kill can leave the old one under the name `.NAME.old`, which `recover_folder` puts back.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-    except OSError as error:
-        raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
-    try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                sync(file)
-        old = path.with_name(f".{path.name}.old")
-        if path.exists():
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            scratch = scratch_folder(path.parent, f".{path.name}.zoo-")
+            temporary = stack.enter_context(scratch)
+        except OSError as error:
+            raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
+        try:
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    sync(file)
+            old = path.with_name(f".{path.name}.old")
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                path.replace(old)
+            temporary.replace(path)
+            sync(path.parent)
             shutil.rmtree(old, ignore_errors=True)
-            path.replace(old)
-        temporary.replace(path)
-        sync(path.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        except OSError as error:
+            raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
 def recover_folder(path: Path) -> None:

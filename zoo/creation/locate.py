@@ -29,9 +29,12 @@ def model_folder(
         return pull_model(parse_address(str(model)), registry)
     path = Path(model)
     if path.is_dir():
-        from zoo.hub.folder import folder_of_run
+        from zoo.hub.folder import CONFIG, WEIGHTS, folder_of_run
+        from zoo.remote.files import check_snapshot
 
-        return folder_of_run(path)
+        folder = folder_of_run(path)
+        check_snapshot(folder, (CONFIG, WEIGHTS))
+        return folder
     if isinstance(model, Path) or "/" in str(model) or str(model).startswith("."):
         raise InputError(
             f"There is no folder {model}. Give a name, a model folder, a run folder or "
@@ -41,16 +44,24 @@ def model_folder(
 
 
 def pull(model: str) -> Path:
-    """Bring a model into the Hub's cache; returns its folder there.
+    """Bring a model, or the weights of an encoder, into the Hub's cache; returns its folder there.
 
-    `model`: `hf-hub:ORG/REPO[@REVISION]`, or a name that stands for trained weights. Raises
-    InputError for a model that cannot be used, RunError where the Hub fails.
+    `model`: `hf-hub:ORG/REPO[@REVISION]`, or a name that stands for trained weights. What is in the
+    cache is compared with the Hub where it could not be verified before. Raises InputError for a
+    model that cannot be used, RunError where the Hub fails.
     """
+    from zoo.hub.config import TimmConfigError
+    from zoo.hub.encoders import fetch_encoder
     from zoo.hub.pull import pull_model
 
     if (named := named_weights(model)) is not None:
         return pulled(named)
-    return pull_model(parse_address(model))
+    address = parse_address(model)
+    try:
+        return pull_model(address)
+    except TimmConfigError:
+        repo, revision = address.repo, address.revision
+        return fetch_encoder(repo, "", repo, revision=revision, with_config=True).path.parent
 
 
 def named_weights(model: str | Path, registry: Path | None = None) -> Named | None:

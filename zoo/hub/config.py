@@ -26,6 +26,10 @@ SCHEMA = 1
 MAX_CONFIG_BYTES = 1_000_000
 
 
+class TimmConfigError(InputError):
+    """A config.json that timm wrote, beside the weights of an encoder."""
+
+
 class ZooSection(BaseModel):
     """The `_zoo` section of config.json.
 
@@ -111,7 +115,7 @@ def parse_config(config: dict[str, Any], source: str, named: Named | None = None
     if ours is None and "_model_class" in config:
         described = Described(spec_from_smp(config, source, named), foreign=True)
     else:
-        described = _parse_ours(ours, source)
+        described = _parse_ours(ours, source, "architecture" in config)
         spec = described.spec
         if spec.decoder == "pspnet" and config.get("_model_class") == "PSPNet":
             # SMP's PSPNet is pspnet_lite now; older folders call it pspnet
@@ -122,9 +126,9 @@ def parse_config(config: dict[str, Any], source: str, named: Named | None = None
     return described
 
 
-def _parse_ours(ours: Any, source: str) -> Described:
+def _parse_ours(ours: Any, source: str, from_timm: bool) -> Described:
     if not isinstance(ours, dict):
-        raise InputError(
+        raise (TimmConfigError if from_timm else InputError)(
             f"{source} has no `_zoo` section; it was not written by zoo, and not by "
             "segmentation-models-pytorch either. To use the weights of a timm encoder, call "
             'zoo.create(NAME, encoder_weights="hf-hub:ORG/REPO").'

@@ -13,7 +13,7 @@ from zoo.common.errors import InputError, ZooError, join_problems, printable, sh
 from zoo.common.files import sha256
 from zoo.remote.address import Address, hub_timeout, problems
 from zoo.remote.client import Listing, Task, list_files
-from zoo.remote.files import download, listing_or_cached, note_revision, snapshot
+from zoo.remote.files import download, listing_or_cached, note_verified, snapshot
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -86,7 +86,7 @@ def fetch_encoder(
         for file in names:
             limit = MAX_CONFIG_BYTES if file == CONFIG_FILE else None
             download(task, listing, file, timeout, limit)
-        note_revision(task, listing.commit)
+        note_verified(task, listing, names)
         folder = snapshot(task, listing.commit)
     path, config = folder / filename, None
     verify_safetensors(path)

@@ -11,10 +11,10 @@ from zoo.hub.folder import CARD, CONFIG, WEIGHTS, check_shapes
 from zoo.remote.address import Address, hub_timeout
 from zoo.remote.client import Listing, Task
 from zoo.remote.files import (
-    cached_file,
     download,
+    holds,
     listing_or_cached,
-    note_revision,
+    note_verified,
     read_shapes,
     snapshot,
 )
@@ -48,18 +48,19 @@ def pull_model(address: Address, registry: Path | None = None) -> Path:
             "(.bin, .pth) can run code and are never loaded; `zoo import` converts a checkpoint "
             "on your disk."
         )
-    _download(task, listing, timeout, registry)
-    note_revision(task, listing.commit)
+    note_verified(task, listing, _download(task, listing, timeout, registry))
     return snapshot(task, listing.commit)
 
 
-def _download(task: Task, listing: Listing, timeout: float, registry: Path | None) -> None:
+def _download(task: Task, listing: Listing, timeout: float, registry: Path | None) -> list[str]:
+    """Download and check the files of a model; returns their names."""
     described = read_config(download(task, listing, CONFIG, timeout, MAX_CONFIG_BYTES), registry)
-    cached = cached_file(task, WEIGHTS, listing.commit)
-    if cached is None:
-        shapes = read_shapes(task, listing, WEIGHTS, timeout)
-    else:
+    cached = snapshot(task, listing.commit) / WEIGHTS
+    is_cached = holds(cached, listing.files[WEIGHTS].digest)
+    if is_cached:
         shapes = verify_safetensors(cached)
+    else:
+        shapes = read_shapes(task, listing, WEIGHTS, timeout)
     try:
         check_shapes(described, shapes)
     except InputError as error:
@@ -67,7 +68,9 @@ def _download(task: Task, listing: Listing, timeout: float, registry: Path | Non
         text = join_problems("", [line.strip(" -") for line in problems])
         raise InputError(f"{task.repo} at {listing.commit[:12]}: {header}{text}") from error
     card = listing.files.get(CARD)
-    if card is not None and card.size <= MAX_CARD_BYTES:
+    with_card = card is not None and card.size <= MAX_CARD_BYTES
+    if with_card:
         download(task, listing, CARD, timeout)
-    if cached is None:
+    if not is_cached:
         verify_safetensors(download(task, listing, WEIGHTS, timeout))
+    return [CONFIG, WEIGHTS, CARD] if with_card else [CONFIG, WEIGHTS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import tempfile
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import yaml
 
 from zoo.common.console import info
 from zoo.common.errors import InputError, RunError, join_problems, renamed
-from zoo.common.files import read_json
+from zoo.common.files import read_json, scratch_folder
 from zoo.hub.card import (
     BEGIN,
     END,
@@ -51,7 +52,7 @@ from zoo.remote.client import (
     list_files,
     overtaken,
 )
-from zoo.remote.files import download
+from zoo.remote.files import check_snapshot, download
 
 if TYPE_CHECKING:
     from zoo.models.segmentation import SegmentationModel
@@ -155,18 +156,20 @@ def push(
     options = PushOptions(private, branch, tag, pull_request, message, dry_run)
     task = Task(f"push to {repo}", Address(repo, None if branch == "main" else branch))
     _check(task, options)
-    try:
-        scratch = tempfile.TemporaryDirectory(prefix="zoo-push-")
-    except OSError as error:
-        raise RunError(f"Cannot write a temporary folder: {error.strerror or error}.") from error
-    with scratch:
+    with contextlib.ExitStack() as stack:
+        try:
+            scratch = stack.enter_context(scratch_folder(Path(tempfile.gettempdir()), "zoo-push-"))
+        except OSError as error:
+            text = f"Cannot write a temporary folder: {error.strerror or error}."
+            raise RunError(text) from error
         if isinstance(model, str | Path):
             folder = Path(model)
             if not folder.is_dir():
                 raise InputError(f"There is no folder {folder}. Give a run or model folder.")
             folder = folder_of_run(folder)
+            check_snapshot(folder, (CONFIG, WEIGHTS))
         else:
-            folder = Path(scratch.name) / "model"
+            folder = scratch / "model"
             save_folder(model, folder, training=model.provenance)
         plan = plan_upload(
             folder,

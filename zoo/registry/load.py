@@ -221,19 +221,21 @@ def _fetch_overlay(text: str) -> Path:
             f"The registry {text} is not pinned, so it could change at any time. Give the full "
             f"commit: hf-hub:{address.repo}@<40 hexadecimal digits>."
         )
-    from zoo.remote.client import Task, list_files
-    from zoo.remote.files import cached_file, download
+    from zoo.remote.client import Task
+    from zoo.remote.files import download, listing_or_cached, note_verified
 
     ways = ("from a local file: point ZOO_REGISTRY at it",)
     task = Task(f"fetch the registry {address.repo}", address, ways)
-    if (cached := cached_file(task, OURS, str(address.revision))) is not None:
-        return cached
     timeout = hub_timeout()
-    listing = list_files(task, timeout)
+    listing = listing_or_cached(task, (OURS,), timeout)
+    if isinstance(listing, Path):
+        return listing / OURS
     listed = listing.files.get(OURS)
     if listed is None or listed.size > MAX_BYTES:
         raise InputError(f"{address.repo} holds no {OURS} of at most {MAX_BYTES} bytes.")
-    return download(task, listing, OURS, timeout)
+    file = download(task, listing, OURS, timeout)
+    note_verified(task, listing, (OURS,))
+    return file
 
 
 def parse_registry(text: str, source: str) -> RegistryFile:

@@ -57,6 +57,7 @@ def parse_address(text: str) -> Address:
 
 def snapshot_origin(folder: Path) -> str | None:
     """`org/repo@commit` where `folder` is a snapshot in a Hub cache, else None."""
+    folder = folder.resolve()
     kind, _, repo = folder.parent.parent.name.partition("--")
     is_snapshot = folder.parent.name == "snapshots" and kind == "models"
     if not is_snapshot or not COMMIT.fullmatch(folder.name):

@@ -1,23 +1,26 @@
 """Files of a repository in the Hub's own cache (HF_HOME), which every client of the Hub shares.
 
 `hf_hub_download` keeps a file whatever bytes came, so each file is compared with the digest that
-the Hub lists before it is used.
+the Hub lists before it is used. The digests are kept beside the snapshots, in `zoo/COMMIT.json`, so
+that a copy of the cache in which links became files can be verified without the Hub.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Collection
 from pathlib import Path
+from typing import Literal
 
-from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.errors import SafetensorsParsingError
 
 from zoo.common.console import info, warn
-from zoo.common.errors import InputError, RunError, ZooError
-from zoo.common.files import sha256, write_text
-from zoo.remote.address import COMMIT
+from zoo.common.errors import InputError, RunError, ZooError, join_problems, shortened
+from zoo.common.files import locked, read_json, sha256, write_json, write_text
+from zoo.remote.address import COMMIT, PREFIX, Address, snapshot_origin
 from zoo.remote.client import (
     DIGEST,
     Listing,
@@ -32,38 +35,100 @@ from zoo.remote.client import (
 )
 
 ANNOUNCED_FROM_BYTES = 100_000
+MAX_DIGESTS_BYTES = 50_000_000
+TRUST = "ZOO_TRUST_HUB_CACHE"
 MAX_ERROR_BYTES = 1_000_000
 """What may come in place of a file that is smaller."""
 
 
 def listing_or_cached(task: Task, names: Collection[str], timeout: float) -> Listing | Path:
-    """The files of a repository, or the folder in the cache that holds `names`.
+    """The files of a repository, or the folder in the cache that holds `names`, verified.
 
     The folder is given for a full commit, which needs no request, and with a warning where the Hub
-    cannot be asked. Raises what `list_files` raises where neither is to be had.
+    cannot be asked. Raises what `list_files` raises where neither is to be had, and RunError where
+    the Hub cannot be asked and the cache does not say what the files should be.
     """
-    if task.address.pinned and (folder := _cached(task, names)):
+    commit, unverified = _known_commit(task), []
+    folder = None if commit is None else snapshot(task, commit)
+    if folder is not None:
+        for name in names:
+            state = cached_state(folder, name)
+            if state == "missing":
+                folder = None
+                break
+            if state == "unverified":
+                unverified.append(name)
+    if folder is not None and task.address.pinned and not unverified:
         return folder
     try:
         return list_files(task, timeout)
     except ZooError as error:
-        if (folder := _cached(task, names)) is None:
+        if folder is None:
             raise
-        warn(f"{reason(error)} Using revision {folder.name[:12]} from the cache.")
+        if unverified and not trusts_cache():
+            raise _not_verified(task.goal, folder, unverified, reason(error)) from error
+        unchecked = ", not verified" if unverified else ""
+        warn(f"{reason(error)} Using revision {folder.name[:12]} from the cache{unchecked}.")
         return folder
 
 
-def _cached(task: Task, names: Collection[str]) -> Path | None:
-    """The folder of the cache that holds all `names` at the commit that is known there."""
+def check_snapshot(folder: Path, names: Collection[str]) -> None:
+    """Raise where the files of a snapshot that is named by its path are not those of the Hub.
+
+    A folder anywhere else passes. InputError for a file that is damaged, RunError for one of which
+    the cache does not say what it should be.
+    """
+    if snapshot_origin(folder) is None:
+        return
+    folder = folder.resolve()
+    states = {name: cached_state(folder, name, keep=True) for name in names}
+    if damaged := [name for name, state in states.items() if state == "damaged"]:
+        raise InputError(
+            f"{folder} is in the Hub's cache, but {shortened(damaged)} is not the file of that "
+            f"commit: it is damaged, or was changed. Run `{_verify(folder)}` with a connection, or "
+            "copy the folder out of the cache to use it as it is."
+        )
+    unverified = [name for name, state in states.items() if state == "unverified"]
+    if unverified and not trusts_cache():
+        raise _not_verified(f"use {folder}", folder, unverified, "")
+
+
+def _not_verified(goal: str, folder: Path, names: Collection[str], first: str) -> RunError:
+    why = (
+        f"{shortened(names)} in {folder} cannot be verified: the file is no link to a file named "
+        "by its digest, as in a copied HF_HOME, and no digest is kept beside it"
+    )
+    return RunError(
+        join_problems(
+            f"Cannot {goal}: {first and first.rstrip('.') + '; '}{why}. Try:",
+            [
+                f"with a connection: `{_verify(folder)}`; it compares the files with the Hub and "
+                "keeps their digests",
+                f"{TRUST}=1 in the environment, to use the files as they are",
+            ],
+        )
+    )
+
+
+def _verify(folder: Path) -> str:
+    """The command that compares a snapshot with the Hub."""
+    return f"zoo pull {PREFIX}{snapshot_origin(folder)}"
+
+
+def trusts_cache() -> bool:
+    """Whether files of the cache may be used that cannot be verified."""
+    return os.environ.get(TRUST, "").lower() in ("1", "true", "yes", "on")
+
+
+def _known_commit(task: Task) -> str | None:
+    """The commit that the revision names, as far as the cache knows."""
     commit = task.address.branch
     if not task.address.pinned:
         try:
             commit = (task.folder / "refs" / task.address.branch).read_text().strip()
-        except OSError:
+        except (OSError, ValueError):
             return None
-    if not COMMIT.fullmatch(commit) or not all(cached_file(task, n, commit) for n in names):
-        return None
-    return snapshot(task, commit)
+    return commit if COMMIT.fullmatch(commit) else None
 
 
 def download(
@@ -87,6 +152,10 @@ def download(
         path.unlink(missing_ok=True)
         if blob.exists() and not holds(blob, listed.digest):
             blob.unlink()
+    lock = task.folder.parent / ".locks" / task.folder.name / f"{listed.digest}.lock"
+    with locked(lock) as free:
+        for partial in blob.parent.glob(f"{listed.digest}.*incomplete") if free else ():
+            partial.unlink(missing_ok=True)  # of a download that was killed
     if listed.size >= ANNOUNCED_FROM_BYTES and not blob.exists():
         info(f"Downloading {name} of {task.repo} ({listed.size / 1e6:.1f} MB).")
     call(
@@ -142,31 +211,64 @@ def read_shapes(
     return {name: tuple(shape) for name, shape in shapes.items()}
 
 
-def cached_file(task: Task, name: str, commit: str) -> Path | None:
-    """The file in the cache, if it is there and undamaged; a damaged one is deleted."""
-    found = try_to_load_from_cache(
-        task.repo, name, cache_dir=constants.HF_HUB_CACHE, revision=commit
-    )
-    if not isinstance(found, str):
-        return None
-    path = Path(found)
-    with explained(task):
-        blob = path.resolve()
-        if DIGEST.fullmatch(blob.name) and blob.name != digest_of(path, blob.name):
-            warn(f"The cached file {name} of {task.repo} is damaged; deleted: {path}")
-            path.unlink(missing_ok=True)
+def cached_state(
+    folder: Path, name: str, *, keep: bool = False
+) -> Literal["verified", "unverified", "damaged", "missing"]:
+    """What is known of a file in a snapshot of the cache.
+
+    It is compared with the digest that was kept when it was compared with the Hub. Without one, a
+    link is compared with the digest that is the name of the file behind it, and a file in the only
+    snapshot of its repository with the names of the files that the Hub's client stored. A damaged
+    file is deleted, and missing then, unless `keep`.
+    """
+    path = folder / name
+    if not path.is_file():
+        return "missing"
+    with explained(Task(f"read {path}", Address(str(snapshot_origin(folder)).partition("@")[0]))):
+        blob, blobs = path.resolve(), folder.parent.parent / "blobs"
+        named = blob.name if blob.name != name and DIGEST.fullmatch(blob.name) else None
+        wanted = {digest for digest in (_kept_digests(folder).get(name), named) if digest}
+        if not wanted:
+            alone = sum(other.is_dir() for other in folder.parent.iterdir()) == 1
+            stored = [b for b in blobs.glob("*") if b.is_file() and DIGEST.fullmatch(b.name)]
+            size = path.stat().st_size
+            like = [b.name for b in stored if b.stat().st_size == size] if alone else []
+            return "verified" if any(holds(path, digest) for digest in like) else "unverified"
+        if all(digest_of(path, digest) == digest for digest in wanted):
+            return "verified"
+        if keep:
+            return "damaged"
+        warn(f"The cached file {name} is damaged; deleted: {path}")
+        path.unlink(missing_ok=True)
+        if named is not None and not holds(blob, named):
             blob.unlink(missing_ok=True)
-            return None
-    return path
+        return "missing"
 
 
-def note_revision(task: Task, commit: str) -> None:
-    """Remember which commit the revision named, for work without a connection."""
-    note = task.folder / "refs" / task.address.branch
-    if task.address.branch == commit or (note.is_file() and note.read_text() == commit):
-        return
+def _kept_digests(folder: Path) -> dict[str, str]:
+    """The digests of the files of a snapshot as the Hub listed them; empty where none are kept."""
+    try:
+        kept = read_json(_digests_file(folder), MAX_DIGESTS_BYTES)
+    except InputError:
+        return {}
+    kept = kept if isinstance(kept, dict) else {}
+    return {n: d for n, d in kept.items() if isinstance(d, str) and DIGEST.fullmatch(d)}
+
+
+def _digests_file(folder: Path) -> Path:
+    return folder.parent.parent / "zoo" / f"{folder.name}.json"
+
+
+def note_verified(task: Task, listing: Listing, names: Collection[str]) -> None:
+    """Keep what a revision named and the digests of its verified files, for work offline."""
+    commit, folder = listing.commit, snapshot(task, listing.commit)
     with contextlib.suppress(RunError):  # the files can be used from a read-only cache too
-        write_text(note, commit)
+        note, before = task.folder / "refs" / task.address.branch, _kept_digests(folder)
+        if task.address.branch != commit and not (note.is_file() and note.read_text() == commit):
+            write_text(note, commit)
+        digests = before | {name: listing.files[name].digest for name in names}
+        if digests != before:
+            write_json(_digests_file(folder), digests)
 
 
 def snapshot(task: Task, commit: str) -> Path:
