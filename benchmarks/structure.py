@@ -34,7 +34,7 @@ HEAVY = {
 }  # fmt: skip
 """Libraries that are slow to load; accelerate only in older checkouts, for --against."""
 OPTIONAL = {
-    "datasets", "optuna", "pycocotools", "ray", "tensorboard", "tifffile", "trackio", "wandb",
+    "datasets", "imagecodecs", "optuna", "pycocotools", "ray", "tensorboard", "trackio", "wandb",
 }  # fmt: skip
 LINES = (
     "cli", "checks", "bench", "training", "evaluation", "inference", "creation",

@@ -8,9 +8,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from helpers.doctor_folders import (
     FACTS,
     Found,
@@ -111,6 +113,33 @@ def two_frames(data: Path) -> list[Path]:
     first.save(path, save_all=True, append_images=[first.rotate(180)])
     image(data, ONE).unlink()
     return [path]
+
+
+def two_channels(data: Path) -> list[Path]:
+    planes = np.moveaxis(pixels(image(data, ONE))[:, :, :2], 2, 0).copy()
+    return [write_tiff(image(data, ONE), planes, photometric="minisblack")]
+
+
+def cielab(data: Path) -> list[Path]:
+    return [write_tiff(image(data, ONE), pixels(image(data, ONE)), photometric="cielab")]
+
+
+def one_hot_mask(data: Path) -> list[Path]:
+    planes = np.stack([pixels(mask(data, ONE)) == value for value in range(3)]).astype(np.uint8)
+    return [write_tiff(mask(data, ONE), planes, photometric="minisblack")]
+
+
+def white_as_zero(data: Path) -> list[Path]:
+    return [write_tiff(mask(data, ONE), pixels(mask(data, ONE)), photometric="miniswhite")]
+
+
+def write_tiff(path: Path, array: np.ndarray[Any, Any], **options: Any) -> Path:
+    """The same file as TIFF, planes one after another."""
+    path.unlink()
+    if array.ndim == 3 and array.shape[-1] > 3:
+        options["planarconfig"] = "separate"
+    tifffile.imwrite(path.with_suffix(".tif"), array, metadata=None, **options)
+    return path.with_suffix(".tif")
 
 
 def one_colour(data: Path) -> list[Path]:
@@ -359,6 +388,8 @@ SPOILED: dict[str, Spoil] = {
     "D212": gray_image,
     "D214": lambda data: scale_pair(data, 50, 40),
     "D215": lambda data: scale_pair(data, 330, 64),
+    "D216": two_channels,
+    "D218": cielab,
     "D301": unreadable_mask,
     "D302": cut_mask,
     "D303": small_mask,
@@ -372,6 +403,8 @@ SPOILED: dict[str, Spoil] = {
     "D313": interpolated,
     "D314": all_ignored,
     "D315": single_class,
+    "D316": one_hot_mask,
+    "D317": white_as_zero,
     "D401": extra_class,
     "D402": only_in_val,
     "D403": only_in_train,
@@ -415,6 +448,27 @@ def test_a_16_bit_image_among_gray_ones(among_many: Path, many_found: Found) -> 
     assert found_in(among_many) - many_found == {("D206", "train/images/train_0007.png")}
 
 
+def test_16_bit_images_of_a_12_bit_sensor(among_many: Path, many_found: Found) -> None:
+    image_16_bit(among_many)
+    paths = [image(among_many, name) for name in every(among_many)]
+    save(image(among_many, ONE), pixels(image(among_many, ONE)) // 16)
+    found = diagnose(among_many, progress=False)
+    assert next(f.detail for f in found.findings if f.code == "D217") == (
+        "16-bit images use 12 bits: their values are below 4096, but 65535 is white, so they are "
+        "at most 16 of 255 bright. 1 of 60 images have 16 bits: save all with 8, or all with 16."
+    )
+    for path in paths:
+        gray = pixels(path)
+        save(path, gray // 16 if gray.dtype == np.uint16 else gray.astype(np.uint16) * 16)
+    found = diagnose(among_many, progress=False)
+    detail = next(f.detail for f in found.findings if f.code == "D217")
+    assert "Write `range: [0, 4095]` in dataset.yaml." in detail
+    text = (among_many / "dataset.yaml").read_text()
+    fresh(among_many / "dataset.yaml").write_text(f"{text}range: [0, 4095]\n")
+    codes = {f.code for f in diagnose(among_many, progress=False).findings}
+    assert not codes & {"D206", "D217"}
+
+
 def test_sizes_that_differ_by_more_than_sixteen_times(among_many: Path, many_found: Found) -> None:
     scale_pair(among_many, 80 * 5, 64 * 5)
     new = found_in(among_many) - many_found
@@ -434,7 +488,7 @@ def test_every_foreground_stored_as_an_ignored_255(among_many_binary: Path) -> N
 
 
 def test_every_code_has_a_test() -> None:
-    elsewhere = {"D206", "D213", "D308", "D311"} | FACTS
+    elsewhere = {"D206", "D213", "D217", "D308", "D311"} | FACTS
     assert set(SPOILED) | elsewhere == set(CODES)
 
 

@@ -8,12 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from zoo.common.console import warn
 from zoo.common.errors import InputError
 from zoo.creation.create import DEFAULT, create
 from zoo.creation.locate import model_folder
 from zoo.data.dataset import Dataset
 from zoo.data.inspect.imbalance import PER_IMAGE, RARE, class_weights, repeat_factors
-from zoo.data.inspect.scan import ScanResult, count_labels, data_hash, scan_labels
+from zoo.data.inspect.scan import (
+    ScanResult,
+    check_depth,
+    count_labels,
+    data_hash,
+    scan_labels,
+)
 from zoo.data.load import load_dataset
 from zoo.data.loading.loader import EvalLoader, TrainLoader
 from zoo.data.loading.transforms import mix
@@ -152,6 +159,9 @@ def prepare(plan: Plan, ranks: Ranks) -> Start:
             f"{plan.dataset.name}: every pixel of {' and '.join(empty)} is ignored. A run learns "
             "from train and chooses by mIoU on val; `zoo doctor` shows which ids the masks hold."
         )
+    depth = check_depth(plan.dataset, ["train", "val"])
+    if depth and ranks.first:
+        warn(f"{plan.dataset.name}: {depth}")
     weights, draws = _balance(plan, scan)
     train = TrainLoader(
         plan.dataset, "train", crop=recipe.crop, batch_size=recipe.batch_size // ranks.world,

@@ -132,9 +132,10 @@ _TABLE = [
     Code("D202", "error", "Damaged image",
          "The header is valid but the pixels cannot be decoded: usually the file is truncated.",
          "Copy it again from its source, or remove it together with its mask."),
-    Code("D203", "error", "Image with float or 32-bit pixels",
+    Code("D203", "error", "Image with float, signed or 32-bit pixels",
          "Such values have no fixed range, so they cannot be converted to 8 bits.",
-         "Save the image with 8 or 16 bits per channel."),
+         "Write `range: [low, high]` in dataset.yaml, or save the image with 8 or 16 bits per "
+         "channel."),
     Code("D204", "warning", "Image rotated by its EXIF tag",
          "Some programs show and annotate the rotated image, others the stored one; if they "
          "disagree, the mask does not match the image.",
@@ -143,18 +144,19 @@ _TABLE = [
          "The mask has the size of the stored pixels, but the EXIF tag rotates the image.",
          "Rotate the mask like the image, and store both without the tag.", True),
     Code("D206", "note", "16-bit image",
-         "It is scaled so that 65535 becomes 255; images of a 12-bit sensor then look almost "
-         "black.",
-         "Check the brightness in the report; rescale to 8 bits yourself if it is too dark."),
+         "It is scaled so that 65535 becomes 255.",
+         "Check the brightness in the report; write `range: [low, high]` in dataset.yaml if it is "
+         "too dark."),
     Code("D207", "note", "Image with an alpha channel",
          "Transparency is dropped; colours hidden below it become visible.",
          "Save the image as RGB.", True),
     Code("D208", "warning", "Image in an unusual colour space",
          "CMYK, Lab and the like are converted to RGB by an approximate formula.",
          "Convert to RGB with a colour-managed program."),
-    Code("D209", "warning", "Image file with several frames",
-         "Only the first frame or page is read.",
-         "Store each frame in a file of its own."),
+    Code("D209", "error", "Image file with several frames or pages",
+         "It is unclear which of them the mask belongs to. Pages of a TIFF are read as channels "
+         "where their number is that of `channels`.",
+         "Save each frame in a file of its own."),
     Code("D210", "warning", "Image of a single colour",
          "It carries no information: a failed export, or a covered lens.",
          "Replace it, or remove it together with its mask."),
@@ -177,6 +179,20 @@ _TABLE = [
     Code("D215", "warning", "Extreme aspect ratio",
          "One side is more than 4 times the other; square crops see little of it.",
          "Cut it into tiles."),
+    Code("D216", "error", "Image with another number of channels",
+         "The file has more or fewer channels than dataset.yaml says; none is invented or left "
+         "out, except that gray becomes RGB and alpha is dropped.",
+         "Write `channels:` in dataset.yaml if all images have that number; else save the image "
+         "with the right channels."),
+    Code("D217", "warning", "16-bit images use part of the range",
+         "A sensor of 12 bits, for example, leaves 4 of the 16 unused: the images are almost "
+         "black, and most of their detail is lost in the conversion to 8 bits.",
+         "Write the `range:` that the finding shows in dataset.yaml. PNG keeps 16 bits for gray "
+         "only: store colour as TIFF or .npy."),
+    Code("D218", "error", "Image that cannot be read exactly",
+         "The file is intact, but stored in a way that no library here reads without changing "
+         "values.",
+         "Do as the finding says: save it another way, or install the package that it names."),
     # masks
     Code("D301", "error", "Unreadable mask",
          "The file is empty or not an image in a known format.",
@@ -226,6 +242,15 @@ _TABLE = [
     Code("D315", "note", "Mask of a single class",
          "Correct if the image shows nothing else; often a mask that nobody finished.",
          "Look at a few of them; annotate or remove the unfinished ones."),
+    Code("D316", "error", "Mask with several samples, pages or frames",
+         "A mask holds one id per pixel. One sample or page for each class (one-hot) is another "
+         "format.",
+         "Save the index of the class instead, `samples.argmax(axis=-1)`; each page or frame in "
+         "a file of its own."),
+    Code("D317", "error", "Mask whose ids cannot be read exactly",
+         "White is stored as zero, values are not whole or not between 0 and 65535, or the file "
+         "needs another package: programs would read different ids.",
+         "Export the mask as PNG with 8 or 16 bits."),
     # classes
     Code("D401", "warning", "Class occurs nowhere",
          "No mask holds its id: the list of classes and the ids may not belong together.",

@@ -11,9 +11,13 @@ from zoo.data.dataset import IGNORE
 from zoo.data.doctor.look import Pair
 from zoo.data.doctor.source import Fault, Source
 from zoo.data.inspect.mask_looks import MaskLook
+from zoo.data.inspect.scan import unused_bits
 
 ALPHA_MODES = {"RGBA", "LA", "PA", "La", "RGBa"}
-PLAIN_MODES = {"1", "L", "P", "RGB", "F", *ALPHA_MODES}
+COLOUR_SPACES = {"CMYK", "YCbCr", "LAB", "HSV"}
+IMAGE_KINDS = {"frames": "D209", "channels": "D216", "range": "D203", "unsupported": "D218"}
+MASK_KINDS = {"frames": "D316", "samples": "D316", "range": "D317", "unsupported": "D317"}
+"""The codes of intact files that cannot be read, by the kind of PixelError."""
 LOW_SPREAD = 2.0
 """Standard deviation of the values in [0, 255] below which an image shows nothing."""
 SMALLEST_SIDE = 48
@@ -25,26 +29,20 @@ the same masks after bilinear resizing."""
 
 
 def check_images(pairs: Sequence[Pair]) -> Iterator[Fault]:
-    """The faults D201 to D215."""
+    """The faults D201 to D218."""
     for pair in pairs:
         image, mask, header = pair.image, pair.mask, pair.image.header
         if image.problem:
-            code = "D202"
-            if header is None:
-                code = "D201"
-            elif header.mode == "F" or header.mode.startswith("I"):
-                code = "D203"
+            code = IMAGE_KINDS.get(image.kind, "D201" if header is None else "D202")
             yield Fault(code, image.path, image.problem.removeprefix(f"{image.path} "))
             continue
         if header is not None:
-            if header.mode.startswith("I"):
+            if image.used_bits:
                 yield Fault("D206", image.path)
-            elif header.mode in ALPHA_MODES:
+            if header.mode in ALPHA_MODES:
                 yield Fault("D207", image.path, f"mode {header.mode}")
-            elif header.mode not in PLAIN_MODES:
+            elif header.mode in COLOUR_SPACES:
                 yield Fault("D208", image.path, f"mode {header.mode}")
-            if header.frames > 1:
-                yield Fault("D209", image.path, f"{header.frames} frames")
         if image.constant:
             yield Fault("D210", image.path)
         elif image.spread < LOW_SPREAD:
@@ -73,6 +71,9 @@ def check_images(pairs: Sequence[Pair]) -> Iterator[Fault]:
         yield Fault("D212", None, f"{len(few)} of {len(plain)} images are {kind}")
         for image in few:
             yield Fault("D212", image.path, kind)
+    depth = unused_bits([image.used_bits for image in images])
+    if depth:
+        yield Fault("D217", None, depth)
     areas = {image.size[0] * image.size[1]: image for image in images}
     if areas and max(areas) > SIZE_RATIO * min(areas):
         for area, word in ((min(areas), "smallest"), (max(areas), "largest")):
@@ -88,7 +89,7 @@ def is_unrotated(pair: Pair) -> bool:
 
 
 def check_masks(source: Source, pairs: Sequence[Pair]) -> Iterator[Fault]:
-    """The faults D301 to D315."""
+    """The faults D301 to D317."""
     masks = [pair.mask for pair in pairs if pair.mask is not None]
     # how each mask is stored
     for pair, mask in ((pair, pair.mask) for pair in pairs if pair.mask is not None):
@@ -102,7 +103,8 @@ def check_masks(source: Source, pairs: Sequence[Pair]) -> Iterator[Fault]:
             code = "D306" if header.mode in ALPHA_MODES else "D305"
             yield Fault(code, mask.path, f"mode {header.mode}")
         elif mask.problem:
-            yield Fault("D302", mask.path, mask.problem.removeprefix(f"{mask.path} "))
+            code = MASK_KINDS.get(mask.kind, "D302")
+            yield Fault(code, mask.path, mask.problem.removeprefix(f"{mask.path} "))
         elif header.mode.startswith("I"):
             yield Fault("D307", mask.path, f"ids up to {max(mask.ids)}")
         elif header.mode == "1":

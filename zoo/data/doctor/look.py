@@ -11,15 +11,17 @@ from PIL import Image
 
 from zoo.common.errors import InputError
 from zoo.data.dataset import Dataset
-from zoo.data.inspect.mask_looks import Header, MaskLook, pixel_digest, read_header
+from zoo.data.inspect.mask_looks import Header, MaskLook, kind_of, pixel_digest, read_header
 from zoo.data.inspect.near_duplicates import thumbnail
-from zoo.data.pixels.images import read_image
+from zoo.data.pixels.images import read_image, used_bits
 from zoo.data.pixels.overlay import as_rgb
 
 
 @dataclass(frozen=True)
 class ImageLook:
-    """One image; `problem` says why it cannot be decoded, and the rest is then empty.
+    """One image; `problem` says why it cannot be read, and the rest is then empty.
+
+    `kind` is that of the PixelError, if it was one; `used_bits` counts those of 16 bits, or is 0.
 
     `size` is (height, width) as zoo reads it. `sums` and `squares` are over all pixels of the three
     channels of `as_rgb`, in [0, 255]; `digest` identifies the decoded pixels; `thumb` is that of
@@ -29,6 +31,8 @@ class ImageLook:
     path: Path
     header: Header | None
     problem: str = ""
+    kind: str = ""
+    used_bits: int = 0
     size: tuple[int, int] = (0, 0)
     sums: tuple[float, float, float] = (0.0, 0.0, 0.0)
     squares: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -54,8 +58,10 @@ def look_at_image(path: Path, dataset: Dataset) -> ImageLook:
     header = read_header(path)
     try:
         pixels = read_image(path, dataset)
+        deep = header is not None and header.deep and dataset.value_range is None
+        bits = used_bits(path, dataset.channels) if deep else 0
     except InputError as error:
-        return ImageLook(path, header, str(error))
+        return ImageLook(path, header, str(error), kind_of(error))
     rgb = as_rgb(pixels)
     counts = np.array(Image.fromarray(rgb).histogram(), dtype=np.float64).reshape(3, 256)
     levels = np.arange(256.0)
@@ -66,6 +72,7 @@ def look_at_image(path: Path, dataset: Dataset) -> ImageLook:
     return ImageLook(
         path,
         header,
+        used_bits=bits,
         size=(pixels.shape[0], pixels.shape[1]),
         sums=(float(sums[0]), float(sums[1]), float(sums[2])),
         squares=(float(squares[0]), float(squares[1]), float(squares[2])),

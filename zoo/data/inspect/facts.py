@@ -25,7 +25,7 @@ from zoo.common.console import track, warn
 from zoo.common.errors import InputError, join_problems
 from zoo.common.files import hash_of
 from zoo.data.dataset import Dataset, Sample
-from zoo.data.pixels.images import Pixels, image_size, read_image
+from zoo.data.pixels.images import Pixels, image_header, read_image, used_bits
 from zoo.data.pixels.masks import check_ids, check_sizes, count_ids, read_source_ids, to_train_ids
 from zoo.runtime.memory import cache_folder
 
@@ -65,13 +65,27 @@ class DatasetFacts:
 
     def image_size(self, sample: Sample, may_open: bool = True) -> Size | None:
         """Height and width of the image, from its header."""
+        image = self._image(sample, may_open)
+        return None if image is None else image.shape
+
+    def used_bits(self, sample: Sample, may_open: bool = True) -> int | None:
+        """How many of 16 bits the brightest value takes; 0 where images need no such check."""
+        image = self._image(sample, may_open)
+        return None if image is None else image.used_bits
+
+    def _image(self, sample: Sample, may_open: bool) -> FileFacts | None:
+        """What the header of an image says, and for 16 bits its brightest value."""
         image = self._cache.get(sample.image)
-        if image.shape is None:
+        checked = self._dataset.value_range is not None or image.used_bits is not None
+        if image.shape is None or not checked:
             if not may_open:
                 return None
-            image.shape = image_size(sample.image)
+            image.shape, bits = image_header(sample.image)
+            if self._dataset.value_range is None:
+                deep = bits == 16
+                image.used_bits = used_bits(sample.image, self._dataset.channels) if deep else 0
             self._cache.keep(image)
-        return image.shape
+        return image
 
     def labels(self, sample: Sample, may_open: bool = True) -> tuple[Size, IdCounts] | None:
         """Size and pixels of each stored id of the mask, checked against the classes."""
@@ -214,14 +228,16 @@ def _digest(pixels: NDArray[np.uint8]) -> str:
 class FileFacts:
     """What is known of one file while its size and modification time stay the same.
 
-    `shape` is (height, width). `ids` holds the pixels of each stored id, `digests` the content
-    hashes and `looks` what else was seen of a mask, each by the way in which the file was read.
+    `shape` is (height, width); `used_bits` is that of an image, None before it was looked at. `ids`
+    holds the pixels of each stored id, `digests` the content hashes and `looks` what else was seen
+    of a mask, each by the way in which the file was read.
     """
 
     path: bytes
     size_bytes: int
     mtime_ns: int
     shape: tuple[int, int] | None = None
+    used_bits: int | None = None
     ids: dict[str, IdCounts] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     looks: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -275,8 +291,9 @@ class FactCache:
                     height, width = facts["shape"]
                     shape = int(height), int(width)
                 ids = {str(reading): dict(found) for reading, found in facts["ids"].items()}
-                digests, looks = dict(facts["digests"]), dict(facts.get("looks", {}))
-                return FileFacts(path, size, time, shape, ids, digests, looks)
+                digests, looks = dict(facts["digests"]), dict(facts["looks"])
+                bits = None if facts["used_bits"] is None else int(facts["used_bits"])
+                return FileFacts(path, size, time, shape, bits, ids, digests, looks)
         return FileFacts(path, stat.st_size, stat.st_mtime_ns)
 
     def keep(self, seen: FileFacts) -> None:
@@ -294,7 +311,8 @@ class FactCache:
         for seen in new.values():
             counts = {reading: list(found.items()) for reading, found in seen.ids.items()}
             facts = {
-                "shape": seen.shape, "ids": counts, "digests": seen.digests, "looks": seen.looks,
+                "shape": seen.shape, "used_bits": seen.used_bits, "ids": counts,
+                "digests": seen.digests, "looks": seen.looks,
             }  # fmt: skip
             text = json.dumps(facts, separators=(",", ":"))
             rows.append((seen.path, seen.size_bytes, seen.mtime_ns, text))

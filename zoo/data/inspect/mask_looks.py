@@ -20,8 +20,9 @@ from zoo.common.errors import InputError
 from zoo.data.dataset import Dataset, unpack
 from zoo.data.inspect.facts import FactCache, FileFacts
 from zoo.data.pixels.images import ORIENTATION
-from zoo.data.pixels.masks import count_ids, read_source_ids
-from zoo.data.pixels.opening import LOSSLESS, opened
+from zoo.data.pixels.masks import COLOUR_MODES, count_ids, read_source_ids
+from zoo.data.pixels.opening import LOSSLESS, PixelError, is_cut, is_wide
+from zoo.data.pixels.tiff import Tiff, opened_file
 
 PNG_TAGS = (b"eXIf", b"Raw profile type", b"adobe.xmp")
 """A PNG with an EXIF orientation contains one of these."""
@@ -29,13 +30,16 @@ PNG_TAGS = (b"eXIf", b"Raw profile type", b"adobe.xmp")
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about itself; `size` is (height, width) as stored, before any rotation."""
+    """What a file says about itself; `size` is (height, width) as stored, before any rotation.
+
+    `deep` says that a channel has 16 bits.
+    """
 
     format: str
     mode: str
     size: tuple[int, int]
     orientation: int
-    frames: int
+    deep: bool
     lossy: bool
     palette: list[Colour]
 
@@ -47,11 +51,13 @@ class MaskLook:
     `between` counts, for each id up to 255 or grey value, its pixels that have both a lower and a
     higher one among their eight neighbours: all along blurred edges, few along those of classes.
     `rim` is the fraction of edges, in [0, 1], where an id lies strictly between its neighbours.
+    `problem` says why the mask cannot be read; `kind` is that of a PixelError.
     """
 
     path: Path
     header: Header | None
     problem: str = ""
+    kind: str = ""
     size: tuple[int, int] = (0, 0)
     ids: dict[int, int] = field(default_factory=dict)
     between: dict[int, int] = field(default_factory=dict)
@@ -61,17 +67,12 @@ class MaskLook:
     @property
     def colour(self) -> bool:
         """Whether it holds colours instead of ids."""
-        return self.header is not None and not self.ids and not is_id_mode(self.header.mode)
+        return self.header is not None and not self.ids and self.header.mode in COLOUR_MODES
 
     @property
     def lossy(self) -> bool:
         """Whether its format may change ids."""
         return self.header is not None and self.header.lossy
-
-
-def is_id_mode(mode: str) -> bool:
-    """Whether Pillow's `mode` holds one number per pixel."""
-    return mode in {"L", "P", "1", "F"} or mode.startswith("I")
 
 
 def look_at_mask(path: Path, dataset: Dataset, cache: FactCache | None = None) -> MaskLook:
@@ -87,12 +88,12 @@ def look_at_mask(path: Path, dataset: Dataset, cache: FactCache | None = None) -
             return known
     header = read_header(path)
     plain = dataset.decoder == "ids"
-    if header is not None and plain and (header.lossy or not is_id_mode(header.mode)):
+    if header is not None and plain and (header.lossy or header.mode in COLOUR_MODES):
         return MaskLook(path, header, size=rotated_size(header))
     try:
         values = read_source_ids(path, dataset)
     except InputError as error:
-        return MaskLook(path, header, str(error))
+        return MaskLook(path, header, str(error), kind_of(error))
     found = count_ids(values)
     several = len(found) > 2
     grey = values if values.dtype == np.uint8 else _grey_of_colours(values, found)
@@ -161,7 +162,18 @@ def _known(facts: FileFacts, reading: str, path: Path) -> MaskLook | None:
 def read_header(path: Path) -> Header | None:
     """What the file says about itself, or None if it is not an image in a known format."""
     try:
-        with opened(path) as picture:
+        with opened_file(path) as picture:
+            if isinstance(picture, Tiff):
+                colours = [] if picture.colours is None else picture.colours.tolist()
+                return Header(
+                    format="TIFF",
+                    mode=picture.mode,
+                    size=(picture.height, picture.width),
+                    orientation=picture.orientation,
+                    deep=picture.bits == 16 and picture.dtype.kind == "u",
+                    lossy=picture.lossy,
+                    palette=[(red, green, blue) for red, green, blue in colours],
+                )
             # Pillow decodes a whole PNG to look for an EXIF tag, so first look for its name.
             orientation = 1
             if picture.format != "PNG" or any(tag in path.read_bytes() for tag in PNG_TAGS):
@@ -174,12 +186,17 @@ def read_header(path: Path) -> Header | None:
                 mode=picture.mode,
                 size=(picture.height, picture.width),
                 orientation=orientation,
-                frames=1 if picture.format == "MPO" else int(getattr(picture, "n_frames", 1)),
-                lossy=picture.format not in LOSSLESS or picture.info.get("compression") == "jpeg",
+                deep=is_wide(picture) or is_cut(picture),
+                lossy=picture.format not in LOSSLESS,
                 palette=[(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3)],
             )
     except InputError:
         return None
+
+
+def kind_of(error: InputError) -> str:
+    """Why an intact file is refused, as PixelError says it; else empty."""
+    return error.kind if isinstance(error, PixelError) else ""
 
 
 def rotated_size(header: Header) -> tuple[int, int]:

@@ -102,6 +102,41 @@ def image_sizes(dataset: Dataset, samples: list[Sample]) -> list[Size]:
     return sizes
 
 
+def unused_bits(bits: Sequence[int]) -> str:
+    """What to say of images whose brightest value takes `bits` of 16; empty where all is well.
+
+    0 stands for images of 8 bits.
+    """
+    most = max(bits, default=0)
+    if not 0 < most < 16:
+        return ""
+    deep = [value for value in bits if value]
+    text = (
+        f"16-bit images use {most} bits: their values are below {2**most}, but 65535 is white, so "
+        f"they are at most {round(2**most / 65536 * 255)} of 255 bright. "
+    )
+    if len(deep) < len(bits):
+        return text + (
+            f"{len(deep)} of {len(bits)} images have 16 bits: save all with 8, or all with 16."
+        )
+    return text + f"Write `range: [0, {2**most - 1}]` in dataset.yaml."
+
+
+def check_depth(dataset: Dataset, splits: Sequence[str]) -> str:
+    """What `unused_bits` says of the images of `splits`; empty where all is well or with a range.
+
+    Raises InputError that shows the first twenty files that cannot be read.
+    """
+    if dataset.value_range is not None:
+        return ""
+    facts = DatasetFacts(dataset)
+    samples = [s for split in splits for s in dataset.samples(split, masks=False)]
+    problems: list[str] = []
+    bits = facts.of_each(facts.used_bits, samples, "Checking the depth", problems)
+    raise_faults(f"{dataset.root}: ", problems)
+    return unused_bits(bits)
+
+
 def data_hash(
     dataset: Dataset, split: str, read: Callable[[Sample], tuple[Pixels, Pixels]] | None = None
 ) -> str:

@@ -1,4 +1,4 @@
-"""Reading images: ordinary files, and NumPy files and scientific TIFFs of any type and channels."""
+"""Reading images: ordinary files, and NumPy files and TIFFs of any type and number of channels."""
 
 from __future__ import annotations
 
@@ -7,18 +7,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from zoo.common.errors import InputError, extra
+from zoo.common.errors import InputError
 from zoo.data.dataset import Dataset
 from zoo.data.pixels.opening import (
     ARRAY_EXTENSIONS,
-    FORMATS,
+    PixelError,
+    check_frames,
     check_pixels,
-    opened,
-    raw_mode,
+    is_cut,
+    is_rescaled,
+    is_wide,
     readable,
 )
+from zoo.data.pixels.tiff import Tiff, opened_file
 
 Pixels = NDArray[np.uint8]
 
@@ -27,8 +30,6 @@ TURNED = {5, 6, 7, 8}
 """The EXIF orientations that swap height and width."""
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 """Pillow's mode for so many channels of 8 bits."""
-CHANNELS_FIRST = "SCQI"
-"""Letters by which tifffile names an axis of samples, channels, unknown content or pages."""
 
 
 def read_image(path: Path, dataset: Dataset | None = None) -> Pixels:
@@ -46,99 +47,165 @@ def read_pixels(
 ) -> Pixels:
     """Read an image as uint8 HxWxC with `channels` channels, rotated by its EXIF orientation.
 
-    `value_range` is scaled to 0 to 255; without it 8 bits stay as they are and 16 bits are scaled
-    from 0 to 65535. For three channels an alpha channel is dropped, and a single channel is gray. A
-    .npy file is an array HxWxC; a TIFF with other than one or three channels, or with a range, is
-    read with tifffile. Raises InputError for missing, broken or too large files, for another
-    number of channels, and for float or 32-bit pixels without a range.
+    `value_range` is scaled to 0 to 255; without it 8 bits stay as they are and 9 to 16 bits are
+    scaled so that the highest value they can hold becomes 255. For three channels an alpha channel
+    is dropped, and a single channel is gray. A .npy file is an array HxWxC; a TIFF may have any
+    number of channels, as samples, planes or pages. Raises InputError for missing, broken or too
+    large files, for several frames, for another number of channels, and for float, signed or
+    32-bit pixels without a range.
     """
-    suffix = path.suffix.lower()
-    if suffix in ARRAY_EXTENSIONS:
+    values, bits = _read(path, channels, value_range)
+    return to_bytes(values, value_range, path, bits)
+
+
+def used_bits(path: Path, channels: int) -> int:
+    """How many bits the brightest value of an image takes, out of 16 with which it is stored.
+
+    0 for images of 8 bits per channel. Raises InputError as `read_pixels` does.
+    """
+    values, bits = _read(path, channels, None)
+    return int(values.max(initial=0)).bit_length() if bits == 16 else 0
+
+
+def _read(
+    path: Path, channels: int, value_range: tuple[float, float] | None
+) -> tuple[NDArray[Any], int]:
+    """The values HxWxC as stored, and how many bits each has."""
+    if path.suffix.lower() in ARRAY_EXTENSIONS:
         with readable(path):
-            stored = np.load(path, mmap_mode="r", allow_pickle=False)
-            values = np.array(_three_axes(stored, path))
-    elif suffix in FORMATS["TIFF"] and (channels not in (1, 3) or value_range is not None):
-        tifffile = extra("tifffile", "formats", str(path))
-        with readable(path), tifffile.TiffFile(path) as file:
-            series = file.series[0]  # the first image of the file
-            _tiff_size(path, series.axes, series.shape)
-            stored = np.asarray(series.asarray())
-            if stored.ndim == 3 and series.axes[0] in CHANNELS_FIRST:
-                stored = np.moveaxis(stored, 0, -1)
-            values = np.ascontiguousarray(_three_axes(stored, path))
-    else:
-        with opened(path) as original:
-            packed = raw_mode(original)
-            image = ImageOps.exif_transpose(original)
-            mode = MODES.get(channels)
-            if is_wide(image):
-                values = read_wide(image, path)
-            elif value_range is not None and "16" in packed:
-                raise InputError(
-                    f"{path} has several channels of 16 bits, which cannot be read exactly "
-                    f"from {original.format}. With `range`, store it as TIFF or .npy."
-                )
-            elif mode not in {"L", "RGB"} and image.mode != mode:  # never invent a channel
-                raise InputError(
-                    f"{path} has {len(image.getbands())} channels ({image.mode}), the data set "
-                    f"{channels}. Write the number of channels of all images as `channels:` in "
-                    f"dataset.yaml."
-                )
-            else:
-                values = np.array(image.convert(mode), dtype=np.uint8)
-            values = values if values.ndim == 3 else values[:, :, None]
-    return to_bytes(_to_channels(values, channels, path), value_range, path)
+            stored = _three_axes(np.load(path, mmap_mode="r", allow_pickle=False), path)
+            _check_type(stored.dtype, 8 * stored.dtype.itemsize, value_range, path)
+            values = np.array(stored, dtype=stored.dtype.newbyteorder("="))
+        return _to_channels(values, channels, path), 8 * values.dtype.itemsize
+    with opened_file(path) as original:
+        if isinstance(original, Tiff):
+            return _tiff_pixels(original, channels, value_range)
+        check_frames(original, path)
+        cut, mode = is_cut(original), MODES.get(channels)
+        if value_range is not None and (cut or is_rescaled(original)):
+            what = "several channels of 16 bits" if cut else "values scaled to another range"
+            raise PixelError(
+                f"{path} has {what}, which cannot be read exactly from {original.format}. With "
+                f"`range`, store it as TIFF or .npy.",
+                "unsupported",
+            )
+        image = ImageOps.exif_transpose(original)
+        if is_wide(image):
+            values = read_wide(image, path, ranged=value_range is not None)
+            return _to_channels(values[:, :, None], channels, path), 16
+        if mode not in {"L", "RGB"} and image.mode != mode:  # never invent a channel
+            raise PixelError(
+                f"{path} has {len(image.getbands())} channels ({image.mode}), the data set "
+                f"{channels}. Write the number of channels of all images as `channels:` in "
+                f"dataset.yaml.",
+                "channels",
+            )
+        values = np.array(image.convert(mode), dtype=np.uint8)
+        values = values if values.ndim == 3 else values[:, :, None]
+        return (values.astype(np.uint16) * 257, 16) if cut else (values, 8)
+
+
+def _tiff_pixels(
+    tiff: Tiff, channels: int, value_range: tuple[float, float] | None
+) -> tuple[NDArray[Any], int]:
+    """The channels of a TIFF: a colour map applied, white as zero inverted, CMYK made RGB."""
+    path, kind, found = tiff.path, tiff.interpretation, tiff.samples
+    whole = tiff.dtype.kind in "ub"
+    readable_kinds = {
+        "MINISBLACK": True,
+        "RGB": found >= 3,
+        "PALETTE": found == 1 and tiff.colours is not None,
+        "MINISWHITE": found == 1 and whole and value_range is None,
+        "SEPARATED": found == 4 and whole and tiff.bits == 8 and not tiff.alpha,
+        "YCBCR": tiff.pillow_mode == "YCbCr",
+    }
+    if not readable_kinds.get(kind, False):
+        also = "" if value_range is None else " with a `range`"
+        raise PixelError(
+            f"{path} stores {found} x {tiff.bits} bits as {kind}, which cannot be read "
+            f"exactly{also}. Save it as RGB, or as gray with black as zero.",
+            "unsupported",
+        )
+    _check_type(tiff.dtype, tiff.bits, value_range, path)
+    colour = kind in {"PALETTE", "SEPARATED", "YCBCR"}
+    visible = 3 if colour else found - (tiff.alpha != "")
+    if found == channels and not colour:
+        visible = found  # the alpha channel was asked for
+    gray = channels == 1 and visible == 3 and tiff.bits == 8 and kind != "MINISBLACK"
+    if not (visible == channels or gray or (visible == 1 and channels == 3)):
+        raise PixelError(_other_channels(path, 3 if colour else found, channels), "channels")
+    values, bits = tiff.read(), tiff.bits
+    if kind == "MINISWHITE":
+        values = (2**bits - 1) - values
+    elif kind == "PALETTE":
+        assert tiff.colours is not None
+        values, bits = tiff.colours[values[:, :, 0]], 8
+    elif kind == "SEPARATED":
+        height, width, _ = values.shape
+        image = Image.frombytes("CMYK", (width, height), values.tobytes())
+        values = np.array(image.convert("RGB"))
+    if visible < values.shape[2] and tiff.alpha == "associated":
+        opaque = 2**bits - 1 if whole else 1
+        if (values[:, :, -1] != opaque).any():
+            raise PixelError(
+                f"{path} has colours that are multiplied by its alpha channel (associated alpha). "
+                f"Save it without alpha, or with unassociated alpha.",
+                "unsupported",
+            )
+    values = values[:, :, :visible]
+    if gray:
+        values = np.array(Image.fromarray(np.ascontiguousarray(values)).convert("L"))[:, :, None]
+    return _to_channels(values, channels, path), bits
 
 
 def image_size(path: Path) -> tuple[int, int]:
     """Height and width in pixels from the header only, after the EXIF orientation."""
-    suffix = path.suffix.lower()
-    if suffix in ARRAY_EXTENSIONS:
+    return image_header(path)[0]
+
+
+def image_header(path: Path) -> tuple[tuple[int, int], int]:
+    """As `image_size`, and with how many bits each channel is stored: 8 also for fewer."""
+    if path.suffix.lower() in ARRAY_EXTENSIONS:
         with readable(path):
             stored = _three_axes(np.load(path, mmap_mode="r", allow_pickle=False), path)
-        return stored.shape[0], stored.shape[1]
-    try:
-        with opened(path) as image:
-            size = image.height, image.width
-            return size[::-1] if image.getexif().get(ORIENTATION) in TURNED else size
-    except InputError as error:
-        if suffix in FORMATS["TIFF"] and isinstance(error.__cause__, UnidentifiedImageError):
-            tifffile = extra("tifffile", "formats", str(path))
-            with readable(path), tifffile.TiffFile(path) as file:
-                return _tiff_size(path, file.series[0].axes, file.series[0].shape)
-        raise
+        return (stored.shape[0], stored.shape[1]), 8 * stored.dtype.itemsize
+    with opened_file(path) as image:
+        size = image.height, image.width
+        if isinstance(image, Tiff):
+            orientation, bits = image.orientation, max(8, image.bits)
+        else:
+            orientation = image.getexif().get(ORIENTATION, 1)
+            bits = 16 if is_wide(image) or is_cut(image) else 8
+        return size[::-1] if orientation in TURNED else size, bits
 
 
-def is_wide(image: Image.Image) -> bool:
-    """Whether the pixels are gray with more than 8 bits, or floats."""
-    return image.mode == "F" or image.mode.startswith("I")
+def read_wide(image: Image.Image, path: Path, *, ranged: bool = False) -> NDArray[Any]:
+    """Gray of 16 bits as uint16 HxW; with `ranged` also floats.
 
-
-def read_wide(image: Image.Image, path: Path) -> NDArray[np.uint16]:
-    """Gray of 16 bits as uint16 HxW. Raises InputError for floats and for values beyond 65535."""
-    if image.mode != "F":
-        values = np.asarray(image)
-        if values.min(initial=0) >= 0 and values.max(initial=0) <= 65535:
-            return values.astype(np.uint16)
-    raise InputError(_no_range(path, "floating-point" if image.mode == "F" else "32-bit"))
+    Raises InputError for floats without a range and for values beyond 65535.
+    """
+    values = np.asarray(image)
+    if image.mode == "F":
+        if ranged:
+            return values
+    elif values.min(initial=0) >= 0 and values.max(initial=0) <= 65535:
+        return values.astype(np.uint16)
+    raise PixelError(_no_range(path, "floating-point" if image.mode == "F" else "32-bit"), "range")
 
 
 def to_bytes(
-    values: NDArray[Any], value_range: tuple[float, float] | None, path: Path
+    values: NDArray[Any], value_range: tuple[float, float] | None, path: Path, bits: int
 ) -> NDArray[np.uint8]:
     """Pixel values as uint8: `value_range` is scaled to 0 to 255, values outside are clipped.
 
-    Without a range, 8 bits stay as they are and 65535 of 16 bits becomes 255. Raises InputError
-    for NaN, and for other number types without a range.
+    Without a range, 8 bits stay as they are, and the highest value that `bits` can hold becomes
+    255. Raises InputError for NaN.
     """
     if value_range is None:
-        if values.dtype == np.uint8:
-            return values
-        if values.dtype == np.uint16:
-            return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
-        signed = "signed " if values.dtype.kind == "i" else ""
-        bits = f"{signed}{8 * values.dtype.itemsize}-bit"
-        raise InputError(_no_range(path, "floating-point" if values.dtype.kind == "f" else bits))
+        if bits == 8:
+            return values.astype(np.uint8, copy=False)
+        highest = np.uint32(2**bits - 1)
+        return ((values.astype(np.uint32) * 255 + highest // 2) // highest).astype(np.uint8)
     if values.dtype.kind == "f" and np.isnan(values).any():
         raise InputError(
             f"{path} has NaN pixels. Replace them, for example by the low end of `range`."
@@ -146,6 +213,20 @@ def to_bytes(
     low, high = value_range
     fractions = (np.clip(values.astype(np.float64), low, high) - low) / (high - low)
     return np.floor(fractions * 255 + 0.5).astype(np.uint8)
+
+
+def _check_type(
+    dtype: np.dtype[Any], bits: int, value_range: tuple[float, float] | None, path: Path
+) -> None:
+    """Raise PixelError for numbers that have no fixed range, where none is given."""
+    if dtype.kind == "c":
+        raise PixelError(
+            f"{path} has complex pixels. Save their real part or magnitude.", "unsupported"
+        )
+    if value_range is None and (dtype.kind not in "ub" or bits > 16):
+        signed = "signed " if dtype.kind == "i" else ""
+        kind = "floating-point" if dtype.kind == "f" else f"{signed}{bits}-bit"
+        raise PixelError(_no_range(path, kind), "range")
 
 
 def _no_range(path: Path, kind: str) -> str:
@@ -166,25 +247,18 @@ def _to_channels(values: NDArray[Any], channels: int, path: Path) -> NDArray[Any
     hint = ""
     if values.shape[0] == channels:
         hint = " Its first axis has that length: store height x width x channels."
-    raise InputError(
+    raise PixelError(_other_channels(path, found, channels) + hint, "channels")
+
+
+def _other_channels(path: Path, found: int, channels: int) -> str:
+    return (
         f"{path} has {found} channels, the data set {channels}. Write the number of channels of "
-        f"all images as `channels:` in dataset.yaml.{hint}"
+        f"all images as `channels:` in dataset.yaml."
     )
 
 
-def _tiff_size(path: Path, axes: str, shape: tuple[int, ...]) -> tuple[int, int]:
-    if "Y" not in axes or "X" not in axes or len(shape) > 3:
-        raise InputError(
-            f"{path} is a TIFF with the axes {axes} ({' x '.join(map(str, shape))}); an image has "
-            f"height, width and at most one axis of channels."
-        )
-    height, width = shape[axes.index("Y")], shape[axes.index("X")]
-    check_pixels(path, height, width)
-    return height, width
-
-
 def _three_axes(stored: NDArray[Any], path: Path) -> NDArray[Any]:
-    if stored.ndim not in (2, 3) or stored.dtype.kind not in "uif":
+    if stored.ndim not in (2, 3) or stored.dtype.kind not in "uif" or not stored.size:
         raise InputError(
             f"{path} holds an array of shape {stored.shape} and type {stored.dtype}; an image is "
             f"height x width x channels of whole numbers or floats."

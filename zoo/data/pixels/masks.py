@@ -15,9 +15,18 @@ from PIL import Image, ImageOps
 from zoo.common.class_lists import Colour
 from zoo.common.errors import InputError, shortened
 from zoo.data.dataset import IGNORE, Dataset, Sample, unpack
-from zoo.data.pixels.images import Pixels, is_wide, read_image, read_wide
-from zoo.data.pixels.opening import LOSSLESS, opened, raw_mode
+from zoo.data.pixels.images import Pixels, read_image, read_pixels, read_wide
+from zoo.data.pixels.opening import (
+    LOSSLESS,
+    PixelError,
+    check_frames,
+    is_cut,
+    is_rescaled,
+    is_wide,
+    raw_mode,
+)
 from zoo.data.pixels.polygons import draw_shapes
+from zoo.data.pixels.tiff import Tiff, opened_file
 
 LOW_DEPTH = {"L;2": 85, "L;4": 17}
 """Pillow multiplies gray values of 2 and 4 bits by these factors."""
@@ -25,6 +34,11 @@ IGNORE_COLOUR: Colour = (128, 128, 128)
 """How ignored pixels are shown."""
 CAST = 16
 """How much the channels of a grey pixel may differ in a file that was compressed with loss."""
+COLOUR_MODES = {"RGB", "RGBA", "LA", "PA", "CMYK", "YCbCr"}
+"""Pillow's modes of images that hold no ids."""
+SHOWN_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
+"""Those of images with at most 8 bits per channel in gray or RGB."""
+HIGHEST_ID = 65535
 SHOWN = 10
 
 
@@ -82,29 +96,74 @@ def read_ids(path: Path) -> NDArray[Any]:
     """Read a mask as it is stored: HxW ids, uint8 or uint16.
 
     Gray, palette (the indices, not the colours) and 1-bit images hold ids. Raises InputError for
-    colour images, for lossy formats and for broken files.
+    colour images, for several samples, pages or frames, for lossy formats, for ids that programs
+    read differently and for broken files.
     """
-    with opened(path) as stored:
-        _check_lossless(stored, path)
+    with opened_file(path) as stored:
+        if isinstance(stored, Tiff):
+            return _tiff_ids(stored)
+        _check_exact(stored, path)
         factor = LOW_DEPTH.get(raw_mode(stored), 1)
         image = ImageOps.exif_transpose(stored)
         if is_wide(image):
             return read_wide(image, path)
         if image.mode not in {"L", "P", "1"}:
-            channels = np.asarray(image.convert("RGB"))
-            if (channels == channels[:, :, :1]).all():
-                fix = "Its channels are equal: save one of them, `Image.open(file).getchannel(0)`."
-            else:
-                fix = (
-                    "Write `colours: true` and the colour of every class in dataset.yaml. Or "
-                    "replace each colour by the id of its class and save the ids as PNG."
-                )
-            raise InputError(
-                f"{path} is a colour image (mode {image.mode}); a mask holds one id per pixel: "
-                f"8- or 16-bit gray, palette or 1-bit. {fix}"
-            )
+            raise _colour_error(path, image.mode, np.asarray(image.convert("RGB")))
         ids = np.array(image, dtype=np.uint8)
         return ids if factor == 1 else ids // np.uint8(factor)
+
+
+def _tiff_ids(tiff: Tiff) -> NDArray[Any]:
+    path = tiff.path
+    _check_lossless_tiff(tiff)
+    if tiff.mode in COLOUR_MODES:
+        raise _colour_error(path, tiff.mode, tiff.read()[:, :, : tiff.samples - bool(tiff.alpha)])
+    if tiff.samples > 1:
+        raise PixelError(
+            f"{path} has {tiff.samples} samples per pixel ({tiff.mode}); a mask holds one id per "
+            f"pixel. If each sample is a class (one-hot), save the index of the largest: "
+            f"`samples.argmax(axis=-1)`.",
+            "samples",
+        )
+    if tiff.interpretation == "MINISWHITE":
+        raise PixelError(
+            f"{path} is stored with white as zero (WhiteIsZero): some programs read the stored "
+            f"number as the id, others its inverse. Export the mask with black as zero, or as PNG.",
+            "unsupported",
+        )
+    if tiff.dtype.kind not in "uib":
+        raise PixelError(_not_whole(path), "range")
+    ids = tiff.read()[:, :, 0]
+    low, high = int(ids.min(initial=0)), int(ids.max(initial=0))
+    if low < 0 or high > HIGHEST_ID:
+        raise PixelError(
+            f"{path} holds ids from {low} to {high}; ids must be between 0 and {HIGHEST_ID}.",
+            "unsupported",
+        )
+    return ids if ids.dtype == np.uint8 else ids.astype(np.uint16)
+
+
+def _not_whole(path: Path) -> str:
+    return (
+        f"{path} has floating-point pixels; a mask holds whole numbers. Save it with 8 or 16 bits "
+        f"per channel, for example as PNG."
+    )
+
+
+def _colour_error(path: Path, mode: str, channels: NDArray[Any]) -> PixelError:
+    """What to say of a colour image, HxWxC, in place of a mask."""
+    if (channels == channels[:, :, :1]).all():
+        fix = "Its channels are equal: save one of them, `Image.open(file).getchannel(0)`."
+    else:
+        fix = (
+            "Write `colours: true` and the colour of every class in dataset.yaml. Or "
+            "replace each colour by the id of its class and save the ids as PNG."
+        )
+    return PixelError(
+        f"{path} is a colour image (mode {mode}); a mask holds one id per pixel: "
+        f"8- or 16-bit gray, palette or 1-bit. {fix}",
+        "samples",
+    )
 
 
 def read_colours(path: Path) -> NDArray[np.uint32]:
@@ -113,61 +172,110 @@ def read_colours(path: Path) -> NDArray[np.uint32]:
     Gray and palette images have colours too; an alpha channel is dropped. Raises InputError for
     more than 8 bits per channel, for lossy formats and for broken files.
     """
-    with opened(path) as stored:
-        _check_lossless(stored, path)
+    with opened_file(path) as stored:
+        if isinstance(stored, Tiff):
+            return _pack(_tiff_colours(stored))
+        _check_exact(stored, path)
         image = ImageOps.exif_transpose(stored)
-        if is_wide(image) or "16" in raw_mode(stored):
-            raise InputError(
-                f"{path} has more than 8 bits per channel, so it holds no class colours. Save "
-                f"it as 8-bit RGB, or leave out `colours: true` if it holds ids."
-            )
-        red, green, blue = np.moveaxis(np.array(image.convert("RGB"), dtype=np.uint32), 2, 0)
-        packed: NDArray[np.uint32] = (red << 16) | (green << 8) | blue
-        return packed
+        if is_wide(image) or is_cut(image):
+            raise _no_colours(path, "more than 8 bits per channel")
+        return _pack(np.array(image.convert("RGB")))
+
+
+def _tiff_colours(tiff: Tiff) -> Pixels:
+    """The colours of a TIFF, uint8 HxWx3."""
+    _check_lossless_tiff(tiff)
+    if tiff.mode not in SHOWN_MODES or tiff.interpretation == "MINISWHITE":
+        raise _no_colours(tiff.path, f"pixels of {tiff.mode} ({tiff.interpretation})")
+    return read_pixels(tiff.path)
+
+
+def _no_colours(path: Path, stored: str) -> PixelError:
+    return PixelError(
+        f"{path} has {stored}, so it holds no class colours. Save it as 8-bit RGB, or leave out "
+        f"`colours: true` if it holds ids.",
+        "unsupported",
+    )
+
+
+def _pack(colours: Pixels) -> NDArray[np.uint32]:
+    red, green, blue = np.moveaxis(colours.astype(np.uint32), 2, 0)
+    packed: NDArray[np.uint32] = (red << 16) | (green << 8) | blue
+    return packed
 
 
 def read_grey(path: Path) -> Pixels:
     """Read the grey values of a mask: HxW uint8, black 0 and white 255 at every depth.
 
     Formats with loss, palettes and colour images are read where all that they show is grey.
-    Raises InputError for other colours, transparent pixels, 16 bits and broken files.
+    Raises InputError for other colours, transparent pixels, 16 bits, several pages or frames, and
+    broken files.
     """
-    with opened(path) as stored:
-        image = ImageOps.exif_transpose(stored)
-        if is_wide(image) or "16" in raw_mode(stored):
+    with opened_file(path) as stored:
+        if isinstance(stored, Tiff):
+            deep = stored.mode not in SHOWN_MODES
+        else:
+            deep = is_wide(stored) or is_cut(stored)
+        if deep:
             raise InputError(
                 f"{path} has 16 bits per channel; `grey:` in dataset.yaml is for masks of 8 bits. "
                 f"Save it with 8 bits, or describe its ids by `mapping:` instead."
             )
-        if image.mode not in {"1", "L"}:
-            *colours, alpha = np.moveaxis(np.array(image.convert("RGBA")), 2, 0)
-            if alpha.min() < 255:
-                raise InputError(
-                    f"{path} is partly transparent, so its grey levels are ambiguous. Save the "
-                    f"mask without an alpha channel."
+        if isinstance(stored, Tiff):
+            lossless, colours = not stored.lossy, np.moveaxis(read_pixels(path), 2, 0)
+            clear = bool(stored.alpha) and stored.read()[:, :, -1].min() < 255
+        else:
+            check_frames(stored, path)
+            image = ImageOps.exif_transpose(stored)
+            if image.mode in {"1", "L"}:
+                return np.array(image.convert("L"), dtype=np.uint8)
+            *listed, alpha = np.moveaxis(np.array(image.convert("RGBA")), 2, 0)
+            lossless, colours = stored.format in LOSSLESS, np.array(listed)
+            clear = alpha.min() < 255
+        if clear:
+            raise InputError(
+                f"{path} is partly transparent, so its grey levels are ambiguous. Save the "
+                f"mask without an alpha channel."
+            )
+        cast = int((np.max(colours, axis=0) - np.min(colours, axis=0)).max())
+        if cast > (0 if lossless else CAST):
+            advice = "For colours of classes write `colours: true` instead."
+            if not lossless:
+                advice = (
+                    "It was compressed with loss, so its colours have changed along edges: "
+                    "export it again as PNG and write `colours: true`."
                 )
-            cast = int((np.max(colours, axis=0) - np.min(colours, axis=0)).max())
-            lossless = stored.format in LOSSLESS and stored.info.get("compression") != "jpeg"
-            if cast > (0 if lossless else CAST):
-                advice = "For colours of classes write `colours: true` instead."
-                if not lossless:
-                    advice = (
-                        "It was compressed with loss, so its colours have changed along edges: "
-                        "export it again as PNG and write `colours: true`."
-                    )
-                raise InputError(
-                    f"{path} is a colour image; `grey:` in dataset.yaml is for masks in black, "
-                    f"white and grey. {advice}"
-                )
-        return np.array(image.convert("L"), dtype=np.uint8)
+            raise InputError(
+                f"{path} is a colour image; `grey:` in dataset.yaml is for masks in black, "
+                f"white and grey. {advice}"
+            )
+        shown = Image.fromarray(np.ascontiguousarray(np.moveaxis(colours, 0, 2)))
+        return np.array(shown.convert("L"), dtype=np.uint8)
 
 
-def _check_lossless(stored: Image.Image, path: Path) -> None:
-    if stored.format not in LOSSLESS or stored.info.get("compression") == "jpeg":
-        raise InputError(
-            f"{path} is stored as {stored.format}, which may change ids. Export the mask again as "
-            f"PNG, or name its grey levels under `grey:` in dataset.yaml."
+def _check_exact(stored: Image.Image, path: Path) -> None:
+    """Raise InputError for a mask whose ids cannot be read exactly, by its header."""
+    if stored.format not in LOSSLESS:
+        raise _lossy(path, str(stored.format))
+    check_frames(stored, path)
+    if is_rescaled(stored):
+        raise PixelError(
+            f"{path} names another highest value than 255 or 65535, to which programs scale its "
+            f"ids. Export the mask with the highest value 255, or as PNG.",
+            "unsupported",
         )
+
+
+def _check_lossless_tiff(tiff: Tiff) -> None:
+    if tiff.lossy:
+        raise _lossy(tiff.path, f"TIFF with {tiff.compression} compression")
+
+
+def _lossy(path: Path, how: str) -> InputError:
+    return InputError(
+        f"{path} is stored as {how}, which may change ids. Export the mask again as "
+        f"PNG, or name its grey levels under `grey:` in dataset.yaml."
+    )
 
 
 def to_train_ids(ids: NDArray[Any], path: Path, dataset: Dataset) -> Pixels:

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from PIL import Image, UnidentifiedImageError
 
@@ -42,6 +43,18 @@ SHAPE_EXTENSIONS = [".json"]
 """Masks as outlines of shapes."""
 DEFAULT_MEGAPIXELS = 200
 _OPENING = threading.Lock()
+
+Kind = Literal["frames", "channels", "samples", "range", "unsupported"]
+"""Why an intact file is refused: several images, the number of channels, a mask of several samples,
+numbers without a fixed range, anything else that cannot be read exactly."""
+
+
+class PixelError(InputError):
+    """An intact file that cannot be read as asked; `kind` says why."""
+
+    def __init__(self, message: str, kind: Kind):
+        super().__init__(message)
+        self.kind = kind
 
 
 @contextlib.contextmanager
@@ -85,6 +98,17 @@ def readable(path: Path) -> Iterator[None]:
         ) from error
 
 
+def check_frames(image: Image.Image, path: Path) -> None:
+    """Raise PixelError for an animation; the second picture of a phone's JPEG does not count."""
+    frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
+    if frames > 1:
+        raise PixelError(
+            f"{path} holds {frames} frames ({image.format}); an image file holds one. Save each "
+            f"frame in a file of its own.",
+            "frames",
+        )
+
+
 def check_pixels(path: Path, height: int, width: int) -> None:
     """Raise InputError for an image with more pixels than allowed."""
     limit = max_pixels()
@@ -113,6 +137,32 @@ def raw_mode(image: Image.Image) -> str:
     arguments = tiles[0][3] if tiles else None
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return first if isinstance(first, str) else ""
+
+
+def is_wide(image: Image.Image) -> bool:
+    """Whether the pixels are gray with more than 8 bits, or floats."""
+    return image.mode == "F" or image.mode.startswith("I")
+
+
+def is_cut(image: Image.Image) -> bool:
+    """Whether the file has several channels of 16 bits, of which Pillow returns the upper 8."""
+    tiles = getattr(image, "tile", None)
+    return not is_wide(image) and (
+        "16" in raw_mode(image) or bool(tiles and tiles[0][0] == "SGI16")
+    )
+
+
+def is_rescaled(image: Image.Image) -> bool:
+    """Whether Pillow scales the values that the file stores to 8 or 16 bits.
+
+    It does so in PGM and PPM with a highest value other than 255 or 65535, in AVIF, and in JPEG
+    2000 except for gray of 8 bits.
+    """
+    tiles = getattr(image, "tile", None)
+    if image.format == "PPM" and tiles and isinstance(tiles[0][3], tuple):
+        highest = tiles[0][3][-1]
+        return image.mode != "F" and highest != (65535 if is_wide(image) else 255)
+    return image.format == "AVIF" or (image.format == "JPEG2000" and image.mode != "L")
 
 
 @functools.cache
