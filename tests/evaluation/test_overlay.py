@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,11 +12,11 @@ from zoo.common.class_lists import default_palette
 from zoo.common.errors import InputError
 from zoo.data.pixels.overlay import (
     WRONG,
+    background_id,
+    checked_index_png,
     colour_mask,
     comparison,
     overlay,
-    save_index_png,
-    save_png,
     with_legend,
 )
 
@@ -60,24 +62,16 @@ def test_overlay_mixes_by_alpha_and_draws_borders_in_full_colour():
 
 
 @pytest.mark.parametrize("count", [1, 2, 8, 16, 17, 150, 255])
-def test_index_png_gives_the_mask_back(tmp_path, count):
+def test_index_png_gives_the_mask_back(count):
     """Short palettes are a trap: packed into 4 bits, 255 would come back as 15."""
     mask = ids([[0, count - 1, 255], [count // 2, 0, 255]])
-    path = tmp_path / "new" / "mask.png"
-    save_index_png(mask, default_palette(count), path)
-    with Image.open(path) as image:
+    content = checked_index_png(mask, default_palette(count))
+    with Image.open(io.BytesIO(content)) as image:
         assert image.mode == "P"
         assert (np.asarray(image) == mask).all()
         colours = np.asarray(image.convert("RGB"))
     assert colours[0, 1].tolist() == list(default_palette(count)[count - 1])
     assert colours[0, 2].tolist() == [128, 128, 128]
-    assert [entry.name for entry in path.parent.iterdir()] == ["mask.png"]
-
-
-def test_save_png(tmp_path):
-    picture = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    save_png(picture, tmp_path / "picture.png")
-    assert (np.asarray(Image.open(tmp_path / "picture.png")) == picture).all()
 
 
 def test_legend_lies_below_and_leaves_the_picture_alone():
@@ -158,8 +152,42 @@ def test_messages():
     with refused("3 classes need as many colours, not 2"):
         with_legend(image, ["a", "b", "c"], PALETTE)
 
-
-def test_a_refused_mask_leaves_no_file(tmp_path):
     with refused("palette has 2 colours"):
-        save_index_png(ids([[3]]), PALETTE, tmp_path / "mask.png")
-    assert list(tmp_path.iterdir()) == []
+        checked_index_png(ids([[3]]), PALETTE)
+    with refused(
+        r"Unknown background class 'grass'. .*Available: sky, road, none, auto\. An id wo"
+    ):
+        background_id(["sky", "road"], "grass")
+    with refused("Unknown background class '2'"):
+        background_id(["sky", "road"], "2")
+
+
+@pytest.mark.parametrize(
+    ("classes", "chosen", "found"),
+    [
+        (["road", "Background"], "auto", 1),
+        (["_background_", "cat"], "auto", 0),
+        (["background", "bg"], "auto", None),
+        (["sky", "road"], "auto", None),
+        (["background", "road"], "none", None),
+        (["background", "road"], "road", 1),
+        (["sky", "road"], "1", 1),
+        (["none", "1", "auto"], "1", 1),
+        (["none", "1", "auto"], "none", 0),
+    ],
+)
+def test_the_background_is_known_by_its_name_or_given(classes, chosen, found):
+    assert background_id(classes, chosen) == found
+
+
+def test_the_background_stays_as_it_is_in_the_image():
+    """A border to the background is drawn on the class, so that no background pixel changes."""
+    image = np.full((1, 5, 3), 100, np.uint8)
+    mask = ids([[0, 1, 1, 1, 0]])
+    shown = overlay(image, mask, PALETTE, background=0)[0].tolist()
+    assert shown == [[100] * 3, [200, 100, 0], [150, 100, 50], [200, 100, 0], [100] * 3]
+    picture = np.full((600, 500, 3), 7, np.uint8)
+    strip = with_legend(picture, ["a", "b"], PALETTE, background=0)[600:]
+    colours = {tuple(pixel) for pixel in strip.reshape(-1, 3).tolist()}
+    assert (10, 20, 30) not in colours
+    assert (200, 100, 0) in colours

@@ -108,7 +108,7 @@ def test_a_full_disk_leaves_no_record_without_its_counts(
     def full(path: Path, content: bytes) -> None:
         raise RunError(f"Cannot write {path}: No space left on device.")
 
-    monkeypatch.setattr(image_counts, "write_bytes", full)
+    monkeypatch.setattr(image_counts, "write_once", full)
     with pytest.raises(RunError, match="No space left on device"):
         write_with_counts(found, tmp_path, counts)
     assert list(tmp_path.iterdir()) == []

@@ -70,7 +70,7 @@ def test_the_model_is_left_alone_and_the_files_are_whole(
     after = {path: sha256(path) for path in sorted(trained.rglob("*")) if path.is_file()}
     assert after == before
     assert sorted(path.name for path in (tmp_path / "lr").iterdir()) == [
-        "lr_finder.json", "lr_finder.png", "lr_finder.svg",
+        ".zoo-files.jsonl", "lr_finder.json", "lr_finder.png", "lr_finder.svg",
     ]  # fmt: skip
     stored = json.loads((tmp_path / "lr" / "lr_finder.json").read_text())
     assert stored["suggestion"] == finding.suggestion

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from zoo.bench.engines import ENGINES, Engine, EngineSettings, LocalEngine, RayEngine, RunningJob
 from zoo.bench.job import (
+    JOB,
     Order,
     drop_weights,
     forget_failure,
@@ -28,7 +29,7 @@ from zoo.bench.suite import (
     refuse,
 )
 from zoo.common.console import info, progress_bar
-from zoo.common.errors import InputError, indented, unknown
+from zoo.common.errors import InputError, indented, shortened, unknown
 from zoo.data.dataset import Dataset
 from zoo.data.inspect.scan import data_hash
 from zoo.data.load import load_dataset
@@ -111,6 +112,16 @@ class Queue:
 
         Ctrl-C stops every job after its step, a second one at once.
         """
+        foreign = [
+            folder
+            for folder in map(self._folder, self._wanted)
+            if folder.exists() and not (folder / JOB).is_file() and any(folder.glob("[!.]*"))
+        ]
+        if foreign:
+            raise InputError(
+                f"{shortened(foreign, 3)} holds files but no {JOB}, so it is no job's folder. Give "
+                "another --out."
+            )
         results = self._wanted[0].results
         records = read_records(results) if results.is_dir() else []
         for order in self._wanted:

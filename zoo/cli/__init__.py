@@ -17,6 +17,16 @@ PrecisionOption = Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")]
 OverridesArgument = Annotated[
     list[str] | None, typer.Argument(help="Recipe values: key=value.", metavar="[KEY=VALUE]...")
 ]
+OverwriteOption = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace files that zoo did not write or that were changed."),
+]
+BackgroundOption = Annotated[
+    str,
+    typer.Option(
+        help="The class left unpainted: name, id, none, or auto (the one called background)."
+    ),
+]
 RegistryOption = Annotated[
     Path | None, typer.Option("--registry", help="An overlay file; default: $ZOO_REGISTRY.")
 ]

@@ -8,7 +8,13 @@ from typing import Annotated
 
 import typer
 
-from zoo.cli import DataArgument, JsonOption, RegistryOption
+from zoo.cli import (
+    BackgroundOption,
+    DataArgument,
+    JsonOption,
+    OverwriteOption,
+    RegistryOption,
+)
 
 data_app = typer.Typer(help="Describe, look at and divide data.", no_args_is_help=True)
 
@@ -17,7 +23,9 @@ data_app = typer.Typer(help="Describe, look at and divide data.", no_args_is_hel
 def init_command(
     folder: Annotated[Path, typer.Argument(help="The folder with images and masks.")],
     out: Annotated[Path | None, typer.Option(help="The file; default FOLDER/dataset.yaml.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", "--overwrite", help="Overwrite an existing file.")
+    ] = False,
 ) -> None:
     """Write a dataset.yaml for FOLDER by looking at its files."""
     from zoo.data.description.init import init
@@ -39,6 +47,8 @@ def show_command(
     split: Annotated[str, typer.Option(help="The split to show.")] = "train",
     recipe: Annotated[str, typer.Option(help="The recipe whose augment is shown.")] = "cnn",
     count: Annotated[int, typer.Option(help="How many crops; three of each image.")] = 12,
+    background: BackgroundOption = "auto",
+    overwrite: OverwriteOption = False,
     registry: RegistryOption = None,
 ) -> None:
     """Write a figure of images of DATA beside the augmented crops that training sees."""
@@ -49,7 +59,7 @@ def show_command(
     chosen = apply_overrides(load_registry(registry).recipe(recipe), overrides or [])
     path = show(
         data, out, split=split, augment=chosen.augment, crop=chosen.crop, seed=chosen.seed,
-        count=count,
+        count=count, background=background, overwrite=overwrite,
     )  # fmt: skip
     sys.stdout.write(f"{path}\n")
 
@@ -86,10 +96,11 @@ def doctor_command(
     fix: Annotated[
         Path | None, typer.Option("--fix", help="A new folder for a corrected copy.")
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Look at every image and mask of DATA and report what is wrong; exit code 2 at an error."""
     from zoo.data.doctor import doctor
 
-    code = doctor(data, out, as_json, fix)
+    code = doctor(data, out, as_json, fix, overwrite)
     if code:
         raise typer.Exit(code)

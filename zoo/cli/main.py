@@ -6,6 +6,8 @@ interrupted. Heavy imports happen inside the verb that needs them.
 
 from __future__ import annotations
 
+import errno
+import io
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -19,7 +21,7 @@ from zoo.cli.models import check_app, leaderboard_app, list_command, show_comman
 from zoo.cli.train import finetune_command, quickstart_command, report_command
 from zoo.cli.use import eval_command, predict_command
 from zoo.common.console import first_process, print_line
-from zoo.common.errors import ZooError
+from zoo.common.errors import InputError, ZooError, printable_lines
 from zoo.runtime.environment import versions
 
 app = typer.Typer(
@@ -78,6 +80,8 @@ for name, group in GROUPS.items():
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be text of the terminal
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(run(sys.argv[1:] if arguments is None else arguments))
 
 
@@ -92,10 +96,11 @@ def run(arguments: list[str]) -> int:
             return error.exit_code
         return _fail(str(error), error.exit_code)
     except OSError as error:
-        return _fail(f"{error.filename or 'A file'}: {error.strerror or error}.", 1)
+        code = InputError.exit_code if error.errno == errno.ENAMETOOLONG else 1
+        return _fail(f"{error.filename or 'A file'}: {error.strerror or error}.", code)
     return 0
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"zoo: {message}\n")
+    sys.stderr.write(f"zoo: {printable_lines(message)}\n")
     return code

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoo.cli import DataOption, OverridesArgument, RegistryOption, plain
+from zoo.cli import DataOption, OverridesArgument, OverwriteOption, RegistryOption, plain
 from zoo.common.console import print_line, print_table
 from zoo.common.errors import InputError
 
@@ -51,6 +51,7 @@ def finetune_command(
     stage: Annotated[
         str | None, typer.Option(help="With --find-lr: the stage whose trainable layers are used.")
     ] = None,
+    overwrite: OverwriteOption = False,
     registry: RegistryOption = None,
 ) -> None:
     """Fine-tune MODEL on the train split of DATA; the best model by val mIoU is kept."""
@@ -60,6 +61,8 @@ def finetune_command(
         raise InputError(
             "--stage only goes with --find-lr; to change one stage, set stages.NAME.KEY."
         )
+    if overwrite and not find_lr:
+        raise InputError("--overwrite only goes with --find-lr; a run is never overwritten.")
     request = RunRequest(
         model=model, data=data, recipe=recipe, out=out, overrides=tuple(overrides or ()),
         encoder_weights=None if encoder_weights == "none" else encoder_weights, new_head=new_head,
@@ -68,7 +71,7 @@ def finetune_command(
     if find_lr:
         from zoo.training.find_lr import find_lr_for
 
-        found = vars(find_lr_for(request, stage=stage))
+        found = vars(find_lr_for(request, stage=stage, overwrite=overwrite))
         print_line(json.dumps({key: value for key, value in found.items() if key != "points"}))
     elif dry_run:
         from zoo.training.auto import resolve_auto
@@ -116,11 +119,12 @@ def report_command(
     out: Annotated[
         Path | None, typer.Option(help="The HTML file; default RUN/report.html.")
     ] = None,
+    overwrite: OverwriteOption = False,
 ) -> None:
     """Write a self-contained HTML page about a run: curves, scores, images."""
     from zoo.training.report import report
 
-    print_line(str(report(run, out)))
+    print_line(str(report(run, out, overwrite)))
 
 
 def quickstart_command(

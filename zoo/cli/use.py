@@ -8,8 +8,16 @@ from typing import Annotated
 
 import typer
 
-from zoo.cli import DataOption, JsonOption, PrecisionOption
+from zoo.cli import (
+    DATA_HELP,
+    BackgroundOption,
+    DataOption,
+    JsonOption,
+    OverwriteOption,
+    PrecisionOption,
+)
 from zoo.common.console import print_line, show
+from zoo.common.errors import escaped
 
 TrainedArgument = Annotated[
     str, typer.Argument(help="A run or model folder, hf-hub:ORG/REPO, or a trained name.")
@@ -44,12 +52,29 @@ def eval_command(
 
 def predict_command(
     model: TrainedArgument,
-    inputs: Annotated[list[str], typer.Argument(help="Images, folders or patterns.")],
     out: Annotated[Path, typer.Option(help="Folder for masks/ and overlays/.")],
+    inputs: Annotated[list[str] | None, typer.Argument(help="Images, folders or patterns.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Instead of images: a split of the run's data, or of --data.")
+    ] = None,
+    data: Annotated[str | None, typer.Option("--data", help=f"With --split: {DATA_HELP}")] = None,
+    background: BackgroundOption = "auto",
+    overwrite: OverwriteOption = False,
     precision: PrecisionOption = "auto",
 ) -> None:
     """Segment images: index masks and coloured overlays with a legend."""
-    from zoo.inference.predictor import predict
+    from zoo.inference.predictor import BrokenImagesError, predict
 
-    for prediction in predict(model, inputs, out=out, precision=precision):
-        print_line(f"{prediction.mask_file}\t{prediction.overlay_file}")
+    failure = None
+    try:
+        found = predict(
+            model, inputs, out=out, split=split, data=data, background=background,
+            overwrite=overwrite, precision=precision,
+        )  # fmt: skip
+    except BrokenImagesError as error:
+        found, failure = list(error.predictions), error
+    for prediction in found:
+        files = (prediction.mask_file, prediction.overlay_file)
+        print_line("\t".join(escaped(path) for path in files))
+    if failure is not None:
+        raise failure

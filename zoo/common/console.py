@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+from zoo.common.errors import printable_lines
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
@@ -30,7 +32,7 @@ def stderr() -> Console:
 
 def info(text: str) -> None:
     """Print a message to stderr; markup characters in `text` are shown as they are."""
-    stderr().print(text, markup=False, soft_wrap=True)
+    stderr().print(printable_lines(text), markup=False, soft_wrap=True)
 
 
 def warn(text: str) -> None:

@@ -62,6 +62,19 @@ def printable(text: object, by: str = "?") -> str:
     return plain if plain.isprintable() else "".join(c if c.isprintable() else by for c in plain)
 
 
+def printable_lines(text: str) -> str:
+    """`text` as `printable`, but line ends stay."""
+    return "\n".join(printable(line, "\ufffd") for line in text.split("\n"))
+
+
+def escaped(text: object) -> str:
+    """`text` on one line, with `\\n`, `\\t` and the like for what is not printable."""
+    plain = str(text)
+    if plain.isprintable():
+        return plain
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in plain)
+
+
 def nearest(given: str, allowed: Iterable[str], count: int = 3) -> list[str]:
     """At most `count` entries of `allowed` that look most like `given`, best first."""
     return difflib.get_close_matches(given, list(allowed), n=count, cutoff=0.5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -11,13 +12,13 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from zoo.common.errors import InputError, RunError, join_problems
+from zoo.common.errors import InputError, RunError, join_problems, printable
 
 MAX_YAML_BYTES = 1_000_000
 NO_FILES = {
@@ -28,6 +29,11 @@ NO_FILES = {
     stat.S_IFDIR: "a folder",
 }
 """What a path may be other than a file."""
+MANIFEST = ".zoo-files.jsonl"
+"""The file in a folder that lists what zoo wrote there: one JSON object for each file, with its
+`file` (a path relative to the folder) and its `sha256`."""
+NAMED = 10
+"""How many files a refusal names."""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -43,7 +49,9 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        # The temporary name is 10 bytes longer than the name, of which 255 are allowed.
+        prefix = f".{path.name}." if len(os.fsencode(path.name)) < 240 else ".zoo."
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix)
         temporary = Path(name)
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
@@ -54,7 +62,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
+        raise _cannot_write(path, error) from error
 
 
 def write_json(path: Path, value: object) -> None:
@@ -137,20 +145,173 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[bool]:
             os.close(handle)
 
 
-@contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that replaces `path` when the block ends without an error.
+class OutputFolder:
+    """A folder that a command writes files into without ever replacing a file of somebody else.
 
-    A reader sees the old folder or the new one, never a mixture of both; between the two renames
+    `names` are the paths, relative to `folder`, of the files that `write` will be called for. A
+    manifest in the folder (see `MANIFEST`) lists what was written there and its digests, so that
+    the same command can be run again.
+
+    Raises InputError, before anything is written, that names the files which zoo did not write
+    there or which were changed since: all in the folder, or with `shared` only those of `names`.
+    Hidden files do not count, except with `replaced`, where the whole folder is to be replaced.
+    `overwrite` allows everything but this: a file of `names` that is one of `inputs`, also by a
+    link or by another spelling of its name, is refused in any case.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        names: Iterable[str | Path],
+        *,
+        inputs: Iterable[Path] = (),
+        overwrite: bool = False,
+        shared: bool = False,
+        replaced: bool = False,
+    ):
+        self.folder, self._written = folder, _read_manifest(folder)
+        wanted = list(dict.fromkeys(Path(name).as_posix() for name in names))
+        try:
+            if outside := [name for name in wanted if _leaves(name)]:
+                raise InputError(f"{printable(outside[0])} would be written outside of {folder}.")
+            there = [name for name in wanted if _is_there(folder / name)]
+            read = {_identity(path) for path in inputs} if there else set()
+            problems = [
+                f"{name} is an input of this command"
+                for name in there
+                if read and _identity(folder / name) in read
+            ]
+            if problems:
+                advice = "Give another place for the output; an input is never overwritten."
+            elif not overwrite:
+                present = there if shared else dict.fromkeys([*self._files(replaced), *there])
+                problems = [text for name in present if (text := self._foreign(name))]
+                advice = (
+                    "Give another place for the output, or allow what is there to be overwritten: "
+                    "--overwrite, in Python overwrite=True."
+                )
+        except OSError as error:
+            raise _cannot_write(folder, error) from error
+        if problems:
+            named = [printable(text) for text in problems[:NAMED]]
+            if rest := len(problems) - NAMED:
+                named += [f"... and {rest} more"] if rest > 0 else []
+            header = f"{folder} holds files that would be lost or mixed up; nothing was written:"
+            raise InputError(f"{join_problems(header, named)}\n{advice}")
+
+    def write(self, name: str | Path, content: bytes) -> Path:
+        """Write one of the files and return its path.
+
+        The digest is in the manifest first: a kill in between leaves an entry without its file,
+        which allows nothing, and never a file without its entry.
+        """
+        name, digest = Path(name).as_posix(), hashlib.sha256(content).hexdigest()
+        path = self.folder / name
+        if digest not in self._written.setdefault(name, set()):
+            self._written[name].add(digest)
+            entry = json.dumps({"file": name, "sha256": digest})
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with (self.folder / MANIFEST).open("ab") as stream:
+                    torn = stream.tell() and not _ends_line(self.folder / MANIFEST)
+                    stream.write(f"{chr(10) if torn else ''}{entry}\n".encode())
+            except OSError as error:
+                raise _cannot_write(path, error) from error
+        write_bytes(path, content)
+        return path
+
+    def _files(self, hidden: bool) -> Iterator[str]:
+        """Everything below the folder that is no folder; a link to a folder is not followed."""
+        for place, folders, files in os.walk(self.folder):
+            links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+            folders[:] = sorted(name for name in folders if hidden or not name.startswith("."))
+            for name in sorted([*links, *files]):
+                if name in (MANIFEST, ".DS_Store") or (name.startswith(".") and not hidden):
+                    continue
+                yield (Path(place) / name).relative_to(self.folder).as_posix()
+
+    def _foreign(self, name: str) -> str | None:
+        """What is wrong with a file that is there; None for what zoo wrote."""
+        path = self.folder / name
+        if path.is_dir():
+            return f"{name} is a folder" + (" elsewhere, by a link" if path.is_symlink() else "")
+        if name not in self._written or not path.is_file():
+            return f"{name} was not written by zoo"
+        return None if sha256(path) in self._written[name] else f"{name} was changed since"
+
+
+def list_written(folder: Path) -> None:
+    """Write the manifest of a folder whose files were all just made, for `OutputFolder`."""
+    entries = [
+        json.dumps({"file": file.relative_to(folder).as_posix(), "sha256": sha256(file)})
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != MANIFEST
+    ]
+    write_text(folder / MANIFEST, "".join(f"{entry}\n" for entry in entries))
+
+
+def written_files(folder: Path) -> set[Path]:
+    """What zoo wrote into `folder`, by the manifest there; the files need not exist any more."""
+    return {folder / name for name in _read_manifest(folder)}
+
+
+def _read_manifest(folder: Path) -> dict[str, set[str]]:
+    """The digests of each file in the manifest; lines that cannot be read allow nothing."""
+    written: dict[str, set[str]] = {}
+    with contextlib.suppress(OSError, InputError):
+        check_file(folder / MANIFEST)
+        for line in (folder / MANIFEST).read_bytes().splitlines():
+            with contextlib.suppress(ValueError, TypeError, KeyError, RecursionError):
+                entry = json.loads(line)
+                written.setdefault(str(entry["file"]), set()).add(str(entry["sha256"]))
+    return written
+
+
+def _ends_line(path: Path) -> bool:
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read() == b"\n"
+
+
+def _leaves(name: str) -> bool:
+    return Path(name).is_absolute() or ".." in Path(name).parts
+
+
+def _is_there(path: Path) -> bool:
+    """As `os.path.lexists`, but raises OSError for a name that is too long."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _identity(path: Path) -> tuple[int, int] | str:
+    """What two paths of one file share; of a file that is not there, its own path."""
+    try:
+        found = path.stat()
+    except OSError:
+        return os.path.realpath(path)
+    return found.st_dev, found.st_ino
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder that becomes `path` when the block ends without an error.
+
+    Raises InputError where `path` holds anything, unless `replace` says that all of it may go. A
+    reader sees the old folder or the new one, never a mixture of both; between the two renames
     a kill can leave the old one under the name `.NAME.old`, which `recover_folder` puts back.
     """
+    if not replace and os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
+        raise InputError(f"{path} is not an empty folder; give a new one.")
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             scratch = scratch_folder(path.parent, f".{path.name}.zoo-")
             temporary = stack.enter_context(scratch)
         except OSError as error:
-            raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
+            raise _cannot_write(path, error) from error
         try:
             yield temporary
             temporary.chmod(0o777 & ~_umask())
@@ -165,7 +326,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             sync(path.parent)
             shutil.rmtree(old, ignore_errors=True)
         except OSError as error:
-            raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
+            raise _cannot_write(path, error) from error
 
 
 def recover_folder(path: Path) -> None:
@@ -263,6 +424,11 @@ def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
 
 
 _StrictLoader.yaml_implicit_resolvers = _resolvers()
+
+
+def _cannot_write(path: Path, error: OSError) -> InputError | RunError:
+    kind = InputError if error.errno == errno.ENAMETOOLONG else RunError
+    return kind(f"Cannot write {path}: {error.strerror or error}.")
 
 
 def _umask() -> int:

@@ -20,6 +20,16 @@ READERS: dict[str, Callable[[str], Dataset]] = {
 """What reads `FORMAT:PATH`, by FORMAT."""
 
 
+def data_source(data: str | Path) -> str:
+    """`data` as `load_dataset` takes it from any working directory."""
+    path = Path(data).expanduser()
+    name, colon, place = str(data).partition(":")
+    if path.exists() or name not in READERS or not colon:
+        return str(path.resolve())
+    inner = Path(place).expanduser()
+    return f"{name}:{inner.resolve()}" if inner.exists() else str(data)
+
+
 def load_dataset(data: str | Path) -> Dataset:
     """Find and pair the files of a data set; no pixels are read.
 

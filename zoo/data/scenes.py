@@ -469,7 +469,7 @@ def _check_arguments(counts: dict[str, int], size: tuple[int, int], seed: int) -
 def _digest(folder: Path) -> str:
     """The SHA-256 of dataset.yaml and every PNG, names included."""
     digest = hashlib.sha256()
-    for path in [folder / "dataset.yaml", *sorted(folder.rglob("*.png"))]:
+    for path in [folder / "dataset.yaml", *sorted(folder.rglob("[!.]*.png"))]:
         digest.update(f"{path.relative_to(folder).as_posix()}\n".encode())
         digest.update(path.read_bytes() if path.is_file() else b"")
     return digest.hexdigest()

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from zoo.common.errors import InputError, join_problems
+from zoo.common.files import OutputFolder
 from zoo.data.dataset import Dataset
 from zoo.data.load import load_dataset
 from zoo.data.loading.transforms import (
@@ -22,8 +23,8 @@ from zoo.data.loading.transforms import (
     mix_batch,
 )
 from zoo.data.pixels.images import Pixels
-from zoo.data.pixels.masks import read_pair
-from zoo.data.pixels.overlay import as_rgb, overlay, save_png, with_legend
+from zoo.data.pixels.masks import png, read_pair
+from zoo.data.pixels.overlay import as_rgb, background_id, overlay, with_legend
 from zoo.registry.recipe import Augment
 
 CROPS_PER_IMAGE = 3
@@ -45,14 +46,17 @@ def show(
     crop: int,
     seed: int = 0,
     count: int = 12,
+    background: str = "auto",
+    overwrite: bool = False,
 ) -> Path:
     """Write a PNG: one image per row, and beside it three crops as training would get them.
 
     Each panel is the image under its mask's colours; a legend names them. `count` is the number of
     crops, filled up to whole rows, `crop` their height and width in pixels before they are resized
     to the panels. `seed` chooses the images and the random changes; the same arguments give the
-    same PNG. CutMix and copy-paste take their partners from the images shown. Raises InputError
-    for bad arguments, an unknown split and files that cannot be used.
+    same PNG. CutMix and copy-paste take their partners from the images shown. `background` is the
+    class that is not painted, see `background_id`. Raises InputError for bad arguments, an unknown
+    split, files that cannot be used, and where `OutputFolder` refuses to replace `out`.
     """
     out = Path(out)
     numbers = (("crop", crop), ("count", count))
@@ -65,6 +69,11 @@ def show(
         raise InputError(join_problems("Cannot show the data:", problems))
     dataset = load_dataset(data)
     samples = dataset.samples(split)
+    unpainted = background_id(dataset.classes, background)
+    files = [path for some in dataset.splits.values() for s in some for path in (s.image, s.mask)]
+    target = OutputFolder(
+        out.parent, [out.name], inputs=filter(None, files), overwrite=overwrite, shared=True
+    )
     rows = min(-(-count // CROPS_PER_IMAGE), len(samples))
     chosen = sorted(random.Random(seed).sample(range(len(samples)), rows))
     pairs = [read_pair(samples[index], dataset) for index in chosen]
@@ -72,8 +81,8 @@ def show(
         augmented(pairs, [draw(seed, epoch, index) for index in chosen], crop, augment)
         for epoch in range(min(count, CROPS_PER_IMAGE))
     ]
-    originals = [_panel(pair, dataset, 2 * SIDE) for pair in pairs]
-    crops = [[_panel(pair, dataset, SIDE) for pair in column] for column in columns]
+    originals = [_panel(pair, dataset, 2 * SIDE, unpainted) for pair in pairs]
+    crops = [[_panel(pair, dataset, SIDE, unpainted) for pair in column] for column in columns]
     shown = [mask for _, mask in [*pairs, *(pair for column in columns for pair in column)]]
     present = sorted({int(value) for mask in shown for value in np.unique(mask)})
     # one original per row with its crops to the right, under headings
@@ -88,9 +97,10 @@ def show(
         for row, panel in enumerate(panels):
             page.paste(Image.fromarray(panel), (left, HEADING + row * (SIDE + GAP)))
     painted = np.asarray(page)
-    foot = with_legend(painted[-SIDE:], dataset.classes, dataset.palette, present)
-    save_png(np.concatenate([painted[:-SIDE], foot]), out)
-    return out
+    foot = with_legend(
+        painted[-SIDE:], dataset.classes, dataset.palette, present, background=unpainted
+    )
+    return target.write(out.name, png(np.concatenate([painted[:-SIDE], foot])))
 
 
 def augmented(
@@ -106,7 +116,7 @@ def augmented(
     return list(zip(images.permute(0, 2, 3, 1).numpy(), masks.numpy(), strict=True))
 
 
-def _panel(pair: Pair, dataset: Dataset, width: int) -> Pixels:
+def _panel(pair: Pair, dataset: Dataset, width: int, background: int | None) -> Pixels:
     """Image and mask laid over each other, SIDE pixels high and at most `width` wide."""
     image, mask = pair
     high, wide = mask.shape
@@ -118,4 +128,5 @@ def _panel(pair: Pair, dataset: Dataset, width: int) -> Pixels:
         np.asarray(labels.resize(size, Image.Resampling.NEAREST)),
         dataset.palette,
         alpha=0.4,
+        background=background,
     )

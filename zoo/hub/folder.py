@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.common.errors import InputError
-from zoo.common.files import new_folder
+from zoo.common.files import OutputFolder, list_written, new_folder
 from zoo.hub.card import Extras, card
 from zoo.hub.config import SCHEMA, Described, read_config
 from zoo.models.spec import ModelSpec, palette_for
@@ -44,16 +44,20 @@ def save_folder(
     *,
     training: dict[str, Any] | None = None,
     metrics: dict[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> None:
-    """Write `model` to the folder `path`, replacing what is there as a whole.
+    """Write `model` to the folder `path`, replacing a model that was saved there as a whole.
 
     `training` says how it was trained (recipe, data, steps), `metrics` what was measured on which
-    split. Raises RunError where the folder cannot be written.
+    split. Raises InputError where the folder holds anything else, or files that were changed since,
+    unless `overwrite` is set (the folder then gets no manifest), and RunError where it cannot be
+    written.
     """
     from safetensors.torch import save_file
 
     state = {name: tensor.detach().cpu().clone() for name, tensor in model.net.state_dict().items()}
-    with new_folder(path) as folder:
+    OutputFolder(path, [WEIGHTS, CONFIG, CARD], overwrite=overwrite, replaced=True)
+    with new_folder(path, replace=True) as folder:
         save_file(
             {name: tensor.contiguous() for name, tensor in state.items()},
             folder / WEIGHTS,
@@ -64,6 +68,8 @@ def save_folder(
         required = model.spec.license if non_commercial(model.spec.license) else None
         extras = Extras(license=required)
         (folder / CARD).write_text(card(model.spec, training, metrics, extras), encoding="utf-8")
+        if not overwrite:
+            list_written(folder)
 
 
 def make_config(

@@ -14,7 +14,7 @@ import yaml
 
 from zoo.common.console import info
 from zoo.common.errors import InputError, RunError, join_problems, renamed
-from zoo.common.files import read_json, scratch_folder
+from zoo.common.files import check_file, read_json, scratch_folder
 from zoo.hub.card import (
     BEGIN,
     END,
@@ -274,6 +274,7 @@ def _image(path: Path) -> dict[str, upload.Content]:
     """The image by its name in the repository. Raises InputError for anything else."""
     kind = path.suffix.lower()
     try:
+        check_file(path)
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"Cannot read the image {path}: {error.strerror}.") from error

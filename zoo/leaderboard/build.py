@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from zoo.common.errors import InputError, join_problems
+from zoo.common.errors import InputError, join_problems, shortened
 from zoo.common.files import hash_of, write_text
 from zoo.leaderboard.board import (
     FILE,
@@ -41,11 +41,25 @@ OTHER = "other"
 
 
 def write(results: Path, out: Path, speed: Path | None = None) -> list[Path]:
-    """Build the leaderboard into `out` and return the files written."""
+    """Build the leaderboard into `out` and return the files written.
+
+    Raises InputError for a file of these names that does not say that it was generated.
+    """
+    files = [out / name for name in (MARKDOWN, CSV, FILE, HTML)]
+    foreign = [path for path in files if path.exists() and not _generated(path)]
+    if foreign:
+        raise InputError(
+            f"{shortened(foreign)} was not written by `zoo leaderboard build`. Move it away, or "
+            "give another --out."
+        )
     texts = build(results, out, speed)
     for path, text in texts.items():
         write_text(path, text)
     return list(texts)
+
+
+def _generated(path: Path) -> bool:
+    return path.is_file() and GENERATED.encode() in path.read_bytes()
 
 
 def check(results: Path, out: Path, speed: Path | None = None) -> None:

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Protocol, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoo.common.errors import InputError, indented, join_problems
-from zoo.common.files import hash_of, read_json, write_text
+from zoo.common.files import hash_of, read_json, write_bytes
 
 Text = Annotated[str, Field(min_length=1, max_length=300)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{8,64}$")]
@@ -67,19 +67,19 @@ def hashed_text(content: Mapping[str, Any]) -> str:
     return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
-def write_once(path: Path, text: str) -> Path:
-    """Write `text` to `path` and return it; writing the same again changes nothing.
+def write_once(path: Path, content: bytes) -> Path:
+    """Write `content` to `path` and return it; writing the same again changes nothing.
 
     Raises InputError where the file has other content; nothing is ever overwritten.
     """
     if path.exists():
-        if path.read_bytes() == text.encode("utf-8"):
+        if path.is_file() and path.read_bytes() == content:
             return path
         raise InputError(
             f"{path} exists with other content; a record is never overwritten. "
             "Move that file away, or write to another folder."
         )
-    write_text(path, text)
+    write_bytes(path, content)
     return path
 
 
@@ -126,7 +126,8 @@ def read_hashed(path: Path, parse_fields: Callable[[object, str], T]) -> T:
 def read_folder(folder: Path, read: Callable[[Path], R]) -> dict[Path, R]:
     """Every `*.json` below `folder` (sorted) with its record, as `read` reads one file.
 
-    On Linux, many files are read by several processes; `read` must then be a module's function.
+    Hidden files are left out. On Linux, many files are read by several processes; `read` must then
+    be a module's function.
 
     Raises InputError where the folder is missing, and one InputError that lists every file with a
     problem: unreadable, of another schema, changed since it was written, or there twice.
@@ -136,7 +137,7 @@ def read_folder(folder: Path, read: Callable[[Path], R]) -> dict[Path, R]:
     records: dict[Path, R] = {}
     problems: list[str] = []
     seen: dict[str | None, Path] = {}
-    paths = sorted(folder.rglob("*.json"))
+    paths = sorted(path for path in folder.rglob("[!.]*.json") if path.is_file())
     for path, record in zip(paths, _in_processes(partial(_outcome, read), paths), strict=True):
         if isinstance(record, str):
             problems.append(record)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.common.errors import InputError
-from zoo.common.files import write_bytes
+from zoo.records.hashed import write_once
 from zoo.records.metrics import PixelCounts
 from zoo.records.record import Record, record_name, write_record
 
@@ -52,7 +52,7 @@ def write_with_counts(record: Record, folder: Path, counts: ImageCounts | None) 
         stream = io.BytesIO()
         smallest = np.min_scalar_type(int(counts.max(initial=0)))
         np.savez_compressed(stream, counts=counts.astype(smallest))
-        write_bytes(counts_file(folder / record_name(record)), stream.getvalue())
+        write_once(counts_file(folder / record_name(record)), stream.getvalue())
     return write_record(record, folder)
 
 

@@ -182,7 +182,7 @@ def write_record(record: Record, folder: Path) -> Path:
     Writing the same content again changes nothing. Raises InputError where a file of that name
     has other content; nothing is ever overwritten.
     """
-    return write_once(folder / record_name(record), record_text(record))
+    return write_once(folder / record_name(record), record_text(record).encode())
 
 
 def parse_record(value: object, source: str) -> Record:

@@ -109,7 +109,7 @@ def write_speed_record(record: SpeedRecord, folder: Path) -> Path:
 
     Writing the same content again changes nothing; nothing is ever overwritten (InputError).
     """
-    return write_once(folder / speed_record_name(record), speed_record_text(record))
+    return write_once(folder / speed_record_name(record), speed_record_text(record).encode())
 
 
 def speed_record_text(record: SpeedRecord) -> str:

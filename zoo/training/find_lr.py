@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ import numpy as np
 
 from zoo.common.console import info, progress_bar
 from zoo.common.errors import InputError, RunError, unknown
-from zoo.common.files import write_bytes, write_json, write_text
+from zoo.common.files import OutputFolder
 from zoo.creation.create import DEFAULT
 from zoo.models.layers import train_mode
 from zoo.runtime.environment import versions
@@ -79,23 +80,27 @@ def find_lr(
     new_head: bool = False,
     registry: Path | None = None,
     budget: str | None = None,
+    overwrite: bool = False,
 ) -> Finding:
     """Train a fresh copy of `model` for `steps` steps at rates that grow from 1e-6 to 1.
 
     What learns, and at which fraction of the rate, is as in the last epoch of `stage` (default: the
     recipe's last); the other arguments are those of `finetune`. Writes lr_finder.json, .png and
-    .svg into `out` (default: runs/NAME-DATA-lr). Raises InputError for bad input, RunError if
-    the loss is not finite from the start.
+    .svg into `out` (default: runs/NAME-DATA-lr). Raises InputError for bad input and, unless
+    `overwrite` is set, where `out` holds other files, RunError if the loss is not finite from the
+    start.
     """
     request = RunRequest(
         model=model, data=data, recipe=recipe, out=None if out is None else Path(out),
         overrides=tuple(overrides), encoder_weights=encoder_weights, new_head=new_head,
         registry=registry, budget=budget,
     )  # fmt: skip
-    return find_lr_for(request, stage=stage, steps=steps)
+    return find_lr_for(request, stage=stage, steps=steps, overwrite=overwrite)
 
 
-def find_lr_for(request: RunRequest, *, stage: str | None = None, steps: int = STEPS) -> Finding:
+def find_lr_for(
+    request: RunRequest, *, stage: str | None = None, steps: int = STEPS, overwrite: bool = False
+) -> Finding:
     """`find_lr` with a request, as `zoo finetune --find-lr` makes it."""
     ranks = start_ranks()
     if ranks.world > 1:
@@ -109,6 +114,8 @@ def find_lr_for(request: RunRequest, *, stage: str | None = None, steps: int = S
             f"{folder} is a run folder, which the learning-rate test does not touch. Give another "
             "folder as --out, or none."
         )
+    names = [JSON, f"{CHART}.svg", f"{CHART}.png"]
+    target = OutputFolder(folder, names, overwrite=overwrite)
     plan = resolve_auto(plan)
     announce_choices(plan)
     stages = {one.name: one for one in plan.recipe.stages}
@@ -130,8 +137,10 @@ def find_lr_for(request: RunRequest, *, stage: str | None = None, steps: int = S
         **asdict(finding),
         "env": versions(),
     }
-    write_json(folder / JSON, content)
-    write_chart(finding, folder / CHART)
+    svg, png = chart_files(finding)
+    target.write(JSON, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    target.write(f"{CHART}.svg", svg)
+    target.write(f"{CHART}.png", png)
     info(
         f"Suggested optimizer.lr={finding.suggestion:.1e}, a tenth of the rate with the lowest "
         f"loss; the loss falls fastest at {finding.steepest:.1e}. Curve in {folder / CHART}.png."
@@ -227,11 +236,10 @@ def chart(finding: Finding) -> altair.LayerChart:
     return layered.configure(background="white", font="system-ui, sans-serif")
 
 
-def write_chart(finding: Finding, path: Path) -> None:
-    """Write `path`.svg and `path`.png. Raises RunError where they cannot be written."""
+def chart_files(finding: Finding) -> tuple[bytes, bytes]:
+    """The chart as the contents of an SVG and of a PNG file."""
     made = chart(finding)
     text, image = io.StringIO(), io.BytesIO()
     made.save(text, format="svg")
     made.save(image, format="png", scale_factor=2)
-    write_text(path.with_suffix(".svg"), text.getvalue())
-    write_bytes(path.with_suffix(".png"), image.getvalue())
+    return text.getvalue().encode("utf-8"), image.getvalue()

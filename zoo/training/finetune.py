@@ -13,6 +13,7 @@ from zoo.common.console import info
 from zoo.common.errors import InputError
 from zoo.common.files import read_json, write_json
 from zoo.creation.create import DEFAULT
+from zoo.data.load import data_source
 from zoo.models.norms import has_batch_norm
 from zoo.registry.recipe import Recipe, recipe_dict, recipe_hash
 from zoo.runtime.environment import versions
@@ -102,6 +103,7 @@ def _run(request: RunRequest, held: contextlib.ExitStack) -> Result:
         "started_from": None if plan.folder is None else plan.folder.name,
         "data": {
             "name": dataset.name,
+            "source": data_source(request.data),
             "classes": dataset.classes,
             "palette": [list(colour) for colour in dataset.palette],
             "images": {split: len(dataset.samples(split)) for split in ("train", "val")},

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from zoo.common.console import info
 from zoo.common.errors import InputError
-from zoo.common.files import write_text
+from zoo.common.files import write_bytes, write_text
 from zoo.creation.create import DEFAULT
 from zoo.data.load import load_dataset
-from zoo.data.pixels.masks import read_pair
-from zoo.data.pixels.overlay import comparison, save_png
+from zoo.data.pixels.masks import png, read_pair
+from zoo.data.pixels.overlay import comparison
 from zoo.data.scenes import write_scenes
 from zoo.evaluation.evaluate import evaluate, write_result
 from zoo.hub.encoders import hub_answers
@@ -54,7 +54,7 @@ def quickstart(out: Path) -> str:
         image, truth = read_pair(sample, dataset)
         predicted = predict_mask(model, image)
         compared = comparison(image, truth, predicted, dataset.classes, dataset.palette)
-        save_png(compared, run / "pictures" / f"{sample.name}.png")
+        write_bytes(run / "pictures" / f"{sample.name}.png", png(compared))
     page = report(run, out / "report.html")
     build.write(out / "results", out)
     ious = {name: iou for name, iou in record.metrics.iou_per_class.items() if iou is not None}

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoo.common.class_lists import default_palette
 from zoo.common.errors import InputError, join_problems
-from zoo.common.files import read_json, write_text
+from zoo.common.files import OutputFolder, read_json
 from zoo.common.html import render
 from zoo.records.hashed import describe
 from zoo.records.metrics import METRICS
@@ -70,17 +70,21 @@ class ResultFile(_Lenient):
     stopped: str
 
 
-def report(run: Path, out: Path | None = None) -> Path:
+def report(run: Path, out: Path | None = None, overwrite: bool = False) -> Path:
     """Write the page about the run folder `run` to `out` (run/report.html) and return its path.
 
     The run may be in any state. The page needs no other file and no network. Raises InputError
-    where `run` is not a run folder or one of its files is damaged.
+    where `run` is not a run folder, where one of its files is damaged, and where `OutputFolder`
+    refuses to replace `out`.
     """
     if not (run / "run.json").is_file():
         raise InputError(
             f"{run} is not a run folder: it holds no run.json. Give the folder that "
             "`zoo finetune --out` wrote."
         )
+    out = out or run / "report.html"
+    inputs = [path for path in run.rglob("*") if path.suffix != ".html"]
+    target = OutputFolder(out.parent, [out.name], inputs=inputs, overwrite=overwrite, shared=True)
     facts, log = _read(run / "run.json", RunFile), read_log(run / "log.jsonl")
     result_file, record_file = run / "result.json", run / "eval.json"
     result = _read(result_file, ResultFile) if result_file.is_file() else None
@@ -118,7 +122,7 @@ def report(run: Path, out: Path | None = None) -> Path:
         overrides = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
     recipe = {"recipe": facts.recipe_name, "overrides": ", ".join(overrides) or "none"}
 
-    pictures = sorted(path for path in (run / "pictures").glob("*.png") if path.is_file())
+    pictures = sorted(path for path in (run / "pictures").glob("[!.]*.png") if path.is_file())
     images = []
     for path in pictures[:MAX_PICTURES]:
         content = path.read_bytes()
@@ -127,7 +131,6 @@ def report(run: Path, out: Path | None = None) -> Path:
         encoded = base64.b64encode(content).decode("ascii")
         images.append((path.stem, f"data:image/png;base64,{encoded}"))
 
-    out = out or run / "report.html"
     text = render(
         "training/report.html",
         title=f"{facts.model} on {facts.data.name}",
@@ -141,8 +144,7 @@ def report(run: Path, out: Path | None = None) -> Path:
         recipe={**recipe, **dict(_flat(facts.recipe))},
         environment=facts.env,
     )
-    write_text(out, text)
-    return out
+    return target.write(out.name, text.encode("utf-8"))
 
 
 def _read(path: Path, kind: type[T]) -> T:

@@ -98,7 +98,8 @@ def open_run(out: Path, description: dict[str, Any], resume: bool) -> None:
     problems = [
         f"{key}: the run has {_short(old)}, now it is {_short(new)}"
         for key, old, new in _differences(before, now)
-        if not key.startswith(("env.", "overrides")) and key.removeprefix("recipe.") not in FREE
+        if not key.startswith(("env.", "overrides", "data.source"))
+        and key.removeprefix("recipe.") not in FREE
     ]
     if problems:
         header = (

@@ -16,7 +16,7 @@ from zoo.data.doctor.codes import CODES, Diagnosis, Finding
 from zoo.data.doctor.file_checks import check_images, check_masks
 from zoo.data.doctor.fix import check_target, repair
 from zoo.data.doctor.look import Pair, look_at_image
-from zoo.data.doctor.output import show, write_page
+from zoo.data.doctor.output import page_target, show, write_page
 from zoo.data.doctor.set_checks import (
     check_classes,
     check_duplicates,
@@ -34,13 +34,19 @@ __all__ = ["diagnose", "doctor"]
 
 
 def doctor(
-    data: str | Path, out: Path | None = None, as_json: bool = False, fix: Path | None = None
+    data: str | Path,
+    out: Path | None = None,
+    as_json: bool = False,
+    fix: Path | None = None,
+    overwrite: bool = False,
 ) -> int:
     """Print what is wrong with `data`; returns 2 if there is an error, else 0.
 
     `out` is a folder for report.html, `fix` a new folder for a corrected copy. Raises InputError
-    if there is no data to look at, or if the copy cannot be made.
+    if there is no data to look at, if the copy cannot be made, or if report.html is there and zoo
+    did not write it, unless `overwrite` is set.
     """
+    target = None if out is None else page_target(out, overwrite)
     diagnosis = diagnose(data)
     if fix is not None:
         check_target(diagnosis, fix)
@@ -48,8 +54,8 @@ def doctor(
         sys.stdout.write(json.dumps(diagnosis.as_json(), indent=2) + "\n")
     else:
         show(diagnosis)
-    if out is not None:
-        info(f"Wrote {write_page(diagnosis, out)}")
+    if target is not None:
+        info(f"Wrote {write_page(diagnosis, target)}")
     if fix is not None:
         for line in repair(diagnosis, fix):
             info(line)

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from zoo.common.errors import InputError, printable
-from zoo.common.files import write_text
+from zoo.common.errors import InputError, printable_lines
+from zoo.common.files import OutputFolder
 from zoo.common.html import render
 from zoo.data.dataset import IGNORE
 from zoo.data.doctor.codes import SEVERITIES, Diagnosis
@@ -21,7 +21,7 @@ from zoo.data.doctor.look import Pair
 from zoo.data.doctor.source import Source
 from zoo.data.pixels.images import read_image
 from zoo.data.pixels.masks import IGNORE_COLOUR, png, read_source_ids
-from zoo.data.pixels.overlay import as_rgb
+from zoo.data.pixels.overlay import as_rgb, background_id
 
 SHOWN = 3
 """How many files of a finding the terminal names."""
@@ -31,6 +31,7 @@ IMAGES = 6
 SAMPLES = 8
 """How many files of a finding the page names, how many it shows, and how many of the rest."""
 LONGEST = 320
+PAGE = "report.html"
 UNKNOWN = (255, 0, 255)
 """The colour of ids without a class."""
 
@@ -39,7 +40,7 @@ def show(diagnosis: Diagnosis) -> None:
     """Print one table for each severity to stdout, then a summary line."""
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     splits = ", ".join(f"{name} {count}" for name, count in diagnosis.splits.items())
-    console.print(Text(_printable(f"{diagnosis.source.name}: {splits or 'no pairs'}"), "bold"))
+    console.print(Text(printable_lines(f"{diagnosis.source.name}: {splits or 'no pairs'}"), "bold"))
     for severity in SEVERITIES:
         found = [finding for finding in diagnosis.of(severity) if finding.code != "D603"]
         if found:
@@ -54,7 +55,7 @@ def show(diagnosis: Diagnosis) -> None:
                     where.append(f"... and {len(files) - SHOWN} more")
                 remedy = about.remedy + (" (--fix)" if about.fixable else "")
                 cells = (about.code, about.title, "\n".join(where), remedy)
-                table.add_row(*(Text(_printable(cell)) for cell in cells))
+                table.add_row(*(Text(printable_lines(cell)) for cell in cells))
             console.print()
             console.print(table)
     if diagnosis.facts["dataset_yaml"]:
@@ -63,13 +64,13 @@ def show(diagnosis: Diagnosis) -> None:
     console.print(Text(f"\n{diagnosis.summary}", style="bold"))
 
 
-def _printable(text: str) -> str:
-    """`text` without control characters of a terminal; line ends stay."""
-    return "\n".join(printable(line, "\ufffd") for line in text.split("\n"))
+def page_target(folder: Path, overwrite: bool = False) -> OutputFolder:
+    """The place of `write_page`. Raises InputError for a report.html that zoo did not write."""
+    return OutputFolder(folder, [PAGE], overwrite=overwrite, shared=True)
 
 
-def write_page(diagnosis: Diagnosis, folder: Path) -> Path:
-    """Write `folder`/report.html and return its path; it needs no other file and no network."""
+def write_page(diagnosis: Diagnosis, target: OutputFolder) -> Path:
+    """Write report.html and return its path; it needs no other file and no network."""
     source, pixels = diagnosis.source, diagnosis.facts["pixels"]
     classes = []
     for index, (name, colour) in enumerate(zip(source.classes, source.palette, strict=True)):
@@ -99,10 +100,8 @@ def write_page(diagnosis: Diagnosis, folder: Path) -> Path:
         shown=source.shown,
         image=lambda pair: _data_url(source, pair),
     )
-    path = folder / "report.html"
     # File names may not be valid text.
-    write_text(path, page.encode("utf-8", "replace").decode("utf-8"))
-    return path
+    return target.write(PAGE, page.encode("utf-8", "replace"))
 
 
 def _data_url(source: Source, pair: Pair) -> str | None:
@@ -126,9 +125,12 @@ def _data_url(source: Source, pair: Pair) -> str | None:
         columns = np.arange(width) * ids.shape[1] // width
         values, places = np.unique(ids[np.ix_(rows, columns)], return_inverse=True)
         palette = {**dict(enumerate(source.palette)), IGNORE: IGNORE_COLOUR}
+        unpainted = background_id(source.classes)
         colours = [palette.get(source.id_map.get(int(value), -1), UNKNOWN) for value in values]
         coloured = np.array(colours, dtype=np.uint8)[places.reshape(height, width)]
         mixed = ((image.astype(np.uint16) + coloured) // 2).astype(np.uint8)
+        hidden = np.array([source.id_map.get(int(value), -1) == unpainted for value in values])
+        mixed = np.where(hidden[places.reshape(height, width, 1)], image, mixed)
         gap = np.full((height, 4, 3), 255, dtype=np.uint8)
         image = np.concatenate([image, gap, mixed], axis=1)
     return f"data:image/png;base64,{base64.b64encode(png(image)).decode('ascii')}"

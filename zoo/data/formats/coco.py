@@ -67,7 +67,7 @@ def _parts(annotations: Path) -> Path:
             info(f"Splitting {annotations} into one file per image; this happens once.")
         content = read_shapes(annotations, MAX_COCO_BYTES)
         parts = _split_by_image(content, annotations)
-        with new_folder(folder) as new:
+        with new_folder(folder, replace=True) as new:
             for name, part in parts.items():
                 write_text(_part(new, name), json.dumps(part))
             labels = sorted({s["label"] for part in parts.values() for s in part["shapes"]})

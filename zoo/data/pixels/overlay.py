@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,17 +17,18 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from zoo.common.class_lists import Colour
-from zoo.common.errors import InputError, printable, shortened
-from zoo.common.files import write_bytes
+from zoo.common.errors import InputError, printable, shortened, unknown
 from zoo.data.dataset import IGNORE
 from zoo.data.pixels.images import Pixels
-from zoo.data.pixels.masks import IGNORE_COLOUR, index_png, png
+from zoo.data.pixels.masks import IGNORE_COLOUR, index_png
 
 WRONG: Colour = (232, 48, 48)
 _HATCH: Colour = (172, 172, 172)
 _PAPER: Colour = (255, 255, 255)
 _INK: Colour = (32, 32, 32)
 _LONGEST_NAME = 40
+BACKGROUND_NAMES = ("background", "_background_", "__background__", "bg")
+"""A class of one of these names, in any case, is the background of a data set."""
 
 
 def colour_mask(mask: Pixels, palette: Sequence[Colour]) -> Pixels:
@@ -46,18 +46,43 @@ def colour_mask(mask: Pixels, palette: Sequence[Colour]) -> Pixels:
     return coloured
 
 
+def background_id(classes: Sequence[str], chosen: str = "auto") -> int | None:
+    """The id of the class that overlays leave unpainted, None where every class is painted.
+
+    `chosen` is the name of a class, its id, "none", or "auto": the class whose name is one of
+    `BACKGROUND_NAMES`, if there is exactly one. Raises InputError for an unknown class.
+    """
+    if chosen in classes:
+        return classes.index(chosen)
+    if chosen == "auto":
+        found = [n for n, name in enumerate(classes) if name.strip().lower() in BACKGROUND_NAMES]
+        return found[0] if len(found) == 1 else None
+    if chosen == "none":
+        return None
+    if not chosen.isdecimal() or int(chosen) >= len(classes):
+        allowed = [*classes, "none", "auto"]
+        raise InputError(f"{unknown('background class', chosen, allowed)} An id works too.")
+    return int(chosen)
+
+
 def as_rgb(image: Pixels) -> Pixels:
     """An image uint8 HxWxC of any number of channels as HxWx3: the first three, or gray."""
     return image[:, :, :3] if image.shape[2] >= 3 else image[:, :, :1].repeat(3, axis=2)
 
 
 def overlay(
-    image: Pixels, mask: Pixels, palette: Sequence[Colour], alpha: float = 0.5, outline: bool = True
+    image: Pixels,
+    mask: Pixels,
+    palette: Sequence[Colour],
+    alpha: float = 0.5,
+    outline: bool = True,
+    background: int | None = None,
 ) -> Pixels:
     """The image with the mask over it: `alpha` 0 shows only the image, 1 only the mask.
 
-    `outline` draws the borders between classes in full colour. Raises InputError if the sizes
-    differ, alpha is outside [0, 1] or an id has no colour.
+    `outline` draws the borders between classes in full colour. Pixels of the class `background`
+    stay as they are in the image. Raises InputError if the sizes differ, alpha is outside [0, 1] or
+    an id has no colour.
     """
     _check_pair(image, mask)
     if not 0 <= alpha <= 1:
@@ -68,7 +93,12 @@ def overlay(
         border = np.zeros(mask.shape, bool)  # the right or lower neighbour has another class
         border[:, :-1] |= mask[:, :-1] != mask[:, 1:]
         border[:-1] |= mask[:-1] != mask[1:]
+        if background is not None:  # a border to the background lies on the other class
+            border[:, 1:] |= (mask[:, :-1] == background) & (mask[:, 1:] != background)
+            border[1:] |= (mask[:-1] == background) & (mask[1:] != background)
         mixed[border] = colours[border]
+    if background is not None:
+        mixed = np.where((mask == background)[..., None], image, mixed)
     return mixed
 
 
@@ -77,17 +107,21 @@ def with_legend(
     classes: Sequence[str],
     palette: Sequence[Colour],
     present: Pixels | Collection[int] | None = None,
+    *,
+    background: int | None = None,
 ) -> Pixels:
     """The image above a legend of the colours; a tiny image is upsampled.
 
     `present` is a mask or a set of the class ids to name (all if None); with 255 among them the
-    hatch is named "ignored". Long names are cut, accents dropped and other letters than ASCII shown
-    as "?". Raises InputError if there are fewer colours than classes.
+    hatch is named "ignored". `background`, a class that is not painted, is left out. Long names are
+    cut, accents dropped and other letters than ASCII shown as "?". Raises InputError if there are
+    fewer colours than classes.
     """
     if len(palette) < len(classes):
         raise InputError(f"{len(classes)} classes need as many colours, not {len(palette)}.")
     ids = _ids(range(len(classes)) if present is None else present)
-    entries = [(classes[index], palette[index]) for index in ids if index < len(classes)]
+    named = [index for index in ids if index < len(classes) and index != background]
+    entries = [(classes[index], palette[index]) for index in named]
     if IGNORE in ids:
         entries.append(("ignored", IGNORE_COLOUR))
     image = _upsampled(image, 480)
@@ -124,8 +158,9 @@ def comparison(
 ) -> Pixels:
     """Image, truth, prediction and errors side by side, with titles and a legend.
 
-    Wrong pixels are red; the last title gives their fraction of the valid pixels. Raises InputError
-    if sizes differ or an id has no colour.
+    The background class, by its name, is not painted (see `background_id`). Wrong pixels are red;
+    the last title gives their fraction of the valid pixels. Raises InputError if sizes differ or an
+    id has no colour.
     """
     _check_pair(image, truth)
     _check_pair(image, prediction)
@@ -137,10 +172,11 @@ def comparison(
     marked = np.repeat(gray, 3, axis=2).astype(np.uint8)
     marked[~valid] = colour_mask(truth, [(0, 0, 0)] * IGNORE)[~valid]
     marked[wrong] = WRONG
+    unpainted = background_id(classes)
     panels = [
         ("image", image),
-        ("truth", overlay(image, truth, palette, alpha)),
-        ("prediction", overlay(image, prediction, palette, alpha)),
+        ("truth", overlay(image, truth, palette, alpha, background=unpainted)),
+        ("prediction", overlay(image, prediction, palette, alpha, background=unpainted)),
         (f"errors: {errors}", marked),
     ]
     titled = []
@@ -154,21 +190,17 @@ def comparison(
         titled.append(np.asarray(page))
     gap = np.full((titled[0].shape[0], 8, 3), _PAPER, np.uint8)
     row = np.concatenate([part for panel in titled for part in (panel, gap)][:-1], axis=1)
-    return with_legend(row, classes, palette, [*_ids(truth), *_ids(prediction)])
+    present = [*_ids(truth), *_ids(prediction)]
+    return with_legend(row, classes, palette, present, background=unpainted)
 
 
-def save_png(image: Pixels, path: Path) -> None:
-    """Write an image uint8 HxWx3 as a PNG file."""
-    write_bytes(path, png(image))
-
-
-def save_index_png(mask: Pixels, palette: Sequence[Colour], path: Path) -> None:
-    """Write the mask as a palette PNG whose pixel values are the class ids, 255 included.
+def checked_index_png(mask: Pixels, palette: Sequence[Colour]) -> bytes:
+    """The mask as a palette PNG whose pixel values are the class ids, 255 included.
 
     Raises InputError if the mask is not uint8 HxW or holds an id without a colour.
     """
     _check_mask(mask, len(palette))
-    write_bytes(path, index_png(mask, palette))
+    return index_png(mask, palette)
 
 
 def _ids(labels: Pixels | Collection[int]) -> list[int]:

@@ -257,7 +257,9 @@ class Trainer:
             with self.ranks.raise_on_all_ranks():
                 if self.ranks.first:
                     best = self._scored_model()
-                    save_folder(best, self.run / BEST, training=training, metrics=metrics)
+                    save_folder(
+                        best, self.run / BEST, training=training, metrics=metrics, overwrite=True
+                    )
         seconds = time.monotonic() - began
         self.log.epoch(self.progress, stage.name, train_loss, val_loss, confusion, seconds)
         return float(confusion.miou)
