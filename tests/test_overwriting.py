@@ -159,14 +159,14 @@ def test_a_new_folder_replaces_nothing_unasked(model: Path, tmp_path: Path) -> N
     with pytest.raises(InputError, match="is not an empty folder"), new_folder(tmp_path / "mine"):
         pass
     net = zoo.create(model)
-    with pytest.raises(InputError, match=r"photo\.jpg was not written by zoo"):
+    with pytest.raises(InputError, match=r"photo\.jpg would be removed"):
         save_folder(net, tmp_path / "mine")
     copy = tmp_path / "copy"
     shutil.copytree(model, copy)
     save_folder(net, copy)  # saved by zoo, so it may be saved again
     (copy / ".git").mkdir()
     (copy / ".git" / "HEAD").write_text("main")
-    with pytest.raises(InputError, match=r"\.git/HEAD was not written by zoo"):
+    with pytest.raises(InputError, match=r"\.git/HEAD would be removed"):
         save_folder(net, copy)
     shutil.rmtree(copy / ".git")
     (copy / "README.md").write_text("My model")
@@ -218,6 +218,8 @@ def test_an_image_of_the_data_is_no_place_for_a_figure(
     message = said(capsys, 2, "data", "show", data, "crop=32", "--out", out, "--overwrite")
     assert "train_0000.png is an input of this command" in message
     assert contents(data) == before
+    message = said(capsys, 2, "data", "show", data, "--out", ".")
+    assert ". is a folder; give the name of a file in it" in message
 
 
 def test_a_leaderboard_replaces_only_leaderboards(

@@ -14,6 +14,7 @@ from helpers.hub_server import LoopbackHub
 
 import zoo
 from zoo.common.errors import InputError, RunError
+from zoo.common.files import MANIFEST
 from zoo.hub.card import BEGIN, END, fields_of
 from zoo.remote.address import Address
 from zoo.remote.client import Task, bounded
@@ -381,7 +382,8 @@ def test_the_snippet_of_the_card_runs(
     monkeypatch.chdir(tmp_path)
     exec(code[1], {})
     assert list((tmp_path / "predictions").rglob("*.png"))
-    assert files_of(folder).keys() == {"README.md", "config.json", "model.safetensors"}
+    written = {MANIFEST, "README.md", "config.json", "model.safetensors"}
+    assert files_of(folder).keys() == written
 
 
 def test_a_record_on_the_card(loopback_hub: LoopbackHub, folder: Path, tmp_path: Path) -> None:

@@ -171,6 +171,7 @@ class OutputFolder:
     ):
         self.folder, self._written = folder, _read_manifest(folder)
         wanted = list(dict.fromkeys(Path(name).as_posix() for name in names))
+        self._replaced = wanted if replaced else None
         try:
             if outside := [name for name in wanted if _leaves(name)]:
                 raise InputError(f"{printable(outside[0])} would be written outside of {folder}.")
@@ -232,6 +233,8 @@ class OutputFolder:
 
     def _foreign(self, name: str) -> str | None:
         """What is wrong with a file that is there; None for what zoo wrote."""
+        if self._replaced is not None and name not in self._replaced:
+            return f"{name} would be removed"
         path = self.folder / name
         if path.is_dir():
             return f"{name} is a folder" + (" elsewhere, by a link" if path.is_symlink() else "")

@@ -61,10 +61,10 @@ def show(
     out = Path(out)
     numbers = (("crop", crop), ("count", count))
     problems = [f"{name} must be at least 1, not {value}" for name, value in numbers if value < 1]
-    if out.suffix.lower() != ".png":
-        problems.append(f"the image is a PNG: write {out.with_suffix('.png')}, not {out}")
     if out.is_dir():
         problems.append(f"{out} is a folder; give the name of a file in it")
+    elif out.suffix.lower() != ".png":
+        problems.append(f"the image is a PNG: write {out.with_suffix('.png')}, not {out}")
     if problems:
         raise InputError(join_problems("Cannot show the data:", problems))
     dataset = load_dataset(data)
