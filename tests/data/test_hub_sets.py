@@ -7,11 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 from helpers.data_folders import random_image, save
+from helpers.hub_server import LoopbackHub
+from huggingface_hub import constants
 
-from zoo.common.errors import InputError
+from zoo.common.errors import InputError, RunError
 from zoo.data.dataset import IGNORE, Dataset
 from zoo.data.formats import hub_sets as hub
 from zoo.data.inspect.scan import scan_labels
@@ -150,24 +153,58 @@ def test_a_repository_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> N
     assert "more lines" not in message
 
 
-def test_names_of_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    asked: list[Any] = []
-    file = tmp_path / "id2label.json"
-    file.write_text(json.dumps(NAMES))
-
-    def fetch(repository: str, name: str, repo_type: str, revision: str | None) -> str:
-        asked.append((repository, name, repo_type, revision))
-        if repository == "a/none":
-            raise LocalEntryNotFoundError("not there")
-        return str(file)
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
-    assert hub._class_names("a/b@v2") == NAMES
+def test_names_of_a_repository(loopback_hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = loopback_hub.add_repo("a/b", {"id2label.json": json.dumps(NAMES).encode()})
+    loopback_hub.add_repo("a/none", {"x.parquet": b"x"})
+    assert hub._class_names(f"a/b@{commit}") == NAMES
+    assert hub._class_names("a/b") == NAMES
     assert hub._class_names("a/none") is None
-    assert asked[0] == ("a/b", "id2label.json", "dataset", "v2")
+    file = Path(constants.HF_HUB_CACHE, "datasets--a--b", "snapshots", commit, "id2label.json")
+    file.unlink()
+    file.write_text(json.dumps(NAMES | {"1": "river"}))
+    assert hub._class_names("a/b") == NAMES
+    file.unlink()
+    file.write_text(json.dumps(NAMES | {"1": "river"}))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(RunError, match="HF_HUB_OFFLINE is set"):
+        hub._class_names("a/b")
+
+
+def test_damaged_files_of_the_cache_are_not_given_to_the_library(
+    loopback_hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loopback_hub.add_repo("a/b", {"data/x.parquet": b"right", "data/y.parquet": b"y"})
+
+    def fetch(name: str) -> Path:
+        path = huggingface_hub.hf_hub_download(
+            "a/b", name, repo_type="dataset", cache_dir=constants.HF_HUB_CACHE
+        )
+        return Path(path)
+
+    seen: list[bytes | None] = []
+
+    def load(place: str, revision: str | None) -> None:
+        seen.append(file.read_bytes() if file.exists() else None)
+        raise ValueError("no more is needed")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    file, other = fetch("data/x.parquet"), fetch("data/y.parquet")
+    file.resolve().write_bytes(b"wrong")
+    fails("hf:a/b")
+    assert "The cached file data/x.parquet of a/b is damaged; deleted:" in capsys.readouterr().err
+    assert other.read_bytes() == b"y"
+    file = fetch("data/x.parquet")
+    fails("hf:a/b")
+    content = file.read_bytes()  # a regular file in place of the link, with a digest beside it
+    file.unlink()
+    file.write_bytes(content)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    fails("hf:a/b")
+    assert seen == [None, b"right", b"right"]
+    new = file.with_name("new.parquet")
+    new.write_bytes(b"from somewhere")
+    with pytest.raises(RunError, match=r"data/new\.parquet in .* cannot be verified"):
+        load_dataset("hf:a/b")
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:

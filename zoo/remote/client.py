@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from huggingface_hub import HfApi, constants, get_session
@@ -64,12 +64,14 @@ class UnreadableAnswerError(RunError):
 class Task:
     """What is wanted of which repository.
 
-    `goal` follows "Cannot" in messages; `advice` is what else a person can try.
+    `goal` follows "Cannot" in messages; `advice` is what else a person can try; `kind` is that of
+    the repository.
     """
 
     goal: str
     address: Address
     advice: tuple[str, ...] = ()
+    kind: Literal["model", "dataset"] = "model"
 
     @property
     def repo(self) -> str:
@@ -79,7 +81,7 @@ class Task:
     @property
     def folder(self) -> Path:
         """The repository's folder in the Hub's cache."""
-        name = repo_folder_name(repo_id=self.repo, repo_type="model")
+        name = repo_folder_name(repo_id=self.repo, repo_type=self.kind)
         return Path(constants.HF_HUB_CACHE).expanduser() / name
 
     def failure(self, reason: str, *first: str) -> str:
@@ -118,8 +120,13 @@ def list_files(task: Task, timeout: float) -> Listing:
     """
 
     def ask() -> Any:
-        revision = task.address.revision
-        return api().model_info(task.repo, revision=revision, files_metadata=True, timeout=timeout)
+        return api().repo_info(
+            task.repo,
+            revision=task.address.revision,
+            repo_type=task.kind,
+            files_metadata=True,
+            timeout=timeout,
+        )
 
     info = call(task, timeout, ask)
     files, commit = {}, info.sha or ""

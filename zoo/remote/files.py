@@ -85,12 +85,42 @@ def check_snapshot(folder: Path, names: Collection[str]) -> None:
     if damaged := [name for name, state in states.items() if state == "damaged"]:
         raise InputError(
             f"{folder} is in the Hub's cache, but {shortened(damaged)} is not the file of that "
-            f"commit: it is damaged, or was changed. Run `{_verify(folder)}` with a connection, or "
+            f"commit: it is damaged, or was changed. Run {_verify(folder)} with a connection, or "
             "copy the folder out of the cache to use it as it is."
         )
     unverified = [name for name, state in states.items() if state == "unverified"]
     if unverified and not trusts_cache():
         raise _not_verified(f"use {folder}", folder, unverified, "")
+
+
+def check_cached_data(task: Task, timeout: float) -> None:
+    """Verify what the cache holds of a repository, before another library reads it there.
+
+    A damaged file is deleted with a warning, so that the library downloads it again. Raises
+    RunError where the Hub cannot be asked and the cache does not say what a file should be.
+    """
+    listing, why = None, ""
+    try:
+        listing = list_files(task, timeout)
+    except ZooError as error:
+        why = reason(error)
+    commit = listing.commit if listing is not None else _known_commit(task)
+    folder = None if commit is None else snapshot(task, commit)
+    if folder is None or not folder.is_dir():
+        return
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+    if listing is not None:
+        listed = [name for name in names if name in listing.files]
+        kept = [name for name in listed if holds(folder / name, listing.files[name].digest)]
+        for name in set(listed) - set(kept):
+            warn(f"The cached file {name} of {task.repo} is damaged; deleted: {folder / name}")
+            (folder / name).resolve().unlink(missing_ok=True)
+            (folder / name).unlink(missing_ok=True)
+        note_verified(task, listing, kept)
+        return
+    unverified = [name for name in names if cached_state(folder, name) == "unverified"]
+    if unverified and not trusts_cache():
+        raise _not_verified(task.goal, folder, unverified, why)
 
 
 def _not_verified(goal: str, folder: Path, names: Collection[str], first: str) -> RunError:
@@ -102,7 +132,7 @@ def _not_verified(goal: str, folder: Path, names: Collection[str], first: str) -
         join_problems(
             f"Cannot {goal}: {first and first.rstrip('.') + '; '}{why}. Try:",
             [
-                f"with a connection: `{_verify(folder)}`; it compares the files with the Hub and "
+                f"with a connection: {_verify(folder)}; it compares the files with the Hub and "
                 "keeps their digests",
                 f"{TRUST}=1 in the environment, to use the files as they are",
             ],
@@ -112,7 +142,8 @@ def _not_verified(goal: str, folder: Path, names: Collection[str], first: str) -
 
 def _verify(folder: Path) -> str:
     """The command that compares a snapshot with the Hub."""
-    return f"zoo pull {PREFIX}{snapshot_origin(folder)}"
+    origin = snapshot_origin(folder)
+    return "the same command" if origin is None else f"`zoo pull {PREFIX}{origin}`"
 
 
 def trusts_cache() -> bool:
@@ -164,6 +195,7 @@ def download(
         lambda: hf_hub_download(
             task.repo,
             name,
+            repo_type=task.kind,
             revision=listing.commit,
             cache_dir=constants.HF_HUB_CACHE,
             etag_timeout=timeout,

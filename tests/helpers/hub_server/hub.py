@@ -270,13 +270,17 @@ def _answer(hub: LoopbackHub, request: Request) -> Response:
 
 REPO = r"(?P<repo>[^/]+/[^/]+)"
 REVISION = r"(?P<revision>refs/pr/\d+|[^/]+)"
-API = rf"/api/models/{REPO}"
+API = rf"/api/(?:models|datasets)/{REPO}"
 ROUTES: list[tuple[tuple[str, ...], str, Route]] = [
     (("GET",), r"/api/models", reading.models),
     (("GET",), rf"{API}(?:/revision/(?P<revision>.+))?", reading.info),
     (("GET",), rf"{API}/tree/{REVISION}", reading.tree),
     (("GET", "HEAD"), rf"/cdn/{REPO}/(?P<sha256>[0-9a-f]{{64}})", reading.cdn),
-    (("GET", "HEAD"), rf"/{REPO}/resolve/{REVISION}/(?P<filename>.+)", reading.resolve),
+    (
+        ("GET", "HEAD"),
+        rf"(?:/datasets)?/{REPO}/resolve/{REVISION}/(?P<filename>.+)",
+        reading.resolve,
+    ),
     (("POST",), r"/api/repos/create", writing.create_repo),
     (("POST",), r"/api/validate-yaml", writing.validate_yaml),
     (("POST",), rf"{API}/preupload/{REVISION}", writing.preupload),

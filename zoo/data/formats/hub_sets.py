@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -17,6 +17,9 @@ from zoo.common.errors import InputError, extra, shortened
 from zoo.common.files import hash_of, new_folder, read_json, write_bytes, write_text
 from zoo.data.pixels.opening import FORMATS
 from zoo.runtime.memory import cache_folder
+
+if TYPE_CHECKING:
+    from zoo.remote.client import Task
 
 IMAGE_COLUMNS = ("image", "pixel_values")
 MASK_COLUMNS = (
@@ -31,6 +34,7 @@ MASK_COLUMNS = (
 SPLIT_NAMES = {"validation": "val", "valid": "val", "dev": "val"}
 """The Hub's names for what is called `val` here."""
 NAMES_FILE = "id2label.json"
+MAX_NAMES_BYTES = 10_000_000
 FORMAT = 1
 """Number of the format of the files in the cache; another number writes them again."""
 
@@ -73,8 +77,13 @@ def export_hub(place: str) -> Path:
 def _load(place: str) -> tuple[dict[str, Any], list[str]]:
     """The splits by the names that they have there, and their columns of images and of masks."""
     datasets = extra("datasets", "datasets", f"hf:{place}")
+    from zoo.remote.address import hub_timeout
+    from zoo.remote.files import check_cached_data
+
     path = Path(place).expanduser()
     repository, _, revision = place.partition("@")
+    if not path.is_dir():
+        check_cached_data(_task(place), hub_timeout())
     try:
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             loaded = datasets.load_from_disk(str(path))
@@ -109,10 +118,19 @@ def _load(place: str) -> tuple[dict[str, Any], list[str]]:
     return splits, columns
 
 
+def _task(place: str) -> Task:
+    from zoo.remote.address import Address
+    from zoo.remote.client import Task
+
+    repository, _, revision = place.partition("@")
+    return Task(f"load hf:{place}", Address(repository, revision or None), kind="dataset")
+
+
 def _class_names(place: str) -> dict[str, str] | None:
     """The name of every id, by the id as text; None where there is no file of names."""
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from zoo.remote.address import hub_timeout
+    from zoo.remote.client import Listing
+    from zoo.remote.files import download, listing_or_cached, note_verified, snapshot
 
     folder = Path(place).expanduser()
     if folder.is_dir():
@@ -120,14 +138,15 @@ def _class_names(place: str) -> dict[str, str] | None:
         if not file.is_file():
             return None
     else:
-        repository, _, revision = place.partition("@")
-        try:
-            downloaded = huggingface_hub.hf_hub_download(
-                repository, NAMES_FILE, repo_type="dataset", revision=revision or None
-            )
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError):
-            return None
-        file = Path(downloaded)
+        task, timeout = _task(place), hub_timeout()
+        found = listing_or_cached(task, (NAMES_FILE,), timeout)
+        if isinstance(found, Listing):
+            if NAMES_FILE not in found.files:
+                return None
+            download(task, found, NAMES_FILE, timeout, MAX_NAMES_BYTES)
+            note_verified(task, found, (NAMES_FILE,))
+            found = snapshot(task, found.commit)
+        file = found / NAMES_FILE
     content = read_json(file)
     good = isinstance(content, dict) and all(
         key.isdecimal() and isinstance(value, str) for key, value in content.items()
