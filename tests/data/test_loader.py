@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +21,7 @@ import torch
 from helpers.data_folders import save, three_classes
 from torch import Tensor
 
-from zoo.common.errors import InputError
+from zoo.common.errors import InputError, RunError
 from zoo.data.dataset import Dataset
 from zoo.data.inspect import facts
 from zoo.data.load import load_dataset
@@ -219,15 +221,14 @@ from zoo.data.loading.loader import TrainLoader
 from zoo.data.load import load_dataset
 from zoo.registry.recipe import Augment
 
-if __name__ == "__main__":
-    loader = TrainLoader(
-        load_dataset(sys.argv[1]), "train", crop=8, batch_size=2, augment=Augment(), seed=0,
-        workers=1,
-    )
-    batches = iter(loader.epoch(0))
-    next(batches)
-    print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-    time.sleep(60)
+loader = TrainLoader(
+    load_dataset(sys.argv[1]), "train", crop=8, batch_size=2, augment=Augment(), seed=0,
+    workers=1,
+)
+batches = iter(loader.epoch(0))
+next(batches)
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
+time.sleep(60)
 """
 
 
@@ -245,6 +246,91 @@ def test_workers_end_when_the_run_is_killed(ten: Dataset, tmp_path: Path) -> Non
     while alive(workers[0]) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not alive(workers[0])
+
+
+@pytest.mark.long
+def test_a_script_without_main_guard_where_workers_cannot_fork(
+    ten: Dataset, tmp_path: Path
+) -> None:
+    fork_less = "from zoo.data.loading import loader as l\nl.start_method = lambda: 'spawn'\n"
+    script = tmp_path / "reads.py"
+    script.write_text(fork_less + READS)
+    done = subprocess.run(
+        [sys.executable, script, ten.root], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.stdout == ""
+    assert done.stderr.splitlines()[-1] == (
+        "zoo.common.errors.InputError: On this system every worker runs the script again that "
+        'started it. Put what the script does below `if __name__ == "__main__":`, or set workers=0.'
+    )
+    assert done.stderr.count("Traceback") == 1
+
+
+@pytest.mark.parametrize(("free", "most"), [(6 * 768, 2), (6 * 768 - 1, 1), (1, 0)])
+def test_shared_memory_without_room(
+    free: int, most: int, ten: Dataset, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A batch of 3 crops of 8 x 8 pixels with 3 channels and a mask takes 768 bytes."""
+    monkeypatch.setattr(loader, "_free_shared_memory", lambda: free)
+    training(ten, workers=most)
+    with pytest.raises(RunError) as caught:
+        training(ten, workers=6)
+    assert str(caught.value) == (
+        f"6 workers pass batches through 0 MB of shared memory, and /dev/shm has 0 MB free. Give "
+        f"it more, as with `docker run --shm-size=8g`, or set workers={most}."
+    )
+    monkeypatch.setattr(loader, "choose_workers", lambda: 6)
+    assert training(ten, workers="auto").workers == most
+    assert f"for speed; workers=auto takes {most}." in capsys.readouterr().err
+
+
+def dies(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def finds_no_room(_: torch.Tensor) -> None:
+    raise RuntimeError("unable to allocate shared memory(shm) for file </torch_1>: No space left")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "how", "said"),
+    [
+        (
+            loader,
+            "crop_pair",
+            dies,
+            r"DataLoader worker \(pid.*\d+\) .*\. Most often memory.*workers=0",
+        ),
+        (torch.Tensor, "share_memory_", finds_no_room, r"No space left.*shm-size=8g.*workers=0"),
+    ],
+)
+def test_a_worker_that_cannot_go_on_ends_the_epoch(
+    owner: Any, name: str, how: Any, said: str, ten: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, how)  # as it is when the workers start
+        began = time.monotonic()
+        started = training(ten, workers=1)
+        with pytest.raises(RunError, match=said):
+            list(started.epoch(0))
+        assert time.monotonic() - began < 30
+    assert equal(list(training(ten, workers=1).epoch(0)), list(training(ten).epoch(0)))
+
+
+def test_signals_to_all_processes_leave_the_workers_to_the_run(ten: Dataset) -> None:
+    started = training(ten, workers=1)
+    batches = iter(started.epoch(0))
+    first = next(batches)
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        subprocess.run(["kill", f"-{signum}", str(worker.pid)], check=True)
+    expected = [*training(ten).epoch(0), *training(ten).epoch(1)]
+    assert equal([first, *batches, *started.epoch(1)], expected)
+    worker.terminate()  # by the run itself
+    worker.join(10)
+    assert not worker.is_alive()
 
 
 def alive(process: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -31,7 +30,6 @@ POINTS: dict[str, tuple[Any, str]] = {
 def run(model: str, data: Path, out: Path, overrides: list[str], resume: bool) -> None:
     """One run, as `zoo finetune` does it, in one thread."""
     torch.set_num_threads(1)
-    multiprocessing.set_forkserver_preload(["zoo.data.loading.loader"])  # once for all workers
     finetune(
         model, data, recipe="scratch", out=out, overrides=overrides, encoder_weights=None,
         resume=resume,

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
+import shutil
+import signal
+import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from multiprocessing import connection
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
-from zoo.common.errors import InputError, shortened
+from zoo.common.console import stderr, warn
+from zoo.common.errors import InputError, RunError, ZooError, shortened
 from zoo.data.dataset import Dataset
 from zoo.data.inspect.imbalance import draw_order
 from zoo.data.inspect.scan import image_sizes
@@ -37,6 +42,12 @@ Key = tuple[int, list[int]]
 """An epoch and the numbers of its samples that make one batch."""
 Batch = tuple[Tensor, Tensor]
 MAX_WORKERS = 8
+PREFETCHED = 2
+"""Batches that each worker makes ahead, as torch's DataLoader does."""
+IN_USE = 2
+"""Batches that the run holds besides."""
+SHARED_MEMORY = Path("/dev/shm")
+"""Where batches pass from a worker to the run, on Linux."""
 READING_THREADS = 4
 
 
@@ -45,10 +56,11 @@ class TrainLoader:
 
     Every process of a run gives its own `rank` of `world`; each receives its part of the same
     global batches. `workers` are processes that read and crop (0: this process; auto: by the
-    machine); a script that uses them needs the `if __name__ == "__main__":` guard. Decoded images
-    are kept in memory up to `cache_gib` GiB, the rest on disk. With `weights`, one number above 0
-    per sample, an epoch of the same length draws samples in proportion to them. Raises InputError
-    for an unknown split, for one without masks and for settings out of range.
+    machine and its shared memory). Decoded images are kept in memory up to `cache_gib` GiB, the
+    rest on disk. With `weights`, one number above 0 per sample, an epoch of the same length draws
+    samples in proportion to them. Raises InputError for an unknown split, for one without masks,
+    for settings out of range and, outside of Linux, for workers in a script without a main guard;
+    RunError where shared memory has no room for the batches of so many workers.
     """
 
     def __init__(
@@ -73,6 +85,21 @@ class TrainLoader:
             world=(world, rank + 1), cache_gib=(cache_gib, 0),
         )  # fmt: skip
         samples = dataset.samples(split)
+        batch_bytes = batch_size * crop**2 * (dataset.channels + 1)
+        if (most := _workers_with_room(batch_bytes)) < self.workers:
+            needed = batch_bytes * (PREFETCHED * self.workers + IN_USE) * local_processes()
+            lack = (
+                f"{self.workers} workers pass batches through {needed / 1e6:.0f} MB of shared "
+                f"memory, and {SHARED_MEMORY} has {_free_shared_memory() / 1e6:.0f} MB free. Give "
+                "it more, as with `docker run --shm-size=8g`,"
+            )
+            if workers != "auto":
+                raise RunError(f"{lack} or set workers={most}.")
+            if rank == 0:
+                warn(f"{lack} for speed; workers=auto takes {most}.")
+            self.workers = most
+        if self.workers > 0:
+            _check_main_guard()
         memory_bytes = int(cache_gib * 2**30 / max(1, self.workers))
         readers = max(1, self.workers) * world
         pairs = decoded_pairs(dataset, samples, memory_bytes, readers, verbose=rank == 0)
@@ -89,7 +116,7 @@ class TrainLoader:
         self._batch_size, self._rank, self._global_batch = batch_size, rank, batch_size * world
         self.steps_per_epoch = max(1, self._count // self._global_batch)
         self._keys: list[Key] = []  # what the workers read next
-        self._loader: DataLoader[Batch | InputError] | None = None
+        self._loader: DataLoader[Batch | ZooError] | None = None
 
     @property
     def decoded(self) -> DecodedPairs | None:
@@ -107,22 +134,24 @@ class TrainLoader:
 
         Each is uint8 B x C x crop x crop (channels last in memory) and uint8 B x crop x crop.
         Samples that do not fill a global batch are left out; a split smaller than one is repeated,
-        each time with other crops. Raises InputError for files that cannot be used.
+        each time with other crops. Raises InputError for files that cannot be used, RunError where
+        memory runs out and where a worker dies.
         """
         return self.read(self.keys(epoch)[first_step:])
 
     def read(self, keys: list[Key]) -> Iterator[Batch]:
         """The batches of `keys`, in their order; shapes and errors as in `epoch`."""
-        fault = None
-        for batch in self._read(keys):
-            if isinstance(batch, InputError):
-                fault = str(batch)
-                break
-            images, masks = batch
-            yield images, masks
+        fault: ZooError | None = None
+        with dead_workers_named():
+            for batch in self._read(keys):
+                if isinstance(batch, ZooError):
+                    fault = type(batch)(str(batch))
+                    break
+                images, masks = batch
+                yield images, masks
         if fault is not None:
             self._loader = None  # ends the workers now; the traceback would keep them
-            raise InputError(fault)
+            raise fault
 
     def keys(self, epoch: int) -> list[Key]:
         """What `read` needs for the batches of an epoch: this rank's part of each global batch.
@@ -144,12 +173,11 @@ class TrainLoader:
             batches.append((epoch, [order[place] + span * r for r, place in rounds]))
         return batches
 
-    def _read(self, keys: list[Key]) -> Iterable[Batch | InputError]:
+    def _read(self, keys: list[Key]) -> Iterable[Batch | ZooError]:
         if self.workers == 0:
             return (self._source[key] for key in keys)
         self._keys[:] = keys
         if self._loader is None:
-            methods = multiprocessing.get_all_start_methods()
             self._loader = DataLoader(
                 self._source,
                 batch_size=None,
@@ -157,26 +185,82 @@ class TrainLoader:
                 num_workers=self.workers,
                 pin_memory=torch.cuda.is_available(),
                 persistent_workers=True,
-                worker_init_fn=_end_with_parent,
+                prefetch_factor=PREFETCHED,
+                worker_init_fn=_leave_signals_to_run,
                 generator=torch.Generator(),  # leaves the global random state alone
-                multiprocessing_context="forkserver" if "forkserver" in methods else "spawn",
+                multiprocessing_context=start_method(),
             )
         return self._loader
 
 
-def _end_with_parent(worker: int) -> None:
-    """End a worker when the run is killed; torch itself watches only the fork server."""
-    del worker
-    run = multiprocessing.parent_process()
-    if run is None:
+def start_method() -> str:
+    """How workers start: by a fork on Linux, as torch does it, else from a new interpreter.
+
+    A fork does not run the script again, so that it needs no main guard. Workers never use the GPU.
+    """
+    return "fork" if sys.platform == "linux" else "spawn"
+
+
+def _check_main_guard() -> None:
+    """Raise InputError where each worker would run again the script that this process runs."""
+    if start_method() == "fork":
         return
-    sentinel = run.sentinel
+    trial = multiprocessing.get_context("spawn").Process(target=int)
+    try:
+        trial.start()
+    except RuntimeError:  # this process is such a trial, in the middle of the script
+        sys.exit(1)
+    trial.join()
+    if trial.exitcode:
+        raise InputError(
+            "On this system every worker runs the script again that started it. Put what the "
+            'script does below `if __name__ == "__main__":`, or set workers=0.'
+        )
 
-    def end_after_run() -> None:
-        connection.wait([sentinel])
-        os._exit(1)
 
-    threading.Thread(target=end_after_run, daemon=True).start()
+def _workers_with_room(batch_bytes: int) -> int:
+    """How many workers shared memory has room for, with what each makes ahead."""
+    if not SHARED_MEMORY.is_dir():
+        return sys.maxsize
+    batches = _free_shared_memory() // local_processes() // batch_bytes
+    return max(0, (batches - IN_USE) // PREFETCHED)
+
+
+def _free_shared_memory() -> int:
+    return shutil.disk_usage(SHARED_MEMORY).free
+
+
+def _leave_signals_to_run(worker: int) -> None:
+    """Let only the run end its workers: terminals and schedulers signal all processes at once."""
+    del worker
+    stderr.cache_clear()  # a thread of the run may have held a lock of its console in the fork
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+
+    def end_by_run() -> None:
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=end_by_run, daemon=True).start()
+
+
+@contextlib.contextmanager
+def dead_workers_named() -> Iterator[None]:
+    """Raise RunError in place of torch's error for a worker that died, which comes at any time."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker (pid" not in str(error):
+            raise
+        cause = str(error).splitlines()[0].rstrip(". ")
+        raise RunError(
+            f"{cause}. Most often memory has run out: that of the machine, or {SHARED_MEMORY}, of "
+            "which containers get 64 MB by default (`docker run --shm-size=8g` gives more). Set "
+            "workers lower or workers=0; --resume continues from the last checkpoint."
+        ) from error
 
 
 def choose_workers() -> int:
@@ -186,15 +270,18 @@ def choose_workers() -> int:
     return max(0, min(MAX_WORKERS, (os.cpu_count() or 1) // local_processes() - 1))
 
 
-class _Crops(torch.utils.data.Dataset[Batch | InputError]):
+class _Crops(torch.utils.data.Dataset[Batch | ZooError]):
     """Makes the batch of a key; lives in this process or in every worker."""
 
     def __init__(self, pairs: DecodedPairs, channels: int, crop: int, augment: Augment, seed: int):
         self.pairs, self._channels = pairs, channels
         self._crop, self._augment, self._seed = crop, augment, seed
 
-    def __getitem__(self, key: Key) -> Batch | InputError:
+    def __getitem__(self, key: Key) -> Batch | ZooError:
         """The batch, or the error that stopped it: a worker would wrap it in its traceback.
+
+        A worker puts it into shared memory here. Its queue would do so in a thread that drops what
+        finds no room, and the run would wait for ever.
 
         It is computed in one thread: a crop is too small for more, and where other programs keep a
         core busy, threads that wait for each other made a batch fifty times slower.
@@ -216,11 +303,29 @@ class _Crops(torch.utils.data.Dataset[Batch | InputError]):
                 factors.append(colour_factors(strength, drawn))
             if strength > 0 and self._channels == 3:
                 change_colours(images, factors)
-            return mix_batch(images, masks, draws, self._augment)
-        except InputError as error:
+            images, masks = mix_batch(images, masks, draws, self._augment)
+            return (images, masks) if get_worker_info() is None else _shared(images, masks)
+        except ZooError as error:
             return error
+        except MemoryError:
+            return RunError(
+                f"There is not enough memory to read {len(numbers)} images of a batch. Lower "
+                "batch_size, or set workers lower."
+            )
         finally:
             torch.set_num_threads(threads)
+
+
+def _shared(images: Tensor, masks: Tensor) -> Batch:
+    """The batch in shared memory."""
+    try:
+        return images.share_memory_(), masks.share_memory_()
+    except (RuntimeError, OSError) as error:
+        raise RunError(
+            f"A worker cannot put a batch of {(images.nbytes + masks.nbytes) / 1e6:.0f} MB into "
+            f"shared memory ({str(error).splitlines()[0]}). Give {SHARED_MEMORY} more room, as "
+            "with `docker run --shm-size=8g`, or set workers=0."
+        ) from error
 
 
 class EvalLoader:

@@ -17,6 +17,7 @@ from timm.utils import ModelEmaV3
 
 from zoo.common.console import info, progress_bar
 from zoo.common.errors import InputError
+from zoo.data.loading.loader import dead_workers_named
 from zoo.evaluation.counts import Confusion
 from zoo.evaluation.evaluate import score
 from zoo.hub.folder import save_folder
@@ -125,7 +126,8 @@ class Trainer:
             self.log = RunLog(self.run, self.progress, self.recipe, self.track, self.ranks.first)
         before = signal.signal(signal.SIGINT, self._ask_to_stop)
         try:
-            stopped = self._stages()
+            with dead_workers_named():
+                stopped = self._stages()
         finally:
             signal.signal(signal.SIGINT, before)
             self.log.close()
