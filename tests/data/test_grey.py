@@ -17,6 +17,8 @@ from zoo.common.errors import InputError
 from zoo.data.dataset import IGNORE, Dataset, nearest_levels
 from zoo.data.description.init import init
 from zoo.data.doctor import diagnose
+from zoo.data.doctor.codes import Diagnosis, Finding
+from zoo.data.doctor.fix import repair
 from zoo.data.inspect.scan import count_labels, scan_labels
 from zoo.data.load import load_dataset
 from zoo.data.loading.decoded import DecodedPairs
@@ -320,3 +322,91 @@ def test_what_init_read_is_not_opened_again(
     diagnosis = diagnose(tmp_path, progress=False)
     assert diagnosis.facts["pixels"]["train"] == list(scan.pixels)
     assert [path for path in opened if path.parent.name == "masks"] == []
+
+
+# the doctor
+
+
+def blurred_set(root: Path, text: str, suffix: str = ".png", count: int = 3) -> list[Any]:
+    """Drawings in train and val under a dataset.yaml of this text; returns the true ids."""
+    truths = []
+    for split_name in ("train", "val"):
+        for number in range(count):
+            mask = drawing(number + 10 * (split_name == "val"))
+            picture = random_image(number, 90, 120) // 2 + 10 * len(truths)
+            save(root / split_name / "images" / f"{number}.png", picture)
+            (root / split_name / "masks").mkdir(parents=True, exist_ok=True)
+            mask.save(root / split_name / "masks" / f"{number}{suffix}")
+            truths.append((np.asarray(mask) >= 128).astype(np.uint8))
+    (root / "dataset.yaml").write_text(text)
+    return truths
+
+
+def finding(diagnosis: Diagnosis, code: str) -> Finding:
+    return next(one for one in diagnosis.findings if one.code == code)
+
+
+PLAIN = "version: 1\nclasses: [background, crack]\n"
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        PLAIN,
+        f"{PLAIN}mapping: {{0: 0, 255: 1}}\n",
+        f"{PLAIN}mapping: {{{', '.join(f'{v}: {int(v > 99)}' for v in range(256))}}}\n",
+    ],
+    ids=["unmapped", "mapped", "every_value_mapped"],
+)
+def test_the_doctor_finds_blurred_edges(tmp_path: Path, text: str, suffix: str) -> None:
+    blurred_set(tmp_path, text, suffix)
+    diagnosis = diagnose(tmp_path, progress=False)
+    errors = diagnosis.of("error")
+    assert [one.code for one in errors] == ["D318"]
+    assert len(errors[0].files) == 6
+    said = errors[0].files[f"val/masks/2{suffix}"]
+    assert re.fullmatch(r"(JPEG: )?\d+(\.\d+)? % of the pixels are not 0, 255", said)
+    suggested = diagnosis.facts["dataset_yaml"]
+    (tmp_path / "dataset.yaml").write_text(suggested)
+    assert load_dataset(tmp_path).classes == ["background", "crack"]
+    assert load_dataset(tmp_path).grey == {0: 0, 255: 1}
+    assert diagnose(tmp_path, progress=False).of("error") == []
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+@pytest.mark.parametrize(
+    "extra", ["", "mapping: {0: 0, 255: 1}\n", "grey: {0: background, 255: crack}\n"]
+)
+def test_fix_writes_clean_masks(tmp_path: Path, suffix: str, extra: str) -> None:
+    truths = blurred_set(tmp_path / "data", PLAIN + extra, suffix)
+    files = [path for path in (tmp_path / "data").rglob("*") if path.is_file()]
+    before = [path.read_bytes() for path in files]
+    lines = repair(diagnose(tmp_path / "data", progress=False), tmp_path / "new")
+    assert [path.read_bytes() for path in files] == before
+    assert lines[0] == f"Wrote {tmp_path / 'new'}: 6 pairs, 6 files changed."
+    copy = load_dataset(tmp_path / "new")
+    assert diagnose(tmp_path / "new", progress=False).of("error") == []
+    samples = [*copy.splits["train"], *copy.splits["val"]]
+    for sample, truth in zip(samples, truths, strict=True):
+        with Image.open(sample.mask) as stored:
+            assert stored.mode == "P"
+            assert set(np.unique(np.array(stored))) <= {0, 1, 255}
+        different = (read_mask(sample, copy) != truth).mean()
+        assert different == 0 if suffix == ".png" else different < 0.01
+
+
+def test_fix_does_not_guess_what_a_level_means(tmp_path: Path) -> None:
+    blurred_set(tmp_path / "data", "version: 1\nclasses: [a, b, c]\nmapping: {7: 0, 8: 1, 9: 2}\n")
+    lines = repair(diagnose(tmp_path / "data", progress=False), tmp_path / "new")
+    assert "dataset.yaml does not say which classes the levels 0, 255 of the masks are" in lines[0]
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_doctor_names_a_photograph_among_grey_masks(tmp_path: Path) -> None:
+    blurred_set(tmp_path, CRACK)
+    assert "D319" not in {one.code for one in diagnose(tmp_path, progress=False).findings}
+    save(tmp_path / "train" / "masks" / "1.png", random_image(5, 90, 120)[:, :, 0])
+    # 214 of the 256 values, 21 to 234, are more than 20 from both levels
+    share = finding(diagnose(tmp_path, progress=False), "D319").files["train/masks/1.png"]
+    assert abs(float(share.split()[0]) - 100 * 214 / 256) < 2

@@ -155,5 +155,5 @@ def test_only_plain_data_is_repaired(data: Path, tmp_path: Path) -> None:
     text = (data / "dataset.yaml").read_text()
     (data / "dataset.yaml").write_text(text + "channels: 1\n")
     shutil.rmtree(data / "test")
-    with pytest.raises(InputError, match="repairs RGB images with masks of ids"):
+    with pytest.raises(InputError, match="repairs RGB images; this data set has"):
         doctor(data, fix=tmp_path / "new")

@@ -63,12 +63,16 @@ def test_facts_by_hand(tmp_path: Path) -> None:
     assert facts["dataset_yaml"] is None
 
 
-def test_suggested_file_accepts_what_was_refused(data: Path) -> None:
+def test_an_id_without_a_class_is_proposed_as_a_class_and_never_ignored(data: Path) -> None:
     ids = pixels(mask(data, "train_0003"))
     ids[0, 0] = 77
     save(mask(data, "train_0003"), ids)
     text = diagnose(data, progress=False).facts["dataset_yaml"]
-    assert parse_yaml(text, "suggested")["ignore"] == [77, 255]
+    suggested = parse_yaml(text, "suggested")
+    assert suggested["ignore"] == [255]
+    assert suggested["classes"][-1] == "class_77"
+    assert suggested["mapping"][77] == len(suggested["classes"]) - 1
+    assert "  - class_77  # id 77: 1 pixels in 1 masks" in text
     (data / "dataset.yaml").write_text(text)
     assert diagnose(data, progress=False).exit_code == 0
 

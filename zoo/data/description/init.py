@@ -36,8 +36,8 @@ from zoo.data.formats.pairs import (
 from zoo.data.formats.trees import official_layout
 from zoo.data.inspect.facts import FactCache, raise_faults
 from zoo.data.inspect.grey import ValueKind, kind_of_values, percent
-from zoo.data.inspect.mask_looks import MaskLook, keep_look, look_at_mask
-from zoo.data.pixels.masks import count_ids, read_ids
+from zoo.data.inspect.mask_looks import MaskLook, header_of, keep_look, look_at_mask
+from zoo.data.pixels.masks import COLOUR_MODES, count_ids, read_ids
 from zoo.data.pixels.opening import IMAGE_EXTENSIONS, SHAPE_EXTENSIONS
 from zoo.data.pixels.polygons import labels_of, read_shapes
 
@@ -243,17 +243,19 @@ def _contents(root: Path, masks: list[Path]) -> dict[str, Any]:
 
     def look(path: Path) -> tuple[Decoder, MaskLook]:
         """By the header: ids, colours, or grey values in a format with loss."""
-        found = look_at_mask(path, plain, cache)
-        if found.lossy:
+        header = header_of(path, cache)
+        if header is None or (header.mode not in COLOUR_MODES and not header.lossy):
+            return "ids", look_at_mask(path, plain, cache)
+        if header.lossy:
             return "grey", look_at_mask(path, grey, cache)
-        return ("colours", look_at_mask(path, coloured, cache)) if found.colour else ("ids", found)
+        return "colours", look_at_mask(path, coloured, cache)
 
     first: dict[Decoder, Path] = {}
     found: dict[Decoder, Counter[int]] = {"ids": Counter(), "colours": Counter(), "grey": Counter()}
     between: Counter[int] = Counter()
     gray: list[Path] = []  # files of 8-bit gray, whose ids are grey values too
     problems: list[str] = []
-    no_grey = False  # palettes and wide ids are never grey values
+    no_grey, bits = False, 0  # palettes and wide ids are never grey values; 1-bit white is 255
     try:
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             for kind, seen in track(pool.map(look, masks), "Looking at masks", len(masks)):
@@ -265,6 +267,7 @@ def _contents(root: Path, masks: list[Path]) -> dict[str, Any]:
                 found[kind].update(seen.ids)
                 between.update(seen.between)
                 no_grey |= kind == "ids" and mode not in {"L", "1"}
+                bits += seen.ids.get(1, 0) if mode == "1" else 0
                 if mode == "L" and kind == "ids":
                     gray.append(seen.path)
                 if len(found[kind]) > MAX_CLASSES + 1:
@@ -287,13 +290,14 @@ def _contents(root: Path, masks: list[Path]) -> dict[str, Any]:
     looked_at = len(masks) - len(problems)
     # grey values of all masks, where all of them can be read so
     colours = [unpack(value) for value in found["colours"]]
-    values = Counter(found["ids"]) + found["grey"]
+    values = found["ids"] + found["grey"] - Counter({1: bits}) + Counter({255: bits})
     for (red, _, _), number in zip(colours, found["colours"].values(), strict=True):
         values[red] += number
-    if no_grey or any(len(set(colour)) > 1 for colour in colours):
+    no_grey |= any(len(set(colour)) > 1 for colour in colours)
+    if no_grey:
         judged = ValueKind("ids", {}, 0.0, 0)
     else:
-        judged = kind_of_values(values, between, lossy="grey" in first)
+        judged = kind_of_values(values, between, lossy=set(first) == {"grey"})
     if judged.kind == "levels":
         for path in gray:  # so that nobody opens them again to read them as grey
             seen = look_at_mask(path, plain, cache)
@@ -310,13 +314,15 @@ def _contents(root: Path, masks: list[Path]) -> dict[str, Any]:
             f"look at the result with `zoo data show`:\n\nversion: 1\n"
             f"classes: [background, foreground]\ngrey: {{0: background, 255: foreground}}"
         )
-    if "grey" in first and set(values) <= {0, 255}:  # all black, or all white
+    several = "grey" in first or len(first) > 1 or (bits > 0 and 255 in found["ids"])
+    if several and not no_grey and set(values) <= {0, 255}:  # black and white in several ways
         fractions = {level: values[level] / values.total() for level in (0, 255)}
         return {"grey": ValueKind("levels", fractions, 0.0, len(values)), "looked_at": looked_at}
     if len(first) > 1:
         raise InputError(
             join_problems(
-                "Some masks are colour images and some hold ids, for example:",
+                "Some masks are colour images or were compressed with loss, and some hold ids, for "
+                "example:",
                 map(str, first.values()),
             )
         )

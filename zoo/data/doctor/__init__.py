@@ -13,7 +13,7 @@ from zoo.common.console import info, track
 from zoo.common.files import natural_key
 from zoo.data.dataset import Sample
 from zoo.data.doctor.codes import CODES, Diagnosis, Finding
-from zoo.data.doctor.file_checks import check_images, check_masks
+from zoo.data.doctor.file_checks import check_images, check_masks, levels_of
 from zoo.data.doctor.fix import check_target, repair
 from zoo.data.doctor.look import Pair, look_at_image
 from zoo.data.doctor.output import page_target, show, write_page
@@ -87,15 +87,16 @@ def diagnose(data: str | Path, *, workers: int = 2, progress: bool = True) -> Di
             pairs = list(track(looks, "Checking", len(entries)) if progress else looks)
     finally:
         cache.save()
-    counts = count_classes(source, pairs)
-    facts = statistics(source, pairs, counts)
+    levels = levels_of(source, pairs)
+    counts = count_classes(source, pairs) if levels is None else {}
+    facts = statistics(source, pairs, counts, levels)
     details: dict[str, list[str]] = {}
     files: dict[str, dict[str, str]] = {}
     for code, path, text in chain(
         source.faults,
         check_splits(pairs),
         check_images(pairs),
-        check_masks(source, pairs),
+        check_masks(source, pairs, levels),
         check_classes(source, counts, sum(pair.split == "train" for pair in pairs)),
         check_duplicates(source, pairs),
         check_videos(source, pairs),

@@ -205,7 +205,8 @@ _TABLE = [
          "Export the mask at the size of its image; resize masks with nearest neighbour only."),
     Code("D304", "error", "Mask in a lossy format",
          "JPEG and similar formats change ids near edges, so the true ids are lost.",
-         "Export the mask again as PNG from the annotation program."),
+         "Export the mask again as PNG from the annotation program, or, if it is black and white, "
+         "name its levels under `grey:` in dataset.yaml."),
     Code("D305", "error", "Colour mask",
          "A mask must hold one class id per pixel, not a colour.",
          "Replace each colour by its id. --fix does it if all channels are equal or every "
@@ -226,7 +227,8 @@ _TABLE = [
          "Compare the colours with the class names; export all masks with one palette."),
     Code("D310", "error", "Ids without a class",
          "A pixel with such an id would crash training or be learned as a wrong class.",
-         "Name the missing classes, or list the ids under `mapping:` or `ignore:` (see D603)."),
+         "Name the missing classes (see D603). List an id under `ignore:` only if its pixels are "
+         "to be left out of training and scores."),
     Code("D311", "error", "0/255 mask",
          "255 is not a class here, or is ignored, so the foreground would never be learned.",
          "Write `mapping: {0: 0, 255: 1}` in dataset.yaml, or store 0 and 1.", True),
@@ -251,6 +253,16 @@ _TABLE = [
          "White is stored as zero, values are not whole or not between 0 and 65535, or the file "
          "needs another package: programs would read different ids.",
          "Export the mask as PNG with 8 or 16 bits."),
+    Code("D318", "error", "Grey mask with blurred edges",
+         "Few levels were drawn, and smoothing or JPEG left grey values between them. None of "
+         "these is a class.",
+         "Write `grey:` in dataset.yaml as shown under D603: each pixel has the class of the "
+         "nearest level. --fix writes clean masks where dataset.yaml says what the levels mean.",
+         True),
+    Code("D319", "warning", "Grey mask without clear levels",
+         "More than 20 % of its pixels are far from every level under `grey:`: a soft mask, or no "
+         "mask at all. Each pixel has the class of the nearest level all the same.",
+         "Look at it in the report; export it again with clear levels."),
     # classes
     Code("D401", "warning", "Class occurs nowhere",
          "No mask holds its id: the list of classes and the ids may not belong together.",

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 
 from zoo.common.class_lists import Colour
 from zoo.common.errors import shortened
-from zoo.data.dataset import IGNORE
+from zoo.data.dataset import IGNORE, unpack
 from zoo.data.doctor.look import Pair
 from zoo.data.doctor.source import Fault, Source
+from zoo.data.inspect.grey import LOSSY_REACH, MOST_BETWEEN, ValueKind, kind_of_values, percent
 from zoo.data.inspect.mask_looks import MaskLook
 from zoo.data.inspect.scan import unused_bits
 
@@ -88,23 +89,61 @@ def is_unrotated(pair: Pair) -> bool:
     return mask.size == header.size != pair.image.size
 
 
-def check_masks(source: Source, pairs: Sequence[Pair]) -> Iterator[Fault]:
-    """The faults D301 to D317."""
+def levels_of(source: Source, pairs: Sequence[Pair]) -> ValueKind | None:
+    """The grey levels of masks that are described as ids but have blurred edges, if they do."""
+    found = [pair.mask for pair in pairs if pair.mask is not None]
+    masks = [mask for mask in found if _grey_values(mask)]
+    palettes = any(
+        mask.ids and mask.header and mask.header.mode not in {"L", "1"} for mask in found
+    )
+    if source.dataset.decoder != "ids" or palettes or not masks:
+        return None
+    counts, between = Counter[int](), Counter[int]()
+    for mask in masks:
+        counts.update(_grey_values(mask))
+        between.update(mask.between)
+    judged = kind_of_values(counts, between, lossy=all(mask.lossy for mask in masks))
+    return judged if judged.kind == "levels" else None
+
+
+def _grey_values(mask: MaskLook) -> dict[int, int]:
+    """The grey values of a mask; empty for palettes, colours, and more than 8 bits."""
+    plain = mask.header is not None and mask.header.mode == "L"
+    return mask.ids if plain and mask.ids else mask.grey
+
+
+def check_masks(source: Source, pairs: Sequence[Pair], levels: ValueKind | None) -> Iterator[Fault]:
+    """The faults D301 to D319; `levels` is the result of `levels_of`."""
     masks = [pair.mask for pair in pairs if pair.mask is not None]
+    blurred = {
+        mask.path: sum(n for value, n in values.items() if value not in levels.levels)
+        for mask in masks
+        if levels is not None and (values := _grey_values(mask))
+    }
+    for mask in masks:
+        if levels is not None and mask.path in blurred and (blurred[mask.path] or not mask.ids):
+            apart = percent(blurred[mask.path] / (mask.size[0] * mask.size[1]))
+            drawn = ", ".join(map(str, levels.levels))
+            stored = f"{mask.header.format}: " if mask.lossy and mask.header else ""
+            yield Fault("D318", mask.path, f"{stored}{apart} of the pixels are not {drawn}")
     # how each mask is stored
     for pair, mask in ((pair, pair.mask) for pair in pairs if pair.mask is not None):
         header = mask.header
         if header is None:
             if mask.problem:
                 yield Fault("D301", mask.path, mask.problem.removeprefix(f"{mask.path} "))
-        elif mask.lossy:
+        elif mask.path in blurred and not mask.ids:
+            pass  # D318
+        elif mask.lossy and source.dataset.decoder != "grey":
             yield Fault("D304", mask.path, header.format)
-        elif mask.colour:
+        elif mask.colour and source.dataset.decoder == "ids":
             code = "D306" if header.mode in ALPHA_MODES else "D305"
             yield Fault(code, mask.path, f"mode {header.mode}")
         elif mask.problem:
             code = MASK_KINDS.get(mask.kind, "D302")
             yield Fault(code, mask.path, mask.problem.removeprefix(f"{mask.path} "))
+        elif source.dataset.decoder != "ids":
+            pass
         elif header.mode.startswith("I"):
             yield Fault("D307", mask.path, f"ids up to {max(mask.ids)}")
         elif header.mode == "1":
@@ -113,15 +152,26 @@ def check_masks(source: Source, pairs: Sequence[Pair]) -> Iterator[Fault]:
         if decoded and mask.size != pair.image.size and not is_unrotated(pair):
             sizes = f"mask {_shape(mask.size)}, image {_shape(pair.image.size)}"
             yield Fault("D303", mask.path, sizes)
-    yield from _check_palettes(masks)
+    if source.dataset.decoder == "ids":
+        yield from _check_palettes(masks)
     # which ids each mask holds
-    readable = [mask for mask in masks if mask.ids]
+    readable = [mask for mask in masks if mask.ids and mask.path not in blurred]
     last, binary = len(source.classes), is_binary(source, readable)
     shifted = is_shifted(source, readable)
     if shifted:
         yield Fault("D312", None, f"ids 1 to {last} for {last} classes; 0 occurs in no mask")
     for mask in readable:
         unknown = [value for value in mask.ids if source.classes and value not in source.id_map]
+        if source.dataset.grey is not None:
+            near = {
+                value
+                for level in source.dataset.grey
+                for value in range(level - LOSSY_REACH, level + LOSSY_REACH + 1)
+            }
+            far = sum(number for value, number in mask.ids.items() if value not in near)
+            fraction = far / sum(mask.ids.values())
+            if fraction > MOST_BETWEEN:
+                yield Fault("D319", mask.path, f"{percent(fraction)} of the pixels")
         if mask.rim > MOST_RIM:
             also = f"; ids without a class: {shortened(unknown, 8)}" if unknown else ""
             yield Fault("D313", mask.path, f"{100 * mask.rim:.0f} % of the edges{also}")
@@ -131,8 +181,13 @@ def check_masks(source: Source, pairs: Sequence[Pair]) -> Iterator[Fault]:
         if shifted:
             unknown = [value for value in unknown if value != last]
         if unknown:
-            pixels = (f"{value} ({mask.ids[value]} pixels)" for value in sorted(unknown))
-            yield Fault("D310", mask.path, f"ids {shortened(pixels, 8)}")
+            colours = source.dataset.decoder == "colours"
+            pixels = (
+                f"{unpack(value) if colours else value} ({mask.ids[value]} pixels)"
+                for value in sorted(unknown)
+            )
+            what = "colours" if colours else "ids"
+            yield Fault("D310", mask.path, f"{what} {shortened(pixels, 8)}")
         elif source.classes:
             named = {source.id_map[value] for value in mask.ids if value in source.id_map}
             if named == {IGNORE}:

@@ -12,15 +12,21 @@ from PIL import Image, ImageOps
 
 from zoo.common.errors import InputError, shortened
 from zoo.common.files import new_folder, write_text
-from zoo.data.dataset import IGNORE
+from zoo.data.dataset import IGNORE, nearest_levels
 from zoo.data.doctor.codes import Diagnosis
-from zoo.data.doctor.file_checks import ALPHA_MODES, is_binary, is_unrotated, is_zero_255
+from zoo.data.doctor.file_checks import (
+    ALPHA_MODES,
+    is_binary,
+    is_unrotated,
+    is_zero_255,
+    levels_of,
+)
 from zoo.data.doctor.look import Pair
 from zoo.data.doctor.set_checks import described
 from zoo.data.doctor.source import Source, ignored_ids
 from zoo.data.inspect.mask_looks import MaskLook
 from zoo.data.pixels.images import ORIENTATION, read_image
-from zoo.data.pixels.masks import index_png, png, read_source_ids
+from zoo.data.pixels.masks import index_png, png, read_grey, read_mask, read_source_ids
 
 Pixels = NDArray[np.uint8]
 SKIPPED = {"D105", "D106", "D107"}
@@ -38,10 +44,10 @@ def check_target(diagnosis: Diagnosis, folder: Path) -> None:
             f"elsewhere."
         )
     dataset = source.dataset
-    if dataset.decoder != "ids" or dataset.channels != 3 or dataset.value_range is not None:
+    if dataset.channels != 3 or dataset.value_range is not None:
         raise InputError(
-            f"{source.root}: --fix repairs RGB images with masks of ids; this data set is of "
-            f"another kind. Correct its files one by one."
+            f"{source.root}: --fix repairs RGB images; this data set has `channels:` or `range:`. "
+            f"Correct its files one by one."
         )
     if not source.classes:
         raise InputError(
@@ -63,13 +69,26 @@ def repair(diagnosis: Diagnosis, folder: Path) -> list[str]:
         for finding in findings
         if not finding.about.fixable and finding.about.severity != "note"
     ]
-    if not any(finding.about.fixable for finding in findings):
+    converts = source.dataset.decoder != "ids"  # every mask is written as ids
+    if not converts and not any(finding.about.fixable for finding in findings):
         return [f"Nothing to fix automatically; {folder} was not written.", *not_fixed]
     # 255 becomes 1 if there are two classes, and 255 is neither a class nor meant to be ignored.
     masks = [pair.mask for pair in pairs if pair.mask is not None and pair.mask.ids]
+    judged = levels_of(source, pairs)
+    levels = [] if judged is None else list(judged.levels)
     recode = len(source.classes) == 2 and (
-        is_binary(source, masks) or any(255 in m.ids and is_zero_255(source, m) for m in masks)
+        (levels == [0, IGNORE] and source.id_map.get(IGNORE, IGNORE) == IGNORE)
+        or is_binary(source, masks)
+        or any(255 in m.ids and is_zero_255(source, m) for m in masks)
     )
+    if levels and not recode and not set(levels) <= set(source.id_map):
+        listed = ", ".join(map(str, levels))
+        return [
+            f"Not fixed: dataset.yaml does not say which classes the levels {listed} of the masks "
+            f"are. Write `grey:` there as shown under D603, then run --fix again; {folder} was not "
+            f"written.",
+            *not_fixed,
+        ]
     # Second copies of a train image are left out, unless their masks differ.
     first: dict[str, Pair] = {}
     copies = set()
@@ -79,9 +98,18 @@ def repair(diagnosis: Diagnosis, folder: Path) -> list[str]:
             if other is not pair and _annotation(other) == _annotation(pair):
                 copies.add(source.shown(pair.image.path))
     kept = [pair for pair in pairs if source.shown(pair.image.path) not in copies]
-    changed = []
+    changed, left_out = [], set()
     with new_folder(folder) as new:
         for pair in kept:
+            ids = None
+            try:
+                if pair.mask is not None:
+                    ids = _repaired(source, pair, pair.mask, recode, levels)
+            except InputError as error:
+                not_fixed.append(f"Not fixed: {error}")
+                if converts:  # the copy holds ids only
+                    left_out.add(source.shown(pair.image.path))
+                    continue
             # An image is stored as PNG if it has to be rotated or has alpha, else copied.
             image, header = pair.image, pair.image.header
             target = new / pair.split / "images" / f"{pair.name}{image.path.suffix}"
@@ -94,11 +122,6 @@ def repair(diagnosis: Diagnosis, folder: Path) -> list[str]:
                 target.with_name(name).write_bytes(png(read_image(image.path)))
                 changed.append(image.path)
             if pair.mask is not None:
-                try:
-                    ids = _repaired(source, pair, pair.mask, recode)
-                except InputError as error:
-                    not_fixed.append(f"Not fixed: {error}")
-                    ids = None
                 target = new / pair.split / "masks" / f"{pair.name}{pair.mask.path.suffix}"
                 target.parent.mkdir(parents=True, exist_ok=True)
                 if ids is None:
@@ -107,11 +130,14 @@ def repair(diagnosis: Diagnosis, folder: Path) -> list[str]:
                     name = f"{Path(pair.name).name}.png"
                     target.with_name(name).write_bytes(index_png(ids, source.palette))
                     changed.append(pair.mask.path)
+        kept = [pair for pair in kept if source.shown(pair.image.path) not in left_out]
         # The same classes and ids, every split by its folders.
         mapping = {value: to for value, to in source.id_map.items() if to != IGNORE}
         ignored = ignored_ids(source)
         if recode:
             mapping, ignored = {0: 0, 1: 1}, []
+        elif converts:
+            mapping, ignored = {index: index for index in range(len(source.classes))}, [IGNORE]
         lines = described(source, mapping, ignored)
         lines.append("splits:")
         for split in dict.fromkeys(pair.split for pair in kept):
@@ -122,7 +148,7 @@ def repair(diagnosis: Diagnosis, folder: Path) -> list[str]:
             lines.append(f"  {json.dumps(split)}: {{{listed}}}")
         write_text(new / "dataset.yaml", "\n".join(lines) + "\n")
     skipped = [path for f in findings if f.code in SKIPPED for path in f.files]
-    skipped += sorted(copies)
+    skipped += sorted(copies | left_out)
     done = [f"Wrote {folder}: {len(kept)} pairs, {len(changed)} files changed."]
     done += [f"Skipped: {shortened(skipped, SHOWN)}"] if skipped else []
     return done + not_fixed
@@ -133,16 +159,25 @@ def _annotation(pair: Pair) -> str | None:
     return None if pair.mask is None else pair.mask.digest or str(pair.mask.path)
 
 
-def _repaired(source: Source, pair: Pair, mask: MaskLook, recode: bool) -> Pixels | None:
+def _repaired(
+    source: Source, pair: Pair, mask: MaskLook, recode: bool, levels: list[int]
+) -> Pixels | None:
     """The ids to store, uint8 HxW, or None if the file stays as it is.
 
     Raises InputError, which names the file, if a fixable fault cannot be fixed in it.
     """
-    header = mask.header
-    if header is None or mask.problem or mask.lossy:
+    header, dataset = mask.header, source.dataset
+    turn = is_unrotated(pair) or (header is not None and header.orientation != 1)
+    if dataset.decoder != "ids":
+        ids = read_mask(mask.path, dataset)
+    elif header is None or mask.problem:
         return None
-    turn = header.orientation != 1 or is_unrotated(pair)
-    if mask.colour:
+    elif levels and (mask.grey or header.mode == "L"):
+        nearest = nearest_levels({level: level for level in levels})
+        ids = np.array([nearest[value] for value in range(256)], np.uint8)[read_grey(mask.path)]
+    elif mask.lossy:
+        return None
+    elif mask.colour:
         ids = _from_colours(source, mask)
     elif (
         turn or header.mode == "1" or header.mode.startswith("I") or (recode and IGNORE in mask.ids)

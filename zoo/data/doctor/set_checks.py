@@ -16,6 +16,7 @@ from zoo.data.description.init import suggested_file
 from zoo.data.doctor.file_checks import is_binary, is_shifted
 from zoo.data.doctor.look import Pair
 from zoo.data.doctor.source import Fault, Source, ignored_ids
+from zoo.data.inspect.grey import ValueKind
 from zoo.data.inspect.near_duplicates import THUMB, near_pairs, videos
 
 FEWEST = {"train": 10, "val": 5, "test": 5}
@@ -158,7 +159,9 @@ def check_videos(source: Source, pairs: Sequence[Pair]) -> Iterator[Fault]:
                 yield Fault("D504", pair.image.path, f"same video as {nearest}")
 
 
-def statistics(source: Source, pairs: Sequence[Pair], counts: Counts) -> dict[str, Any]:
+def statistics(
+    source: Source, pairs: Sequence[Pair], counts: Counts, levels: ValueKind | None
+) -> dict[str, Any]:
     """Plain values: channels in [0, 1], pixels and images of each class, class weights."""
     found: dict[str, Any] = {"classes": source.classes, "ignored_ids": ignored_ids(source)}
     images = [pair.image for pair in pairs if not pair.image.problem]
@@ -177,7 +180,7 @@ def statistics(source: Source, pairs: Sequence[Pair], counts: Counts) -> dict[st
         weights = [1 / math.log(1.02 + count / sum(train)) for count in train]
         mean_weight = sum(weights) / len(weights)
         found["class_weights"] = [round(weight / mean_weight, 4) for weight in weights]
-    found["dataset_yaml"] = suggestion(source, pairs)
+    found["dataset_yaml"] = suggestion(source, pairs, levels)
     return found
 
 
@@ -193,29 +196,66 @@ def statistics_as_faults(source: Source, found: dict[str, Any]) -> Iterator[Faul
         yield Fault("D603", None, found["dataset_yaml"])
 
 
-def suggestion(source: Source, pairs: Sequence[Pair]) -> str | None:
-    """A dataset.yaml that accepts every id; None if the present one does or no file could."""
+def suggestion(source: Source, pairs: Sequence[Pair], levels: ValueKind | None) -> str | None:
+    """A dataset.yaml that accepts every id; None if the present one does or no file could.
+
+    An id without a class becomes a class of its own: whether it may be ignored only the user knows.
+    """
     masks = [pair.mask for pair in pairs if pair.mask is not None and pair.mask.ids]
     ids = sorted({value for mask in masks for value in mask.ids})
+    one = set(source.splits) == {"train"}
+    plain = one and "train" in source.places and source.places["train"].images.parent == source.root
+    if levels is not None:
+        return _suggested_levels(source, sorted(levels.levels), plain)
     if not ids or len(ids) > MAX_CLASSES or source.dataset.decoder != "ids":
         return None
     if not source.classes:
-        one = set(source.splits) == {"train"}
-        return suggested_file(
-            ids, plain=one and source.places["train"].images.parent == source.root
-        )
+        return suggested_file(ids, plain=plain)
     unknown = [value for value in ids if value not in source.id_map]
     binary = is_binary(source, masks) or (ids == [0, 255] and unknown == [255])
     if not unknown and not binary:
         return None
     mapping = {value: to for value, to in source.id_map.items() if to != IGNORE}
-    ignored = {value for value in (*ignored_ids(source), *unknown) if not binary}
+    ignored = set() if binary else set(ignored_ids(source))
     if binary:
         mapping = {0: 0, 255: 1}
     elif is_shifted(source, masks):
         mapping = {index + 1: index for index in range(len(source.classes))}
         ignored -= set(mapping)
-    return "\n".join(described(source, mapping, sorted(ignored)))
+    added = [value for value in unknown if value not in mapping]
+    if IGNORE in added:  # beside other ids, by the convention of most data sets
+        added.remove(IGNORE)
+        ignored.add(IGNORE)
+    count = len(source.classes) + len(added)
+    if count > MAX_CLASSES:
+        return None
+    mapping |= {value: len(source.classes) + index for index, value in enumerate(added)}
+    lines = described(source, mapping, sorted(ignored))
+    new = []
+    for value in added:
+        pixels = sum(mask.ids.get(value, 0) for mask in masks)
+        images = sum(value in mask.ids for mask in masks)
+        new.append(f"  - class_{value}  # id {value}: {pixels} pixels in {images} masks")
+    place = next(index for index, line in enumerate(lines) if line.startswith("mapping:"))
+    return "\n".join([*lines[:place], *new, *lines[place:]])
+
+
+def _suggested_levels(source: Source, levels: list[int], plain: bool) -> str:
+    """The text of a dataset.yaml that names the grey levels of masks."""
+    names = ["background", "foreground"]
+    if len(levels) == len(source.classes):
+        names = source.classes
+    elif len(levels) > 2:
+        names = [f"class_{index}" for index in range(len(levels))]
+    named = zip(levels, names, strict=True)
+    return "\n".join(
+        [
+            "version: 1",
+            *(["splits: {train: {images: images, masks: masks}}"] if plain else []),
+            f"classes: {json.dumps(names, ensure_ascii=False)}",
+            f"grey: {{{', '.join(f'{level}: {json.dumps(name)}' for level, name in named)}}}",
+        ]
+    )
 
 
 def described(source: Source, mapping: dict[int, int], ignored: list[int]) -> list[str]:

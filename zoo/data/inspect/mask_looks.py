@@ -52,6 +52,8 @@ class MaskLook:
     higher one among their eight neighbours: all along blurred edges, few along those of classes.
     `rim` is the fraction of edges, in [0, 1], where an id lies strictly between its neighbours.
     `problem` says why the mask cannot be read; `kind` is that of a PixelError.
+    `grey` counts the pixels of each grey value, 0 to 255, where the file shows nothing but grey but
+    holds no ids: in a format with loss, or as RGB.
     """
 
     path: Path
@@ -63,6 +65,7 @@ class MaskLook:
     between: dict[int, int] = field(default_factory=dict)
     rim: float = 0.0
     digest: str = ""
+    grey: dict[int, int] = field(default_factory=dict)
 
     @property
     def colour(self) -> bool:
@@ -73,6 +76,16 @@ class MaskLook:
     def lossy(self) -> bool:
         """Whether its format may change ids."""
         return self.header is not None and self.header.lossy
+
+
+def header_of(path: Path, cache: FactCache) -> Header | None:
+    """The header of a file, from `cache` where a look at it is kept there."""
+    with contextlib.suppress(InputError):
+        facts = cache.get(path)
+        for reading in facts.looks:
+            if (known := _known(facts, reading, path)) is not None:
+                return known.header
+    return read_header(path)
 
 
 def look_at_mask(path: Path, dataset: Dataset, cache: FactCache | None = None) -> MaskLook:
@@ -89,7 +102,10 @@ def look_at_mask(path: Path, dataset: Dataset, cache: FactCache | None = None) -
     header = read_header(path)
     plain = dataset.decoder == "ids"
     if header is not None and plain and (header.lossy or header.mode in COLOUR_MODES):
-        return MaskLook(path, header, size=rotated_size(header))
+        seen = look_at_mask(path, replace(dataset, decoder="grey"), cache)
+        return MaskLook(
+            path, header, size=rotated_size(header), between=seen.between, grey=seen.ids
+        )
     try:
         values = read_source_ids(path, dataset)
     except InputError as error:
