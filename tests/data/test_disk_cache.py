@@ -289,7 +289,7 @@ def test_the_default_budget_is_a_tenth_of_the_free_disk(
     usage = shutil.disk_usage(tmp_path)._replace(free=5000)
     monkeypatch.setattr(decoded.shutil, "disk_usage", lambda _: usage)
     assert budget_bytes() == 500
-    kept = tmp_path / "not" / "there" / "decoded" / "x"
+    kept = tmp_path / "not" / "there" / "decoded" / f"{1:016x}"
     kept.mkdir(parents=True)
     (kept / "pixels.bin").write_bytes(bytes(1000))
     assert budget_bytes() == 600
@@ -320,6 +320,9 @@ def test_the_longest_unused_data_sets_make_room(
     ten: Dataset, tmp_path: Path, messages: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = [folder_of(tmp_path, 2**20, used) for used in (30, 10, 20)]
+    mine = decoded.decoded_folder() / "film" / "frame.png"  # ZOO_CACHE may be any folder
+    mine.parent.mkdir()
+    mine.write_bytes(bytes(2**20))
     monkeypatch.setenv("ZOO_CACHE_GIB", str(3.5 / 1024))
     found = open_cache(ten, 2**19)
     assert found is not None
@@ -328,12 +331,13 @@ def test_the_longest_unused_data_sets_make_room(
     found = open_cache(ten, 2**20)
     assert found is not None
     assert found.limit_bytes == 3 * 2**19
-    assert sorted(os.listdir(decoded.decoded_folder())) == sorted([names[0], names[2]])
+    assert sorted(os.listdir(decoded.decoded_folder())) == sorted(["film", names[0], names[2]])
     assert messages == ["Removed 0.000977 GiB of another data set's decoded images."]
     found = open_cache(ten, 2**30)
     assert found is not None
     assert found.limit_bytes == int(3.5 * 2**20)
-    assert os.listdir(decoded.decoded_folder()) == []
+    assert os.listdir(decoded.decoded_folder()) == ["film"]
+    assert mine.is_file()
     monkeypatch.setenv("ZOO_CACHE_GIB", "0")
     assert open_cache(ten, 2**30) is None
 

@@ -297,6 +297,7 @@ def test_going_on_from_a_folder_and_with_other_classes(
     assert again.epochs == 1
     description = json.loads((tmp_path / "again" / "run.json").read_text())
     assert description["model"] == MODEL
+    assert description["data"]["source"] == str(scenes)
     other = tmp_path / "other"
     other.mkdir()
     text = (scenes / "dataset.yaml").read_text().replace("name: sky", "name: heaven")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -39,6 +40,8 @@ FREE_FRACTION = 0.1
 """The fraction of the free disk for decoded images where ZOO_CACHE_GIB is not set."""
 FORMAT = 2
 """Number of the format of the files; another number is another folder."""
+OURS = re.compile(r"[0-9a-f]{16}|\.[0-9a-f]{16}\.[0-9a-f]{8}")
+"""The names of folders of decoded images, and what they are called while they are removed."""
 ABANDONED_SECONDS = 3600
 """Age from which a temporary file belongs to a writer that was killed."""
 
@@ -309,9 +312,13 @@ def room_bytes() -> int:
 
 
 def _stored_bytes() -> dict[str, int]:
-    """Bytes on disk of the decoded images of every data root, by the name of its folder."""
+    """Bytes on disk of the decoded images of every data root, by the name of its folder.
+
+    Folders of other names are not ours: ZOO_CACHE may be any folder.
+    """
     with contextlib.suppress(OSError), os.scandir(decoded_folder()) as entries:
-        return {entry.name: _bytes_in(Path(entry.path)) for entry in entries}
+        names = [entry.name for entry in entries if OURS.fullmatch(entry.name)]
+        return {name: _bytes_in(decoded_folder() / name) for name in names}
     return {}
 
 
