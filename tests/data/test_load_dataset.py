@@ -13,6 +13,7 @@ from zoo.common.class_lists import default_palette
 from zoo.common.errors import InputError
 from zoo.common.files import natural_key, parse_yaml
 from zoo.data.dataset import IGNORE, Dataset
+from zoo.data.description.init import suggested_file
 from zoo.data.formats import pairs
 from zoo.data.formats.pairs import list_files, pair
 from zoo.data.load import load_dataset
@@ -260,13 +261,13 @@ def test_suggestion_names_the_ids(tmp_path: Path) -> None:
     assert dataset.id_map == {0: 0, 1: 1, 2: 2, 255: IGNORE}
 
 
-def test_suggestion_for_0_and_255(tmp_path: Path) -> None:
-    for folder in ("images", "masks"):
-        save(tmp_path / folder / "x.png", [[0, 255]])
-    dataset = pasted(tmp_path)
-    assert dataset.classes == ["background", "foreground"]
-    assert dataset.id_map == {0: 0, 255: 1}
-    assert list(dataset.splits) == ["train"]
+def test_suggestion_for_0_and_255() -> None:
+    assert parse_yaml(suggested_file([0, 255], plain=True), "suggestion") == {
+        "version": 1,
+        "splits": {"train": {"images": "images", "masks": "masks"}},
+        "classes": ["background", "foreground"],
+        "mapping": {0: 0, 255: 1},
+    }
 
 
 def test_suggestion_for_scattered_ids(tmp_path: Path) -> None:
@@ -357,10 +358,10 @@ def test_light_imports() -> None:
 
 def test_the_suggestion_is_plain_yaml(tmp_path: Path) -> None:
     save(tmp_path / "val" / "images" / "x.png", [[0, 0]])
-    save(tmp_path / "val" / "masks" / "x.png", [[0, 1]])
+    save(tmp_path / "val" / "masks" / "x.png", [[0, 2]])
     text = fails(tmp_path).partition("dataset.yaml:\n\n")[2]
     assert parse_yaml(text, "suggestion") == {
         "version": 1,
-        "classes": ["class_0", "class_1"],
+        "classes": ["class_0", "class_1", "class_2"],
         "ignore": 255,
     }

@@ -144,11 +144,10 @@ def guarded(folder: Path, action: Callable[[], None]) -> int:
 def work(folder: Path, order: Order) -> None:
     """Train if the record is missing, resume a stopped run, and write the record."""
     if not is_done(order):
-        from zoo.creation.create import create
         from zoo.evaluation.evaluate import evaluate, write_result
 
         train(folder / RUN, order)
-        found = evaluate(create(folder / RUN), order.data, split=order.job.split)
+        found = evaluate(folder / RUN, order.data, split=order.job.split)
         write_result(found, order.results)
     drop_weights(folder)
 

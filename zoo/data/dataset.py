@@ -56,7 +56,8 @@ class Dataset:
 
     Images have `channels` channels; `value_range` is scaled to 0 to 255 (None: 8 bits as they are,
     16 bits from 0 to 65535). `group` says which images belong together: `folder`, or a regular
-    expression whose first group, found in the name, is the key.
+    expression whose first group, found in the name, is the key. `described` is False where classes
+    and ids were taken from the masks of a folder without dataset.yaml.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Dataset:
     channels: int = 3
     value_range: tuple[float, float] | None = None
     group: str | None = None
+    described: bool = True
 
     def allowed_ids(self) -> dict[int, int]:
         """Every id that a mask may hold, with its train id."""
@@ -135,7 +137,13 @@ class Dataset:
         Raises InputError where the split is unknown, or where `masks` are needed and absent.
         """
         if split not in self.splits:
-            raise InputError(f"{self.root}: {unknown('split', split, self.splits)}")
+            hint = ""
+            if split in SPLITS:
+                hint = (
+                    f" `zoo data split {self.root} --out parts` makes train and val; then give "
+                    f"`parts` as the data. Or name its folders under `splits:` in dataset.yaml."
+                )
+            raise InputError(f"{self.root}: {unknown('split', split, self.splits)}{hint}")
         samples = self.splits[split]
         if masks and any(sample.mask is None for sample in samples):
             raise InputError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from zoo.common.errors import InputError, unknown
 from zoo.data.dataset import Dataset
 from zoo.data.description.dataset_yaml import read_dataset_file
-from zoo.data.description.init import explain_missing_file
+from zoo.data.description.init import undescribed
 from zoo.data.formats.hub_sets import export_hub
 from zoo.data.formats.trees import TREES
 
@@ -31,9 +31,10 @@ def data_source(data: str | Path) -> str:
 
 
 def load_dataset(data: str | Path) -> Dataset:
-    """Find and pair the files of a data set; no pixels are read.
+    """Find and pair the files of a data set; only a folder without dataset.yaml has its masks read.
 
-    `data` is a folder with a dataset.yaml, the path of a dataset.yaml, or `FORMAT:PATH` such as
+    `data` is a folder with a dataset.yaml, or whose masks leave no doubt about their ids, the path
+    of a dataset.yaml, or `FORMAT:PATH` such as
     `camvid:PATH`. Raises InputError for a missing or invalid description, an unknown format, and
     missing, empty or unpaired folders.
     """
@@ -49,7 +50,7 @@ def load_dataset(data: str | Path) -> Dataset:
     if path.is_dir():
         file = path / "dataset.yaml"
         if not file.is_file():
-            raise InputError(explain_missing_file(path))
+            return undescribed(path)
         return read_dataset_file(file)
     if path.is_file() and path.suffix in {".yaml", ".yml"}:
         return read_dataset_file(path)

@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,6 +71,61 @@ def split(
     rule = dataset.group if group is None else None if group == "none" else group
     if rule is not None and group is None:
         info(f"Grouped by {rule!r}, as dataset.yaml says (--group none: no groups).")
+    fractions = dict(zip(parts, ratios, strict=True))
+    part_of = _divide(dataset, samples, links, rule, fractions, seed, stratify)
+    return _write(dataset, samples, part_of, parts, folds is not None, out)
+
+
+def with_val(
+    dataset: Dataset, names: Sequence[str] | None = None
+) -> tuple[Dataset, dict[str, Any] | None]:
+    """A folder without dataset.yaml and without val gets one out of train; also how it was made.
+
+    Val is the images `names`, or three of ten: always the same ones, spread over the classes, with
+    near-duplicates and the frames of a video kept together. Every other data set is returned as it
+    is, with None. Raises InputError where `names` are gone, or where all images show the same.
+    """
+    if dataset.described or "val" in dataset.splits or "train" not in dataset.splits:
+        return dataset, None
+    samples = dataset.samples("train")
+    known = {sample.name for sample in samples}
+    if names is None:
+        info(f"{dataset.root} has no val split: dividing train 7:3, similar images together.")
+        links = _links(dataset, samples)
+        fractions = {"train": 0.7, "val": 0.3}
+        try:
+            part_of = _divide(dataset, samples, links, "similarity", fractions, 0, True)
+        except InputError as error:
+            raise InputError(
+                f"{dataset.root} has no val split, and none can be made: {error} `zoo data split "
+                f"{dataset.root} --group none --out parts` divides it nevertheless."
+            ) from error
+        names = [sample.name for sample, part in zip(samples, part_of, strict=True) if part == 1]
+    elif missing := [name for name in names if name not in known]:
+        raise InputError(
+            f"{dataset.root}: {len(missing)} of {len(names)} images of the run's val split are "
+            f"gone: {shortened(missing, SHOWN)}."
+        )
+    chosen = set(names)
+    splits = {
+        "train": [sample for sample in samples if sample.name not in chosen],
+        "val": [sample for sample in samples if sample.name in chosen],
+    }
+    divided = dataclasses.replace(dataset, splits=dataset.splits | splits)
+    return divided, {"group": "similarity", "seed": 0, "val": sorted(chosen)}
+
+
+def _divide(
+    dataset: Dataset,
+    samples: list[Sample],
+    links: Links,
+    rule: str | None,
+    fractions: dict[str, float],
+    seed: int,
+    stratify: bool,
+) -> Integers:
+    """The part of each sample, groups by `rule` kept whole; says what is unbalanced or leaks."""
+    parts = list(fractions)
     groups = _groups(dataset, samples, rule, links)
     count = int(groups.max()) + 1
     if count < len(parts):
@@ -87,7 +143,8 @@ def split(
                 f"only one {'group' if rule else 'image'} shows {shortened(single)}, so only one "
                 f"part can: it is trained without being tested, or the other way round."
             )
-    part_of = assign(sum_groups(present, groups), np.bincount(groups), ratios, seed)[groups]
+    sizes, wanted = np.bincount(groups), list(fractions.values())
+    part_of = assign(sum_groups(present, groups), sizes, wanted, seed)[groups]
     for what, pairs in links.items():
         across = pairs[part_of[pairs[:, 0]] != part_of[pairs[:, 1]]]
         if len(across):
@@ -98,7 +155,7 @@ def split(
                 f"expression, folder or similarity."
             )
     seen = present.any(axis=0)
-    for number, (part, ratio) in enumerate(zip(parts, ratios, strict=True)):
+    for number, (part, ratio) in enumerate(fractions.items()):
         mine = part_of == number
         if abs(mine.mean() - ratio) > TOLERANCE:
             warn(
@@ -109,9 +166,9 @@ def split(
         if len(missing):
             absent = shortened(dataset.classes[index] for index in missing)
             warn(f"no image of {part} shows {absent}.")
-    sizes = np.bincount(part_of, minlength=len(parts)).tolist()
-    info(", ".join(f"{part}: {size} images" for part, size in zip(parts, sizes, strict=True)))
-    return _write(dataset, samples, part_of, parts, folds is not None, out)
+    counts = np.bincount(part_of, minlength=len(parts)).tolist()
+    info(", ".join(f"{part}: {size} images" for part, size in zip(parts, counts, strict=True)))
+    return part_of
 
 
 def _parts(

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from zoo.common.console import progress_bar
 from zoo.common.errors import InputError
-from zoo.common.files import hash_of
+from zoo.common.files import hash_of, read_json
 from zoo.creation.create import load_trained
 from zoo.data.dataset import Dataset
 from zoo.data.inspect.scan import data_hash, scan_labels
 from zoo.data.load import load_dataset
 from zoo.data.loading.loader import EvalLoader
+from zoo.data.split import with_val
 from zoo.evaluation.counts import Confusion
 from zoo.inference.tiling import predict_ids
 from zoo.models.build import gmacs, params_m
@@ -31,6 +32,9 @@ from zoo.records.record import PROTOCOL, SCHEMA, Record, parse_record
 from zoo.runtime.environment import stamp
 from zoo.runtime.precision import resolve_precision
 from zoo.runtime.processes import Ranks, start_ranks
+
+RUN = "run.json"
+"""The file in a run folder that says what the run was started with."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +75,13 @@ def evaluate(
     each image scored once. Raises InputError where the classes differ, where every pixel is
     ignored, and where a record is asked for of the split that chose the model.
     """
+    divided = recorded_val(model) if isinstance(model, (str, Path)) else None
     model = load_trained(model)
     ranks = start_ranks()
     with ranks.main_process_first():  # it scans the masks, the others read its results
         dataset = load_dataset(data)
+        if divided is not None:
+            dataset, _ = with_val(dataset, divided)
         samples = dataset.samples(split)
         check_classes(model, dataset.classes, dataset.name)
         check_input(model, dataset)
@@ -112,6 +119,22 @@ def evaluate(
         if out is not None and ranks.first:
             write_result(found, Path(out))
     return found
+
+
+def recorded_val(run: str | Path) -> list[str] | None:
+    """The names of the val split that a run made for a folder without one, if it did.
+
+    `run` is the run folder or the model folder in it; nothing is recorded anywhere else.
+    """
+    for folder in (Path(run).expanduser(), Path(run).expanduser().parent):
+        if (folder / RUN).is_file():
+            content = read_json(folder / RUN)
+            data = content.get("data") if isinstance(content, dict) else None
+            made = data.get("divided") if isinstance(data, dict) else None
+            names = made.get("val") if isinstance(made, dict) else None
+            is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+            return names if is_list else None
+    return None
 
 
 def score(

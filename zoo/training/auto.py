@@ -16,6 +16,7 @@ from zoo.common.errors import InputError
 from zoo.common.files import read_json
 from zoo.data.inspect.scan import ScanResult, scan_labels
 from zoo.data.loading.loader import EvalLoader, TrainLoader
+from zoo.evaluation.evaluate import RUN
 from zoo.registry.load import load_registry
 from zoo.registry.losses import LOSSES
 from zoo.registry.overrides import apply_overrides, parse_overrides
@@ -30,7 +31,6 @@ from zoo.training.budget import (
     refuse_epochs_given,
     spread,
 )
-from zoo.training.engine.checkpoint import RUN
 from zoo.training.plan import AUTO, Plan, make_trainer, prepare_trial
 
 if TYPE_CHECKING:

@@ -119,6 +119,8 @@ def _run(request: RunRequest, held: contextlib.ExitStack) -> Result:
         "spec": json.loads(spec.model_dump_json()),
         "env": versions(),
     }
+    if plan.divided is not None:
+        description["data"]["divided"] = plan.divided
     if plan.auto is not None:
         description["auto"] = plan.auto
     with ranks.raise_on_all_ranks():

@@ -24,7 +24,8 @@ from zoo.data.inspect.scan import (
 from zoo.data.load import load_dataset
 from zoo.data.loading.loader import EvalLoader, TrainLoader
 from zoo.data.loading.transforms import mix
-from zoo.evaluation.evaluate import check_input
+from zoo.data.split import with_val
+from zoo.evaluation.evaluate import check_input, recorded_val
 from zoo.hub.folder import read_folder
 from zoo.models.layers import encoder_layers, learning_names
 from zoo.models.regularise import apply_recipe
@@ -72,6 +73,7 @@ class Plan:
     `model` is the architecture's name and `folder` the trained model to start from, if any. `usual`
     is the registry's recipe for the model. With the recipe name `auto`, `recipe` is the one that
     the choice starts from, until `resolve_auto` has made it; `auto` then has choices and reasons.
+    `divided` says how the val split was made, where the data had none, see `with_val`.
     """
 
     request: RunRequest
@@ -83,6 +85,7 @@ class Plan:
     usual: str
     overrides: dict[str, Any]
     out: Path
+    divided: dict[str, Any] | None = None
     auto: dict[str, Any] | None = None
 
     @property
@@ -113,6 +116,8 @@ def make_plan(request: RunRequest) -> Plan:
     recipe = apply_overrides(base, request.overrides)
     check_feature_views(recipe)
     dataset = load_dataset(request.data)
+    out = request.out or Path("runs") / f"{name}-{dataset.name}"
+    dataset, divided = with_val(dataset, recorded_val(out) if request.resume else None)
     for split in ("train", "val"):
         dataset.samples(split)
     return Plan(
@@ -124,7 +129,8 @@ def make_plan(request: RunRequest) -> Plan:
         recipe_name=chosen,
         usual=usual,
         overrides=parse_overrides(request.overrides),
-        out=request.out or Path("runs") / f"{name}-{dataset.name}",
+        out=out,
+        divided=divided,
     )
 
 

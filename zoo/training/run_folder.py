@@ -17,11 +17,12 @@ from pydantic import ValidationError
 from zoo.common.console import info, warn
 from zoo.common.errors import InputError, RunError, extra, join_problems, unknown
 from zoo.common.files import read_json, recover_folder, sync, write_bytes, write_json
+from zoo.evaluation.evaluate import RUN
 from zoo.records.metrics import METRICS
 from zoo.registry.recipe import Recipe, recipe_dict
 from zoo.training.charts import CURVES, parse_event
 from zoo.training.engine.checkpoint import NAME as CHECKPOINT
-from zoo.training.engine.checkpoint import RUN, Progress
+from zoo.training.engine.checkpoint import Progress
 
 if TYPE_CHECKING:
     from zoo.evaluation.counts import Confusion

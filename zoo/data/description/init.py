@@ -1,7 +1,7 @@
 """A first dataset.yaml for a folder: find its images and masks, look at some masks, write the file.
 
-`zoo data init` runs all of it. `explain_missing_file` is the short form in the message for a folder
-without a dataset.yaml.
+`zoo data init` runs all of it. `undescribed` does without the file where nothing is in doubt;
+`explain_missing_file` is the message where something is.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from zoo.common.class_lists import default_palette
 from zoo.common.console import info, track, warn
 from zoo.common.errors import InputError, RunError, join_problems, shortened
 from zoo.common.files import write_text
@@ -43,6 +44,8 @@ from zoo.data.pixels.polygons import labels_of, read_shapes
 
 MASKS_PER_SPLIT = 8
 """Masks of each split that `explain_missing_file` opens."""
+MAX_UNDESCRIBED = 64
+"""Classes that a folder without dataset.yaml may have."""
 MAX_DENSE_ID = 30
 """Ids with gaps get a mapping where the largest is at least this."""
 LOWEST_GREY = 16
@@ -101,7 +104,57 @@ def init(folder: str | Path, *, out: str | Path | None = None, force: bool = Fal
     return path
 
 
+def undescribed(root: Path) -> Dataset:
+    """The data set in a folder without dataset.yaml, where its masks leave no doubt.
+
+    That is so if their ids are all of 0 to K - 1 for 2 to 64 classes, where 255 beside them is
+    ignored, or exactly 0 and 255, which are two classes. What was concluded is printed. Raises
+    InputError for everything else, naming `zoo data init`.
+    """
+    layout = official_layout(root)
+    if layout is not None:
+        raise InputError(f"{root} has the layout of {layout}: give `{layout}:{root}` as the data.")
+    try:
+        found = survey(root)
+    except InputError as error:
+        raise InputError(explain_missing_file(root)) from error
+    ids = sorted(found.ids)
+    named = [value for value in ids if value != IGNORE]
+    if ids == [0, IGNORE]:
+        id_map = {0: 0, IGNORE: 1}
+    elif named == list(range(len(named))) and 2 <= len(named) <= MAX_UNDESCRIBED:
+        id_map = {value: value for value in named} | {IGNORE: IGNORE}
+    else:
+        raise InputError(explain_missing_file(root))
+    count = len(named) if len(named) > 1 else 2
+    names = [BACKGROUND, "foreground"] if count == 2 else [f"class_{n}" for n in range(count)]
+    shown = ", ".join(f"{names[to]} ({value})" for value, to in id_map.items() if to != IGNORE)
+    ignored = "; 255 is ignored" if IGNORE in ids and IGNORE in id_map.values() else ""
+    info(
+        f"{root} has no dataset.yaml. All {found.looked_at} masks hold the ids "
+        f"{shortened(ids, 10)}, so the classes are {shortened(shown.split(', '), 10)}{ignored}. "
+        f"`zoo data init {root}` writes a file in which you can name them."
+    )
+    return Dataset(
+        name=root.resolve().name,
+        root=root,
+        classes=names,
+        palette=default_palette(count),
+        splits=found.samples,
+        id_map=id_map,
+        described=False,
+    )
+
+
 def explain_missing_file(root: Path) -> str:
+    """The message for a folder without dataset.yaml whose ids could mean several things."""
+    text = _first_look(root)
+    if "zoo data init" not in text:
+        text += f"\n`zoo data init {root}` looks closer and writes a dataset.yaml to complete."
+    return text
+
+
+def _first_look(root: Path) -> str:
     """The message for a folder without dataset.yaml, with one that can be pasted."""
     header = f"{root} has no dataset.yaml, so its ids have no names."
     try:

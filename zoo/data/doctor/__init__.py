@@ -94,7 +94,7 @@ def diagnose(data: str | Path, *, workers: int = 2, progress: bool = True) -> Di
     files: dict[str, dict[str, str]] = {}
     for code, path, text in chain(
         source.faults,
-        check_splits(pairs),
+        check_splits(source, pairs),
         check_images(pairs),
         check_masks(source, pairs, levels),
         check_classes(source, counts, sum(pair.split == "train" for pair in pairs)),

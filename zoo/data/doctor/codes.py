@@ -125,6 +125,10 @@ _TABLE = [
     Code("D108", "warning", "Very few images",
          "With fewer than 10 images to train on, or 5 to measure on, results are mostly chance.",
          "Annotate more, or report an interval over several seeds and splits."),
+    Code("D109", "note", "No dataset.yaml",
+         "The classes are taken from the ids of the masks, and have no names. Without val, "
+         "training divides train 7:3, similar images together.",
+         "`zoo data init` writes a dataset.yaml in which to name the classes."),
     # images
     Code("D201", "error", "Unreadable image",
          "The file is empty or not an image in a known format.",

@@ -83,7 +83,9 @@ def find_source(data: str) -> Source:
     Raises InputError, as `load_dataset` does, if there is no such folder or no such format.
     """
     try:
-        return Source(load_dataset(data))
+        dataset = load_dataset(data)
+        faults = [] if dataset.described else [Fault("D109", None, "the ids leave no doubt")]
+        return Source(dataset, faults)
     except InputError as refusal:
         error = refusal
     path = Path(data).expanduser()

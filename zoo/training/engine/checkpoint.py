@@ -22,13 +22,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from zoo.common.errors import InputError, RunError, join_problems, shortened
 from zoo.common.files import sha256, sync
+from zoo.evaluation.evaluate import RUN
 from zoo.training.engine.features import map_tensors
 from zoo.training.engine.sharding import gathered
 
 NAME = "checkpoint.pt"
 PARTS = ("model", "ema", "optimizer", "scaler", "plateau", "random", "progress")
 """What a checkpoint holds; one that is written now also has `run`, the digest of run.json."""
-RUN = "run.json"
 NEW_RUN = "Start a new run with another --out; the best model so far is in best/ of the run folder."
 
 
