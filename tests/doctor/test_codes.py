@@ -340,9 +340,15 @@ def every(data: Path, split: str = "*") -> list[str]:
     return sorted(path.stem for path in data.glob(f"{split}/images/*.png"))
 
 
+def bad_description(data: Path) -> list[Path]:
+    (data / "dataset.yaml").unlink()  # a link to the clean one
+    (data / "dataset.yaml").write_text("version: 1\n")
+    return [data / "dataset.yaml"]
+
+
 def no_description(data: Path) -> list[Path]:
     (data / "dataset.yaml").unlink()
-    return [data / "dataset.yaml"]
+    return [NO_FILE]
 
 
 def no_val(data: Path) -> list[Path]:
@@ -367,7 +373,7 @@ def few_in_test(data: Path) -> list[Path]:
 
 
 SPOILED: dict[str, Spoil] = {
-    "D101": no_description,
+    "D101": bad_description,
     "D102": no_val,
     "D103": no_test,
     "D104": empty_split,
@@ -375,6 +381,7 @@ SPOILED: dict[str, Spoil] = {
     "D106": unpaired_mask,
     "D107": same_stem,
     "D108": few_in_test,
+    "D109": no_description,
     "D201": not_an_image,
     "D202": cut_image,
     "D203": float_image,

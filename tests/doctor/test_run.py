@@ -79,6 +79,9 @@ def test_an_id_without_a_class_is_proposed_as_a_class_and_never_ignored(data: Pa
 
 def test_a_folder_without_description_gets_one(data: Path) -> None:
     (data / "dataset.yaml").unlink()
+    ids = pixels(mask(data, "train_0003"))
+    ids[0, 0] = 77
+    save(mask(data, "train_0003"), ids)
     found = diagnose(data, progress=False)
     assert [f.code for f in found.of("error")] == ["D101"]
     assert len(found.pairs) == 60
