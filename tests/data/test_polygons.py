@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import sys
 from collections import Counter
@@ -11,9 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.data_folders import fails, load, random_image, save
+from PIL import Image
 
 from zoo.common.errors import InputError
 from zoo.data.dataset import IGNORE, Dataset
+from zoo.data.doctor import diagnose
+from zoo.data.doctor.fix import repair
 from zoo.data.formats import coco
 from zoo.data.inspect.scan import scan_labels
 from zoo.data.load import load_dataset
@@ -30,6 +35,13 @@ SQUARE = [1, 1, 3, 1, 3, 3, 1, 3]
 
 def shape(label: Any, points: Any, kind: str | None = "polygon") -> dict[str, Any]:
     return {"label": label, "points": points, "shape_type": kind}
+
+
+def mask_shape(points: Any, inside: list[list[int]]) -> dict[str, Any]:
+    """A shape of LabelMe's AI tools: a box, and a PNG of what it covers of it."""
+    stream = io.BytesIO()
+    Image.fromarray(255 * np.array(inside, dtype=np.uint8)).convert("1").save(stream, "PNG")
+    return shape("car", points, "mask") | {"mask": base64.b64encode(stream.getvalue()).decode()}
 
 
 def write_labelme(root: Path, shapes: Any, size: tuple[Any, Any] = (5, 6), name: str = "x") -> Path:
@@ -75,6 +87,55 @@ def test_labelme_shapes(tmp_path: Path) -> None:
     assert image.shape == (5, 6, 3)
     assert scan_labels(dataset).splits["train"].pixels.tolist() == [14, 10, 6]
     assert mask.dtype == np.uint8
+
+
+@pytest.mark.parametrize("last", [[3.2, 3.9], [4, 4]])
+def test_labelme_mask(tmp_path: Path, last: list[float]) -> None:
+    """The box ends at the last pixel, or in some versions behind it."""
+    inside = [[1, 0], [1, 1], [0, 1]]
+    shapes = [shape("road", [[0, 0], [5, 1]], "rectangle"), mask_shape([[2, 1], last], inside)]
+    assert drawn(labelme(tmp_path, shapes)) == [
+        [1, 1, 1, 1, 1, 1],
+        [1, 1, 2, 1, 1, 1],
+        [0, 0, 2, 2, 0, 0],
+        [0, 0, 0, 2, 0, 0],
+        [0, 0, 0, 0, 0, 0],
+    ]
+
+
+def test_labelme_mask_at_the_edges_of_the_image(tmp_path: Path) -> None:
+    """A box that ends behind the last pixel of the image is cut off there."""
+    dataset = labelme(tmp_path, [mask_shape([[4, 3], [6, 5]], [[1, 0], [0, 1]])])
+    assert [row[4:] for row in drawn(dataset)] == [[0, 0], [0, 0], [0, 0], [2, 0], [0, 2]]
+
+
+@pytest.mark.parametrize("kind", ["coco", "labelme"])
+def test_outlines_on_a_photo_as_it_is_stored(tmp_path: Path, kind: str) -> None:
+    """The EXIF tag turns the photo of 6x5 pixels upright, the outlines lie on the stored pixels."""
+    square = [[1, 1], [2, 1], [2, 2], [1, 2]]
+    if kind == "coco":
+        dataset, photo = coco_set(tmp_path, [area(2, [SQUARE])]), tmp_path / "p" / "x.png"
+    else:
+        dataset, photo = labelme(tmp_path, [shape("car", square)]), tmp_path / "a" / "x.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise
+    stored = random_image(0, 5, 6)
+    Image.fromarray(stored).save(photo, exif=exif)
+    with pytest.raises(InputError) as caught:
+        read_pair(dataset.splits["train"][0], dataset)
+    assert "is 5x6 after the rotation by its EXIF tag: the mask was drawn on the" in str(
+        caught.value
+    )
+    assert "`zoo doctor DATA --fix NEWDIR` rotates such masks" in str(caught.value)
+    diagnosis = diagnose(tmp_path, progress=False)
+    assert "D205" in {one.code for one in diagnosis.findings}
+    repair(diagnosis, tmp_path.parent / f"{tmp_path.name}_new")
+    copy = load_dataset(tmp_path.parent / f"{tmp_path.name}_new")
+    image, mask = read_pair(copy.splits["train"][0], copy)
+    expected = np.zeros((5, 6), dtype=np.uint8)
+    expected[1:3, 1:3] = 2
+    assert np.array_equal(mask, np.rot90(expected, -1))
+    assert np.array_equal(image, np.rot90(stored, -1))
 
 
 def test_labelme_circle(tmp_path: Path) -> None:
@@ -125,6 +186,21 @@ def test_labelme_labels_are_checked(tmp_path: Path) -> None:
         (
             [shape("car", [[0, 0]], "point")],
             "shape 0 is a 'point', which covers no area. Allowed: po",
+        ),
+        ([shape("car", [[0, 0]], "cuboid")], "is a 'cuboid', which is no shape that is known here"),
+        (
+            [mask_shape([[0, 0], [3, 2]], [[1]])],
+            "a mask of 1x1 pixels in a box of 4x3 at (0, 0)",
+        ),
+        ([mask_shape([[-1, 0], [0, 0]], [[1, 1]])], "in a box of 2x1 at (-1, 0) of the 6x5 image"),
+        (
+            [shape("car", [[0, 0], [1, 1]], "mask")],
+            "no readable 'mask', a PNG in base64: it is",
+        ),
+        ([shape("car", [[0, 0], [1, 1]], "mask") | {"mask": "no!"}], "has no readable 'mask', a P"),
+        (
+            [shape("car", [[0, 0], [1, 1]], "mask") | {"mask": "iVBORw0KGgo="}],
+            "has no readable 'mask', a PNG in base64: cannot identify image file",
         ),
         ([shape("car", [[0, 0], [1, 1]])], "shape 0 is a polygon with 2 points; it needs 3"),
         ([shape("car", [[0, 0]], "circle")], "is a circle with 1 points; it needs 2"),

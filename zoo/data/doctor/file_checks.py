@@ -84,7 +84,7 @@ def check_images(pairs: Sequence[Pair]) -> Iterator[Fault]:
 def is_unrotated(pair: Pair) -> bool:
     """Whether the mask has the size of the stored image but not of the rotated one."""
     header, mask = pair.image.header, pair.mask
-    if header is None or mask is None or mask.problem or mask.header is None:
+    if header is None or mask is None or mask.problem or not mask.size[0]:
         return False
     return mask.size == header.size != pair.image.size
 

@@ -15,7 +15,14 @@ from PIL import Image, ImageOps
 from zoo.common.class_lists import Colour
 from zoo.common.errors import InputError, shortened
 from zoo.data.dataset import IGNORE, Dataset, Sample, unpack
-from zoo.data.pixels.images import Pixels, read_image, read_pixels, read_wide
+from zoo.data.pixels.images import (
+    ORIENTATION,
+    TURNED,
+    Pixels,
+    read_image,
+    read_pixels,
+    read_wide,
+)
 from zoo.data.pixels.opening import (
     LOSSLESS,
     PixelError,
@@ -23,6 +30,7 @@ from zoo.data.pixels.opening import (
     is_cut,
     is_rescaled,
     is_wide,
+    opened,
     raw_mode,
 )
 from zoo.data.pixels.polygons import draw_shapes
@@ -55,10 +63,25 @@ def read_pair(sample: Sample, dataset: Dataset) -> tuple[Pixels, Pixels]:
 def check_sizes(sample: Sample, image: tuple[int, ...], mask: tuple[int, ...]) -> None:
     """Raise InputError where the (height, width) of image and mask differ."""
     if tuple(image) != tuple(mask):
+        if tuple(image) == tuple(mask)[::-1] and _is_turned(sample.image):
+            raise InputError(
+                f"{sample.mask} is {mask[1]}x{mask[0]} pixels, its image {sample.image} is "
+                f"{image[1]}x{image[0]} after the rotation by its EXIF tag: the mask was drawn on "
+                f"the pixels as they are stored. `zoo doctor DATA --fix NEWDIR` rotates such masks."
+            )
         raise InputError(
             f"{sample.mask} is {mask[1]}x{mask[0]} pixels, its image {sample.image} is "
             f"{image[1]}x{image[0]}. Both must have the same size; resize masks with nearest only."
         )
+
+
+def _is_turned(image: Path) -> bool:
+    """Whether an EXIF tag swaps height and width of an image."""
+    try:
+        with opened(image) as stored:
+            return stored.getexif().get(ORIENTATION) in TURNED
+    except InputError:  # no file that Pillow reads, so without such a tag
+        return False
 
 
 def read_mask(mask: Path | Sample, dataset: Dataset) -> Pixels:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,10 @@ MAX_JSON_BYTES = 256_000_000
 MAX_SHAPES = 100_000
 OUTSIDE = 1.0
 """How far outside of the image a point may lie, as a fraction of its longer side."""
-DRAWN = {"polygon": 3, "rectangle": 2, "circle": 2}
+DRAWN = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2}
 """The LabelMe shapes that cover pixels, and how many points they need."""
+UNDRAWN = {"point", "points", "line", "linestrip"}
+"""Those that cover none."""
 
 
 def draw_shapes(path: Path, dataset: Dataset) -> Mask:
@@ -100,9 +104,10 @@ def _draw_labelme(canvas: Mask, shapes: list[dict[str, Any]], path: Path, datase
         where = f"{path}: shape {number}"
         kind = shape.get("shape_type") or "polygon"
         if kind not in DRAWN:
+            why = "covers no area" if kind in UNDRAWN else "is no shape that is known here"
             raise InputError(
-                f"{where} is a {kind!r}, which covers no area. Allowed: {', '.join(DRAWN)}. Draw "
-                f"it again as a polygon, or delete it."
+                f"{where} is a {kind!r}, which {why}. Allowed: {', '.join(DRAWN)}. Draw it again "
+                f"as a polygon, or delete it."
             )
         value = train_id(shape.get("label"), path, dataset)
         points = _points(shape.get("points"), canvas.shape, where)
@@ -114,12 +119,54 @@ def _draw_labelme(canvas: Mask, shapes: list[dict[str, Any]], path: Path, datase
             (x, y), (edge_x, edge_y) = points[:2]
             radius = math.hypot(edge_x - x, edge_y - y)
             pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=value)
+        elif kind == "mask":
+            corner, inside = _labelme_mask(shape.get("mask"), points, image.size, where)
+            image.paste(value, corner, inside)
         elif kind == "rectangle":  # two corners, or all four
             columns, rows = [x for x, _ in points], [y for _, y in points]
             pen.rectangle((min(columns), min(rows), max(columns), max(rows)), fill=value)
         else:
             pen.polygon(points, fill=value)
     return np.array(image)
+
+
+def _labelme_mask(
+    text: object, points: Points, size: tuple[int, int], where: str
+) -> tuple[tuple[int, int], Image.Image]:
+    """The left upper corner of a LabelMe mask, and what it covers as a 1-bit image.
+
+    The file holds a PNG in base64 for the pixels of the box, both corners included and cut off at
+    the edges of the image of `size` (width, height).
+    """
+    try:
+        if not isinstance(text, str):
+            raise ValueError("it is missing")
+        content = base64.b64decode(text, validate=True)
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as stored:
+            check_pixels(Path(where), stored.height, stored.width)
+            inside = np.array(stored.convert("L")) > 0
+    except InputError:
+        raise
+    except Exception as error:  # Pillow raises nearly anything on a broken PNG
+        raise InputError(
+            f"{where} has no readable 'mask', a PNG in base64: {str(error)[:80]}. Draw the shape "
+            f"again, or delete it."
+        ) from error
+    columns, rows = ([int(pair[axis]) for pair in points[:2]] for axis in (0, 1))
+    left, top = min(columns), min(rows)
+    # Some versions of LabelMe write the last pixel of the box, others the one behind it.
+    fitting = {
+        (min(max(rows) + more, size[1]) - top, min(max(columns) + more, size[0]) - left)
+        for more in (1, 0)
+    }
+    if left < 0 or top < 0 or inside.shape not in fitting:
+        box = f"{max(columns) - left + 1}x{max(rows) - top + 1}"
+        raise InputError(
+            f"{where} has a mask of {inside.shape[1]}x{inside.shape[0]} pixels in a box of {box} "
+            f"at ({left}, {top}) of the {size[0]}x{size[1]} image. Both must have the same size: "
+            f"draw the shape again, or delete it."
+        )
+    return (left, top), Image.fromarray(inside)
 
 
 def _points(given: object, size: tuple[int, ...], where: str) -> Points:
