@@ -64,7 +64,7 @@ def test_all_problems_at_once(tmp_path: Path) -> None:
     message = problems(tmp_path, text)
     assert "has problems:" in message
     assert "version: Input should be 1 (given: '2')" in message
-    assert "root: Input should be a valid string" in message
+    assert "root: read as " in message
     assert "ignored: Unknown key 'ignored'. Did you mean ignore" in message
     assert "classes.2.color: Unknown key 'color'. Did you mean colour?" in message
     assert "splits.train.images: missing" in message
@@ -111,7 +111,7 @@ def test_mapping_range(tmp_path: Path) -> None:
     message = with_classes(tmp_path, "mapping: {4: 3, 5: -1, 6: 2}\n")
     assert "mapping: maps to no class: 4: 3, 5: -1. Train ids go from 0 to 2" in message
     assert "list ids without a class under `ignore`" in message
-    assert "mapping.65536" in with_classes(tmp_path, "mapping: {65536: 0}\n")
+    assert "the key 65536 of mapping" in with_classes(tmp_path, "mapping: {65536: 0}\n")
 
 
 def test_ignore_of_a_class(tmp_path: Path) -> None:
@@ -133,3 +133,35 @@ def test_empty_splits(tmp_path: Path) -> None:
 
 def test_root_must_be_a_folder(tmp_path: Path) -> None:
     assert "root 'gone' is not a folder (looked at" in with_classes(tmp_path, "root: gone\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "classes: [0, 1]",
+            "classes.0: read as 0, which is no text; a class should be a name",
+        ),
+        ("classes: [0, 1]", 'If it is a name, write it in quotes: "0"'),
+        ("classes: [a, null]", "classes.1: nothing; a class should be a name, or"),
+        ("classes: [a, ~]", 'If it is a name, write it in quotes: "null"'),
+        ("classes: [a, true]", "classes.1: read as true, which is no text"),
+        ("classes: {0: a}", "classes: should be a list (given: \"{0: 'a'}\")"),
+        (
+            "classes: [a, b]\nmapping: {010: 1}",
+            "the key '010' of mapping: should be a whole",
+        ),
+        ("classes: [a, b]\nmapping: {1:30: 1}", "the key '1:30' of mapping: should be a whole num"),
+        ("classes: [a, b]\nsplits: {train: }", "splits.train: a split should be a folder, a list"),
+        ("classes: [a, b]\nname: 2024", "name: read as 2024, which is no text"),
+    ],
+)
+def test_values_of_another_type(tmp_path: Path, text: str, message: str) -> None:
+    assert message in problems(tmp_path, f"version: 1\n{text}\n")
+
+
+def test_words_that_older_yaml_takes_for_something_else(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", [(1, 1)])
+    names = ["yes", "no", "on", "off", "2020-01-01", "010", "1_0", "1:30"]
+    (tmp_path / "dataset.yaml").write_text(f"version: 1\nclasses: [{', '.join(names)}]\n")
+    assert load_dataset(tmp_path).classes == names

@@ -104,7 +104,7 @@ def test_a_split_keeps_the_rule(tmp_path: Path) -> None:
     ("text", "expected"),
     [
         ("grey: {0: a}", "grey: Dictionary should have at least 2 items"),
-        ("grey: {0: a, 256: b}", "grey.256.[key]: Input should be less than or equal to 255"),
+        ("grey: {0: a, 256: b}", "the key 256 of grey: Input should be less than or equal to 255"),
         ("grey: {0: a, 255: c}", "grey: Unknown class 'c'"),
         ("grey: {0: a, 255: a}", "grey: at least two levels of different classes are needed"),
         ("grey: {0: a, 255: b}\nmapping: {0: 0}", "mapping: not with `grey`, which gives each"),

@@ -355,7 +355,7 @@ def read_yaml(path: Path) -> Any:
     """Read one YAML document strictly. Raises InputError naming the file and the place.
 
     Refused: aliases, duplicate keys, tags that name types, files above 1 MB. Unlike plain PyYAML,
-    `1e-3` is a number and only `true` and `false` are booleans.
+    `1e-3` is a number, `010` and `1:30` are none, and only `true` and `false` are booleans.
     """
     try:
         check_file(path)
@@ -408,8 +408,11 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
-    """YAML 1.2's booleans and floats in place of PyYAML's 1.1 rules."""
-    drop = {"tag:yaml.org,2002:bool", "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"}
+    """YAML 1.2's booleans and numbers in place of PyYAML's 1.1 rules.
+
+    A number is decimal: 010, 1_000 and 1:30, which 1.1 takes for 8, 1000 and 90, stay text.
+    """
+    drop = {f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "timestamp")}
     kept = {
         first: [(tag, pattern) for tag, pattern in rules if tag not in drop]
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -419,8 +422,11 @@ def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
         "tag:yaml.org,2002:float",
         re.compile(r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)$"),
     )
+    whole = ("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9]\d*)$"))
     for first in "tTfF":
         kept.setdefault(first, []).insert(0, boolean)
+    for first in "-+0123456789":
+        kept.setdefault(first, []).insert(0, whole)
     for first in "-+.0123456789":
         kept.setdefault(first, []).insert(0, number)
     return kept

@@ -24,6 +24,7 @@ from pydantic import (
 from zoo.common.class_lists import Colour, default_palette
 from zoo.common.errors import InputError, join_problems, shortened, unknown
 from zoo.common.files import read_yaml
+from zoo.common.schema import WORDS
 from zoo.data.dataset import (
     IGNORE,
     MAX_CLASSES,
@@ -177,6 +178,12 @@ SplitLike = Annotated[
 ]
 
 
+MODEL_WORDS = {
+    "ClassEntry": "a class should be a name, or `{name: ..., colour: [r, g, b]}`",
+    "SplitEntry": "a split should be a folder, a list of files, or `{images: ..., masks: ...}`",
+    "CocoFiles": "should be `{images: folder, annotations: file}`",
+}
+"""What should stand where pydantic names a model."""
 IGNORED = "ignore"
 """The word for IGNORE where a class is named."""
 SHAPES: set[Decoder] = {"coco", "labelme"}
@@ -463,11 +470,25 @@ def _sentence(entry: Any) -> str:
         elif kind == "folders":
             model = SplitEntry
         return f"{where}: {unknown('key', place[-1], model.model_fields)}"
-    message = entry["msg"].removeprefix("Value error, ")
-    if isinstance(entry["input"], dict) and "stem" in entry["input"]:
-        message = f"write text with {STEM} in quotes"
-    given = "" if entry["type"] == "value_error" else f" (given: {str(entry['input'])[:60]!r})"
-    return f"{where}: {message}{given}"
+    if "[key]" in place:
+        where = f"the key {entry['input']!r} of {'.'.join(place[:-2])}"
+    given = entry["input"]
+    if isinstance(given, dict) and "stem" in given:
+        return f"{where}: write text with {STEM} in quotes"
+    if entry["type"] == "value_error":
+        return f"{where}: {entry['msg'].removeprefix('Value error, ')}"
+    shown = "null" if given is None else str(given).lower() if given in (True, False) else given
+    shown = str(given if isinstance(given, int | float) and type(given) is not bool else shown)
+    typed = entry["type"].endswith("_type")
+    wants = WORDS.get(entry["type"], entry["msg"]) if typed else entry["msg"]
+    text = entry["type"] == "string_type"
+    if entry["type"] in {"model_type", "model_attributes_type"}:
+        model_name = entry["ctx"]["class_name"]
+        wants, text = MODEL_WORDS[model_name], model_name == ClassEntry.__name__
+    if text and (given is None or isinstance(given, bool | int | float)):
+        read = "nothing" if given is None else f"read as {shown}, which is no text"
+        return f'{where}: {read}; {wants}. If it is a name, write it in quotes: "{shown}"'
+    return f"{where}: {wants} (given: {shown[:60]!r})"
 
 
 def _find_files(
