@@ -210,7 +210,7 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("stop", ["ctrl-c", "kill one"])
+@pytest.mark.parametrize("stop", ["ctrl-c", "scheduler", "kill one"])
 def test_a_stopped_pair_goes_on_where_it_was(
     stop: str, model: Path, scenes: Path, tmp_path: Path
 ) -> None:
@@ -221,13 +221,16 @@ def test_a_stopped_pair_goes_on_where_it_was(
     wait_for_steps(out, 3, process)
     if stop == "ctrl-c":
         process.send_signal(signal.SIGINT)
+    elif stop == "scheduler":  # it signals every process, the launcher among them
+        for pid in (*children(process.pid), process.pid):
+            os.kill(pid, signal.SIGTERM)
     else:
         os.kill(children(process.pid)[1], signal.SIGKILL)
     began = time.monotonic()
     _, said = process.communicate(timeout=200)
     assert time.monotonic() - began < 60
     assert process.returncode != 0
-    if stop == "ctrl-c":
+    if stop != "kill one":
         assert said.count("Stopped at step") == 1
     done = launch([*command(model, scenes, out, *dropped), "--resume"], 2)
     assert done.returncode == 0, done.stderr

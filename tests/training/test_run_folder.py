@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.engine_runs import plan_for
+from helpers.engine_runs import largest_difference, logged, plan_for
 from helpers.training_settings import MODEL
 from torch import Tensor
 
 from zoo.common.errors import InputError
 from zoo.registry.recipe import Recipe
 from zoo.runtime.environment import versions
-from zoo.runtime.processes import Ranks
+from zoo.runtime.processes import Interrupted, Ranks
 from zoo.training.charts import read_log
 from zoo.training.engine.checkpoint import (
     NAME,
@@ -41,9 +44,11 @@ SETTINGS = ["crop=64", "batch_size=4", "precision=fp32", "workers=0", "ema=0.9",
 
 
 def run(data: Path, out: Path, *more: str, **options: Any) -> Any:
+    changed = {override.partition("=")[0] for override in more}
+    kept = [override for override in SETTINGS if override.partition("=")[0] not in changed]
     return finetune(
         MODEL, data, recipe="scratch", encoder_weights=None, out=out,
-        overrides=[*SETTINGS, *more], **options,
+        overrides=[*kept, *more], **options,
     )  # fmt: skip
 
 
@@ -73,6 +78,56 @@ RECIPE = Recipe.model_validate(
         "stages": [{"name": "all", "epochs": 1}],
     }
 )  # fmt: skip
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_after_the_step_and_loses_nothing(
+    signum: signal.Signals, scenes: Path, finished: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    real, out = Trainer._update, tmp_path / "run"
+
+    def update(self: Trainer, *batch: Any) -> float:
+        if self.progress.step == 2:
+            os.kill(os.getpid(), signum)
+        return real(self, *batch)
+
+    before = signal.getsignal(signum)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_update", update)
+        with pytest.raises(Interrupted):
+            run(scenes, out)
+    assert signal.getsignal(signum) is before
+    assert load_checkpoint(out)[1].step == 3
+    run(scenes, out, resume=True)
+    assert logged(out, "step", "loss") == logged(finished, "step", "loss")
+    for part in ("model", "ema"):
+        assert largest_difference(out, finished, part) == 0.0
+
+
+def test_a_second_signal_stops_at_once(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def update(self: Trainer, *_: Any) -> float:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the step goes on")
+
+    monkeypatch.setattr(Trainer, "_update", update)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        run(scenes, tmp_path / "run")
+    assert not isinstance(caught.value, Interrupted)
+    assert not (tmp_path / "run" / NAME).exists()
+
+
+def test_a_run_in_a_thread_leaves_signals_alone(scenes: Path, tmp_path: Path) -> None:
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(run, scenes, tmp_path / "run", "workers=1").result()
+    assert result.steps == 4
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
+
+
 LINES = [
     json.dumps({"event": "step", "step": step, "epoch": 1, "loss": 1.0 / step}) + "\n"
     for step in (1, 2)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import functools
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from zoo.common.errors import printable_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, Task
 
 T = TypeVar("T")
+LINE_SECONDS = 60.0
+"""How long something that takes time may say nothing where there is no terminal."""
 
 
 def first_process() -> bool:
@@ -30,8 +37,20 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False, quiet=not first_process())
 
 
+@dataclass
+class _LastLine:
+    at: float = field(default_factory=time.monotonic)
+
+
+@functools.cache
+def _last_line() -> _LastLine:
+    """When the last message was printed, or the process began to work."""
+    return _LastLine()
+
+
 def info(text: str) -> None:
     """Print a message to stderr; markup characters in `text` are shown as they are."""
+    _last_line().at = time.monotonic()
     stderr().print(printable_lines(text), markup=False, soft_wrap=True)
 
 
@@ -65,8 +84,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     show(table)
 
 
-def progress_bar(transient: bool = True) -> Progress:
-    """A progress display on stderr with elapsed and remaining time; silent where not a terminal."""
+@contextlib.contextmanager
+def progress_bar(transient: bool = True) -> Iterator[Progress]:
+    """A progress display on stderr with elapsed and remaining time.
+
+    Where stderr is not a terminal, a line once a minute unless something else was printed. A task
+    that does not begin at 0 has the number it begins at as the field `initial`.
+    """
     from rich import progress
 
     columns = (
@@ -77,9 +101,46 @@ def progress_bar(transient: bool = True) -> Progress:
         progress.TimeRemainingColumn(),
     )
     console = stderr()
-    return progress.Progress(
+    bar = progress.Progress(
         *columns, console=console, transient=transient, disable=not console.is_terminal
     )
+    if console.is_terminal or console.quiet:
+        with bar:
+            yield bar
+        return
+    last, ended = _last_line(), threading.Event()
+
+    def print_lines() -> None:
+        while not ended.wait(max(0.01, last.at + LINE_SECONDS - time.monotonic())):
+            if time.monotonic() - last.at >= LINE_SECONDS:
+                for task in bar.tasks:
+                    if not task.finished:
+                        info(_line(task))
+
+    thread = threading.Thread(target=print_lines, daemon=True)
+    thread.start()
+    try:
+        yield bar
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _line(task: Task) -> str:
+    """How far a task is, and about how long it will still take."""
+    seconds, done = task.elapsed or 0.0, task.completed - task.fields.get("initial", 0)
+    text = f"{task.description}: {task.completed:.0f}"
+    if task.total is not None:
+        text += f" of {task.total:.0f}"
+    text += f" after {duration(seconds)}"
+    if task.total is not None and done > 0:
+        text += f", about {duration(seconds / done * (task.total - task.completed))} left"
+    return text
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, as in 1:23:45."""
+    return str(datetime.timedelta(seconds=round(seconds)))
 
 
 def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ import torch
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 
-from zoo.common.console import info, progress_bar
+from zoo.common.console import duration, info, progress_bar
 from zoo.common.errors import InputError
 from zoo.data.loading.loader import dead_workers_named
 from zoo.evaluation.counts import Confusion
@@ -44,6 +46,12 @@ if TYPE_CHECKING:
     from zoo.data.loading.loader import EvalLoader, TrainLoader
     from zoo.models.segmentation import SegmentationModel
     from zoo.registry.recipe import Recipe, Stage
+
+
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+"""The signals that ask for a stop."""
+REPEATED_SECONDS = 10
+"""So long a launcher may take to pass a signal on that its processes have had already."""
 
 
 @dataclass(frozen=True)
@@ -111,25 +119,25 @@ class Trainer:
         self._steps = train.steps_per_epoch * sum(stage.epochs for stage in recipe.stages)
         self._schedule: Scheduler | None = None
         self._plateau: dict[str, Any] | None = None
-        self._stop_asked = False
+        self._stop_asked_at: float | None = None
         self._saved_at = self._started_at = time.monotonic()
 
     def fit(self, resume: bool = False) -> Result:
         """Train to the end, to early stopping, or until interrupted.
 
-        Raises RunError for a NaN loss or a full disk, Interrupted after Ctrl-C; in each case the
-        last checkpoint is intact and `fit(resume=True)` continues from it.
+        Raises RunError for a NaN loss or a full disk, Interrupted after Ctrl-C or SIGTERM; in each
+        case the last checkpoint is intact and `fit(resume=True)` continues from it. In another
+        thread than the main one, signals are left to the program.
         """
         if resume:
             self._restore()
         with self.ranks.raise_on_all_ranks():
             self.log = RunLog(self.run, self.progress, self.recipe, self.track, self.ranks.first)
-        before = signal.signal(signal.SIGINT, self._ask_to_stop)
+        self._first_step, self._fit_at = self.progress.step, time.monotonic()
         try:
-            with dead_workers_named():
+            with self._stopping_by_signals(), dead_workers_named():
                 stopped = self._stages()
         finally:
-            signal.signal(signal.SIGINT, before)
             self.log.close()
         done = self.progress
         return Result(
@@ -176,7 +184,8 @@ class Trainer:
         began = time.monotonic()
         train_mode(self.model, frozen_statistics=self.recipe.batch_norm == "frozen")
         with progress_bar() as bar:
-            task = bar.add_task(f"epoch {epoch + 1} ({stage.name})", total=steps, completed=first)
+            name = f"epoch {epoch + 1} of {self._steps // steps} ({stage.name})"
+            task = bar.add_task(name, total=steps, completed=first, initial=first)
             for images, masks in self._batches(epoch, first):
                 at = time.monotonic()
                 if schedule is not None:
@@ -185,7 +194,7 @@ class Trainer:
                 speed = len(images) * self.ranks.world / (time.monotonic() - at)
                 rate = max(group["lr"] for group in self.optimizer.param_groups)
                 self.log.step(self.progress, stage.name, loss, rate, speed)
-                bar.advance(task)
+                bar.update(task, advance=1, description=f"{name}{self._time_left()}")
                 if self.ranks.any(self._stop_asked):
                     self._stop()
                 due = time.monotonic() - self._saved_at > 60 * self.recipe.checkpoint_minutes
@@ -277,7 +286,7 @@ class Trainer:
                 self.val_loader,
                 precision=self.precision,
                 device=self.device,
-                description=f"epoch {epoch + 1} validation",
+                description=f"epoch {epoch + 1} validation{self._time_left()}",
                 after_batch=self._stop_scoring,
                 ranks=self.ranks,
                 on_logits=loss.add,
@@ -307,13 +316,34 @@ class Trainer:
         rule = self.recipe.early_stop
         return rule is not None and self.progress.epochs_without_gain >= rule.patience
 
+    @contextlib.contextmanager
+    def _stopping_by_signals(self) -> Iterator[None]:
+        """Stop after a step on Ctrl-C and on SIGTERM, which schedulers send; a second one at once.
+
+        Only the main thread of a process may handle signals.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {one: signal.signal(one, self._ask_to_stop) for one in STOPPING}
+        try:
+            yield
+        finally:
+            for one, handler in before.items():
+                signal.signal(one, signal.SIG_DFL if handler is None else handler)
+
+    @property
+    def _stop_asked(self) -> bool:
+        return self._stop_asked_at is not None
+
     def _ask_to_stop(self, signum: int, frame: FrameType | None) -> None:
         del signum, frame
-        if self._stop_asked and self.ranks.world == 1:
-            raise KeyboardInterrupt
-        if not self._stop_asked:  # a launcher passes Ctrl-C on and may do so twice
-            self._stop_asked = True
+        now = time.monotonic()
+        if self._stop_asked_at is None:
+            self._stop_asked_at = now
             info("Stopping after this step; press Ctrl-C again to stop at once.")
+        elif self.ranks.world == 1 or now - self._stop_asked_at > REPEATED_SECONDS:
+            raise KeyboardInterrupt
 
     def _stop(self) -> NoReturn:
         self._save()
@@ -322,6 +352,14 @@ class Trainer:
             f"Continue with the same command and --out {self.run} --resume."
         )
         raise Interrupted
+
+    def _time_left(self) -> str:
+        """About how long the whole run will still take, by the mean of its steps so far."""
+        done, to_do = self.progress.step - self._first_step, self._steps - self.progress.step
+        if done == 0:
+            return ""
+        seconds = (time.monotonic() - self._fit_at) / done * to_do
+        return f", run about {duration(seconds)} left"
 
     def _seconds(self) -> float:
         return self.progress.seconds + time.monotonic() - self._started_at
