@@ -8,6 +8,7 @@ changes.
 from __future__ import annotations
 
 import gzip
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,19 @@ def test_a_slow_writer_is_not_waited_for(
     with pytest.raises(RunError, match="is too slow"):
         zoo.push(made, REPO)
     assert list(loopback_hub.repos[REPO].commits.values())[-1] == {"a.txt": b"x"}
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [("sha", 7), ("rfilename", ["config.json"]), ("blobId", True), ("lfs", {"sha256": 1.5})],
+)
+def test_a_listing_of_other_types(
+    loopback_hub: LoopbackHub, made: Path, place: str, value: object
+) -> None:
+    commit = loopback_hub.add_repo(REPO, files_of(made))
+    entry: dict[str, Any] = {"rfilename": "config.json", "size": 5, "blobId": "0" * 40}
+    listing = {"id": REPO, "sha": commit, "siblings": [entry]}
+    (listing if place in listing else entry)[place] = value
+    loopback_hub.fault(f"/api/models/{REPO}", body=json.dumps(listing).encode())
+    with pytest.raises(RunError, match=r"lists no commit, size or SHA-256|is not a Hub"):
+        zoo.pull(f"hf-hub:{REPO}")

@@ -129,11 +129,12 @@ def list_files(task: Task, timeout: float) -> Listing:
         )
 
     info = call(task, timeout, ask)
-    files, commit = {}, info.sha or ""
+    files, commit = {}, info.sha if isinstance(info.sha, str) else ""
     for sibling in info.siblings or []:
         name, size = sibling.rfilename, sibling.size
         digest = sibling.blob_id if sibling.lfs is None else sibling.lfs.sha256
-        if type(size) is int and size >= 0 and digest and DIGEST.fullmatch(digest):
+        texts = isinstance(name, str) and isinstance(digest, str)
+        if texts and DIGEST.fullmatch(digest) and type(size) is int and size >= 0:
             files[name] = RemoteFile(name, size, digest)
         else:
             commit = ""
