@@ -138,8 +138,10 @@ def test_a_list_may_not_lie_above(files: Path, entry: str) -> None:
 
 
 def test_list_of_another_kind(files: Path) -> None:
-    message = fails(files, f"{ABC}splits: {{a: {{images: p, list: names.json}}}}\n")
-    assert "splits.a.list: 'names.json' must be a .csv or .txt file" in message
+    message = fails(files, f"{ABC}splits: {{a: {{images: p, list: names.xml}}}}\n")
+    assert (
+        "splits.a.list: 'names.xml' must be a .csv, .txt, .lst, .yaml, .yml, .json file" in message
+    )
 
 
 def test_names_without_files(files: Path) -> None:
@@ -418,3 +420,64 @@ def test_an_image_without_a_data_set_is_rgb(tmp_path: Path) -> None:
     assert read_image(path, dataset).tolist() == [[[5]]]
     with pytest.raises(InputError, match="has no mask"):
         read_mask(sample(path, None), dataset)
+
+
+# Lists of names
+
+OFFICIAL = {
+    "names.txt": "a\nc 1 1\n# comment\n",
+    "files.txt": "a.png\nc.png\n",
+    "paths.txt": "/some/where/pictures/a.png /some/where/labels/a.png\npictures/c\n",
+    "masks.txt": "a_gt.png\nc_gt\n",
+    "plain.csv": "a\nc.png\n",
+    "columns.csv": "id,size\na,3\nc,4\n",
+    "splits.csv": "split,image\ntraining,a\nval,b\ntrain,c\n",
+    "splits.yaml": "train: [a, c.png]\nvalidation: [b]\n",
+    "flat.yaml": "- a\n- pictures/c.png\n",
+    "splits.json": '{"Training": [{"image": "./pictures/a.png", "label": "x"}, {"image": "c"}]}',
+    "flat.json": '["a", "c"]',
+}
+
+
+def official(root: Path) -> Path:
+    for name in ("a", "b", "c", "001"):
+        save(root / "pictures" / f"{name}.png", [[0]])
+        save(root / "labels" / f"{name}_gt.png", [[0]])
+    return root
+
+
+def listed(name: str) -> str:
+    entry = f'{{images: pictures, masks: "labels/{{stem}}_gt", list: {name}}}'
+    return f"{ABC}splits: {{train: {entry}}}\n"
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_official_lists_as_they_are(tmp_path: Path, name: str) -> None:
+    (official(tmp_path) / name).write_text(OFFICIAL[name])
+    samples = load(tmp_path, listed(name)).splits["train"]
+    assert [sample.name for sample in samples] == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.csv", "split,image\nval,b\n", "has no rows of the split 'train', only of: val"),
+        ("x.yaml", "val: [b]\n", "has no list of the split 'train', only: val"),
+        ("x.yaml", "train: b\n", "must hold a list of names, or a list for each split"),
+        ("x.json", "[1, null]", "2 of 2 entries of train are no names: 1, None"),
+        ("x.json", "{", "Cannot read"),
+        ("x.txt", "# nothing\n", "names no image"),
+        ("x.txt", "elsewhere/a.png\n", "1 of 1 names have no image in"),
+        ("x.txt", "a\na.png\n", "lists 1 names twice: a"),
+    ],
+)
+def test_official_lists_that_cannot_be_used(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
+    (official(tmp_path) / name).write_text(text)
+    assert message in fails(tmp_path, listed(name))
+
+
+def test_names_of_digits_stay_text(tmp_path: Path) -> None:
+    (official(tmp_path) / "x.yaml").write_text("train: [001]\n")
+    assert [s.name for s in load(tmp_path, listed("x.yaml")).splits["train"]] == ["001"]

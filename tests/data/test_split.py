@@ -410,3 +410,35 @@ def test_frames_of_camvid(
         videos = {name: {n.split("_")[0] for n in part} for name, part in parts_of(whole).items()}
         assert not videos["train"] & videos["val"]
         assert "leakage" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folds", [None, 2])
+def test_an_official_test_split_stays(
+    tmp_path: Path, folds: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    for index in range(14):
+        write(data, "train" if index < 10 else "test", f"p_{index}", picture(index))
+    (data / "dataset.yaml").write_text(YAML)
+    sizes = {"train": 7, "val": 3} if folds is None else {"train": 5, "val": 5}
+    for file in split(data, folds=folds, keep=["test"], out=tmp_path / "out"):
+        parts = load_dataset(file).splits
+        assert {name: len(found) for name, found in parts.items()} == sizes | {"test": 4}
+        official = [sample.image.name for sample in parts["test"]]
+        assert official == ["p_10.png", "p_11.png", "p_12.png", "p_13.png"]
+    assert "divided anew" not in capsys.readouterr().err
+    split(data, out=tmp_path / "anew")
+    assert "Warning: the images of test are divided anew with the rest" in capsys.readouterr().err
+
+
+def test_splits_that_cannot_be_kept(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for index in range(4):
+        write(data, "train", f"p_{index}", picture(index))
+    (data / "dataset.yaml").write_text(YAML)
+    with pytest.raises(InputError, match="train cannot be kept and made anew"):
+        split(data, keep=["train"], out=tmp_path / "out")
+    with pytest.raises(InputError, match="Unknown split 'other'"):
+        split(data, keep=["other"], out=tmp_path / "out")
+    with pytest.raises(InputError, match="no images are left to divide beside train"):
+        split(data, keep=["train"], names=["a", "b"], out=tmp_path / "out")

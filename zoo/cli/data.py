@@ -77,6 +77,7 @@ def split_command(
         typer.Option(help="Keep groups together: folder, similarity, none, or a pattern."),
     ] = None,
     folds: Annotated[int | None, typer.Option(help="Number of folds for cross-validation.")] = None,
+    keep: Annotated[str, typer.Option(help="Splits that stay as they are, such as test.")] = "",
 ) -> None:
     """Divide DATA into parts by writing lists; no file is moved or copied."""
     from zoo.data.split import split
@@ -84,7 +85,7 @@ def split_command(
     chosen = None if names is None else names.split(",")
     for path in split(
         data, ratios=ratio, names=chosen, seed=seed, stratify=stratify, group=group, folds=folds,
-        out=out,
+        keep=[name for name in keep.split(",") if name], out=out,
     ):  # fmt: skip
         sys.stdout.write(f"{path}\n")
 

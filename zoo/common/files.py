@@ -351,11 +351,12 @@ def hash_of(value: object) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
-def read_yaml(path: Path) -> Any:
+def read_yaml(path: Path, *, as_text: bool = False) -> Any:
     """Read one YAML document strictly. Raises InputError naming the file and the place.
 
     Refused: aliases, duplicate keys, tags that name types, files above 1 MB. Unlike plain PyYAML,
     `1e-3` is a number, `010` and `1:30` are none, and only `true` and `false` are booleans.
+    With `as_text` every plain value is text as it is written.
     """
     try:
         check_file(path)
@@ -366,13 +367,13 @@ def read_yaml(path: Path) -> Any:
         raise InputError(
             f"Cannot read {path}: {getattr(error, 'strerror', None) or error}."
         ) from error
-    return parse_yaml(text, str(path))
+    return parse_yaml(text, str(path), as_text=as_text)
 
 
-def parse_yaml(text: str, source: str) -> Any:
+def parse_yaml(text: str, source: str, *, as_text: bool = False) -> Any:
     """Parse YAML text with the rules of `read_yaml`; `source` names it in messages."""
     try:
-        loader = _StrictLoader(text)
+        loader = (_TextLoader if as_text else _StrictLoader)(text)
         value = loader.get_single_data()
     except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{source} is not valid YAML: {error}") from error
@@ -433,6 +434,13 @@ def _resolvers() -> dict[str, list[tuple[str, re.Pattern[str]]]]:
 
 
 _StrictLoader.yaml_implicit_resolvers = _resolvers()
+
+
+class _TextLoader(_StrictLoader):
+    pass
+
+
+_TextLoader.yaml_implicit_resolvers = {}
 
 
 def _cannot_write(path: Path, error: OSError) -> InputError | RunError:

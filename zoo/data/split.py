@@ -48,6 +48,7 @@ def split(
     stratify: bool = True,
     group: str | None = None,
     folds: int | None = None,
+    keep: Sequence[str] = (),
     out: str | Path,
 ) -> list[Path]:
     """Split all samples of `data` again; returns the new dataset.yaml files, which only list files.
@@ -57,8 +58,9 @@ def split(
     instead, one folder each. `stratify` spreads the images of each class evenly. Images of one
     `group` stay together: `folder`, `similarity` (near-duplicates and the frames of a video), or a
     regular expression whose first group, found in the name, is the key; `none` for no groups; by
-    default the rule of the data set if it has one. Warns about leakage between the parts. Raises
-    InputError for bad arguments and data.
+    default the rule of the data set if it has one. The splits `keep`, such as an official test
+    split, stay as they are. Warns about leakage between the parts. Raises InputError for bad
+    arguments and data.
     """
     parts, ratios = _parts(ratios, names, folds)
     out = Path(out)
@@ -67,13 +69,38 @@ def split(
     if seed < 0:
         raise InputError(f"The seed must be 0 or more, not {seed}.")
     dataset, samples = _load(data)
+    made = parts if folds is None else ["train", "val"]
+    kept, samples = _kept(dataset, samples, keep, made)
     links = _links(dataset, samples)
     rule = dataset.group if group is None else None if group == "none" else group
     if rule is not None and group is None:
         info(f"Grouped by {rule!r}, as dataset.yaml says (--group none: no groups).")
     fractions = dict(zip(parts, ratios, strict=True))
     part_of = _divide(dataset, samples, links, rule, fractions, seed, stratify)
-    return _write(dataset, samples, part_of, parts, folds is not None, out)
+    kept_parts = [np.full(len(listed), -1 - number) for number, listed in enumerate(kept.values())]
+    part_of = np.concatenate([part_of, *kept_parts])
+    everything = [*samples, *itertools.chain(*kept.values())]
+    return _write(dataset, everything, part_of, parts, list(kept), folds is not None, out)
+
+
+def _kept(
+    dataset: Dataset, samples: list[Sample], keep: Sequence[str], parts: Sequence[str]
+) -> tuple[dict[str, list[Sample]], list[Sample]]:
+    """The splits that stay as they are, and the samples to divide."""
+    kept = {name: dataset.samples(name) for name in dict.fromkeys(keep)}
+    taken = [name for name in kept if name in parts]
+    if taken:
+        raise InputError(f"{shortened(taken)} cannot be kept and made anew; leave it out of one.")
+    images = {sample.image for listed in kept.values() for sample in listed}
+    left = [sample for sample in samples if sample.image not in images]
+    if not left:
+        raise InputError(f"{dataset.root}: no images are left to divide beside {shortened(kept)}.")
+    if "test" in dataset.splits and "test" not in kept:
+        warn(
+            "the images of test are divided anew with the rest; --keep test leaves an official "
+            "test split as it is."
+        )
+    return kept, left
 
 
 def with_val(
@@ -276,6 +303,7 @@ def _write(
     samples: list[Sample],
     part_of: Integers,
     parts: list[str],
+    kept: list[str],
     folds: bool,
     out: Path,
 ) -> list[Path]:
@@ -285,7 +313,9 @@ def _write(
         for number in range(len(parts) if folds else 1):
             chosen = {part: part_of == index for index, part in enumerate(parts)}
             if folds:
-                chosen = {"train": part_of != number, "val": part_of == number}
+                rest = (part_of != number) & (part_of >= 0)
+                chosen = {"train": rest, "val": part_of == number}
+            chosen |= {name: part_of == -1 - index for index, name in enumerate(kept)}
             place = Path(parts[number]) if folds else Path()
             expected = {}
             for name, mine in chosen.items():

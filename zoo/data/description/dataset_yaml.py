@@ -39,6 +39,7 @@ from zoo.data.dataset import (
 from zoo.data.formats.coco import read_coco
 from zoo.data.formats.pairs import (
     LIST_EXTENSIONS,
+    NAMES_EXTENSIONS,
     STEM,
     Place,
     find_layout,
@@ -87,8 +88,8 @@ def _readable(name: str) -> str:
 
 
 def _list_file(path: str) -> str:
-    if not path.endswith(LIST_EXTENSIONS):
-        raise ValueError(f"{path!r} must be a {' or '.join(LIST_EXTENSIONS)} file")
+    if not path.endswith(NAMES_EXTENSIONS):
+        raise ValueError(f"{path!r} must be a {', '.join(NAMES_EXTENSIONS)} file")
     return path
 
 
@@ -528,7 +529,7 @@ def _find_files(
                 splits[name] = pair_place(place, problems)
             else:
                 listed = path.parent / entry.list
-                chosen = read_names(listed, problems)
+                chosen = read_names(listed, problems, name)
                 splits[name] = samples_by_name(chosen, place, listed, problems) if chosen else []
         elif isinstance(entry, tuple):
             splits[name] = pair_place(

@@ -14,6 +14,7 @@ from zoo.common.errors import InputError, join_problems
 from zoo.data.dataset import SPLITS
 from zoo.data.formats.pairs import (
     SHOWN,
+    SPLIT_WORDS,
     STEM,
     Place,
     find_names,
@@ -24,10 +25,6 @@ from zoo.data.formats.pairs import (
 )
 from zoo.data.pixels.opening import IMAGE_EXTENSIONS, JPEG_EXTENSIONS
 
-SPLIT_WORDS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
-    "dev": "val", "test": "test", "testing": "test",
-}  # fmt: skip
 MASK_WORDS = {
     "ann", "anno", "annot", "annotation", "annotations", "gt", "groundtruth", "lab", "label",
     "labels", "lbl", "manual", "mask", "masks", "seg", "segmentation", "segmentationclass",

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import NamedTuple
 
 from zoo.common.errors import InputError, join_problems, shortened, unknown
-from zoo.common.files import check_file, natural_key
+from zoo.common.files import check_file, natural_key, read_json, read_yaml
 from zoo.data.dataset import SPLITS, Sample
 from zoo.data.pixels.opening import (
     IMAGE_EXTENSIONS,
@@ -24,6 +24,17 @@ from zoo.data.pixels.opening import (
 STEM = "{stem}"
 """What stands in a pattern for the part that the names of image and mask share."""
 LIST_EXTENSIONS = (".csv", ".txt")
+NAMES_EXTENSIONS = (*LIST_EXTENSIONS, ".lst", ".yaml", ".yml", ".json")
+"""Of files that list the names of a split."""
+SPLIT_WORDS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+    "dev": "val", "test": "test", "testing": "test",
+}  # fmt: skip
+NAME_COLUMNS = (
+    "image", "images", "img", "image_id", "image_name", "image_path", "file", "filename",
+    "file_name", "name", "stem", "path", "id",
+)  # fmt: skip
+SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 MAX_LIST_BYTES = 100_000_000
 SHOWN = 3
 SHOWN_ROWS = 10
@@ -115,13 +126,20 @@ def samples_by_name(
 ) -> list[Sample]:
     """The samples of the names that `source` lists, from the folders of `place`.
 
-    A name may have an extension. Whatever is wrong is added to `problems`.
+    A name is what an image and its mask share, or the name of either, with or without extension,
+    with or without the folders before it; words after it are left out. Whatever is wrong is added
+    to `problems`.
     """
     before = len(problems)
     images, masks = _names(place, problems)
     if len(problems) > before:
         return []
-    stems = [name if name in images else without_extension(name) for name in names]
+    known: dict[str, str] = {}
+    for stem, name in [*images.items(), *masks.items()]:
+        for key in (stem, name, without_extension(name)):
+            known.setdefault(key, stem)
+    folders = {place.images.name, place.images.name if place.masks is None else place.masks.name}
+    stems = [_stem_of(name, known, folders) for name in names]
     twice = [name for name, count in Counter(stems).items() if count > 1]
     if twice:
         problems.append(f"{source} lists {len(twice)} names twice: {shortened(twice, SHOWN)}")
@@ -142,6 +160,20 @@ def samples_by_name(
         )
         for stem in sorted(stems, key=natural_key)
     ]
+
+
+def _stem_of(written: str, known: dict[str, str], folders: set[str]) -> str:
+    """The stem that a line of a list means; itself where it means none."""
+    for name in (written, written.split(maxsplit=1)[0]):
+        parts = name.replace("\\", "/").split("/")
+        for start in range(len(parts)):
+            if start and parts[start - 1] not in folders:
+                continue
+            rest = "/".join(parts[start:])
+            for key in (rest, without_extension(rest)):
+                if key in known:
+                    return known[key]
+    return without_extension(written.split(maxsplit=1)[0])
 
 
 def _names(place: Place, problems: list[str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -344,17 +376,70 @@ def find_splits(root: Path) -> dict[str, tuple[Path, Path]]:
     return {split: place for split, place in found.items() if place is not None}
 
 
-def read_names(file: Path, problems: list[str]) -> list[str]:
-    """The first word of each line of a list of names, such as `ImageSets/Segmentation/val.txt`."""
+def read_names(file: Path, problems: list[str], split: str = "train") -> list[str]:
+    """The names of `split` in a list, such as `ImageSets/Segmentation/val.txt`.
+
+    A text has one on each line. A CSV has a column of names, and may have one of splits, of whose
+    rows those of `split` count. YAML and JSON hold a list, or one list for each split.
+    """
+    extension = file.suffix.lower()
     try:
-        lines = _text(file).splitlines()
-    except InputError as error:
-        problems.append(str(error))
+        if extension == ".csv":
+            names = _names_in_table(file, split)
+        elif extension in (".yaml", ".yml", ".json"):
+            is_json = extension == ".json"
+            content = read_json(file, MAX_LIST_BYTES) if is_json else read_yaml(file, as_text=True)
+            names = _names_in_content(content, file, split)
+        else:
+            lines = (line.strip() for line in _text(file).splitlines())
+            names = [line for line in lines if line and not line.startswith("#")]
+    except (InputError, csv.Error) as error:
+        problems.append(str(error) if isinstance(error, InputError) else f"{file}: {error}")
         return []
-    names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
     if not names:
         problems.append(f"{file} names no image")
     return names
+
+
+def _means(word: str, split: str) -> bool:
+    return word.strip() == split or SPLIT_WORDS.get(word.strip().lower()) == split
+
+
+def _names_in_table(file: Path, split: str) -> list[str]:
+    rows = [row for row in csv.reader(io.StringIO(_text(file)), strict=True) if any(row)]
+    header = [cell.strip().lower() for cell in rows[0]] if rows else []
+    column = next((header.index(name) for name in NAME_COLUMNS if name in header), None)
+    splits = next((header.index(name) for name in SPLIT_COLUMNS if name in header), None)
+    if column is None and splits is None:  # without a header
+        return [row[0].strip() for row in rows if row[0].strip()]
+    if column is None:
+        column = int(splits == 0)
+    rows = [row for row in rows[1:] if len(row) > max(column, splits or 0) and row[column].strip()]
+    found = [row for row in rows if splits is None or _means(row[splits], split)]
+    if rows and not found and splits is not None:
+        words = shortened(sorted({row[splits] for row in rows}), SHOWN)
+        raise InputError(f"{file} has no rows of the split {split!r}, only of: {words}")
+    return [row[column].strip() for row in found]
+
+
+def _names_in_content(content: object, file: Path, split: str) -> list[str]:
+    if isinstance(content, dict):
+        found = [value for key, value in content.items() if _means(str(key), split)]
+        if not found:
+            raise InputError(
+                f"{file} has no list of the split {split!r}, only: {shortened(content, SHOWN)}"
+            )
+        content = found[0]
+    if not isinstance(content, list):
+        raise InputError(f"{file} must hold a list of names, or a list for each split")
+    rows = [row.get("image") if isinstance(row, dict) else row for row in content]
+    wrong = [row for row in rows if not isinstance(row, str) or not row.strip()]
+    if wrong:
+        raise InputError(
+            f"{file}: {len(wrong)} of {len(rows)} entries of {split} are no names: "
+            f"{shortened((repr(row)[:40] for row in wrong), SHOWN)}"
+        )
+    return [str(row).strip() for row in rows]
 
 
 def read_list(
