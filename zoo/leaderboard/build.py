@@ -45,14 +45,13 @@ def write(results: Path, out: Path, speed: Path | None = None) -> list[Path]:
 
     Raises InputError for a file of these names that does not say that it was generated.
     """
-    files = [out / name for name in (MARKDOWN, CSV, FILE, HTML)]
-    foreign = [path for path in files if path.exists() and not _generated(path)]
+    texts = build(results, out, speed)
+    foreign = [path for path in texts if path.exists() and not _generated(path)]
     if foreign:
         raise InputError(
             f"{shortened(foreign)} was not written by `zoo leaderboard build`. Move it away, or "
             "give another --out."
         )
-    texts = build(results, out, speed)
     for path, text in texts.items():
         write_text(path, text)
     return list(texts)
