@@ -39,13 +39,14 @@ from zoo.data.dataset import (
 from zoo.data.formats.coco import read_coco
 from zoo.data.formats.pairs import (
     LIST_EXTENSIONS,
+    MAX_PATH,
     NAMES_EXTENSIONS,
     STEM,
     Place,
     find_layout,
     find_splits,
-    leaves_root,
     pair_place,
+    path_fault,
     read_list,
     read_names,
     samples_by_name,
@@ -67,9 +68,16 @@ class Strict(BaseModel):
 
 
 def _inside(path: str) -> str:
-    """Refuse a path that is absolute or climbs out of the root."""
-    if leaves_root(path):
-        raise ValueError(f"{path!r} must lie below `root`: a relative path without '..'")
+    """Refuse a path that is absolute, climbs out of the root or cannot be one."""
+    fault = path_fault(path)
+    if fault is not None:
+        raise ValueError(f"{path[:200]!r} {fault.replace('the root', '`root`')}")
+    return path
+
+
+def _root(path: str) -> str:
+    if not path.isprintable() or len(path) > MAX_PATH:
+        raise ValueError(f"{path[:200]!r} cannot be the path of a folder")
     return path
 
 
@@ -200,7 +208,7 @@ class DatasetFile(Strict):
 
     version: Literal[1]
     name: Name | None = None
-    root: str = "."
+    root: Annotated[str, AfterValidator(_root)] = "."
     classes: list[ClassLike]
     mapping: dict[SourceId, int] | None = None
     ignore: Annotated[list[SourceId] | None, BeforeValidator(_as_list)] = None

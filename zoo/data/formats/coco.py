@@ -11,7 +11,7 @@ from zoo.common.console import info
 from zoo.common.errors import InputError, join_problems, shortened
 from zoo.common.files import hash_of, natural_key, new_folder, read_json, write_text
 from zoo.data.dataset import Sample
-from zoo.data.formats.pairs import SHOWN, leaves_root, without_extension
+from zoo.data.formats.pairs import SHOWN, path_fault, without_extension
 from zoo.data.pixels.polygons import read_shapes
 from zoo.runtime.memory import cache_folder
 
@@ -87,8 +87,9 @@ def _split_by_image(content: dict[str, Any], path: Path) -> dict[str, dict[str, 
         number, name = row.get("id"), row.get("file_name")
         if not isinstance(number, (int, str)) or not isinstance(name, str):
             problems.append(f"an image without id or file_name: {str(row)[:80]}")
-        elif leaves_root(name):
-            problems.append(f"the file_name {name!r} must lie below the folder of images")
+        elif (fault := path_fault(name)) is not None:
+            where = fault.replace("the root", "the folder of images")
+            problems.append(f"the file_name {name[:200]!r} {where}")
         elif number in images or without_extension(name) in stems:
             problems.append(f"the image {number!r} ({name}) is listed twice")
         else:

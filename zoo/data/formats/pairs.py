@@ -38,6 +38,7 @@ SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 MAX_LIST_BYTES = 100_000_000
 SHOWN = 3
 SHOWN_ROWS = 10
+MAX_PATH = 2000
 
 Row = tuple[int, str, str | None]
 """A line number, the image, and the mask if there is one."""
@@ -328,10 +329,18 @@ def _extension(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
-def leaves_root(path: str) -> bool:
-    """Whether a written path is absolute, empty, or climbs out of the folder it starts from."""
+def path_fault(path: str) -> str | None:
+    """Why a written path cannot lie below the root; None where it can."""
     pure = PureWindowsPath(path)  # knows both kinds of slashes, and drives
-    return bool(not path.strip() or pure.drive or pure.root or ".." in pure.parts)
+    if not path.strip() or pure.drive or pure.root or ".." in pure.parts:
+        return "must lie below the root: a relative path without '..'"
+    try:
+        too_long = len(path) > MAX_PATH or any(len(part.encode()) > 255 for part in pure.parts)
+    except UnicodeEncodeError:
+        return "holds characters that no name can have"
+    if too_long:
+        return "is too long for a path"
+    return "holds characters that no name can have" if "\0" in path else None
 
 
 def layouts(root: Path, folder: str) -> list[tuple[Path, Path]]:
@@ -475,15 +484,13 @@ def read_list(
         if mask is not None:
             sides.append(("mask", mask, [*mask_extensions, *SHAPE_EXTENSIONS]))
         for what, path, allowed in sides:
-            fault = None
-            if leaves_root(path):
-                fault = "must lie below the root: a relative path without '..'"
-            elif not (root / path).is_file():
+            fault = path_fault(path)
+            if fault is None and not (root / path).is_file():
                 fault = f"does not exist (looked for {root / path})"
-            elif _extension(path) not in allowed:
+            if fault is None and _extension(path) not in allowed:
                 fault = unknown("extension", _extension(path), allowed)
             if fault:
-                faults.append(f"line {number}: the {what} {path!r} {fault}")
+                faults.append(f"line {number}: the {what} {path[:200]!r} {fault}")
     problems += [f"{file}: {fault}" for fault in faults[:SHOWN_ROWS]]
     if len(faults) > SHOWN_ROWS:
         problems.append(f"{file}: ... and {len(faults) - SHOWN_ROWS} more")
