@@ -157,3 +157,33 @@ def test_only_plain_data_is_repaired(data: Path, tmp_path: Path) -> None:
     shutil.rmtree(data / "test")
     with pytest.raises(InputError, match="repairs RGB images; this data set has"):
         doctor(data, fix=tmp_path / "new")
+
+
+def test_masks_of_colours_become_ids(data: Path, tmp_path: Path) -> None:
+    """By the class colours of dataset.yaml; one with another colour is left out."""
+    dataset = load_dataset(data)
+    truth = {}
+    for split, samples in dataset.splits.items():
+        for sample in samples:
+            assert sample.mask is not None
+            truth[f"{split}/{sample.name}"] = pixels(sample.mask)
+            class_colours(sample.mask)
+    lines = ["version: 1", "colours: true", "classes:"]
+    for name, colour in zip(dataset.classes, dataset.palette, strict=True):
+        lines.append(f"  - {{name: {name}, colour: {list(colour)}}}")
+    (data / "dataset.yaml").write_text("\n".join(lines) + "\n")
+    strange = pixels(mask(data, "val_0003"))
+    strange[0, 0] = (1, 2, 3)
+    save(mask(data, "val_0003"), strange)
+    assert diagnose(data, progress=False).exit_code == 2
+    said = fixed(data, tmp_path / "new")
+    assert said[0] == f"Wrote {tmp_path / 'new'}: 59 pairs, 59 files changed."
+    assert said[1] == "Skipped: val/images/val_0003.png"
+    assert "val_0003.png holds 1 colours that are not classes: (1, 2, 3) (1 pixels)" in said[-1]
+    copy = load_dataset(tmp_path / "new")
+    assert diagnose(tmp_path / "new", progress=False).exit_code == 0
+    for split, samples in copy.splits.items():
+        for sample in samples:
+            expected = truth[f"{split}/{sample.name}"]
+            expected = np.where(expected == 255, 0, expected)  # drawn as sky by class_colours
+            assert np.array_equal(read_mask(sample, copy), expected)

@@ -114,6 +114,31 @@ def test_nothing_to_look_at_is_bad_input(given: str, tmp_path: Path) -> None:
         doctor(given.replace("nowhere", str(tmp_path / "nowhere")))
 
 
+def test_a_hundred_classes_stay_readable(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every class once in train, the last ten nowhere; id 200 has no class."""
+    ids = np.kron(np.arange(90, dtype=np.uint8).reshape(9, 10), np.ones((8, 8), dtype=np.uint8))
+    ids[0, 0] = 200
+    save(tmp_path / "train" / "images" / "a.png", np.stack([ids] * 3, axis=2))
+    save(tmp_path / "train" / "masks" / "a.png", ids)
+    names = [f"class_number_{index}" for index in range(100)]
+    (tmp_path / "dataset.yaml").write_text(f"version: 1\nclasses: {names}\n")
+    doctor(tmp_path)
+    text = capsys.readouterr().out
+    table, _, suggested = text.partition("A dataset.yaml that fits the masks (D603):")
+    assert len(table.splitlines()) < 60
+    assert "... and 92 more" in table  # of the class weights
+    assert "... and 2 more" in table  # of the classes that occur nowhere
+    content = parse_yaml(suggested[: suggested.rindex("\n\n")], "suggested")
+    assert len(content["classes"]) == 101
+    assert content["mapping"] == {**{index: index for index in range(100)}, 200: 100}
+    doctor(tmp_path, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    weights = next(one for one in found["findings"] if one["code"] == "D602")
+    assert "class_number_99 " in weights["detail"]
+
+
 def test_page_is_self_contained_and_escaped(data: Path, tmp_path: Path) -> None:
     text = (data / "dataset.yaml").read_text().replace("name: sky", 'name: "<b>sky</b>"')
     (data / "dataset.yaml").write_text(text)

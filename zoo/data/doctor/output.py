@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from zoo.common.errors import InputError, printable_lines
+from zoo.common.errors import InputError, printable_lines, shortened
 from zoo.common.files import OutputFolder
 from zoo.common.html import render
 from zoo.data.dataset import IGNORE
@@ -25,6 +25,9 @@ from zoo.data.pixels.overlay import as_rgb, background_id
 
 SHOWN = 3
 """How many files of a finding the terminal names."""
+LISTED_CLASSES = 8
+LISTING = {"D401", "D402", "D403", "D404", "D405", "D504", "D602"}
+"""The codes whose detail has a part for each class or video, and how many the terminal shows."""
 COLOURS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 LISTED = 200
 IMAGES = 6
@@ -50,6 +53,9 @@ def show(diagnosis: Diagnosis) -> None:
             for finding in found:
                 about, files = finding.about, list(finding.files.items())
                 where = [finding.detail] if finding.detail else []
+                if finding.code in LISTING:  # --json and the page have all of it
+                    separator = "; " if "; " in finding.detail else ", "
+                    where = [shortened(finding.detail.split(separator), LISTED_CLASSES)]
                 where += [f"{path}: {text}" if text else path for path, text in files[:SHOWN]]
                 if len(files) > SHOWN:
                     where.append(f"... and {len(files) - SHOWN} more")
@@ -60,7 +66,7 @@ def show(diagnosis: Diagnosis) -> None:
             console.print(table)
     if diagnosis.facts["dataset_yaml"]:
         console.print(Text("\nA dataset.yaml that fits the masks (D603):\n", style="bold"))
-        console.print(Text(diagnosis.facts["dataset_yaml"]))
+        console.print(Text(diagnosis.facts["dataset_yaml"]), soft_wrap=True)  # can be pasted
     console.print(Text(f"\n{diagnosis.summary}", style="bold"))
 
 
