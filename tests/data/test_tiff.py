@@ -299,3 +299,17 @@ def test_broken_and_misnamed_tiffs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert read_pixels(path, 1).tolist() == [[[1], [2]]]
     monkeypatch.setenv("ZOO_MAX_MEGAPIXELS", "0.0001")
     assert "megapixels; the limit is 0.0001" in refused(read_pixels, tmp_path / "x.png")
+
+
+def test_missing_strips_are_no_black(tmp_path: Path) -> None:
+    stored, path = random("uint8", HEIGHT, WIDTH), tmp_path / "x.tif"
+    for compression, tag in itertools.product((None, "zlib"), ("StripOffsets", "StripByteCounts")):
+        write(path, stored, rowsperstrip=5, compression=compression)
+        with tifffile.TiffFile(path) as file:
+            place = file.pages[0].tags[tag].offset  # type: ignore[union-attr]
+        content = bytearray(path.read_bytes())
+        assert content[place + 4] == 4
+        content[place + 4] = 3
+        path.write_bytes(content)
+        assert "strips or tiles are missing" in refused(read_ids, path)
+        assert "is broken or cut short" in refused(image_size, path)

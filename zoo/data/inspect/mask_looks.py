@@ -190,6 +190,7 @@ def read_header(path: Path) -> Header | None:
                     lossy=picture.lossy,
                     palette=[(red, green, blue) for red, green, blue in colours],
                 )
+            deep = is_wide(picture) or is_cut(picture)
             # Pillow decodes a whole PNG to look for an EXIF tag, so first look for its name.
             orientation = 1
             if picture.format != "PNG" or any(tag in path.read_bytes() for tag in PNG_TAGS):
@@ -202,7 +203,7 @@ def read_header(path: Path) -> Header | None:
                 mode=picture.mode,
                 size=(picture.height, picture.width),
                 orientation=orientation,
-                deep=is_wide(picture) or is_cut(picture),
+                deep=deep,
                 lossy=picture.format not in LOSSLESS,
                 palette=[(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat) - 2, 3)],
             )

@@ -38,7 +38,7 @@ HEADER_BYTES = 256
 """More than what a file takes beside its pixels."""
 FREE_FRACTION = 0.1
 """The fraction of the free disk for decoded images where ZOO_CACHE_GIB is not set."""
-FORMAT = 2
+FORMAT = 3
 """Number of the format of the files; another number is another folder."""
 OURS = re.compile(r"[0-9a-f]{16}|\.[0-9a-f]{16}\.[0-9a-f]{8}")
 """The names of folders of decoded images, and what they are called while they are removed."""

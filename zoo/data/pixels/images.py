@@ -174,8 +174,8 @@ def image_header(path: Path) -> tuple[tuple[int, int], int]:
         if isinstance(image, Tiff):
             orientation, bits = image.orientation, max(8, image.bits)
         else:
-            orientation = image.getexif().get(ORIENTATION, 1)
             bits = 16 if is_wide(image) or is_cut(image) else 8
+            orientation = image.getexif().get(ORIENTATION, 1)  # which may decode the file
         return size[::-1] if orientation in TURNED else size, bits
 
 

@@ -199,10 +199,9 @@ def read_colours(path: Path) -> NDArray[np.uint32]:
         if isinstance(stored, Tiff):
             return _pack(_tiff_colours(stored))
         _check_exact(stored, path)
-        image = ImageOps.exif_transpose(stored)
-        if is_wide(image) or is_cut(image):
+        if is_wide(stored) or is_cut(stored):
             raise _no_colours(path, "more than 8 bits per channel")
-        return _pack(np.array(image.convert("RGB")))
+        return _pack(np.array(ImageOps.exif_transpose(stored).convert("RGB")))
 
 
 def _tiff_colours(tiff: Tiff) -> Pixels:

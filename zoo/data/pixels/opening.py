@@ -145,7 +145,10 @@ def is_wide(image: Image.Image) -> bool:
 
 
 def is_cut(image: Image.Image) -> bool:
-    """Whether the file has several channels of 16 bits, of which Pillow returns the upper 8."""
+    """Whether the file has several channels of 16 bits, of which Pillow returns the upper 8.
+
+    As `raw_mode`, only before the pixels are decoded.
+    """
     tiles = getattr(image, "tile", None)
     return not is_wide(image) and (
         "16" in raw_mode(image) or bool(tiles and tiles[0][0] == "SGI16")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,6 +181,7 @@ def opened_tiff(path: Path) -> Iterator[Tiff]:
                 "frames",
             )
         check_pixels(path, lengths["Y"], lengths["X"])
+        _check_whole(series, file.filehandle.size)
         samples = lengths[others[0]] if others else 1
         interpretation = getattr(page.photometric, "name", str(page.photometric))
         bits = page.bitspersample
@@ -233,6 +235,18 @@ def opened_tiff(path: Path) -> Iterator[Tiff]:
             series=series,
             pillow_mode=pillow_mode,
         )
+
+
+def _check_whole(series: Any, file_bytes: int) -> None:
+    """Raise ValueError where strips or tiles are missing, which tifffile would fill with zeros."""
+    page = series.keyframe
+    number, packed = math.prod(page.chunked), int(page.compression) != 1
+    for one in series.pages:
+        if one is None or not len(one.dataoffsets) == len(one.databytecounts) == number:
+            raise ValueError("strips or tiles are missing")
+        places = zip(one.dataoffsets, one.databytecounts, strict=True)
+        if packed and any(start + length > file_bytes for start, length in places):
+            raise ValueError("the last strips or tiles are cut off")
 
 
 def oriented(values: NDArray[Any], orientation: int) -> NDArray[Any]:
