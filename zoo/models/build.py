@@ -20,14 +20,9 @@ from zoo.common.errors import InputError, join_problems, nearest, shortened
 from zoo.models.dilation import plan_dilation
 from zoo.models.meta import Written, keep_as_buffers, unused_parameters, without_memory
 from zoo.models.network import Network, Parts, TimmEncoder, at_most, encoder_levels
-from zoo.models.norms import (
-    allow_single_pooled_values,
-    allow_single_values,
-    to_group_norm,
-    to_layer_norm,
-)
+from zoo.models.norms import to_group_norm, to_layer_norm
 from zoo.models.pyramid import Pyramid, plan
-from zoo.models.segmentation import SegmentationModel, padding
+from zoo.models.segmentation import SegmentationModel
 from zoo.models.smp_parts import (
     DptOnPyramid,
     SmpOnPyramid,
@@ -46,9 +41,6 @@ from zoo.registry.encoders import timm_version
 
 TRACED = 256
 """The side in pixels, rounded up to the encoder's stride, at which unused parameters are found."""
-
-MOST_PROBED = 512
-"""The largest side in pixels of the image by which gates on pooled maps are found."""
 
 WHOLE_DEPTH = 5
 """Stages of an encoder that SMP counts as a whole one."""
@@ -93,20 +85,11 @@ def build(spec: ModelSpec, encoder_file: Path | None = None) -> SegmentationMode
                 f"{encoder_file} holds integers where {spec.encoder} has weights. Get it again."
             )
         _check_loaded(net.encoder, written, spec, encoder_file)
-    allow_single_values(net.decoder)
     if replaces_norm(spec):
         grouped = spec.decoder_args["decoder_use_norm"] == "groupnorm"
         (to_group_norm if grouped else to_layer_norm)(net.decoder)
     if spec.norm == "group":
         to_group_norm(net)
-    # the batch normalisations of gates on pooled maps also train on a single image
-    multiple, first = spec.size_multiple, next(net.encoder.parameters(), None)
-    side = spec.img_size or max(2 * multiple, padding(0, multiple, spec.size_minimum))
-    on_meta = any(parameter.is_meta for parameter in net.encoder.parameters())
-    if first is not None and not on_meta and side <= MOST_PROBED:
-        shape = (1, spec.in_chans, side, side)
-        images = torch.zeros(shape, device=first.device, dtype=first.dtype)
-        allow_single_pooled_values(net.encoder, images)
     return SegmentationModel(net, spec)
 
 

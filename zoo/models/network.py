@@ -53,6 +53,7 @@ class TimmEncoder(nn.Module):
             dilate(model, dilation)
         self.model = model
         self.levels = at_most(levels, dilation.stride if dilation else None)
+        self.output_stride = self.levels[-1].stride
         self.channels_last = getattr(model, "output_fmt", "NCHW") == "NHWC"
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -60,7 +61,9 @@ class TimmEncoder(nn.Module):
         maps: list[Tensor] = self.model(images)
         if self.channels_last:
             maps = [feature.permute(0, 3, 1, 2).contiguous() for feature in maps]
-        return [images, *maps]
+        features = [images]
+        features.extend(maps)
+        return features
 
 
 class NormalisedMaps(nn.Module):
@@ -125,9 +128,10 @@ class AuxiliaryHead(nn.Module):
         self.position = position
         self.factor = factor
 
-    def forward(self, features: list[Tensor]) -> Auxiliary:
-        """Logits at the map's own resolution, with their factor."""
-        return Auxiliary(self.layers(features[self.position]), self.factor)
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Logits at the map's own resolution."""
+        logits: Tensor = self.layers(features[self.position])
+        return logits
 
 
 class Parts(NamedTuple):
@@ -179,7 +183,9 @@ class Network(nn.Module):
         decoded = self.decoder(given)
         factor = getattr(self.segmentation_head, "factor", None)
         if factor is None:
-            auxiliary = () if self.auxiliary_head is None else (self.auxiliary_head(given),)
+            second, auxiliary = self.auxiliary_head, ()
+            if second is not None:
+                auxiliary = (Auxiliary(second(given), second.factor),)
             logits = self.segmentation_head(decoded)
             return Outputs(logits, size, size, auxiliary, align_corners=False)
         logits = self.segmentation_head(decoded, upsample=False)

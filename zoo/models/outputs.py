@@ -40,11 +40,17 @@ def full_size(outputs: Outputs) -> torch.Tensor:
     return resized(outputs.logits, outputs.size, outputs.align_corners)[..., :height, :width]
 
 
-def resized(maps: torch.Tensor, size: tuple[int, ...], align_corners: bool = False) -> torch.Tensor:
+def resized(
+    maps: torch.Tensor, size: tuple[int, int], align_corners: bool = False
+) -> torch.Tensor:
     """`maps`, B x K x h x w, resized bilinearly to `size`; returned as they are if they have it."""
-    if maps.shape[-2:] == size:
+    height, width = size
+    same = maps.shape[-2] == height and maps.shape[-1] == width
+    if same and not torch.jit.is_tracing():  # a trace is to resize maps of other sizes
         return maps
-    return functional.interpolate(maps, size, mode="bilinear", align_corners=align_corners)
+    return functional.interpolate(
+        maps, [height, width], mode="bilinear", align_corners=align_corners
+    )
 
 
 class Queries(NamedTuple):

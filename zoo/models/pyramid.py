@@ -48,12 +48,12 @@ class Pyramid(nn.Module):
             maker: Same | Made | Merged
             used = [levels[position] for position in source.levels]
             if len(used) > 1:
-                maker = Merged([level.channels for level in used])
+                maker = Merged(source.levels, [level.channels for level in used])
             elif used and used[0].stride != source.stride:
                 doublings = round(math.log2(used[0].stride / source.stride))
-                maker = Made(used[0].channels, doublings)
+                maker = Made(source.levels[0], used[0].channels, doublings)
             else:
-                maker = Same(used[0].channels if used else 0)
+                maker = Same(*(source.levels or (0,)), used[0].channels if used else 0)
             makers.append(maker)
             self.channels.append(maker.channels)
         for place, channels in enumerate(self.channels):
@@ -61,45 +61,47 @@ class Pyramid(nn.Module):
                 makers[place] = Widened(makers[place], channels, divisor)
                 self.channels[place] += -channels % divisor
         self.makers = nn.ModuleList(makers)
-        self.multiple = max(source.stride for source in sources)
+        self.strides = [source.stride for source in sources]
+        self.multiple = max(self.strides)
 
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, features: list[Tensor]) -> list[Tensor]:
         """`features`: the images, then a map for every level. Returns one map for every source.
 
         A map of stride s is 1 / s of the images' height and width, these rounded up to a multiple
         of the largest stride.
         """
-        images, *maps = features
+        images, maps = features[0], features[1:]
         height, width = canvas(images, self.multiple)
-        made = []
-        for source, maker in zip(self.sources, self.makers, strict=True):
-            size = (height // source.stride, width // source.stride)
-            if source.levels:
-                found = maker([maps[level] for level in source.levels])
-                made.append(resized(found, size))
+        made: list[Tensor] = []
+        for index, maker in enumerate(self.makers):
+            size = (height // self.strides[index], width // self.strides[index])
+            if self.channels[index] == 0:
+                made.append(images.new_empty([images.shape[0], 0, size[0], size[1]]))
             else:
-                made.append(images.new_empty((images.shape[0], 0, *size)))
+                made.append(resized(maker(maps), size))
         return made
 
 
 class Same(nn.Module):
-    """A level as it is."""
+    """The level at `position` as it is."""
 
-    def __init__(self, channels: int):
+    def __init__(self, position: int, channels: int):
         super().__init__()
+        self.position = position
         self.channels = channels
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """The only map."""
-        return maps[0]
+        """Its map among all `maps`."""
+        return maps[self.position]
 
 
 class Made(nn.Module):
-    """A map of another stride: `doublings` of the resolution (below 0: halvings), then two
+    """A map of another stride from the level at `position`: `doublings` of the resolution (below 0: halvings), then two
     convolutions to at most `WIDTH` channels."""
 
-    def __init__(self, channels: int, doublings: int):
+    def __init__(self, position: int, channels: int, doublings: int):
         super().__init__()
+        self.position = position
         steps: list[nn.Module] = []
         if doublings < 0:
             steps.append(nn.MaxPool2d(2**-doublings, ceil_mode=True))
@@ -119,16 +121,17 @@ class Made(nn.Module):
         )
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """The only map, at its new resolution."""
-        made: Tensor = self.steps(maps[0])
+        """Its map among all `maps`, at its new resolution."""
+        made: Tensor = self.steps(maps[self.position])
         return made
 
 
 class Merged(nn.Module):
-    """Several levels summed at the resolution of the finest, from the coarsest on."""
+    """The levels at `positions` summed at the resolution of the finest, from the coarsest on."""
 
-    def __init__(self, channels: Sequence[int]):
+    def __init__(self, positions: Sequence[int], channels: Sequence[int]):
         super().__init__()
+        self.positions = list(positions)
         self.channels = min(channels[-1], WIDTH)
         self.lateral = nn.ModuleList(nn.Conv2d(count, self.channels, 1) for count in channels)
         self.smooth = nn.Sequential(
@@ -137,11 +140,13 @@ class Merged(nn.Module):
         )
 
     def forward(self, maps: list[Tensor]) -> Tensor:
-        """`maps` from fine to coarse to one map of the first one's size."""
-        projected = [layer(feature) for layer, feature in zip(self.lateral, maps, strict=True)]
+        """All `maps` from fine to coarse to one map of the size of the first of its levels."""
+        projected: list[Tensor] = []
+        for index, layer in enumerate(self.lateral):
+            projected.append(layer(maps[self.positions[index]]))
         merged = projected[-1]
-        for finer in reversed(projected[:-1]):
-            merged = finer + resized(merged, tuple(finer.shape[-2:]))
+        for finer in projected[-2::-1]:
+            merged = finer + resized(merged, (finer.shape[-2], finer.shape[-1]))
         smooth: Tensor = self.smooth(merged)
         return smooth
 
@@ -190,5 +195,6 @@ def plan(
 
 def canvas(images: Tensor, multiple: int) -> tuple[int, int]:
     """Height and width of the images, each rounded up to a multiple."""
-    height, width = images.shape[-2:]
-    return -(-height // multiple) * multiple, -(-width // multiple) * multiple
+    height, width = images.shape[-2], images.shape[-1]
+    whole = multiple - 1
+    return (height + whole) // multiple * multiple, (width + whole) // multiple * multiple

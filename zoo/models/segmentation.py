@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,9 @@ from torch.nn import functional
 from zoo.common.errors import InputError
 from zoo.models import smp_parts
 from zoo.models.network import class_layers
+from zoo.models.norms import SingleValues, has_batch_norm
 from zoo.models.outputs import Auxiliary, MaskOutputs, Outputs, full_size, resized
-from zoo.models.spec import ModelSpec, scaled_size
+from zoo.models.spec import ModelSpec, scaled_size, size_factor
 
 
 class SegmentationModel(nn.Module):
@@ -29,6 +31,18 @@ class SegmentationModel(nn.Module):
         self.spec = spec
         self.provenance: dict[str, Any] | None = None
 
+    def train(self, mode: bool = True) -> SegmentationModel:
+        """Set the mode of every module, as torch does; returns the model.
+
+        An encoder that SMP's `net.freeze_encoder()` froze stays in evaluation mode as a whole until
+        `net.unfreeze_encoder()`: its BatchNorm statistics, dropout and stochastic depth.
+        """
+        self.training = mode
+        nn.Module.train(self.net, False)  # SMP's own passes over a frozen encoder
+        if mode:
+            self.net.train()
+        return self
+
     def forward(self, images: torch.Tensor, factor: float | None = None) -> torch.Tensor:
         """Logits of every class for every pixel.
 
@@ -39,17 +53,22 @@ class SegmentationModel(nn.Module):
         Both resizes are bilinear. A network of a fixed size (`spec.img_size`) uses sliding-window
         inference on larger images and averages the logits where windows overlap.
         """
-        height, width = images.shape[-2:]
+        spec, side = self.spec, self.spec.img_size
         if factor is None:
-            factor = self.spec.input_factor(height, width)
-        scaled = rescaled(images, factor)
-        side, padded = self.spec.img_size, self.padded(scaled)
-        if side and padded.shape[-2:] != (side, side):
-            logits = self._windows(padded, side, self.net)
+            scaled = rescaled(images, spec.input_scale, spec.input_side)
         else:
-            logits = self.net(padded)
-        logits = logits[..., : scaled.shape[-2], : scaled.shape[-1]]
-        return logits if scaled is images else resized(logits, (height, width))
+            scaled = rescaled(images, factor)
+        padded = self.padded(scaled)
+        with self._normalising(padded):
+            if side and padded.shape[-2:] != (side, side):
+                logits = self._windows(padded, side, self.net)
+            else:
+                logits = self.net(padded)
+        return cut_back(logits, scaled, images)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What `torch.jit.script` compiles in the place of this model."""
+        return Scriptable(self)
 
     def training_outputs(
         self, images: torch.Tensor, features: Any = None
@@ -62,8 +81,16 @@ class SegmentationModel(nn.Module):
         upsampling, and from sliding windows. Networks of mask queries give `MaskOutputs`, and raise
         InputError for images that need windows.
         """
+        padded = self.padded(images)
+        with self._normalising(padded):
+            return self._outputs(images, padded, features)
+
+    def _outputs(
+        self, images: torch.Tensor, padded: torch.Tensor, features: Any
+    ) -> Outputs | MaskOutputs | torch.Tensor:
+        """The training outputs of `images`, which are `padded` to what the network takes."""
         height, width = images.shape[-2:]
-        side, padded = self.spec.img_size, self.padded(images)
+        side = self.spec.img_size
         if not side or padded.shape[-2:] == (side, side):
             outputs = self._net_outputs(padded, features)
             if isinstance(outputs, torch.Tensor):
@@ -99,7 +126,9 @@ class SegmentationModel(nn.Module):
 
     def encode(self, images: torch.Tensor) -> Any:
         """What the encoder gives for `images`, for `training_outputs`."""
-        return self.net.get_submodule("encoder")(self.padded(images))
+        padded = self.padded(images)
+        with self._normalising(padded):
+            return self.net.get_submodule("encoder")(padded)
 
     def scoring_layers(self) -> list[nn.Module]:
         """The layers that give the logits of the classes; empty where the network has none."""
@@ -128,14 +157,26 @@ class SegmentationModel(nn.Module):
 
     def padded(self, images: torch.Tensor) -> torch.Tensor:
         """`images` padded to a size that the network takes: last row and column are repeated."""
-        fixed = self.spec.img_size
-        multiple = 1 if fixed else self.spec.size_multiple
-        minimum = fixed or self.spec.size_minimum
-        pad_height = padding(images.shape[-2], multiple, minimum)
-        pad_width = padding(images.shape[-1], multiple, minimum)
-        if not (pad_height or pad_width):
-            return images
-        return functional.pad(images, (0, pad_width, 0, pad_height), mode="replicate")
+        return padded_to(images, *self.input_grid())
+
+    def input_grid(self) -> tuple[int, int]:
+        """What both sides are a multiple of, and the least of them, in pixels."""
+        side = self.spec.img_size
+        return (1, side) if side else (self.spec.size_multiple, self.spec.size_minimum)
+
+    def _normalising(self, images: torch.Tensor) -> contextlib.AbstractContextManager[object]:
+        """A context in which the network also trains on one image.
+
+        Where an image is so small that the encoder's last map holds a single value, the user should
+        see torch's error.
+        """
+        if not self.net.training or len(images) > 1:
+            return contextlib.nullcontext()
+        encoder = getattr(self.net, "encoder", None)
+        small = max(images.shape[-2:]) <= getattr(encoder, "output_stride", 0)
+        if small and encoder is not None and has_batch_norm(encoder):
+            return contextlib.nullcontext()
+        return SingleValues()
 
     def _windows(
         self, images: torch.Tensor, side: int, net: Callable[[torch.Tensor], torch.Tensor]
@@ -156,16 +197,53 @@ class SegmentationModel(nn.Module):
         return total / count
 
 
+class Scriptable(nn.Module):
+    """A `SegmentationModel` for TorchScript: the same inference from the same weights."""
+
+    def __init__(self, model: SegmentationModel):
+        super().__init__()
+        try:
+            self.net = torch.jit.script(model.net)
+        except Exception as error:  # TorchScript raises whatever it meets
+            reason = str(error).strip().partition("\n")[0].rstrip(":")
+            raise InputError(
+                f"TorchScript cannot compile {model.spec.name} ({reason}). Use torch.export or "
+                "torch.jit.trace, which take every model."
+            ) from error
+        self.classes = len(model.spec.classes)
+        self.input_side, self.input_scale = model.spec.input_side, model.spec.input_scale
+        self.side = model.spec.img_size or 0
+        self.multiple, self.minimum = model.input_grid()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """As `SegmentationModel.forward`."""
+        scaled = rescaled(images, self.input_scale, self.input_side)
+        padded = padded_to(scaled, self.multiple, self.minimum)
+        height, width = padded.shape[-2], padded.shape[-1]
+        side = self.side
+        if side == 0 or (height == side and width == side):
+            return cut_back(self.net(padded), scaled, images)
+        total = padded.new_zeros([padded.shape[0], self.classes, height, width])
+        count = padded.new_zeros([height, width])
+        for top in window_starts(height, side):
+            for left in window_starts(width, side):
+                window = padded[..., top : top + side, left : left + side]
+                total[..., top : top + side, left : left + side] += self.net(window)
+                count[..., top : top + side, left : left + side] += 1
+        return cut_back(total / count, scaled, images)
+
+
 def window_starts(length: int, side: int) -> list[int]:
     """First pixels of the fewest windows of `side` pixels that cover `length`, spread evenly."""
-    count = -(-length // side)
-    return [round(index * (length - side) / max(1, count - 1)) for index in range(count)]
+    count = (length + side - 1) // side
+    gaps = max(1, count - 1)
+    return [int(round(index * (length - side) / gaps)) for index in range(count)]  # noqa: RUF046
 
 
 def padding(size: int, multiple: int, minimum: int) -> int:
     """Pixels to add to `size` to reach the next multiple that is not below `minimum`."""
     needed = max(size, minimum)
-    return -(-needed // multiple) * multiple - size
+    return (needed + multiple - 1) // multiple * multiple - size
 
 
 def normalise(images: torch.Tensor, spec: ModelSpec, device: torch.device | str) -> torch.Tensor:
@@ -180,10 +258,39 @@ def normalise(images: torch.Tensor, spec: ModelSpec, device: torch.device | str)
     return images.float().sub_(mean).mul_(scale)
 
 
-def rescaled(images: torch.Tensor, factor: float) -> torch.Tensor:
-    """Float `images`, B x C x H x W, with both sides times `factor`: bilinear, antialiased."""
+@torch.jit.script_if_tracing
+def rescaled(images: torch.Tensor, scale: float, side: int | None = None) -> torch.Tensor:
+    """Float `images`, B x C x H x W, with both sides times `scale`: bilinear, antialiased.
+
+    With `side` the shorter side is that many pixels before.
+    """
     size = (images.shape[-2], images.shape[-1])
-    wanted = scaled_size(size, factor)
-    if wanted == size:
-        return images
-    return functional.interpolate(images, wanted, mode="bilinear", antialias=factor < 1)
+    factor = size_factor(size[0], size[1], side, scale)
+    height, width = scaled_size(size, factor)
+    if (height, width) == size:
+        return images[:] if torch.jit.is_scripting() else images  # a trace needs another tensor
+    return functional.interpolate(
+        images, [height, width], mode="bilinear", antialias=factor < 1.0
+    )
+
+
+@torch.jit.script_if_tracing
+def padded_to(images: torch.Tensor, multiple: int, minimum: int) -> torch.Tensor:
+    """`images`, B x C x H x W, with both sides padded to a multiple and a minimum, in pixels.
+
+    The last row and column are repeated.
+    """
+    height = padding(images.shape[-2], multiple, minimum)
+    width = padding(images.shape[-1], multiple, minimum)
+    if height == 0 and width == 0:
+        return images[:] if torch.jit.is_scripting() else images
+    return functional.pad(images, [0, width, 0, height], mode="replicate")
+
+
+@torch.jit.script_if_tracing
+def cut_back(logits: torch.Tensor, scaled: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """`logits` of padded images without the padding, then resized to the size of `images`."""
+    logits = logits[..., : scaled.shape[-2], : scaled.shape[-1]]
+    if scaled.shape == images.shape:
+        return logits
+    return resized(logits, (images.shape[-2], images.shape[-1]))

@@ -158,22 +158,25 @@ def smp_parts(
 class SmpOnPyramid(nn.Module):
     """A decoder of SMP behind a pyramid that makes the maps it takes.
 
-    `places` are the strides in SMP's list of maps, 0 for a map that the decoder ignores.
+    `strides` are those in SMP's list of maps, 0 for a map that the decoder ignores.
     """
 
-    def __init__(self, pyramid: Pyramid, decoder: nn.Module, places: Sequence[int]):
+    def __init__(self, pyramid: Pyramid, decoder: nn.Module, strides: Sequence[int]):
         super().__init__()
         self.pyramid = pyramid
         self.decoder = decoder
-        self.places = tuple(places)
+        self.places: list[int] = []
+        for stride in strides:
+            self.places.append(sum(map(bool, strides[: len(self.places)])) if stride else -1)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """The decoder's output for the images and an encoder's maps."""
-        images, made = features[0], iter(self.pyramid(features))
+        images, made = features[0], self.pyramid(features)
         batch, (height, width) = images.shape[0], canvas(images, self.pyramid.multiple)
-        empty = images.new_empty((batch, 0, height, width))
-        halved = images.new_empty((batch, 0, height // 2, width // 2))
-        maps = [empty, *(next(made) if stride else halved for stride in self.places)]
+        halved = images.new_empty([batch, 0, height // 2, width // 2])
+        maps = [images.new_empty([batch, 0, height, width])]
+        for place in self.places:
+            maps.append(halved if place < 0 else made[place])
         decoded: Tensor = self.decoder(maps)
         return decoded
 
@@ -202,9 +205,8 @@ class UpsamplingHead(nn.Sequential):
 
     def forward(self, features: Tensor, upsample: bool = True) -> Tensor:
         """Logits B x K x h x w, or `factor` times as large."""
-        convolution, upsampling, _ = self
-        logits: Tensor = convolution(features)
-        return upsampling(logits) if upsample else logits
+        logits: Tensor = self[0](features)  # compiled by TorchScript, which cannot unpack `self`
+        return self[1](logits) if upsample else logits
 
 
 class DptUpsamplingHead(nn.Module):

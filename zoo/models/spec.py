@@ -77,8 +77,7 @@ class ModelSpec(BaseModel):
 
     def input_factor(self, height: int, width: int) -> float:
         """The factor by which an image of this size, in pixels, is resized before the network."""
-        side = self.input_side
-        return self.input_scale * (1.0 if side is None else side / min(height, width))
+        return size_factor(height, width, self.input_side, self.input_scale)
 
     def input_steps(self) -> str:
         """In words what happens to an image's size before the network; empty for nothing."""
@@ -153,10 +152,18 @@ def model_spec(
     )
 
 
+def size_factor(height: int, width: int, side: int | None, scale: float) -> float:
+    """The factor that brings the shorter of two sides to `side` (None: unchanged) times `scale`.
+
+    TorchScript compiles this function and `scaled_size`.
+    """
+    return scale if side is None else scale * (side / min(height, width))
+
+
 def scaled_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
     """(height, width) times `factor`, in whole pixels, none below 1."""
-    height, width = (max(1, round(side * factor)) for side in size)
-    return height, width
+    height, width = size
+    return max(1, int(round(height * factor))), max(1, int(round(width * factor)))  # noqa: RUF046
 
 
 def class_names(classes: int | list[str]) -> list[str]:

@@ -27,14 +27,14 @@ class FCNHead(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Maps B x C x h x w from fine to coarse to logits at the resolution of the finest."""
-        *finer, deepest = features
-        *layers, last = self.score
-        scores: Tensor = last(self.dropout(deepest))
-        for layer, double, feature in zip(
-            reversed(layers), self.doublings, reversed(finer), strict=True
-        ):
-            scored = layer(feature)
-            scores = scored + resized(double(scores), tuple(scored.shape[-2:]))
+        scored: list[Tensor] = []
+        for index, layer in enumerate(self.score):
+            deepest = index == len(features) - 1
+            scored.append(layer(self.dropout(features[index]) if deepest else features[index]))
+        scores = scored[-1]
+        for index, double in enumerate(self.doublings):
+            finer = scored[-2 - index]
+            scores = finer + resized(double(scores), (finer.shape[-2], finer.shape[-1]))
         return scores
 
 

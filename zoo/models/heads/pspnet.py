@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zoo.common.errors import InputError
 from zoo.models.heads.fcn import doubling
 from zoo.models.network import AuxiliaryHead, Level, Parts
-from zoo.models.norms import BatchNormOfAny, groups_for
+from zoo.models.norms import groups_for
 from zoo.models.outputs import resized
 from zoo.models.pyramid import Pyramid, plan
 
@@ -22,7 +22,7 @@ FACTOR = 0.4
 """Weight of the auxiliary loss in the total loss, as in the paper."""
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "batch": BatchNormOfAny,
+    "batch": nn.BatchNorm2d,
     "group": lambda channels: nn.GroupNorm(groups_for(channels), channels),
     "layer": LayerNorm2d,
 }
@@ -62,9 +62,11 @@ class PyramidPooling(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """B x C x h x w to B x `channels` x h x w."""
-        size = tuple(features.shape[-2:])
-        pooled = [resized(branch(features), size) for branch in self.branches]
-        return torch.cat([features, *pooled], dim=1)
+        size = (features.shape[-2], features.shape[-1])
+        maps = [features]
+        for branch in self.branches:
+            maps.append(resized(branch(features), size))
+        return torch.cat(maps, dim=1)
 
 
 class PSPDecoder(nn.Module):
@@ -78,8 +80,7 @@ class PSPDecoder(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """The images and an encoder's maps to one map at stride 8."""
-        (deepest,) = self.pyramid(features)
-        smooth: Tensor = self.smooth(self.pooling(deepest))
+        smooth: Tensor = self.smooth(self.pooling(self.pyramid(features)[0]))
         return smooth
 
 
@@ -137,7 +138,10 @@ class Parallel(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """`features` B x C x h x w through every layer, channel after channel."""
-        return torch.cat([branch(features) for branch in self.branches], dim=1)
+        maps: list[Tensor] = []
+        for branch in self.branches:
+            maps.append(branch(features))
+        return torch.cat(maps, dim=1)
 
 
 def convolution(
