@@ -18,12 +18,7 @@ from zoo.hub.folder import load_folder, save_folder
 from zoo.models.heads.fcn import FCNHead
 from zoo.models.layers import encoder_layers, train_mode, unfreeze
 from zoo.models.network import Level, TimmEncoder, encoder_levels
-from zoo.models.norms import (
-    BatchNormActOfAny,
-    BatchNormOfAny,
-    allow_single_pooled_values,
-    allow_single_values,
-)
+from zoo.models.norms import SingleValues
 from zoo.models.pyramid import Pyramid, Source, plan
 from zoo.registry.decoders import DECODERS
 
@@ -198,73 +193,53 @@ def test_every_decoder_on_a_plain_transformer(decoder: str) -> None:
 
 @pytest.mark.parametrize("decoder", sorted(set(DECODERS) - {"dpt", "eomt"}))
 def test_a_batch_of_one_trains(decoder: str) -> None:
-    model = create(f"{decoder}-test_resnet", classes=2, encoder_weights=None).train()
+    model = create(f"{decoder}-test_resnet", classes=2, encoder_weights=None)
     model(torch.randn(1, 3, 64, 64)).sum().backward()
     assert all(p.grad is not None for p in model.net.decoder.parameters())
 
 
-def test_a_single_value_is_normalised_by_the_running_statistics() -> None:
-    norm = BatchNormOfAny(2).train()
-    norm.running_mean.copy_(torch.tensor([1.0, -1.0]))
-    norm.running_var.copy_(torch.tensor([4.0, 0.25]))
-    out = norm(torch.tensor([3.0, 0.0]).view(1, 2, 1, 1))
-    # (3 - 1) / 2 and (0 + 1) / 0.5
-    assert out.flatten().tolist() == pytest.approx([1.0, 2.0], abs=1e-4)
-    assert norm.running_mean.tolist() == [1.0, -1.0]
-
-
-def test_a_gate_on_pooled_maps_learns_from_one_image() -> None:
-    class Gated(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.trunk = nn.Sequential(nn.Conv2d(3, 4, 8, stride=8), nn.BatchNorm2d(4))
-            self.gate = nn.Sequential(nn.Conv2d(4, 4, 1), BatchNormAct2d(4))
-            self.plain = nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4))
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            found = self.trunk(images)
-            pooled = found.mean((2, 3), keepdim=True)
-            return found * self.gate(pooled) + self.plain(pooled)
-
-    net = Gated().train()
-    allow_single_pooled_values(net, torch.zeros(1, 3, 16, 16))
-    kinds = [type(m) for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert kinds == [nn.BatchNorm2d, BatchNormActOfAny, BatchNormOfAny]
-    assert all(module.training for module in net.modules())
-    assert net.trunk[1].num_batches_tracked == 0
-    gate = net.gate[1]
-    gate.running_var.fill_(4.0)
-    out = gate(torch.tensor([3.0, -1.0, 0.0, 8.0]).view(1, 4, 1, 1))
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, BatchNormAct2d])
+def test_a_single_value_is_normalised_by_the_running_statistics(kind: type) -> None:
+    norm = kind(4).train()
+    norm.running_mean.fill_(1.0)
+    norm.running_var.copy_(torch.tensor([4.0, 4.0, 4.0, 0.25]))
+    with SingleValues():
+        out = norm(torch.tensor([3.0, -1.0, 1.0, 2.0]).view(1, 4, 1, 1))
+    # (x - 1) / 2 and, in the last channel, (x - 1) / 0.5; timm's norm ends in a ReLU
     assert out.flatten().tolist() == pytest.approx(
-        [1.5, 0.0, 0.0, 4.0], abs=1e-4
-    )  # x / 2, then ReLU
-    net(torch.randn(1, 3, 16, 16)).sum().backward()
-    assert all(p.grad is not None for p in net.parameters())
+        [1.0, 0.0 if kind is BatchNormAct2d else -1.0, 0.0, 2.0], abs=1e-4
+    )
+    assert norm.running_mean.tolist() == [1.0] * 4
+    assert norm.num_batches_tracked == 0
     with pytest.raises(ValueError, match="more than 1 value per channel"):
-        net(torch.randn(1, 3, 8, 8))  # too small an image is another matter
-    for images in (torch.randn(2, 4, 4, 4), torch.randn(2, 4, 1, 1)):
-        other = BatchNormAct2d(4)
-        other.load_state_dict(gate.state_dict())
-        assert torch.equal(other(images), gate(images))
+        norm(torch.zeros(1, 4, 1, 1))
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, BatchNormAct2d])
+def test_everything_else_is_torchs_batch_norm(kind: type) -> None:
+    torch.manual_seed(0)
+    plain, other = kind(3, eps=1e-3, momentum=0.2), kind(3, eps=1e-3, momentum=0.2)
+    for images in (torch.randn(2, 3, 4, 4), torch.randn(2, 3, 1, 1), torch.randn(1, 3, 1, 2)):
+        expected = plain(images)
+        with SingleValues():
+            assert torch.equal(other(images), expected)
+    assert all(map(torch.equal, plain.buffers(), other.buffers()))
+    assert other.num_batches_tracked == 3
+
+
+def test_images_too_small_for_the_encoder_are_refused_as_torch_does() -> None:
+    model = create("fcn-test_resnet", classes=2, encoder_weights=None)
+    assert model.net.encoder.output_stride == 32
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        model(torch.randn(1, 3, 32, 32))
+    model(torch.randn(1, 3, 32, 33)).sum().backward()
 
 
 @pytest.mark.parametrize("name", ["deeplabv3-rexnet_100", "linear-skresnet18"])
 def test_encoders_with_such_gates_train_on_one_image(name: str) -> None:
-    model = create(name, classes=2, encoder_weights=None).train()
+    model = create(name, classes=2, encoder_weights=None)
     model(torch.randn(1, 3, 64, 96)).sum().backward()
     assert [n for n, p in model.named_parameters() if p.grad is None] == []
-
-
-def test_everything_else_is_torchs_batch_norm_with_the_same_tensors() -> None:
-    plain = nn.BatchNorm2d(3, eps=1e-3, momentum=0.2)
-    holder = nn.Sequential(nn.BatchNorm2d(3, eps=1e-3, momentum=0.2))
-    weight, names = holder[0].weight, list(holder.state_dict())
-    allow_single_values(holder)
-    assert holder[0].weight is weight
-    assert list(holder.state_dict()) == names
-    for images in (torch.randn(2, 3, 4, 4), torch.randn(2, 3, 1, 1)):
-        assert torch.equal(plain(images), holder(images))
-    assert torch.equal(plain.running_var, holder[0].running_var)
 
 
 @pytest.mark.parametrize("name", [f"linear-{VIT}", f"fcn-{VIT}", f"unet-{VIT}", "fcn-test_resnet"])

@@ -139,7 +139,7 @@ def test_windows_of_a_fixed_size_keep_the_auxiliary_logits() -> None:
     outputs = model.training_outputs(images)
     assert isinstance(outputs, Outputs)
     halves = [model.net.encoder(images[..., at : at + 64]) for at in (0, 64)]
-    sides = [bilinear(model.net.auxiliary_head(half).logits, (64, 64)) for half in halves]
+    sides = [bilinear(model.net.auxiliary_head(half), (64, 64)) for half in halves]
     assert torch.allclose(outputs.auxiliary[0].logits, torch.cat(sides, -1), atol=1e-5)
     assert torch.allclose(full_size(outputs), model(images), atol=1e-5)
     assert outputs.auxiliary[0].factor == 0.4

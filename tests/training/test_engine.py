@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from zoo.common.errors import InputError, RunError
 from zoo.creation.create import create
 from zoo.models.layers import train_mode
+from zoo.models.norms import single_values_recomputed
 from zoo.models.regularise import apply_recipe
 from zoo.models.segmentation import SegmentationModel, normalise
 from zoo.registry.recipe import Recipe
@@ -285,6 +286,18 @@ def test_recomputed_activations_change_nothing() -> None:
     assert all(torch.allclose(first[1][key], second[1][key], atol=1e-7) for key in first[1])
     for (key, a), (_, b) in zip(plain.named_buffers(), lean.named_buffers(), strict=True):
         assert torch.equal(a, b), key
+
+
+def test_a_gate_on_one_pooled_value_is_recomputed_as_it_was_computed() -> None:
+    model = create("linear-skresnet18", classes=3, encoder_weights=None).train()
+    checkpoint_activations(model)
+    with single_values_recomputed(model):
+        model(torch.randn(1, 3, 64, 64)).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    assert all(module.training for module in model.modules())
+    gate = model.net.encoder.model.layer1[0].conv1.attn.bn
+    assert gate.num_batches_tracked == 0
+    assert not gate.running_mean.any()
 
 
 def test_recomputing_really_happens() -> None:

@@ -25,6 +25,7 @@ from zoo.data.split import with_val
 from zoo.evaluation.counts import Confusion
 from zoo.inference.tiling import predict_ids
 from zoo.models.build import gmacs, params_m
+from zoo.models.layers import in_eval_mode
 from zoo.models.outputs import Outputs
 from zoo.models.segmentation import SegmentationModel
 from zoo.records.image_counts import ImageCounts, counts_hash, write_with_counts
@@ -164,30 +165,24 @@ def score(
         assert on_logits is not None
         on_logits(outputs, masks[..., rows, columns].to(device))
 
-    was_training = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with ranks.raise_on_all_ranks(), progress_bar() as bar:
-            task = bar.add_task(description, total=loader.images)
-            for indices, images, masks in loader:
-                predicted = predict_ids(
-                    model, images, precision=precision, device=device,
-                    on_logits=on_logits and partial(with_masks, masks),
-                ).cpu()  # fmt: skip
-                if per_image is None:
-                    confusion.add(masks, predicted)
-                else:
-                    for index, mask, ids in zip(indices, masks, predicted, strict=True):
-                        one = Confusion(confusion.classes)
-                        one.add(mask, ids)
-                        confusion.add_matrix(one.matrix)
-                        per_image[index] = np.stack(one.pixel_counts[:3], axis=1)
-                bar.advance(task, len(indices))
-                if after_batch is not None:
-                    after_batch()
-    finally:
-        for module, mode in was_training:
-            module.training = mode
+    with in_eval_mode(model), ranks.raise_on_all_ranks(), progress_bar() as bar:
+        task = bar.add_task(description, total=loader.images)
+        for indices, images, masks in loader:
+            predicted = predict_ids(
+                model, images, precision=precision, device=device,
+                on_logits=on_logits and partial(with_masks, masks),
+            ).cpu()  # fmt: skip
+            if per_image is None:
+                confusion.add(masks, predicted)
+            else:
+                for index, mask, ids in zip(indices, masks, predicted, strict=True):
+                    one = Confusion(confusion.classes)
+                    one.add(mask, ids)
+                    confusion.add_matrix(one.matrix)
+                    per_image[index] = np.stack(one.pixel_counts[:3], axis=1)
+            bar.advance(task, len(indices))
+            if after_batch is not None:
+                after_batch()
     ranks.add_up(confusion.matrix)
     if per_image is not None:
         ranks.add_up(per_image)

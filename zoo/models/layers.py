@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import re
@@ -162,7 +163,7 @@ def train_mode(model: nn.Module, *, frozen_statistics: bool = False) -> None:
             continue
         following = not any(parameter.requires_grad for parameter in parameters)
         for other in [*waiting, module]:
-            other.train(not following)
+            nn.Module.train(other, not following)  # SMP's own passes over a frozen encoder
         waiting.clear()
     for module in waiting:
         module.train(not following)
@@ -170,6 +171,18 @@ def train_mode(model: nn.Module, *, frozen_statistics: bool = False) -> None:
         for module in model.modules():
             if isinstance(module, BATCH_NORMS):
                 module.eval()
+
+
+@contextlib.contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """A context in which `model` is in evaluation mode; each module's own mode comes back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 def _set(model: SegmentationModel, learning: set[str]) -> bool:

@@ -183,7 +183,8 @@ class Network(nn.Module):
         decoded = self.decoder(given)
         factor = getattr(self.segmentation_head, "factor", None)
         if factor is None:
-            second, auxiliary = self.auxiliary_head, ()
+            second = self.auxiliary_head
+            auxiliary: tuple[Auxiliary, ...] = ()
             if second is not None:
                 auxiliary = (Auxiliary(second(given), second.factor),)
             logits = self.segmentation_head(decoded)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
 from timm.layers import BatchNormAct2d, GroupNormAct, LayerNorm2d
 from torch import Tensor, nn
 from torch.nn import functional
@@ -110,6 +110,29 @@ class SingleValues(TorchFunctionMode):
         return functional.batch_norm(
             input, running_mean, running_var, weight, bias, training, momentum, eps
         )
+
+
+@contextlib.contextmanager
+def single_values_recomputed(net: nn.Module) -> Iterator[None]:
+    """A context for the backward pass of a `net` that computes activations again.
+
+    What ran under `SingleValues` is computed in the same way; a function mode does not reach there.
+    """
+    changed: list[nn.Module] = []
+
+    def use_running_statistics(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if norm.training and inputs[0].numel() == inputs[0].shape[1]:
+            changed.append(norm.eval())
+
+    norms = [module for module in net.modules() if isinstance(module, BATCH_NORMS)]
+    hooks = [norm.register_forward_pre_hook(use_running_statistics) for norm in norms]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for norm in changed:
+            norm.train()
 
 
 def _replace(net: nn.Module, make: Callable[[Any], nn.Module]) -> int:

@@ -40,13 +40,12 @@ def full_size(outputs: Outputs) -> torch.Tensor:
     return resized(outputs.logits, outputs.size, outputs.align_corners)[..., :height, :width]
 
 
-def resized(
-    maps: torch.Tensor, size: tuple[int, int], align_corners: bool = False
-) -> torch.Tensor:
+def resized(maps: torch.Tensor, size: tuple[int, int], align_corners: bool = False) -> torch.Tensor:
     """`maps`, B x K x h x w, resized bilinearly to `size`; returned as they are if they have it."""
     height, width = size
     same = maps.shape[-2] == height and maps.shape[-1] == width
-    if same and not torch.jit.is_tracing():  # a trace is to resize maps of other sizes
+    # a trace is to resize maps of other sizes
+    if same and not torch.jit.is_tracing():  # type: ignore[attr-defined]
         return maps
     return functional.interpolate(
         maps, [height, width], mode="bilinear", align_corners=align_corners

@@ -53,7 +53,8 @@ class Pyramid(nn.Module):
                 doublings = round(math.log2(used[0].stride / source.stride))
                 maker = Made(source.levels[0], used[0].channels, doublings)
             else:
-                maker = Same(*(source.levels or (0,)), used[0].channels if used else 0)
+                place, channels = (source.levels[0], used[0].channels) if used else (0, 0)
+                maker = Same(place, channels)
             makers.append(maker)
             self.channels.append(maker.channels)
         for place, channels in enumerate(self.channels):
@@ -96,8 +97,11 @@ class Same(nn.Module):
 
 
 class Made(nn.Module):
-    """A map of another stride from the level at `position`: `doublings` of the resolution (below 0: halvings), then two
-    convolutions to at most `WIDTH` channels."""
+    """A map of another stride from the level at `position`.
+
+    `doublings` of the resolution (below 0: halvings), then two convolutions to at most `WIDTH`
+    channels.
+    """
 
     def __init__(self, position: int, channels: int, doublings: int):
         super().__init__()

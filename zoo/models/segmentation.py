@@ -37,11 +37,8 @@ class SegmentationModel(nn.Module):
         An encoder that SMP's `net.freeze_encoder()` froze stays in evaluation mode as a whole until
         `net.unfreeze_encoder()`: its BatchNorm statistics, dropout and stochastic depth.
         """
-        self.training = mode
         nn.Module.train(self.net, False)  # SMP's own passes over a frozen encoder
-        if mode:
-            self.net.train()
-        return self
+        return super().train(mode)
 
     def forward(self, images: torch.Tensor, factor: float | None = None) -> torch.Tensor:
         """Logits of every class for every pixel.
@@ -64,7 +61,8 @@ class SegmentationModel(nn.Module):
                 logits = self._windows(padded, side, self.net)
             else:
                 logits = self.net(padded)
-        return cut_back(logits, scaled, images)
+        found: torch.Tensor = cut_back(logits, scaled, images)
+        return found
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What `torch.jit.script` compiles in the place of this model."""
@@ -157,7 +155,8 @@ class SegmentationModel(nn.Module):
 
     def padded(self, images: torch.Tensor) -> torch.Tensor:
         """`images` padded to a size that the network takes: last row and column are repeated."""
-        return padded_to(images, *self.input_grid())
+        padded: torch.Tensor = padded_to(images, *self.input_grid())
+        return padded
 
     def input_grid(self) -> tuple[int, int]:
         """What both sides are a multiple of, and the least of them, in pixels."""
@@ -222,7 +221,8 @@ class Scriptable(nn.Module):
         height, width = padded.shape[-2], padded.shape[-1]
         side = self.side
         if side == 0 or (height == side and width == side):
-            return cut_back(self.net(padded), scaled, images)
+            logits: torch.Tensor = cut_back(self.net(padded), scaled, images)
+            return logits
         total = padded.new_zeros([padded.shape[0], self.classes, height, width])
         count = padded.new_zeros([height, width])
         for top in window_starts(height, side):
@@ -230,7 +230,8 @@ class Scriptable(nn.Module):
                 window = padded[..., top : top + side, left : left + side]
                 total[..., top : top + side, left : left + side] += self.net(window)
                 count[..., top : top + side, left : left + side] += 1
-        return cut_back(total / count, scaled, images)
+        mean: torch.Tensor = cut_back(total / count, scaled, images)
+        return mean
 
 
 def window_starts(length: int, side: int) -> list[int]:
@@ -258,7 +259,7 @@ def normalise(images: torch.Tensor, spec: ModelSpec, device: torch.device | str)
     return images.float().sub_(mean).mul_(scale)
 
 
-@torch.jit.script_if_tracing
+@torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
 def rescaled(images: torch.Tensor, scale: float, side: int | None = None) -> torch.Tensor:
     """Float `images`, B x C x H x W, with both sides times `scale`: bilinear, antialiased.
 
@@ -268,13 +269,11 @@ def rescaled(images: torch.Tensor, scale: float, side: int | None = None) -> tor
     factor = size_factor(size[0], size[1], side, scale)
     height, width = scaled_size(size, factor)
     if (height, width) == size:
-        return images[:] if torch.jit.is_scripting() else images  # a trace needs another tensor
-    return functional.interpolate(
-        images, [height, width], mode="bilinear", antialias=factor < 1.0
-    )
+        return _another(images)
+    return functional.interpolate(images, [height, width], mode="bilinear", antialias=factor < 1.0)
 
 
-@torch.jit.script_if_tracing
+@torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
 def padded_to(images: torch.Tensor, multiple: int, minimum: int) -> torch.Tensor:
     """`images`, B x C x H x W, with both sides padded to a multiple and a minimum, in pixels.
 
@@ -283,14 +282,19 @@ def padded_to(images: torch.Tensor, multiple: int, minimum: int) -> torch.Tensor
     height = padding(images.shape[-2], multiple, minimum)
     width = padding(images.shape[-1], multiple, minimum)
     if height == 0 and width == 0:
-        return images[:] if torch.jit.is_scripting() else images
+        return _another(images)
     return functional.pad(images, [0, width, 0, height], mode="replicate")
 
 
-@torch.jit.script_if_tracing
+@torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
 def cut_back(logits: torch.Tensor, scaled: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """`logits` of padded images without the padding, then resized to the size of `images`."""
     logits = logits[..., : scaled.shape[-2], : scaled.shape[-1]]
     if scaled.shape == images.shape:
         return logits
     return resized(logits, (images.shape[-2], images.shape[-1]))
+
+
+def _another(images: torch.Tensor) -> torch.Tensor:
+    """The same pixels; in a trace another tensor, as a trace takes equal ones for one."""
+    return images[:] if torch.jit.is_scripting() else images  # type: ignore[attr-defined]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from zoo.common.console import info, track
 from zoo.common.errors import InputError, join_problems
 from zoo.data.loading.decoded import room_bytes
+from zoo.models.layers import in_eval_mode
 from zoo.models.segmentation import normalise
 from zoo.runtime.memory import cache_folder, default_cache_gib, gib, local_processes
 from zoo.runtime.precision import autocast
@@ -379,17 +380,11 @@ def used_features(
     probes = map_tensors(
         lambda x: x[:1].detach().requires_grad_() if x.is_floating_point() else x, features
     )
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.enable_grad():
-            outputs = TrainingNet(model)(FeatureBatch(probes, image_shape, 1))
-            score = torch.stack([value.float().sum() for value in tensors_in(outputs)]).sum()
-            floating = [probe for probe in tensors_in(probes) if probe.requires_grad]
-            found = iter(torch.autograd.grad(score, floating, allow_unused=True))
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    with in_eval_mode(model), torch.enable_grad():
+        outputs = TrainingNet(model)(FeatureBatch(probes, image_shape, 1))
+        score = torch.stack([value.float().sum() for value in tensors_in(outputs)]).sum()
+        floating = [probe for probe in tensors_in(probes) if probe.requires_grad]
+        found = iter(torch.autograd.grad(score, floating, allow_unused=True))
     return [next(found) is not None if x.requires_grad else True for x in tensors_in(probes)]
 
 

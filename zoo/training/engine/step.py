@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from zoo.common.console import info
 from zoo.common.errors import RunError
+from zoo.models.norms import single_values_recomputed
 from zoo.models.segmentation import normalise
 from zoo.runtime.precision import autocast
 from zoo.runtime.processes import in_all_processes
@@ -176,7 +177,9 @@ class Step:
     def _backward(self, loss: Tensor) -> bool:
         restore = self._snapshot() if self._recomputes else None
         loss = loss * self.ranks.world  # DDP and FSDP take the mean over the processes
-        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        again = single_values_recomputed if self._recomputes else contextlib.nullcontext
+        with again(self.model):
+            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
         if restore is not None:
             restore()  # recomputing has moved the statistics a second time
         return True
