@@ -55,11 +55,14 @@ def save_folder(
     """
     from safetensors.torch import save_file
 
+    from zoo.models.build import tied_names
+
+    again = {name for group in tied_names(model.net) for name in group[1:]}  # once, as SMP reads it
     state = {name: tensor.detach().cpu().clone() for name, tensor in model.net.state_dict().items()}
     OutputFolder(path, [WEIGHTS, CONFIG, CARD], overwrite=overwrite, replaced=True)
     with new_folder(path, replace=True) as folder:
         save_file(
-            {name: tensor.contiguous() for name, tensor in state.items()},
+            {name: tensor.contiguous() for name, tensor in state.items() if name not in again},
             folder / WEIGHTS,
             metadata={"format": "pt"},
         )
@@ -127,7 +130,13 @@ def load_folder(
     `classes`: names of other classes; the layers that score the classes then start at random, the
     rest is loaded. Raises InputError where the weights do not fit the description or hold NaN.
     """
-    from zoo.models.build import build, check_keys, check_values, read_weights
+    from zoo.models.build import (
+        build,
+        check_keys,
+        check_values,
+        read_weights,
+        with_tied_names,
+    )
 
     described, commit = read_folder(path, registry), snapshot_origin(path)
     spec, state = described.spec, read_weights(path / WEIGHTS)
@@ -145,7 +154,7 @@ def load_folder(
         old = build(spec)
         load_state(old, state, described)
         state = old.net.state_dict()
-    merged = state | {name: fresh[name] for name in class_tensors(spec)}
+    merged = with_tied_names(model.net, state) | {name: fresh[name] for name in class_tensors(spec)}
     check_keys(model.net, merged)
     model.net.load_state_dict(merged)
     if origin:
@@ -158,13 +167,14 @@ def load_state(
 ) -> None:
     """Load `state` into `model` strictly. Raises InputError where it does not fit."""
     from zoo.hub.smp import load_smp_state
-    from zoo.models.build import check_keys
+    from zoo.models.build import check_keys, with_tied_names
 
     if described.foreign:
         load_smp_state(model.net, state)
         return
-    check_keys(model.net, state)
-    model.net.load_state_dict(state)
+    complete = with_tied_names(model.net, state)
+    check_keys(model.net, complete)
+    model.net.load_state_dict(complete)
 
 
 def check_shapes(described: Described, shapes: dict[str, tuple[int, ...]]) -> None:

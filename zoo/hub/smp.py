@@ -127,8 +127,10 @@ def load_smp_state(net: nn.Module, state: dict[str, torch.Tensor]) -> None:
 
     Raises InputError for tensors that are missing, unknown or of another shape.
     """
+    from zoo.models.build import with_tied_names
+
     try:
-        net.load_state_dict(dict(state), strict=True)
+        net.load_state_dict(with_tied_names(net, state), strict=True)
     except (RuntimeError, KeyError, ValueError) as error:
         lines = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
         found = [shortened(line.split(", "), 5) for line in lines[:8]]

@@ -96,9 +96,37 @@ def build(spec: ModelSpec, encoder_file: Path | None = None) -> SegmentationMode
 def build_with_weights(spec: ModelSpec, state: dict[str, Tensor]) -> SegmentationModel:
     """Build the model of `spec` and load `state`, the tensors of its net, strictly."""
     model = build(spec)
-    check_keys(model.net, state)
-    model.net.load_state_dict(state)
+    complete = with_tied_names(model.net, state)
+    check_keys(model.net, complete)
+    model.net.load_state_dict(complete)
     return model
+
+
+def tied_names(net: nn.Module) -> list[list[str]]:
+    """The names in `net`'s state dict that stand for one tensor, for each tensor with several."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in sorted(net.state_dict(keep_vars=True).items()):
+        names.setdefault(id(tensor), []).append(name)
+    return [group for group in names.values() if len(group) > 1]
+
+
+def with_tied_names(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`state` with every name of a tensor that `net` uses in several places.
+
+    Files hold such a tensor once or under all of its names. Raises InputError where they differ.
+    """
+    complete = dict(state)
+    for group in tied_names(net):
+        held = [name for name in group if name in state]
+        for name in held[1:]:
+            one, other = state[held[0]], state[name]
+            if not one.is_meta and not torch.equal(one, other):
+                raise InputError(
+                    f"The weights do not fit the model: {held[0]} and {name} are one tensor of the "
+                    "model and differ in the file."
+                )
+        complete |= {name: state[held[0]] for name in group if held}
+    return complete
 
 
 def check_keys(net: nn.Module, state: dict[str, Tensor]) -> None:
