@@ -134,6 +134,7 @@ SHOW = "from zoo.cli.main import run; run(['show', 'unet-resnet18'])"
         SHOW,
         "from zoo.cli.main import run; run(['--help'])",
         "from zoo.cli.main import run; run(['--version'])",
+        "from zoo.cli.main import run; run(['finetune', 'unet-test_resnet', '--data', 'none'])",
         "from zoo.cli.main import run; run(['leaderboard', 'build', '--results', 'a'])",
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,9 +23,10 @@ from zoo.registry.overrides import apply_overrides
 from zoo.registry.recipe import Recipe, recipe_dict
 from zoo.training import auto, budget
 from zoo.training.auto import Facts, choose, facts_of, resolve_auto, stored
-from zoo.training.budget import Cost, duration, epochs_within, parse_budget, spread
+from zoo.training.budget import Cost, duration, epochs_within, spread
 from zoo.training.engine.trainer import Trainer
 from zoo.training.finetune import finetune
+from zoo.training.plan import parse_budget
 
 CAMVID = Facts(
     base="cnn", kind="cnn", pretrained=True, any_size=True, images=367, side=360,
@@ -250,31 +252,68 @@ def test_a_choice_is_kept_in_a_file() -> None:
     assert again == found
 
 
-def test_the_cost_follows_from_the_clock(scenes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run by hand: 9 s a step while it warms up, then 2 s (stage a) and 3 s (stage b)."""
+class Timed:
+    """A trainer by hand: 9 s a step while it warms up, then 2 s (stage a) and 3 s (stage b)."""
+
+    ema, optimizer, device = None, None, "cpu"
+
+    def __init__(self, clock: list[float], precision: str):
+        self.clock, self.precision, self.model = clock, precision, None
+        self.steps: list[list[float]] = []
+
+    def start_stage(self, stage: Any, _: int) -> None:
+        self.usual = {"a": 2.0, "b": 3.0}[stage.name]
+        self.steps.append([])
+
+    def step(self, images: Any, _: Any) -> None:
+        assert images.shape == (4, 3, 64, 64)
+        self.steps[-1].append(self.usual if self.steps[-1] else 9.0)
+        self.clock[0] += self.steps[-1][-1]
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "precision", "counts", "images"),
+    [
+        (math.inf, "fp32", [6, 6], 4),
+        (math.inf, "bf16", [6, 6], 4),
+        # until 20 s: 9 + 2 + ... (19); until 40: 9 + 3 + ... (39); 20 s are left for scoring
+        (60.0, "fp32", [6, 4], 4),
+        (6.0, "fp32", [2, 2], 1),
+    ],
+)
+def test_the_cost_follows_from_the_clock(
+    limit_s: float, precision: str, counts: list[int], images: int, scenes: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     clock = [100.0]
     monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     stages = "stages=[{name: a, epochs: 5, unfreeze: 0.0}, {name: b, epochs: 7}]"
     recipe = apply_overrides(
         load_registry().recipe("scratch"), [stages, "crop=64", "batch_size=4", "validate_every=3"]
     )
+    trainer = Timed(clock, precision)
+    scored: list[tuple[int, str]] = []
 
-    def train(short: Recipe, loader: Any, val: Any, out: Path) -> None:
-        assert [stage.epochs for stage in short.stages] == [2, 2]
-        assert short.validate_every == 1
-        assert out.is_dir()
-        for epoch, seconds in enumerate([9.0, 2.0, 9.0, 3.0]):
-            for images, _ in loader.epoch(epoch):
-                assert images.shape == (4, 3, 64, 64)
-                clock[0] += seconds
-            assert loader.steps_per_epoch == budget.STEPS + 1
-            for indices, _, _ in val:
-                clock[0] += 0.5 * len(indices)
-            clock[0] += 0.25
+    def score(_: Any, loader: Any, precision: str, **__: Any) -> None:
+        scored.append((loader.images, precision))
+        clock[0] += {"fp32": 1.5, "bf16": 0.5}[precision] * loader.images
 
-    cost = budget.measure_cost(load_dataset(scenes), recipe, train)
+    def save(*_: Any) -> None:
+        clock[0] += 0.25
+
+    monkeypatch.setattr(budget, "score", score)
+    monkeypatch.setattr(budget, "train_mode", lambda *_, **__: None)
+    monkeypatch.setattr(budget, "weights_and_optimizer", lambda *_: {})
+    monkeypatch.setattr(budget, "save_folder", lambda *_: None)
+    monkeypatch.setattr(budget, "save_checkpoint", save)
+    cost = budget.measure_cost(load_dataset(scenes), recipe, lambda *_: trainer, limit_s)  # type: ignore[arg-type, return-value]
+    assert [len(steps) for steps in trainer.steps] == counts
     # 8 images make 2 steps of 4; 4 validation images; 0.25 s for a checkpoint
-    assert cost == Cost(epochs_s=(4.0, 6.0), validation_s=2.0, save_s=0.25)
+    each = {"fp32": 1.5, "bf16": 0.5}[precision]
+    final_s = 0.0 if precision == "fp32" else 4 * 1.5
+    expected = Cost(epochs_s=(4.0, 6.0), validation_s=4 * each, save_s=0.25, final_s=final_s)
+    assert cost == expected
+    assert max(count for count, _ in scored) == images
 
 
 TINY = ("batch_size=4", "precision=fp32", "crop=64")

@@ -34,7 +34,7 @@ from zoo.models.layers import encoder_layers
 from zoo.runtime.processes import Ranks
 from zoo.training.engine.checkpoint import load_checkpoint
 from zoo.training.finetune import _announce, finetune
-from zoo.training.plan import prepare
+from zoo.training.start import prepare
 
 BOTH = "loss={ce: 1.0, dice: 1.0}"
 FROZEN = "batch_norm=frozen"

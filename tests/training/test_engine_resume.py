@@ -12,7 +12,6 @@ from helpers.engine_runs import SETTINGS, logged, without_batch_norm
 from zoo.common.errors import InputError
 from zoo.training.engine import trainer
 from zoo.training.engine.checkpoint import (
-    NAME,
     Progress,
     load_checkpoint,
     random_state,
@@ -20,6 +19,7 @@ from zoo.training.engine.checkpoint import (
     set_random_state,
 )
 from zoo.training.finetune import finetune
+from zoo.training.plan import CHECKPOINT
 
 STOP = 3
 
@@ -133,7 +133,7 @@ def test_a_checkpoint_of_another_version_names_what_it_lacks(
     parts = dict.fromkeys(("model", "ema", "optimizer", "scaler", "plateau", "random"), None)
     save_checkpoint(tmp_path, parts, Progress(step=3))
     assert load_checkpoint(tmp_path)[1].step == 3
-    content = torch.load(tmp_path / NAME, weights_only=True)
+    content = torch.load(tmp_path / CHECKPOINT, weights_only=True)
     part, _, name = lacking.partition(".")
     if name:
         del content[part][name]
@@ -143,7 +143,7 @@ def test_a_checkpoint_of_another_version_names_what_it_lacks(
         content = [1, 2]
     else:
         del content[part]
-    torch.save(content, tmp_path / NAME)
+    torch.save(content, tmp_path / CHECKPOINT)
     with pytest.raises(InputError, match="was written by another version of zoo") as caught:
         load_checkpoint(tmp_path)
     assert said in str(caught.value)

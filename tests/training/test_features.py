@@ -29,12 +29,12 @@ from zoo.training.engine.features import (
     Layout,
     TrainingNet,
     check_encoder,
-    check_feature_views,
     tensors_in,
     used_features,
 )
 from zoo.training.engine.step import Step
 from zoo.training.finetune import finetune
+from zoo.training.plan import check_feature_views
 
 HEAD = {"name": "head", "epochs": 4, "unfreeze": 0.0}
 

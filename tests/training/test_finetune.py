@@ -27,12 +27,14 @@ from zoo.data.inspect.scan import scan_labels
 from zoo.data.load import load_dataset
 from zoo.data.loading.loader import EvalLoader
 from zoo.evaluation.evaluate import evaluate, make_record
+from zoo.hub.folder import read_folder
 from zoo.inference.tiling import predict_ids
 from zoo.models.segmentation import normalise
+from zoo.runtime.processes import Ranks
 from zoo.training.engine.checkpoint import load_checkpoint
 from zoo.training.finetune import finetune
 from zoo.training.losses import SplitLoss
-from zoo.training.plan import stage_plans
+from zoo.training.start import prepare, stage_plans
 
 
 def run(data: Path, out: Path, *more: str, **options: Any) -> Any:
@@ -107,6 +109,15 @@ def test_what_a_model_learned_from_in_size_it_sees_ever_after(scenes: Path, tmp_
     assert record.input_size == [72, round(72 * width / height)]
     assert record.gmacs != make_record(evaluate(plain, scenes, split="test")).gmacs
     assert "times 1.5" in (tmp_path / "run" / "best" / "README.md").read_text()
+
+
+def test_few_steps_are_said_first(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(scenes, tmp_path / "run", "stages=[{name: all, epochs: 1}]")
+    said = " ".join(capsys.readouterr().err.split())
+    first = "Only 2 steps: 1 epochs of 8 images, 4 at a time. That is little for training; --recipe"
+    assert said.removeprefix("Warning: ").startswith(f"{first} auto chooses the epochs")
 
 
 def test_a_frozen_stage_leaves_the_encoder_as_it_was(scenes: Path, tmp_path: Path) -> None:
@@ -229,6 +240,29 @@ def test_a_full_disk_keeps_the_previous_checkpoint(
     assert not [path for path in out.iterdir() if path.name.startswith(".")]
 
 
+def test_the_final_score_is_in_fp32(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    found = run(scenes, out, "precision=bf16", "optimizer={name: sgd, lr: 0.05}")
+    exact = evaluate(out, scenes, split="val")
+    assert (exact.precision, found.precision) == ("fp32", "fp32")
+    assert found.best_miou == exact.metrics["miou"]
+    entries = log(out, "epoch")
+    assert found.chosen_miou == max(entry["miou"] for entry in entries)
+    assert {entry["precision"] for entry in entries} == {"bf16"}
+    assert json.loads((out / "result.json").read_text())["precision"] == "fp32"
+    kept = read_folder(out / "best")
+    assert (
+        kept.metrics == {"dataset": "scenes", "split": "val", "precision": "fp32"} | exact.metrics
+    )
+    assert kept.training is not None
+    assert kept.training["chosen_miou"] == found.chosen_miou
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"Best val mIoU {100 * found.best_miou:.2f} % in fp32 (" in said
+    assert "mIoU" in (out / "best" / "README.md").read_text().split(" in fp32, one confusion")[0]
+
+
 def test_early_stop(scenes: Path, tmp_path: Path) -> None:
     result = run(
         scenes,
@@ -326,7 +360,7 @@ def test_the_plan_says_what_learns(scenes: Path) -> None:
         overrides=[*SHORT, "optimizer.lr=0.01"],
         encoder_weights=None,
     )
-    head, whole = stage_plans(plan)
+    head, whole = stage_plans(plan, prepare(plan, Ranks(), dry_run=True).net)
     assert (head.learning_layers, head.encoder_lr_top) == (0, None)
     assert whole.learning_layers == whole.encoder_layers == head.encoder_layers
     assert (whole.decoder_lr, whole.encoder_lr_top) == (0.01, pytest.approx(0.005))

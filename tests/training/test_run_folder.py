@@ -27,7 +27,6 @@ from zoo.runtime.environment import versions
 from zoo.runtime.processes import Interrupted, Ranks
 from zoo.training.charts import read_log
 from zoo.training.engine.checkpoint import (
-    NAME,
     Progress,
     load_checkpoint,
     random_state,
@@ -36,8 +35,9 @@ from zoo.training.engine.checkpoint import (
 from zoo.training.engine.features import map_tensors
 from zoo.training.engine.trainer import Trainer
 from zoo.training.finetune import finetune
-from zoo.training.plan import make_trainer, prepare
+from zoo.training.plan import CHECKPOINT
 from zoo.training.run_folder import LOCK, LOG, RunLog, only_run
+from zoo.training.start import make_trainer, prepare
 
 STAGES = "stages=[{name: all, epochs: 2}]"
 SETTINGS = ["crop=64", "batch_size=4", "precision=fp32", "workers=0", "ema=0.9", STAGES]
@@ -117,7 +117,7 @@ def test_a_second_signal_stops_at_once(
     with pytest.raises(KeyboardInterrupt) as caught:
         run(scenes, tmp_path / "run")
     assert not isinstance(caught.value, Interrupted)
-    assert not (tmp_path / "run" / NAME).exists()
+    assert not (tmp_path / "run" / CHECKPOINT).exists()
 
 
 def test_a_run_in_a_thread_leaves_signals_alone(scenes: Path, tmp_path: Path) -> None:
@@ -228,8 +228,8 @@ def test_other_versions_are_told(
     content = json.loads((copied / "run.json").read_text())
     content["env"] |= {"torch": "2.6.0", "timm": "1.0.20"}
     (copied / "run.json").write_text(json.dumps(content))
-    saved = torch.load(copied / NAME, weights_only=True)
-    torch.save(saved | {"run": None}, copied / NAME)  # a checkpoint of before that was stored
+    saved = torch.load(copied / CHECKPOINT, weights_only=True)
+    torch.save(saved | {"run": None}, copied / CHECKPOINT)  # a checkpoint of before that was stored
     run(scenes, copied, resume=True)
     now = versions()
     said = " ".join(capsys.readouterr().err.split())
@@ -311,9 +311,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     change: str, finished: Path, copied: Path, trainer: Trainer
 ) -> None:
     alter, said = CHANGES[change]
-    content = torch.load(finished / NAME, weights_only=True)
+    content = torch.load(finished / CHECKPOINT, weights_only=True)
     alter(content)
-    torch.save(content, copied / NAME)
+    torch.save(content, copied / CHECKPOINT)
     trainer.run = copied
     with pytest.raises(InputError) as caught:
         trainer.fit(resume=True)
@@ -323,7 +323,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
 
 @pytest.mark.parametrize("kind", ["empty", "short", "long", "pickle", "text", "folder"])
 def test_a_file_that_is_no_checkpoint_is_refused(kind: str, copied: Path) -> None:
-    path = copied / NAME
+    path = copied / CHECKPOINT
     content = path.read_bytes()
     path.unlink()
     if kind == "folder":
@@ -344,7 +344,7 @@ def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path: Path) -> None:
     weights = {"w": torch.linspace(0, 1, 100), "count": torch.tensor(3)}
     parts = {"model": weights, "ema": None, "optimizer": {"lr": 0.1}, "scaler": None}
     save_checkpoint(tmp_path, parts | {"plateau": None, "random": [random_state()]}, Progress())
-    path = tmp_path / NAME
+    path = tmp_path / CHECKPOINT
     content, wanted = (
         bytearray(path.read_bytes()),
         map_tensors(Tensor.tolist, load_checkpoint(tmp_path)[0]),

@@ -12,10 +12,11 @@ from helpers.engine_runs import plan_for
 from helpers.training_settings import MODEL
 
 from zoo.common.errors import InputError
+from zoo.runtime.processes import Ranks
 from zoo.training.engine.checkpoint import load_checkpoint
 from zoo.training.engine.trainer import Interrupted, Trainer
 from zoo.training.finetune import finetune
-from zoo.training.plan import stage_plans
+from zoo.training.start import prepare, stage_plans
 
 FROZEN = "stages=[{name: head, epochs: 1, unfreeze: 0.0}"
 
@@ -93,11 +94,11 @@ def test_gradual_unfreezing_moves_one_more_layer_in_each_epoch(
             seen.append(len([name for name in learning if name.startswith("net.encoder")]))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("zoo.training.plan.Trainer", Watching)
+        patch.setattr("zoo.training.start.Trainer", Watching)
         run(scenes, tmp_path / "run", growing)
     assert seen[0] == 0 < seen[1] < seen[2]
     plan = plan_for(MODEL, scenes, encoder_weights=None, overrides=[growing])
-    (stage,) = stage_plans(plan)
+    (stage,) = stage_plans(plan, prepare(plan, Ranks(), dry_run=True).net)
     assert (stage.learning_layers_at_first, stage.learning_layers) == (0, stage.encoder_layers)
 
 

@@ -25,7 +25,7 @@ from zoo.runtime.processes import Ranks
 from zoo.training.engine.step import Step
 from zoo.training.engine.trainer import Trainer
 from zoo.training.finetune import finetune
-from zoo.training.plan import make_trainer, prepare
+from zoo.training.start import make_trainer, prepare
 
 ONE = ["crop=64", "batch_size=4", "precision=fp32", "workers=0", "stages=[{name: all, epochs: 1}]"]
 

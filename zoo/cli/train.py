@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,7 +56,8 @@ def finetune_command(
     registry: RegistryOption = None,
 ) -> None:
     """Fine-tune MODEL on the train split of DATA; the best model by val mIoU is kept."""
-    from zoo.training.plan import RunRequest
+    from zoo.training.plan import RunRequest, make_plan
+    from zoo.training.run_folder import check_out, check_trackers
 
     if stage is not None and not find_lr:
         raise InputError(
@@ -68,30 +70,42 @@ def finetune_command(
         encoder_weights=None if encoder_weights == "none" else encoder_weights, new_head=new_head,
         registry=registry, resume=resume, track=tuple(track or ()), budget=budget,
     )  # fmt: skip
+    check_trackers(request.track)
+    plan = None
+    if os.environ.get("WORLD_SIZE", "1") == "1":  # what is wrong is said before torch is loaded
+        plan = make_plan(request)
+        if find_lr:
+            plan.stage(stage)
+        else:
+            check_out(plan.out, resume)
     if find_lr:
         from zoo.training.find_lr import find_lr_for
 
         found = vars(find_lr_for(request, stage=stage, overwrite=overwrite))
         print_line(json.dumps({key: value for key, value in found.items() if key != "points"}))
     elif dry_run:
-        from zoo.training.auto import resolve_auto
-        from zoo.training.plan import make_plan
-
-        _print_plan(resolve_auto(make_plan(request)))
+        _print_plan(plan or make_plan(request))
     else:
         from zoo.training.finetune import run
 
-        print_line(json.dumps(vars(run(request))))
+        print_line(json.dumps(vars(run(request, plan))))
 
 
 def _print_plan(plan: Plan) -> None:
-    from zoo.training.auto import explained
-    from zoo.training.plan import stage_plans
+    from zoo.runtime.processes import Ranks, default_device
+    from zoo.training.auto import explained, resolve_auto
+    from zoo.training.plan import warn_of_few_steps
+    from zoo.training.start import make_trainer, prepare, stage_plans
 
+    warn_of_few_steps(plan)
+    plan, ranks = resolve_auto(plan), Ranks(device=default_device())
+    start = prepare(plan, ranks, dry_run=True)
+    stages = stage_plans(plan, start.net)
+    make_trainer(plan, start, ranks)  # what training would refuse, a dry run refuses too
     sizes = ", ".join(f"{s} {len(plan.dataset.samples(s))}" for s in plan.dataset.splits)
     print_line(f"{plan.model} on {plan.dataset.name} ({sizes}), recipe {plan.recipe_name}\n")
     rows = []
-    for stage in stage_plans(plan):
+    for stage in stages:
         last, first = stage.learning_layers, stage.learning_layers_at_first
         layers = str(last) if last == first else f"{first} to {last}"
         rows.append(

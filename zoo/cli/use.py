@@ -29,7 +29,7 @@ def eval_command(
     data: DataOption,
     split: Annotated[str, typer.Option(help="The split to score.")] = "test",
     out: Annotated[Path | None, typer.Option(help="Folder to write the record into.")] = None,
-    precision: PrecisionOption = "auto",
+    precision: PrecisionOption = "fp32",
     as_json: JsonOption = False,
 ) -> None:
     """Score MODEL once on a split of DATA, at the images' own resolution."""
@@ -38,7 +38,7 @@ def eval_command(
 
     found = evaluate(model, data, split=split, precision=precision, out=out)
     if as_json:
-        print_line(json.dumps(found.metrics, indent=2))
+        print_line(json.dumps(found.metrics | {"precision": found.precision}, indent=2))
     else:
         show(found.confusion.table())
         shown = [metric for metric in METRICS if metric.report and not metric.per_class]
@@ -46,7 +46,7 @@ def eval_command(
         print_line(
             f"{', '.join(values)} on "
             f"{len(found.dataset.samples(found.split))} images of {found.dataset.name}, "
-            f"split {found.split}"
+            f"split {found.split}, in {found.precision}"
         )
 
 

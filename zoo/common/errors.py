@@ -94,6 +94,15 @@ def unknown(what: str, given: str, allowed: Iterable[str]) -> str:
     return f"Unknown {what} {brief(given, 100)}.{hint} Available: {shortened(allowed)}."
 
 
+def type_words(value: object) -> str:
+    """What a value of a wrong type is, in a few words: plain values as they are, others by type."""
+    kind = type(value)
+    if kind.__module__ == "builtins":
+        shown = repr(value)
+        return f"{shown if len(shown) <= 60 else f'{shown[:57]}...'} ({kind.__qualname__})"
+    return f"a value of the type {kind.__module__}.{kind.__qualname__}"
+
+
 def extra(module: str, extra_name: str, where: str) -> Any:
     """Import `module`. Raises InputError that names `where` it is needed and how to install it."""
     package = module.partition(".")[0]

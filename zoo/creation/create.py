@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.common.console import info
-from zoo.common.errors import InputError, renamed
+from zoo.common.errors import InputError, renamed, type_words
 from zoo.common.files import sha256
 from zoo.creation.locate import check_named, model_folder, named_weights, pulled, weights_by_key
 from zoo.hub.config import check_spec
@@ -121,6 +121,13 @@ def load_trained(model: str | Path | SegmentationModel) -> SegmentationModel:
     Raises InputError for the name of an architecture, whose segmentation head is random.
     """
     if not isinstance(model, str | Path):
+        from zoo.models.segmentation import SegmentationModel
+
+        if not isinstance(model, SegmentationModel):
+            raise InputError(
+                "A model should be a name, a folder or what zoo.create returned, got "
+                f"{type_words(model)}."
+            )
         return model
     folder = model_folder(model)
     if folder is None:
@@ -139,12 +146,43 @@ def _check_arguments(
     for name, right in RENAMED.items():
         if name in options:
             raise InputError(f"{name}= is not an argument of zoo.create; use {right}.")
+    _check_encoder_name(encoder_weights)
+
+
+def _check_encoder_name(encoder_weights: object) -> None:
     if encoder_weights == "imagenet" or isinstance(encoder_weights, bool):
         raise InputError(
             f"encoder_weights={encoder_weights!r} does not say which weights. Leave it out for the "
             "tag's own, choose a tag in the name (unet-resnet18.a1_in1k), give a .safetensors "
             "file, or None for random weights."
         )
+
+
+def check_encoder_weights(resolved: Resolved, encoder_weights: str | Path | None) -> None:
+    """Raise InputError for encoder weights that cannot exist. Nothing is fetched."""
+    _check_encoder_name(encoder_weights)
+    if encoder_weights is None:
+        return
+    if is_address(encoder_weights):
+        parse_address(str(encoder_weights))
+        return
+    file = resolved.weights_file if encoder_weights == DEFAULT else Path(encoder_weights)
+    if file is not None and not file.is_file():
+        raise InputError(
+            f"Weights file {file} does not exist. Give a .safetensors file, leave "
+            "encoder_weights out for the tag's own, or give None (on the command line: none)."
+        )
+    if file is None and (resolved.hub_id is None or resolved.tag is None):
+        raise InputError(
+            f"timm has no pretrained weights for {resolved.timm_name}. "
+            "Use encoder_weights=None (on the command line: --encoder-weights none)."
+        )
+
+
+def needs_network(resolved: Resolved, encoder_weights: str | Path | None) -> bool:
+    """Whether these encoder weights come from the Hub or its cache."""
+    by_default = encoder_weights == DEFAULT and resolved.weights_file is None
+    return by_default or (encoder_weights is not None and is_address(encoder_weights))
 
 
 def encoder_source(
@@ -155,6 +193,7 @@ def encoder_source(
     That is nothing for random weights, else their identity (a tag, a repository or a hash), their
     revision and license, and mean and std where they differ from what the registry says.
     """
+    check_encoder_weights(resolved, encoder_weights)
     if encoder_weights is None:
         return None, {}
     source: dict[str, Any] = {"license": resolved.license}
@@ -168,17 +207,9 @@ def encoder_source(
         return timm.file.path, source | {key: value for key, value in given.items() if value}
     file = resolved.weights_file if encoder_weights == DEFAULT else Path(encoder_weights)
     if file is not None:
-        if not file.is_file():
-            raise InputError(
-                f"Weights file {file} does not exist. Give a .safetensors file, leave "
-                "encoder_weights out for the tag's own, or give None (on the command line: none)."
-            )
         return file, source | {"encoder_weights": f"sha256:{sha256(file)}"}
-    if resolved.hub_id is None or resolved.tag is None:
-        raise InputError(
-            f"timm has no pretrained weights for {resolved.timm_name}. "
-            "Use encoder_weights=None (on the command line: --encoder-weights none)."
-        )
+    assert resolved.hub_id is not None  # `check_encoder_weights` has looked
+    assert resolved.tag is not None
     fetched = fetch_encoder(resolved.encoder, resolved.tag, resolved.hub_id)
     tag = {"encoder_weights": resolved.tag, "encoder_revision": fetched.revision}
     return fetched.path, source | tag

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from zoo.common.errors import InputError, unknown
+from zoo.common.errors import InputError, type_words, unknown
 from zoo.data.dataset import Dataset
 from zoo.data.description.dataset_yaml import read_dataset_file
 from zoo.data.description.init import undescribed
@@ -38,6 +38,10 @@ def load_dataset(data: str | Path) -> Dataset:
     `camvid:PATH`. Raises InputError for a missing or invalid description, an unknown format, and
     missing, empty or unpaired folders.
     """
+    if not isinstance(data, str | Path):
+        raise InputError(
+            f"data should be a folder, a dataset.yaml or FORMAT:PATH, got {type_words(data)}."
+        )
     path = Path(data).expanduser()
     named = re.fullmatch(r"([A-Za-z][\w-]+):(.+)", str(data), re.DOTALL)
     if named and not path.exists():

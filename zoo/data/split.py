@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from zoo.common.console import info, warn
 from zoo.common.errors import InputError, shortened
-from zoo.common.files import natural_key, new_folder, read_yaml, write_text
+from zoo.common.files import natural_key, new_folder, read_json, read_yaml, write_text
 from zoo.data.dataset import IGNORE, Dataset, Sample, group_expression, unpack
 from zoo.data.formats.pairs import find_splits
 from zoo.data.inspect.facts import read_each
@@ -34,6 +34,8 @@ Integers = NDArray[np.int64]
 Links = dict[str, Integers]
 
 NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}
+RUN = "run.json"
+"""The file in a run folder that says what the run was started with, also its division of data."""
 SHOWN = 5
 TOLERANCE = 0.05
 """How far the size of a part may be from its ratio without a warning, in [0, 1]."""
@@ -101,6 +103,22 @@ def _kept(
             "test split as it is."
         )
     return kept, left
+
+
+def recorded_val(run: str | Path) -> list[str] | None:
+    """The names of the val split that a run made for a folder without one, if it did.
+
+    `run` is the run folder or the model folder in it; nothing is recorded anywhere else.
+    """
+    for folder in (Path(run).expanduser(), Path(run).expanduser().parent):
+        if (folder / RUN).is_file():
+            content = read_json(folder / RUN)
+            data = content.get("data") if isinstance(content, dict) else None
+            made = data.get("divided") if isinstance(data, dict) else None
+            names = made.get("val") if isinstance(made, dict) else None
+            is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+            return names if is_list else None
+    return None
 
 
 def with_val(

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from zoo.common.console import progress_bar
-from zoo.common.errors import InputError
-from zoo.common.files import hash_of, read_json
+from zoo.common.errors import InputError, type_words
+from zoo.common.files import hash_of
 from zoo.creation.create import load_trained
 from zoo.data.dataset import Dataset
 from zoo.data.inspect.scan import data_hash, scan_labels
 from zoo.data.load import load_dataset
 from zoo.data.loading.loader import EvalLoader
-from zoo.data.split import with_val
+from zoo.data.split import recorded_val, with_val
 from zoo.evaluation.counts import Confusion
 from zoo.inference.tiling import predict_ids
 from zoo.models.build import gmacs, params_m
@@ -33,9 +33,6 @@ from zoo.records.record import PROTOCOL, SCHEMA, Record, parse_record
 from zoo.runtime.environment import stamp
 from zoo.runtime.precision import resolve_precision
 from zoo.runtime.processes import Ranks, start_ranks
-
-RUN = "run.json"
-"""The file in a run folder that says what the run was started with."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +62,22 @@ def evaluate(
     data: str | Path,
     *,
     split: str = "test",
-    precision: str = "auto",
+    precision: str = "fp32",
     out: str | Path | None = None,
 ) -> Evaluation:
     """Score `model` once on one split, at the images' own resolution.
 
     `model`: a run folder, a model folder, a repository, a name that stands for trained weights, or
     a model. Returns `.metrics` (see docs/metrics.md) and `.confusion`; writes the record into the
-    folder `out` if given. Under torchrun or `accelerate launch` the processes share the images,
-    each image scored once. Raises InputError where the classes differ, where every pixel is
-    ignored, and where a record is asked for of the split that chose the model.
+    folder `out` if given. `precision`: fp32, bf16, fp16 or auto; the result states it. Under
+    torchrun or `accelerate launch` the processes share the images, each image scored once. Raises
+    InputError where the classes differ, where every pixel is ignored, and where a record is asked
+    for of the split that chose the model.
     """
+    if not isinstance(split, str):
+        raise InputError(f"split should be a name, such as test, got {type_words(split)}.")
+    if out is not None and not isinstance(out, str | Path):
+        raise InputError(f"out should be a folder, got {type_words(out)}.")
     divided = recorded_val(model) if isinstance(model, (str, Path)) else None
     model = load_trained(model)
     ranks = start_ranks()
@@ -120,22 +122,6 @@ def evaluate(
         if out is not None and ranks.first:
             write_result(found, Path(out))
     return found
-
-
-def recorded_val(run: str | Path) -> list[str] | None:
-    """The names of the val split that a run made for a folder without one, if it did.
-
-    `run` is the run folder or the model folder in it; nothing is recorded anywhere else.
-    """
-    for folder in (Path(run).expanduser(), Path(run).expanduser().parent):
-        if (folder / RUN).is_file():
-            content = read_json(folder / RUN)
-            data = content.get("data") if isinstance(content, dict) else None
-            made = data.get("divided") if isinstance(data, dict) else None
-            names = made.get("val") if isinstance(made, dict) else None
-            is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
-            return names if is_list else None
-    return None
 
 
 def score(

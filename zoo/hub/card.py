@@ -64,6 +64,7 @@ class _Result:
     split: str
     protocol: int
     values: Mapping[str, Any]
+    precision: str | None
     chose_epoch: bool = False
 
 
@@ -78,12 +79,14 @@ def card(
 
     extras, training = extras or Extras(), training or {}
     measured = [
-        _Result(r.dataset, r.split, r.protocol, r.metrics.model_dump()) for r in extras.records
+        _Result(r.dataset, r.split, r.protocol, r.metrics.model_dump(), r.precision)
+        for r in extras.records
     ]
     if metrics and "miou" in metrics:
         split = str(metrics.get("split"))
         chose_epoch = split == training.get("chosen_on", "val")
-        measured.append(_Result(str(metrics.get("dataset")), split, PROTOCOL, metrics, chose_epoch))
+        precision, data = metrics.get("precision"), str(metrics.get("dataset"))
+        measured.append(_Result(data, split, PROTOCOL, metrics, precision, chose_epoch))
     overrides = training.get("overrides") or {}
     body = render(
         "hub/card.md",
@@ -161,7 +164,9 @@ def _eval_results(result: _Result) -> Iterator[EvalResult]:
                 metric_type=metric.hub,
                 metric_name=f"{metric.title} {name}".strip(),
                 metric_value=round(float(value), 6),
-                metric_args={"protocol": result.protocol},
+                metric_args={"protocol": result.protocol, "precision": result.precision}
+                if result.precision
+                else {"protocol": result.protocol},
             )
 
 

@@ -14,7 +14,15 @@ import torch
 from numpy.typing import NDArray
 
 from zoo.common.console import info, track
-from zoo.common.errors import InputError, RunError, indented, join_problems, printable, shortened
+from zoo.common.errors import (
+    InputError,
+    RunError,
+    indented,
+    join_problems,
+    printable,
+    shortened,
+    type_words,
+)
 from zoo.common.files import OutputFolder, read_json, written_files
 from zoo.creation.create import load_trained
 from zoo.data.dataset import Dataset
@@ -78,7 +86,13 @@ def predict(
     allows other files to be replaced), and where not one image can be predicted;
     BrokenImagesError at the end where some cannot.
     """
-    given = [inputs] if isinstance(inputs, str | Path) else list(inputs or ())
+    named: Sequence[Any] = inputs if isinstance(inputs, list | tuple) else [inputs]
+    given = [value for value in named if isinstance(value, str | Path)]
+    if wrong := [value for value in named if not isinstance(value, str | Path | None)]:
+        raise InputError(
+            "Images are given as files, folders or patterns (text or Path), got "
+            f"{type_words(wrong[0])}. Save arrays and images as files first."
+        )
     if split is None and data is not None:
         raise InputError("data= (--data) goes with split= (--split): name a split of the data set.")
     if (split is None) == (not given):

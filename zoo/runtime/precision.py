@@ -6,7 +6,9 @@ import contextlib
 
 import torch
 
-from zoo.common.errors import InputError
+from zoo.common.errors import InputError, unknown
+
+PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 
 
 def autocast(
@@ -22,8 +24,10 @@ def autocast(
 def resolve_precision(precision: str, device: torch.device | str) -> str:
     """What `auto` means on `device`: bf16 where the hardware has it, else fp32.
 
-    Raises InputError for fp16 on a CPU, which would silently run in fp32.
+    Raises InputError for another name, and for fp16 on a CPU, which would silently run in fp32.
     """
+    if precision not in PRECISIONS:
+        raise InputError(unknown("precision", str(precision), PRECISIONS))
     kind = torch.device(device).type
     if precision == "fp16" and kind == "cpu":
         raise InputError("precision fp16 needs a GPU. On a CPU use bf16, fp32 or auto.")

@@ -16,7 +16,7 @@ from zoo.common.errors import InputError
 from zoo.common.files import read_json
 from zoo.data.inspect.scan import ScanResult, scan_labels
 from zoo.data.loading.loader import EvalLoader, TrainLoader
-from zoo.evaluation.evaluate import RUN
+from zoo.data.split import RUN
 from zoo.registry.load import load_registry
 from zoo.registry.losses import LOSSES
 from zoo.registry.overrides import apply_overrides, parse_overrides
@@ -24,17 +24,19 @@ from zoo.registry.recipe import Recipe, recipe_dict
 from zoo.registry.resolve import resolve
 from zoo.runtime.processes import Ranks, default_device
 from zoo.training.budget import (
+    MEASURING_SHARE,
     Cost,
+    duration,
     epochs_within,
     measure_cost,
-    parse_budget,
-    refuse_epochs_given,
     spread,
 )
-from zoo.training.plan import AUTO, Plan, make_trainer, prepare_trial
+from zoo.training.plan import AUTO, Plan, parse_budget, refuse_epochs_given
+from zoo.training.start import make_trainer, prepare_trial
 
 if TYPE_CHECKING:
     from zoo.data.inspect.scan import SplitScan
+    from zoo.training.engine.trainer import Trainer
 
 SMALL_SIDE, LARGE_SIDE = 32, 1024
 """Shorter sides, in pixels, that bound the crop below and ask for a crop of twice the side."""
@@ -130,6 +132,7 @@ def resolve_auto(plan: Plan, processes: int = 1) -> Plan:
         described: dict[str, Any] = before["auto"] | {"budget": request.budget}
     else:
         started, budget = time.monotonic(), request.budget
+        seconds = None if budget is None else parse_budget(budget)
         if budget is not None and processes > 1:
             raise InputError(
                 "A budget is measured in one process. Leave --budget out and set "
@@ -146,12 +149,16 @@ def resolve_auto(plan: Plan, processes: int = 1) -> Plan:
         )
 
         def measure(recipe: Recipe) -> Cost:
-            info("Measuring a few steps and a validation for the budget.")
-            cost = cost_of(plan, scan, recipe)
+            assert seconds is not None
+            limit_s = MEASURING_SHARE * seconds
+            info(
+                "Measuring a few steps and a validation for the budget, for "
+                f"{duration(limit_s)} at most."
+            )
+            cost = cost_of(plan, scan, recipe, limit_s)
             return replace(cost, spent_s=time.monotonic() - started)
 
         base = load_registry(request.registry).recipe(plan.usual)
-        seconds = None if budget is None else parse_budget(budget)
         described = choose(facts, base, request.overrides, seconds, measure).described(budget)
     chosen = stored(described)
     return replace(
@@ -162,15 +169,20 @@ def resolve_auto(plan: Plan, processes: int = 1) -> Plan:
     )
 
 
-def cost_of(plan: Plan, scan: ScanResult, recipe: Recipe) -> Cost:
-    """What a run of `plan` by `recipe` costs here, from a few steps with random weights."""
+def cost_of(plan: Plan, scan: ScanResult, recipe: Recipe, limit_s: float = math.inf) -> Cost:
+    """What a run of `plan` by `recipe` costs here, from a few steps with random weights.
 
-    def train(short: Recipe, loader: TrainLoader, val: EvalLoader, out: Path) -> None:
+    Measuring ends after `limit_s` seconds, where two steps of each stage and two images take no
+    longer.
+    """
+
+    def make(short: Recipe, loader: TrainLoader, out: Path) -> Trainer:
         request, ranks = replace(plan.request, track=()), Ranks(device=default_device())
         trial = replace(plan, request=request, recipe=short, out=out)
-        make_trainer(trial, prepare_trial(trial, scan, loader, val, ranks), ranks).fit()
+        val = EvalLoader(plan.dataset, "val")
+        return make_trainer(trial, prepare_trial(trial, scan, loader, val, ranks), ranks)
 
-    return measure_cost(plan.dataset, recipe, train)
+    return measure_cost(plan.dataset, recipe, make, limit_s)
 
 
 def explained(plan: Plan) -> list[Choice]:

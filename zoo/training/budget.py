@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from zoo.common.console import stderr
-from zoo.common.errors import InputError, shortened
+from zoo.common.errors import InputError
 from zoo.data.dataset import Dataset, Sample
-from zoo.data.loading.loader import Batch, EvalLoader, TrainLoader
+from zoo.data.loading.loader import EvalLoader, TrainLoader
+from zoo.evaluation.evaluate import score
+from zoo.hub.folder import save_folder
+from zoo.models.layers import train_mode
 from zoo.registry.recipe import Recipe, Schedule
+from zoo.training.engine.checkpoint import Progress, save_checkpoint, weights_and_optimizer
 
-UNITS = {"s": 1, "m": 60, "h": 3600}
+if TYPE_CHECKING:
+    from zoo.training.engine.trainer import Trainer
+
 RESERVE = 0.05
 """The fraction of a budget kept for what is not measured: first reads, a busier machine."""
 VALIDATION_SHARE = 0.1
@@ -29,20 +32,24 @@ VALIDATION_SHARE = 0.1
 STEPS = 5
 """Steps of each stage that count, after an epoch that warms up."""
 VAL_IMAGES = 8
-Train = Callable[[Recipe, TrainLoader, EvalLoader, Path], None]
-"""Trains by a recipe on loaders and writes the run into a folder."""
+Make = Callable[[Recipe, TrainLoader, Path], "Trainer"]
+"""Makes a trainer of a recipe on a loader, which writes into a folder."""
+MEASURING_SHARE = 0.1
+"""The largest fraction of a budget that measuring may take."""
 
 
 @dataclass(frozen=True)
 class Cost:
     """Measured seconds: an epoch's steps in each stage, one validation, one checkpoint.
 
-    `spent_s` is the part of the budget that is already spent.
+    `final_s` is the score of the best model in fp32, 0 for a run in fp32; `spent_s` is the part of
+    the budget that is already spent.
     """
 
     epochs_s: tuple[float, ...]
     validation_s: float
     save_s: float
+    final_s: float = 0.0
     spent_s: float = 0.0
 
     def seconds(self, epochs: Sequence[int], validate_every: int) -> float:
@@ -50,7 +57,8 @@ class Cost:
         total = sum(epochs)
         training = sum(n * cost for n, cost in zip(epochs, self.epochs_s, strict=True))
         validations = math.ceil(total / validate_every)
-        return training + total * self.save_s + validations * self.validation_s
+        validating = validations * self.validation_s + self.final_s
+        return training + total * self.save_s + validating
 
 
 @dataclass(frozen=True)
@@ -63,16 +71,6 @@ class Within:
     validation_reason: str
 
 
-def parse_budget(text: str) -> float:
-    """The seconds of `90s`, `10m` or `1h`. Raises InputError for everything else."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
-    if found is None or float(found[1]) == 0:
-        raise InputError(
-            f"Invalid budget {text!r}: write a number above 0 and s, m or h, such as 90s, 10m, 1h."
-        )
-    return float(found[1]) * UNITS[found[2]]
-
-
 def duration(seconds: float) -> str:
     """Seconds as a budget writes them, rounded up: 45s, 12m, 2.5h."""
     if seconds <= 120:
@@ -80,20 +78,6 @@ def duration(seconds: float) -> str:
     if seconds <= 7200:
         return f"{math.ceil(seconds / 60)}m"
     return f"{math.ceil(seconds / 360) / 10:g}h"
-
-
-def refuse_epochs_given(keys: Collection[str]) -> None:
-    """Raise InputError if an override sets what the budget chooses."""
-    taken = [
-        key
-        for key in sorted(keys)
-        if key in ("stages", "validate_every") or re.fullmatch(r"stages\.[^.]+\.epochs", key)
-    ]
-    if taken:
-        raise InputError(
-            f"A budget chooses the epochs and validate_every, but the overrides {shortened(taken)} "
-            "set them. Remove the budget or these overrides."
-        )
 
 
 def spread(total: int, proportion: Sequence[int]) -> list[int]:
@@ -148,38 +132,72 @@ def epochs_within(
     return best
 
 
-def measure_cost(dataset: Dataset, recipe: Recipe, train: Train) -> Cost:
-    """The seconds of each stage's epochs, of a validation and of a checkpoint.
+def measure_cost(dataset: Dataset, recipe: Recipe, make: Make, limit_s: float = math.inf) -> Cost:
+    """The seconds of each stage's epochs, of a validation, of a checkpoint and of the last score.
 
-    `train` is called once, in a temporary folder, with two epochs of six steps for each stage, of
-    which the second counts, on images of the train split, and with eight images of the val split.
+    `make` gives a trainer, in a temporary folder. Each stage trains steps on images of the train
+    split, of which all but the first count, until there are `STEPS` of these or its part of
+    `limit_s` is over, but at least two; then up to eight images of the val split are scored.
     Features are not stored meanwhile, so a run with `feature_views` costs at most this.
     """
+    ends = time.monotonic() + limit_s
     all_train, all_val = dataset.samples("train"), dataset.samples("val")
     needed = (STEPS + 1) * recipe.batch_size
     spread_out = spaced(all_train, needed)
     repeated = [spread_out[number % len(spread_out)] for number in range(needed)]
     few = replace(dataset, splits={"train": repeated, "val": spaced(all_val, VAL_IMAGES)})
-    stages = [
-        stage.model_copy(update={"epochs": 2, "schedule": Schedule()}) for stage in recipe.stages
-    ]
-    changes = {"stages": stages, "validate_every": 1, "early_stop": None, "feature_views": None}
-    loader, val = _TimedTrain(few, recipe), _TimedVal(few)
+    stages = [stage.model_copy(update={"schedule": Schedule()}) for stage in recipe.stages]
+    changes = {"stages": stages, "early_stop": None, "feature_views": None}
+    loader = TrainLoader(
+        few, "train", crop=recipe.crop, batch_size=recipe.batch_size, augment=recipe.augment,
+        seed=recipe.seed, workers=recipe.workers,
+    )  # fmt: skip
+    steps_per_epoch = max(1, len(all_train) // recipe.batch_size)
+    epochs_s = []
     with tempfile.TemporaryDirectory() as folder, _silence():
-        train(recipe.model_copy(update=changes), loader, val, Path(folder))
-    ended = time.monotonic()
-    steps = max(1, len(all_train) // recipe.batch_size)
-    counted = [
-        statistics.median(asked - before for before, asked in pairwise(moments))
-        for moments in loader.requested[1::2]
-    ]
-    begins = [*(moments[0] for moments in loader.requested[1:]), ended]
-    saves = [begin - end for begin, (_, end) in zip(begins, val.spans, strict=True)]
-    start, end = val.spans[-1]
+        trainer = make(recipe.model_copy(update=changes), loader, Path(folder))
+        for number, stage in enumerate(stages):
+            trainer.start_stage(stage, stage.epochs - 1)
+            train_mode(trainer.model, frozen_statistics=recipe.batch_norm == "frozen")
+            at = time.monotonic()
+            until = at + (ends - at) / (len(stages) + 1 - number)
+            took: list[float] = []
+            for images, masks in loader.epoch(number):
+                trainer.step(images, masks)
+                if trainer.ema is not None:
+                    trainer.ema.update(trainer.model, step=1)
+                now = time.monotonic()
+                took.append(now - at)
+                at = now
+                if len(took) > 1 and now + took[-1] > until:
+                    break
+            epochs_s.append(steps_per_epoch * statistics.median(took[1:]))
+
+        def score_s(images: int, precision: str) -> float:
+            """The seconds that scoring some images takes in this precision, for one image."""
+            part = EvalLoader(replace(few, splits={"val": spaced(all_val, images)}), "val")
+            began = time.monotonic()
+            score(trainer.model, part, precision=precision, device=trainer.device)
+            return (time.monotonic() - began) / images
+
+        once = score_s(1, trainer.precision)  # warms up
+        passes = 1 if trainer.precision == "fp32" else 3
+        fitting = (ends - time.monotonic()) / max(once, 1e-9) / passes
+        count = int(min(VAL_IMAGES, len(all_val), fitting))
+        each = once if count < 2 else score_s(count, trainer.precision)
+        final = 0.0
+        if passes > 1:
+            final = score_s(max(1, count), "fp32")
+        began = time.monotonic()
+        save_folder(trainer.model, Path(folder) / "best")
+        parts = weights_and_optimizer(trainer.model, None, trainer.optimizer)
+        save_checkpoint(Path(folder), parts, Progress())
+        save_s = time.monotonic() - began
     return Cost(
-        epochs_s=tuple(steps * seconds for seconds in counted),
-        validation_s=(end - start) / val.images * len(all_val),
-        save_s=statistics.median(saves),
+        epochs_s=tuple(epochs_s),
+        validation_s=each * len(all_val),
+        save_s=save_s,
+        final_s=final * len(all_val),
     )
 
 
@@ -187,40 +205,6 @@ def spaced(samples: list[Sample], count: int) -> list[Sample]:
     """At most `count` samples, evenly from the whole list."""
     count = min(count, len(samples))
     return [samples[number * len(samples) // count] for number in range(count)]
-
-
-class _TimedTrain(TrainLoader):
-    """Notes when each batch was requested, one list per epoch."""
-
-    def __init__(self, dataset: Dataset, recipe: Recipe):
-        super().__init__(
-            dataset, "train", crop=recipe.crop, batch_size=recipe.batch_size,
-            augment=recipe.augment, seed=recipe.seed, workers=recipe.workers,
-        )  # fmt: skip
-        self.requested: list[list[float]] = []
-
-    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """As TrainLoader.epoch."""
-        moments: list[float] = []
-        self.requested.append(moments)
-        batches = super().epoch(epoch, first_step)
-        moments.append(time.monotonic())
-        for batch in batches:
-            yield batch
-            moments.append(time.monotonic())
-
-
-class _TimedVal(EvalLoader):
-    """Notes when each pass started and ended."""
-
-    def __init__(self, dataset: Dataset):
-        super().__init__(dataset, "val")
-        self.spans: list[tuple[float, float]] = []
-
-    def __iter__(self) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        began = time.monotonic()
-        yield from super().__iter__()
-        self.spans.append((began, time.monotonic()))
 
 
 @contextlib.contextmanager

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from zoo.common.console import info, progress_bar
-from zoo.common.errors import InputError, RunError, unknown
+from zoo.common.errors import InputError, RunError
 from zoo.common.files import OutputFolder
 from zoo.creation.create import DEFAULT
 from zoo.models.layers import train_mode
 from zoo.runtime.environment import versions
 from zoo.runtime.processes import start_ranks
 from zoo.training.auto import announce_choices, resolve_auto
-from zoo.training.plan import RunRequest, make_plan, make_trainer, prepare
+from zoo.training.plan import RunRequest, make_plan, make_request
+from zoo.training.start import make_trainer, prepare
 
 if TYPE_CHECKING:
     import altair
@@ -81,6 +82,7 @@ def find_lr(
     registry: Path | None = None,
     budget: str | None = None,
     overwrite: bool = False,
+    **unknown: Any,
 ) -> Finding:
     """Train a fresh copy of `model` for `steps` steps at rates that grow from 1e-6 to 1.
 
@@ -90,10 +92,10 @@ def find_lr(
     `overwrite` is set, where `out` holds other files, RunError if the loss is not finite from the
     start.
     """
-    request = RunRequest(
-        model=model, data=data, recipe=recipe, out=None if out is None else Path(out),
-        overrides=tuple(overrides), encoder_weights=encoder_weights, new_head=new_head,
-        registry=registry, budget=budget,
+    request = make_request(
+        model=model, data=data, recipe=recipe, out=out, overrides=overrides,
+        encoder_weights=encoder_weights, new_head=new_head, registry=registry, budget=budget,
+        unknown=unknown,
     )  # fmt: skip
     return find_lr_for(request, stage=stage, steps=steps, overwrite=overwrite)
 
@@ -118,14 +120,11 @@ def find_lr_for(
     target = OutputFolder(folder, names, overwrite=overwrite)
     plan = resolve_auto(plan)
     announce_choices(plan)
-    stages = {one.name: one for one in plan.recipe.stages}
-    if stage is not None and stage not in stages:
-        raise InputError(unknown("stage", stage, stages))
-    chosen = plan.recipe.stages[-1] if stage is None else stages[stage]
+    chosen = plan.stage(stage)
     trainer = make_trainer(plan, prepare(plan, ranks), ranks)
     info(f"{plan.model}, stage {chosen.name}: {steps} steps from {LOWEST:g} to {HIGHEST:g}.")
     points, ended = range_test(trainer, chosen, steps)
-    finding = suggest(points, chosen.name, ended)
+    finding = suggest(points, chosen.name, ended, trainer.precision)
     content: dict[str, Any] = {
         "schema": 1,
         "model": plan.model,
@@ -176,14 +175,18 @@ def range_test(
 
 
 def suggest(
-    points: list[Point], stage: str, ended: Literal["done", "diverged", "not finite"]
+    points: list[Point],
+    stage: str,
+    ended: Literal["done", "diverged", "not finite"],
+    precision: str = "fp32",
 ) -> Finding:
     """Read rates off the curve. Raises RunError where it is too short to say anything."""
     if len(points) < FEWEST:
+        fp32 = "" if precision == "fp32" else ", use precision=fp32"
         raise RunError(
             f"The loss was not finite or diverged after {len(points)} steps, at a rate of "
-            f"{points[-1].rate if points else LOWEST:.2g}: too few to suggest a rate. Use "
-            "precision=fp32, set clip_norm, or look at the data with `zoo doctor`."
+            f"{points[-1].rate if points else LOWEST:.2g}: too few to suggest a rate. Set "
+            f"clip_norm{fp32}, or look at the data with `zoo doctor`."
         )
     smoothed = np.array([point.smoothed for point in points])
     logarithms = np.log([point.rate for point in points])

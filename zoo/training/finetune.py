@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,32 @@ from zoo.common.errors import InputError
 from zoo.common.files import read_json, write_json
 from zoo.creation.create import DEFAULT
 from zoo.data.load import data_source
+from zoo.evaluation.evaluate import score
+from zoo.hub.folder import load_folder, read_folder, save_folder
 from zoo.models.norms import has_batch_norm
 from zoo.registry.recipe import Recipe, recipe_dict, recipe_hash
 from zoo.runtime.environment import versions
 from zoo.runtime.processes import Ranks, start_ranks
 from zoo.training.auto import announce_choices, resolve_auto
 from zoo.training.charts import write_curves
-from zoo.training.engine.checkpoint import NAME as CHECKPOINT
 from zoo.training.engine.trainer import Result
-from zoo.training.plan import Plan, RunRequest, Start, make_plan, make_trainer, prepare
-from zoo.training.run_folder import RESULT, check_out, check_trackers, only_run, open_run
+from zoo.training.plan import (
+    CHECKPOINT,
+    Plan,
+    RunRequest,
+    make_plan,
+    make_request,
+    warn_of_few_steps,
+)
+from zoo.training.run_folder import (
+    BEST,
+    RESULT,
+    check_out,
+    check_trackers,
+    only_run,
+    open_run,
+)
+from zoo.training.start import Start, make_trainer, prepare
 
 
 def finetune(
@@ -39,6 +55,7 @@ def finetune(
     resume: bool = False,
     track: Sequence[str] = (),
     budget: str | None = None,
+    **unknown: Any,
 ) -> Result:
     """Fine-tune `model` (a name, or the folder of a trained model) on the train split of `data`.
 
@@ -50,34 +67,35 @@ def finetune(
     torchrun or `accelerate launch` the processes share each batch and the first one writes. Raises
     InputError for bad input before anything is written.
     """
-    request = RunRequest(
-        model=model, data=data, recipe=recipe, out=None if out is None else Path(out),
-        overrides=tuple(overrides), encoder_weights=encoder_weights, new_head=new_head,
-        registry=registry, resume=resume, track=tuple(track), budget=budget,
+    request = make_request(
+        model=model, data=data, recipe=recipe, out=out, overrides=overrides,
+        encoder_weights=encoder_weights, new_head=new_head, registry=registry, resume=resume,
+        track=track, budget=budget, unknown=unknown,
     )  # fmt: skip
     return run(request)
 
 
-def run(request: RunRequest) -> Result:
-    """Do what `request` asks: plan, prepare, train, and write the result.
+def run(request: RunRequest, plan: Plan | None = None) -> Result:
+    """Do what `request` asks: plan (or take its `plan`), prepare, train, and write the result.
 
     A finished run that is resumed is not trained again: what a kill left out is written.
     """
     with contextlib.ExitStack() as held:  # the lock on the run folder, once it is needed
-        return _run(request, held)
+        return _run(request, plan, held)
 
 
-def _run(request: RunRequest, held: contextlib.ExitStack) -> Result:
+def _run(request: RunRequest, plan: Plan | None, held: contextlib.ExitStack) -> Result:
     ranks = start_ranks()
     with ranks.main_process_first():
         check_trackers(request.track)
-        plan = make_plan(request)
+        plan = plan or make_plan(request)
         if ranks.first:
             check_out(plan.out, request.resume)
             if request.resume:
                 held.enter_context(only_run(plan.out, resume=True))
         if request.resume and (plan.out / RESULT).is_file():
             return _completed(plan.out, ranks)
+        warn_of_few_steps(plan)
         plan = resolve_auto(plan, processes=ranks.world)
         announce_choices(plan)
         check_batch_size(plan.recipe, ranks.world)
@@ -132,15 +150,37 @@ def _run(request: RunRequest, held: contextlib.ExitStack) -> Result:
     _announce(plan, start, ranks)
     has_checkpoint = ranks.any((plan.out / CHECKPOINT).is_file())
     result = trainer.fit(resume=request.resume and has_checkpoint)
+    if result.precision != "fp32":
+        result = _scored_in_fp32(plan, start, ranks, result)
     with ranks.raise_on_all_ranks():
         if ranks.first:
             write_json(plan.out / RESULT, asdict(result))
             write_curves(plan.out)
+    chosen = ""
+    if start.precision != "fp32" and result.chosen_miou is not None:
+        chosen = f" ({100 * result.chosen_miou:.2f} % in {start.precision}, when it was chosen)"
     info(
-        f"Best val mIoU {100 * result.best_miou:.2f} % at epoch {result.best_epoch}; "
-        f"model in {plan.out / 'best'}, curves in {plan.out / 'curves.png'}."
+        f"Best val mIoU {100 * result.best_miou:.2f} % in fp32{chosen} at epoch "
+        f"{result.best_epoch}; model in {plan.out / 'best'}, curves in {plan.out / 'curves.png'}."
     )
     return result
+
+
+def _scored_in_fp32(plan: Plan, start: Start, ranks: Ranks, result: Result) -> Result:
+    """The result with the best model's val score in fp32, which its folder then states too."""
+    folder = plan.out / BEST
+    with ranks.raise_on_all_ranks():
+        described, model = read_folder(folder), load_folder(folder)
+    found = score(
+        model.to(ranks.device), start.val, device=ranks.device, ranks=ranks,
+        description="score of the best model in fp32",
+    )  # fmt: skip
+    kept = {"dataset": plan.dataset.name, "split": "val", "precision": "fp32"}
+    with ranks.raise_on_all_ranks():
+        if ranks.first:
+            metrics = kept | found.metrics()
+            save_folder(model, folder, training=described.training, metrics=metrics, overwrite=True)
+    return replace(result, best_miou=float(found.miou), precision="fp32")
 
 
 def _completed(out: Path, ranks: Ranks) -> Result:

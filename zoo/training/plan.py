@@ -1,52 +1,41 @@
-"""What a run will do, and what it starts from: request, plan, stages; data, loaders and model."""
+"""What a run will do: its request, checked and resolved into a plan before torch is imported."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
+from pydantic import BaseModel
 
 from zoo.common.console import warn
-from zoo.common.errors import InputError
-from zoo.creation.create import DEFAULT, create
+from zoo.common.errors import InputError, join_problems, nearest, shortened, type_words
+from zoo.common.errors import unknown as unknown_name
+from zoo.creation.create import DEFAULT, check_encoder_weights
 from zoo.creation.locate import model_folder
 from zoo.data.dataset import Dataset
-from zoo.data.inspect.imbalance import PER_IMAGE, RARE, class_weights, repeat_factors
-from zoo.data.inspect.scan import (
-    ScanResult,
-    check_depth,
-    count_labels,
-    data_hash,
-    scan_labels,
-)
 from zoo.data.load import load_dataset
-from zoo.data.loading.loader import EvalLoader, TrainLoader
-from zoo.data.loading.transforms import mix
-from zoo.data.split import with_val
-from zoo.evaluation.evaluate import check_input, recorded_val
+from zoo.data.split import recorded_val, with_val
 from zoo.hub.folder import read_folder
-from zoo.models.layers import encoder_layers, learning_names
-from zoo.models.regularise import apply_recipe
+from zoo.registry.decoders import defaults
 from zoo.registry.load import load_registry
+from zoo.registry.losses import LOSSES
 from zoo.registry.overrides import apply_overrides, parse_overrides
-from zoo.registry.recipe import Recipe
+from zoo.registry.recipe import Augment, Optimizer, Recipe, Stage
 from zoo.registry.resolve import resolve
-from zoo.runtime.precision import resolve_precision
-from zoo.runtime.processes import Ranks
-from zoo.training.budget import parse_budget
-from zoo.training.engine.features import check_encoder, check_feature_views
-from zoo.training.engine.optim import check_schedules, rate_scale
-from zoo.training.engine.trainer import Trainer
-
-if TYPE_CHECKING:
-    from zoo.models.segmentation import SegmentationModel
 
 AUTO = "auto"
 """The name under which a recipe chosen from the data is requested and recorded."""
 SCRATCH = "scratch"
 """The recipe for an encoder with random weights."""
+CHECKPOINT = "checkpoint.pt"
+"""The file in a run folder that says where the run stands."""
+FEW_STEPS = 300
+"""Runs of fewer steps than this say so."""
+UNITS = {"s": 1, "m": 60, "h": 3600}
+"""Seconds of the units that a budget is written in."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +77,13 @@ class Plan:
     divided: dict[str, Any] | None = None
     auto: dict[str, Any] | None = None
 
+    def stage(self, name: str | None) -> Stage:
+        """The stage of the recipe with this name, None: the last. Raises InputError."""
+        stages = {one.name: one for one in self.recipe.stages}
+        if name is not None and name not in stages:
+            raise InputError(unknown_name("stage", name, stages))
+        return self.recipe.stages[-1] if name is None else stages[name]
+
     @property
     def img_size(self) -> int | None:
         """The crop, where the encoder has to be built for a size and can be; else None."""
@@ -95,8 +91,65 @@ class Plan:
         return self.recipe.crop if row is not None and row.resizes == "img_size" else None
 
 
+_PATH = (str, Path)
+_ARGUMENTS: dict[str, tuple[tuple[type, ...], str]] = {
+    "model": (_PATH, "a name, such as unet-resnet18, or the folder of a trained model"),
+    "data": (_PATH, "a folder, a dataset.yaml or FORMAT:PATH"),
+    "recipe": ((str, type(None)), "the name of a recipe; single values go into overrides"),
+    "out": ((*_PATH, type(None)), "a folder"),
+    "encoder_weights": (
+        (*_PATH, type(None)), '"default", a .safetensors file, "hf-hub:ORG/REPO" or None'
+    ),
+    "registry": ((*_PATH, type(None)), "an overlay file"),
+    "budget": ((str, type(None)), 'a text, such as "10m"'),
+    "new_head": ((bool,), "True or False"),
+    "resume": ((bool,), "True or False"),
+}  # fmt: skip
+"""What each argument of a run may be, as types and in words."""
+
+
+def make_request(*, unknown: Mapping[str, Any], **given: Any) -> RunRequest:
+    """The request with the arguments of `zoo.finetune`; `unknown` are those that it does not have.
+
+    Raises InputError for these, with the override that stands for each, and for other types.
+    """
+    problems = []
+    sections: dict[str, type[BaseModel]] = {
+        "": Recipe, "optimizer.": Optimizer, "augment.": Augment,
+    }  # fmt: skip
+    for name, (types, words) in _ARGUMENTS.items():
+        if name in given and not isinstance(given[name], types):
+            problems.append(f"{name} should be {words}, got {type_words(given[name])}")
+    for name, example in (("overrides", '["batch_size=4"]'), ("track", '["tensorboard"]')):
+        values = given.get(name) or ()
+        if name == "track" and isinstance(values, str):
+            values = (values,)
+        if isinstance(values, list | tuple) and all(isinstance(text, str) for text in values):
+            given[name] = tuple(values)
+        else:
+            problems.append(f"{name} should be a list such as {example}, got {type_words(values)}")
+    for name, value in unknown.items():
+        place = next((at for at, part in sections.items() if name in part.model_fields), None)
+        text = f"there is no argument {name}"
+        if place is not None:
+            text += f'; it is a value of the recipe: overrides=["{place}{name}={value}"]'
+        elif close := nearest(name, [*_ARGUMENTS, "overrides", "track"]):
+            text += f"; did you mean {' or '.join(close)}?"
+        problems.append(text)
+    if problems:
+        raise InputError(join_problems("The run cannot start:", problems))
+    for name in ("out", "registry"):
+        if given.get(name) is not None:
+            given[name] = Path(given[name])
+    return RunRequest(**given)
+
+
 def make_plan(request: RunRequest) -> Plan:
-    """Resolve names, recipe and data. Raises InputError for anything that does not exist."""
+    """Resolve names, recipe and data.
+
+    Imports no torch, and asks the Hub only for a model of a repository. Raises InputError for
+    anything that does not exist, and for values that do not fit each other.
+    """
     if request.budget is not None:
         parse_budget(request.budget)
         if request.recipe != AUTO:
@@ -104,22 +157,30 @@ def make_plan(request: RunRequest) -> Plan:
                 f"A budget chooses the epochs, which only the recipe {AUTO} leaves open. Add "
                 f"--recipe {AUTO}, or set stages.NAME.epochs instead of a budget."
             )
+    known = load_registry(request.registry)
+    if request.recipe not in (None, AUTO):
+        known.recipe(str(request.recipe))
     weights, registry = request.encoder_weights, request.registry
     folder = model_folder(request.model, registry, names=weights == DEFAULT)
     name = str(request.model) if folder is None else read_folder(folder, registry).spec.name
     if folder is not None and weights != DEFAULT:
         raise InputError(f"{request.model} is a trained model; encoder_weights is for names only.")
     resolved = resolve(name, registry)
+    if folder is None:
+        check_encoder_weights(resolved, weights)
     usual = SCRATCH if weights is None else resolved.recipe
     chosen = request.recipe or usual
-    base = load_registry(registry).recipe(usual if chosen == AUTO else chosen)
-    recipe = apply_overrides(base, request.overrides)
+    recipe = apply_overrides(known.recipe(usual if chosen == AUTO else chosen), request.overrides)
+    if request.budget is not None:
+        refuse_epochs_given(parse_overrides(request.overrides))
     check_feature_views(recipe)
+    check_loss(recipe, resolved.decoder)
     dataset = load_dataset(request.data)
     out = request.out or Path("runs") / f"{name}-{dataset.name}"
     dataset, divided = with_val(dataset, recorded_val(out) if request.resume else None)
     for split in ("train", "val"):
         dataset.samples(split)
+    check_classes(recipe, dataset)
     return Plan(
         request=request,
         model=name,
@@ -134,188 +195,91 @@ def make_plan(request: RunRequest) -> Plan:
     )
 
 
-@dataclass(frozen=True)
-class Start:
-    """What a run starts from.
-
-    `encoder_init` says how the encoder was initialised, "pretrained" or "random"; a trained model
-    keeps its value. `hashes` are those of the data, by split.
-    """
-
-    net: SegmentationModel
-    encoder_init: str
-    train: TrainLoader
-    val: EvalLoader
-    class_weights: torch.Tensor | None
-    precision: str
-    hashes: dict[str, str]
+def warn_of_few_steps(plan: Plan) -> None:
+    """Say where a recipe of the registry gives a run fewer than `FEW_STEPS` steps."""
+    images, epochs = len(plan.dataset.samples("train")), sum(s.epochs for s in plan.recipe.stages)
+    steps = max(1, images // plan.recipe.batch_size) * epochs
+    if steps < FEW_STEPS and plan.recipe_name != AUTO:
+        warn(
+            f"Only {steps} steps: {epochs} epochs of {images} images, {plan.recipe.batch_size} at "
+            f"a time. That is little for training; --recipe {AUTO} chooses the epochs by the data, "
+            "stages.NAME.epochs sets them."
+        )
 
 
-def prepare(plan: Plan, ranks: Ranks) -> Start:
-    """Read the data and build the model; every process builds the same one.
-
-    Raises InputError if the data, the model and the recipe do not fit each other.
-    """
-    recipe = plan.recipe
-    precision = resolve_precision(recipe.precision, ranks.device)
-    scan = scan_labels(plan.dataset, ["train", "val"])
-    empty = [split for split, found in scan.splits.items() if not found.pixels.any()]
-    if empty:
+def check_loss(recipe: Recipe, decoder: str) -> None:
+    """Raise InputError unless models of `decoder` give what the losses of `recipe` read."""
+    queries = [name for name in recipe.loss if LOSSES[name].reads == "queries"]
+    if queries and "queries" not in defaults(decoder):
         raise InputError(
-            f"{plan.dataset.name}: every pixel of {' and '.join(empty)} is ignored. A run learns "
-            "from train and chooses by mIoU on val; `zoo doctor` shows which ids the masks hold."
+            f"{', '.join(sorted(queries))} need mask queries, which {decoder} does not have. Take "
+            "a model of the decoder eomt, or another loss."
         )
-    depth = check_depth(plan.dataset, ["train", "val"])
-    if depth and ranks.first:
-        warn(f"{plan.dataset.name}: {depth}")
-    weights, draws = _balance(plan, scan)
-    train = TrainLoader(
-        plan.dataset, "train", crop=recipe.crop, batch_size=recipe.batch_size // ranks.world,
-        rank=ranks.rank, world=ranks.world, augment=recipe.augment, seed=recipe.seed,
-        workers=recipe.workers, weights=draws,
-    )  # fmt: skip
-    check_schedules(recipe.stages, train.steps_per_epoch)
-    decoded = train.decoded
-    hashes = {
-        "train": data_hash(plan.dataset, "train", decoded.read if decoded is not None else None),
-        "val": data_hash(plan.dataset, "val"),
-    }
-    val = EvalLoader(plan.dataset, "val", rank=ranks.rank, world=ranks.world)
-    torch.manual_seed(recipe.seed)
-    net, encoder_init = _make_model(plan)
-    if not ranks.first:
-        torch.manual_seed(mix(recipe.seed, ranks.rank))  # each drops other units
-    return Start(net, encoder_init, train, val, weights, precision, hashes)
-
-
-def prepare_trial(
-    plan: Plan, scan: ScanResult, train: TrainLoader, val: EvalLoader, ranks: Ranks
-) -> Start:
-    """The same for a measurement, with random weights and the given loaders."""
-    precision = resolve_precision(plan.recipe.precision, ranks.device)
-    weights, _ = _balance(plan, scan)
-    request = replace(plan.request, encoder_weights=None, new_head=True)
-    net, encoder_init = _make_model(replace(plan, request=request))
-    return Start(net, encoder_init, train, val, weights, precision, hashes={})
-
-
-def make_trainer(
-    plan: Plan, start: Start, ranks: Ranks, *, training: dict[str, Any] | None = None
-) -> Trainer:
-    """The trainer of a plan; `training` is stored with the weights. Writes nothing yet."""
-    return Trainer(
-        start.net, plan.recipe, start.train, start.val, plan.out, ranks=ranks,
-        track=plan.request.track, class_weights=start.class_weights, precision=start.precision,
-        training=training or {}, dataset=plan.dataset.name,
-    )  # fmt: skip
-
-
-def _make_model(plan: Plan) -> tuple[SegmentationModel, str]:
-    """The model, and how its encoder was initialised."""
-    dataset, request = plan.dataset, plan.request
-    classes = dataset.classes
-    if plan.folder is None:
-        model = create(
-            plan.model, classes=classes, in_chans=dataset.channels, palette=dataset.palette,
-            encoder_weights=request.encoder_weights, img_size=plan.img_size,
-            registry=request.registry,
-        )  # fmt: skip
-        model.spec = model.spec.model_copy(update={"value_range": dataset.value_range})
-        encoder_init = "random" if model.spec.encoder_weights is None else "pretrained"
-    else:
-        before = read_folder(plan.folder, request.registry)
-        trained = before.spec.classes
-        if trained != classes and not request.new_head:
-            raise InputError(
-                f"{plan.folder} was trained on {len(trained)} classes ({', '.join(trained[:5])} "
-                f"...), {dataset.name} has {len(classes)} ({', '.join(classes[:5])} ...). Give "
-                "--new-head to start with a new segmentation head."
-            )
-        model = create(plan.folder, classes=classes, registry=request.registry)
-        encoder_init = str((before.training or {}).get("encoder_init", "pretrained"))
-    check_input(model, dataset)
-    apply_recipe(model, plan.recipe)
-    if plan.recipe.feature_views is not None:
-        check_encoder(model, plan.recipe.crop)
-    return model, encoder_init
-
-
-def _balance(plan: Plan, scan: ScanResult) -> tuple[torch.Tensor | None, list[float] | None]:
-    """Class weights in the loss, and how often each image is drawn."""
-    rule, oversample = plan.recipe.class_weights, plan.recipe.oversample
-    seen = scan.splits["train"].pixels > 0
-    if isinstance(rule, list) and not any(w for w, there in zip(rule, seen, strict=True) if there):
+    if queries and recipe.activation == "sigmoid":
         raise InputError(
-            f"class_weights is 0 for every class that {plan.dataset.name} shows in train, so no "
-            "pixel counts in the loss. Give a class that occurs a weight above 0."
+            "Query losses predict every mask by itself already: leave activation at softmax."
         )
-    labels = scan.splits["train"].pixels[None]
-    if rule in PER_IMAGE or oversample != "none":
-        labels = count_labels(plan.dataset, plan.dataset.samples("train"))
-    weights = None
-    if isinstance(rule, list):
-        weights = torch.tensor(rule)
-    elif rule != "none":
-        weights = torch.from_numpy(class_weights(rule, labels)).float()
-    if oversample == "none":
-        return weights, None
-    threshold = RARE if oversample == "rare" else float(oversample)
-    draws: list[float] = repeat_factors(labels, threshold).tolist()
-    return weights, draws
 
 
-@dataclass(frozen=True)
-class StagePlan:
-    """What learns in the last epoch of one stage; `learning_layers_at_first` in its first epoch.
-
-    A layer counts if at least one of its parameters learns. The encoder's rates are those of the
-    highest and of the lowest layer that learns, None if none does.
-    """
-
-    name: str
-    epochs: int
-    encoder_layers: int
-    learning_layers: int
-    learning_layers_at_first: int
-    learning_params_m: float
-    decoder_lr: float
-    encoder_lr_top: float | None
-    encoder_lr_bottom: float | None
-    schedule: str
-
-
-def stage_plans(plan: Plan) -> list[StagePlan]:
-    """What learns at which rate in each stage; builds the model with random weights.
-
-    Raises InputError for a pattern in `unfreeze` that matches nothing.
-    """
-    model = create(
-        plan.model, classes=plan.dataset.classes, encoder_weights=None,
-        img_size=plan.img_size, registry=plan.request.registry,
-    )  # fmt: skip
-    layers, lr = encoder_layers(model), plan.recipe.optimizer.lr
-    params = {name: parameter.numel() for name, parameter in model.named_parameters()}
-
-    def below_top(learning: set[str]) -> list[int]:
-        """The depths below the top of the layers in which something learns, top first."""
-        return [depth for depth, layer in enumerate(reversed(layers)) if learning & {*layer}]
-
-    plans = []
-    for stage in plan.recipe.stages:
-        learning = learning_names(model, stage, stage.epochs - 1)
-        depths = below_top(learning)
-        rates = [lr * rate_scale(depth, stage) for depth in depths]
-        found = StagePlan(
-            name=stage.name,
-            epochs=stage.epochs,
-            encoder_layers=len(layers),
-            learning_layers=len(depths),
-            learning_layers_at_first=len(below_top(learning_names(model, stage))),
-            learning_params_m=sum(n for name, n in params.items() if name in learning) / 1e6,
-            decoder_lr=lr,
-            encoder_lr_top=rates[0] if rates else None,
-            encoder_lr_bottom=rates[-1] if rates else None,
-            schedule=stage.schedule.kind,
+def check_classes(recipe: Recipe, dataset: Dataset) -> None:
+    """Raise InputError where the recipe is not for as many classes as the data have."""
+    classes, weights = len(dataset.classes), recipe.class_weights
+    if isinstance(weights, list) and len(weights) != classes:
+        raise InputError(
+            f"class_weights has {len(weights)} values, {dataset.name} has {classes} classes "
+            f"({shortened(dataset.classes, 5)}). Give one weight per class, in this order."
         )
-        plans.append(found)
-    return plans
+    if classes == 1 and recipe.activation == "softmax":
+        raise InputError(
+            f"{dataset.name} has one class, and a softmax over one class is always 1. Set "
+            "activation=sigmoid, or name the background as a class too."
+        )
+
+
+def parse_budget(text: str) -> float:
+    """The seconds of `90s`, `10m` or `1h`. Raises InputError for everything else."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    if found is None or float(found[1]) == 0:
+        raise InputError(
+            f"Invalid budget {text!r}: write a number above 0 and s, m or h, such as 90s, 10m, 1h."
+        )
+    return float(found[1]) * UNITS[found[2]]
+
+
+def refuse_epochs_given(keys: Collection[str]) -> None:
+    """Raise InputError if an override sets what the budget chooses."""
+    taken = [
+        key
+        for key in sorted(keys)
+        if key in ("stages", "validate_every") or re.fullmatch(r"stages\.[^.]+\.epochs", key)
+    ]
+    if taken:
+        raise InputError(
+            f"A budget chooses the epochs and validate_every, but the overrides {shortened(taken)} "
+            "set them. Remove the budget or these overrides."
+        )
+
+
+def check_feature_views(recipe: Recipe) -> None:
+    """Raise InputError where `recipe` asks for stored features that its other keys rule out."""
+    if recipe.feature_views is None:
+        return
+    problems = []
+    if recipe.augment.cutmix > 0 or recipe.augment.copy_paste > 0:
+        problems.append(
+            "augment.cutmix and augment.copy_paste take pixels from other images of the batch, "
+            "which change with every epoch: set both to 0"
+        )
+    if recipe.oversample != "none":
+        problems.append(
+            "oversample draws images repeatedly, each time augmented differently: set it to none "
+            "(class_weights also make rare classes count more)"
+        )
+    if not any(
+        stage.learn != "all"
+        or (not stage.unfreeze_names and 0 in (stage.unfreeze, stage.unfreeze_from))
+        for stage in recipe.stages
+    ):
+        problems.append("the encoder learns in every stage: give one of them unfreeze=0")
+    if problems:
+        raise InputError(join_problems("feature_views cannot be used here:", problems))

@@ -68,6 +68,7 @@ class ResultFile(_Lenient):
     steps: int
     seconds: float
     stopped: str
+    precision: str | None = None
 
 
 def report(run: Path, out: Path | None = None, overwrite: bool = False) -> Path:
@@ -92,12 +93,15 @@ def report(run: Path, out: Path | None = None, overwrite: bool = False) -> Path:
     epochs = latest(log, "epoch")
     best = next((event for event in reversed(epochs) if event.get("best")), None)
 
-    miou = best.get("miou") if best else (result.best_miou if result else None)
+    if result is not None and (result.precision or not best):
+        miou, precision = result.best_miou, result.precision
+    else:
+        miou, precision = (best.get("miou"), best.get("precision")) if best else (None, None)
     seconds = result.seconds if result else sum(event.get("seconds") or 0 for event in epochs)
     weights = f" ({facts.encoder_weights})" if facts.encoder_weights else ""
     summary = {
         "state": _STATES.get(result.stopped, result.stopped) if result else "not finished",
-        "best mIoU on validation": _percent(miou, 2),
+        "best mIoU on validation": _percent(miou, 2) + (f" ({precision})" if precision else ""),
         "best epoch": str(best["epoch"]) if best else _NONE,
         "epochs done": str(max((event["epoch"] for event in epochs), default=0)),
         "steps done": str(max((event["step"] for event in log), default=0)),

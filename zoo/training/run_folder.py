@@ -17,15 +17,15 @@ from pydantic import ValidationError
 from zoo.common.console import info, warn
 from zoo.common.errors import InputError, RunError, extra, join_problems, unknown
 from zoo.common.files import read_json, recover_folder, sync, write_bytes, write_json
-from zoo.evaluation.evaluate import RUN
+from zoo.data.split import RUN
 from zoo.records.metrics import METRICS
 from zoo.registry.recipe import Recipe, recipe_dict
 from zoo.training.charts import CURVES, parse_event
-from zoo.training.engine.checkpoint import NAME as CHECKPOINT
-from zoo.training.engine.checkpoint import Progress
+from zoo.training.plan import CHECKPOINT
 
 if TYPE_CHECKING:
     from zoo.evaluation.counts import Confusion
+    from zoo.training.engine.checkpoint import Progress
 
 LOG = "log.jsonl"
 RESULT = "result.json"
@@ -223,6 +223,7 @@ class RunLog:
         val_loss: float,
         found: Confusion,
         seconds: float,
+        precision: str,
     ) -> None:
         """One validation, after `progress.epoch` epochs; `loss` is the mean of the last one."""
         metrics = found.metrics()
@@ -237,6 +238,7 @@ class RunLog:
                 "val_loss": val_loss if math.isfinite(val_loss) else None,
                 **{metric.key: metrics[metric.key] for metric in METRICS if metric.logged},
                 "best": best,
+                "precision": precision,
                 "seconds": seconds,
             }
         )

@@ -35,16 +35,16 @@ from zoo.common.errors import InputError, RunError, join_problems
 from zoo.common.files import read_json, write_json, write_text
 from zoo.creation.create import DEFAULT
 from zoo.data.load import load_dataset
+from zoo.data.split import RUN as RUN_FILE
 from zoo.data.split import with_val
-from zoo.evaluation.evaluate import RUN as RUN_FILE
 from zoo.leaderboard.render import escape, table_lines
 from zoo.registry.load import load_registry
 from zoo.registry.overrides import apply_overrides, parse_overrides
 from zoo.registry.recipe import Recipe
 from zoo.registry.resolve import resolve
-from zoo.training.budget import duration, parse_budget, refuse_epochs_given
+from zoo.training.budget import duration
 from zoo.training.finetune import run as train
-from zoo.training.plan import AUTO, SCRATCH, RunRequest
+from zoo.training.plan import AUTO, SCRATCH, RunRequest, parse_budget, refuse_epochs_given
 from zoo.training.run_folder import RESULT as RUN_RESULT
 
 MOST_TRIALS = 27

@@ -15,8 +15,8 @@ from zoo.data.inspect.scan import scan_labels
 from zoo.runtime.processes import start_ranks
 from zoo.training.auto import cost_of, resolve_auto
 from zoo.training.budget import spaced, spread
-from zoo.training.engine.checkpoint import NAME as CHECKPOINT
-from zoo.training.plan import AUTO, Plan, RunRequest, make_plan, make_trainer, prepare
+from zoo.training.plan import AUTO, CHECKPOINT, Plan, RunRequest, make_plan
+from zoo.training.start import make_trainer, prepare
 
 TRIAL_ORDER, RESULT = "order.json", "result.json"
 VAL_IMAGES = 64

@@ -22,11 +22,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from zoo.common.errors import InputError, RunError, join_problems, shortened
 from zoo.common.files import sha256, sync
-from zoo.evaluation.evaluate import RUN
+from zoo.data.split import RUN
 from zoo.training.engine.features import map_tensors
 from zoo.training.engine.sharding import gathered
+from zoo.training.plan import CHECKPOINT
 
-NAME = "checkpoint.pt"
 PARTS = ("model", "ema", "optimizer", "scaler", "plateau", "random", "progress")
 """What a checkpoint holds; one that is written now also has `run`, the digest of run.json."""
 NEW_RUN = "Start a new run with another --out; the best model so far is in best/ of the run folder."
@@ -88,7 +88,7 @@ def restore_weights_and_optimizer(
     problems = list(_misfits(state, model, ema, optimizer))
     if problems:
         shown = problems[:10] + [f"and {len(problems) - 10} more"] * (len(problems) > 10)
-        header = f"{NAME} does not fit this run; nothing of it was loaded. {NEW_RUN}"
+        header = f"{CHECKPOINT} does not fit this run; nothing of it was loaded. {NEW_RUN}"
         raise InputError(join_problems(header, shown))
     whole = StateDictOptions(full_state_dict=True)
     set_model_state_dict(model, state["model"], options=whole)
@@ -119,13 +119,13 @@ def save_checkpoint(run: Path, state: dict[str, Any], progress: Progress) -> Non
     content = {**state, "progress": dataclasses.asdict(progress), "run": digest}
     temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(dir=run, prefix=f".{NAME}.")
+        handle, name = tempfile.mkstemp(dir=run, prefix=f".{CHECKPOINT}.")
         temporary = Path(name)
         with os.fdopen(handle, "wb") as stream:
             torch.save(content, stream)
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.replace(run / NAME)
+        temporary.replace(run / CHECKPOINT)
         sync(run)
     except (OSError, RuntimeError) as error:
         if temporary is not None:
@@ -142,7 +142,7 @@ def load_checkpoint(run: Path) -> tuple[dict[str, Any], Progress]:
     The checksums that torch stores with every tensor are compared first. Raises InputError where
     there is no checkpoint, it is damaged, or another version or another run wrote it.
     """
-    path = run / NAME
+    path = run / CHECKPOINT
     if not path.is_file():
         raise InputError(f"{run} holds no checkpoint to resume from.")
     try:

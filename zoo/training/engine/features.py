@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.common.console import info, track
-from zoo.common.errors import InputError, join_problems
+from zoo.common.errors import InputError
 from zoo.data.loading.decoded import room_bytes
 from zoo.models.layers import in_eval_mode
 from zoo.models.segmentation import normalise
@@ -26,31 +26,6 @@ if TYPE_CHECKING:
     from zoo.registry.recipe import Recipe
 
 Place = Literal["memory", "disk", "nowhere"]
-
-
-def check_feature_views(recipe: Recipe) -> None:
-    """Raise InputError where `recipe` asks for stored features that its other keys rule out."""
-    if recipe.feature_views is None:
-        return
-    problems = []
-    if recipe.augment.cutmix > 0 or recipe.augment.copy_paste > 0:
-        problems.append(
-            "augment.cutmix and augment.copy_paste take pixels from other images of the batch, "
-            "which change with every epoch: set both to 0"
-        )
-    if recipe.oversample != "none":
-        problems.append(
-            "oversample draws images repeatedly, each time augmented differently: set it to none "
-            "(class_weights also make rare classes count more)"
-        )
-    if not any(
-        stage.learn != "all"
-        or (not stage.unfreeze_names and 0 in (stage.unfreeze, stage.unfreeze_from))
-        for stage in recipe.stages
-    ):
-        problems.append("the encoder learns in every stage: give one of them unfreeze=0")
-    if problems:
-        raise InputError(join_problems("feature_views cannot be used here:", problems))
 
 
 def check_encoder(model: SegmentationModel, crop: int) -> None:

@@ -246,9 +246,12 @@ class Step:
     def _halve(self, images: int) -> None:
         size = min(self.micro_batch or images, images)
         if size == 1:
+            settings = ["precision=bf16"] * (self.precision == "fp32")
+            settings += ["activation_checkpointing=true"] * (not self._recomputes)
+            more = f"set {' or '.join(settings)}, " if settings else ""
             raise in_all_processes(
-                "A single image does not fit into memory. Lower crop, set precision=bf16 or "
-                "activation_checkpointing=true, unfreeze less, or take a smaller model."
+                f"A single image does not fit into memory. Lower crop, {more}unfreeze less, or "
+                "take a smaller model."
             )
         self.micro_batch, self._proven = size // 2, 0
         if self.device.type == "cuda":

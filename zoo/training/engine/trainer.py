@@ -56,7 +56,11 @@ REPEATED_SECONDS = 10
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended: `stopped` is "finished" or "early" (early stopping)."""
+    """How a run ended: `stopped` is "finished" or "early" (early stopping).
+
+    `best_miou` is the score of the best model on val, computed in `precision`; `chosen_miou` is the
+    one by which it was chosen during training. Both are None in the results of older versions.
+    """
 
     best_epoch: int
     best_miou: float
@@ -64,6 +68,8 @@ class Result:
     steps: int
     seconds: float
     stopped: str
+    precision: str | None = None
+    chosen_miou: float | None = None
 
 
 class Trainer:
@@ -141,8 +147,9 @@ class Trainer:
             self.log.close()
         done = self.progress
         return Result(
-            done.best_epoch, done.best_miou, done.epoch, done.step, self._seconds(), stopped
-        )
+            done.best_epoch, done.best_miou, done.epoch, done.step, self._seconds(), stopped,
+            self.precision, done.best_miou,
+        )  # fmt: skip
 
     def _stages(self) -> str:
         if self._should_stop_early():  # a run that was killed just after it had stopped
@@ -227,10 +234,11 @@ class Trainer:
         self.model.on_step(self.progress.step / self._steps)
         value = self.step(images, masks)
         if not math.isfinite(value):
+            fp32 = "" if self.precision == "fp32" else ", or use precision=fp32"
             raise in_all_processes(
                 f"The loss became {value} at step {self.progress.step + 1} "
                 f"(epoch {self.progress.epoch + 1}). Checkpoint and best model in {self.run} are "
-                "from before that. Lower optimizer.lr, set clip_norm, or use precision=fp32."
+                f"from before that. Lower optimizer.lr, set clip_norm{fp32}."
             )
         self.progress.step += 1
         self.progress.step_in_epoch += 1
@@ -264,7 +272,8 @@ class Trainer:
                 "chosen_miou": confusion.miou,
                 "train_seconds": round(self._seconds(), 1),
             }
-            metrics = {"dataset": self.dataset, "split": "val"} | confusion.metrics()
+            metrics = {"dataset": self.dataset, "split": "val", "precision": self.precision}
+            metrics |= confusion.metrics()
             with self.ranks.raise_on_all_ranks():
                 if self.ranks.first:
                     best = self._scored_model()
@@ -272,7 +281,9 @@ class Trainer:
                         best, self.run / BEST, training=training, metrics=metrics, overwrite=True
                     )
         seconds = time.monotonic() - began
-        self.log.epoch(self.progress, stage.name, train_loss, val_loss, confusion, seconds)
+        self.log.epoch(
+            self.progress, stage.name, train_loss, val_loss, confusion, seconds, self.precision
+        )
         return float(confusion.miou)
 
     def _score(self, epoch: int) -> tuple[Confusion, float]:
