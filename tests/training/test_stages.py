@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
 
     def stopping(self: Trainer, *batch: Any) -> float:
         loss = update(self, *batch)
-        self._stop_asked |= self.progress.step == steps
+        if self.progress.step == steps:
+            self._ask_to_stop(signal.SIGINT, None)
         return loss
 
     monkeypatch.setattr(Trainer, "_update", stopping)
