@@ -189,6 +189,11 @@ def test_labelme_labels_are_checked(tmp_path: Path) -> None:
         ),
         ([shape("car", [[0, 0]], "cuboid")], "is a 'cuboid', which is no shape that is known here"),
         (
+            [shape("car", []) | {"shape_type": ["line"]}],
+            "is a \"['line']\", which is no shape that",
+        ),
+        ([shape("car", []) | {"shape_type": {"a": 1}}], "which is no shape that is known here"),
+        (
             [mask_shape([[0, 0], [3, 2]], [[1]])],
             "a mask of 1x1 pixels in a box of 4x3 at (0, 0)",
         ),

@@ -103,10 +103,11 @@ def _draw_labelme(canvas: Mask, shapes: list[dict[str, Any]], path: Path, datase
     for number, shape in enumerate(shapes):
         where = f"{path}: shape {number}"
         kind = shape.get("shape_type") or "polygon"
-        if kind not in DRAWN:
-            why = "covers no area" if kind in UNDRAWN else "is no shape that is known here"
+        if not isinstance(kind, str) or kind not in DRAWN:
+            named = isinstance(kind, str) and kind in UNDRAWN
+            why = "covers no area" if named else "is no shape that is known here"
             raise InputError(
-                f"{where} is a {kind!r}, which {why}. Allowed: {', '.join(DRAWN)}. Draw it again "
+                f"{where} is a {str(kind)[:60]!r}, which {why}. Allowed: {', '.join(DRAWN)}. Draw it again "
                 f"as a polygon, or delete it."
             )
         value = train_id(shape.get("label"), path, dataset)
