@@ -107,8 +107,8 @@ def _draw_labelme(canvas: Mask, shapes: list[dict[str, Any]], path: Path, datase
             named = isinstance(kind, str) and kind in UNDRAWN
             why = "covers no area" if named else "is no shape that is known here"
             raise InputError(
-                f"{where} is a {str(kind)[:60]!r}, which {why}. Allowed: {', '.join(DRAWN)}. Draw it again "
-                f"as a polygon, or delete it."
+                f"{where} is a {str(kind)[:60]!r}, which {why}. Allowed: {', '.join(DRAWN)}. "
+                f"Draw it again as a polygon, or delete it."
             )
         value = train_id(shape.get("label"), path, dataset)
         points = _points(shape.get("points"), canvas.shape, where)
