@@ -149,3 +149,20 @@ def test_a_second_run_on_unchanged_files_decodes_no_mask(
     decoded.clear()
     trainer_for(scenes, tmp_path / "second", rule)
     assert [path for path in decoded if path.parent.name == "masks"] == []
+
+
+def test_a_run_says_first_that_16_bits_are_not_used(
+    scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shutil.copytree(scenes, tmp_path / "data")
+    for path in data.glob("*/images/*.png"):
+        with Image.open(path) as picture:
+            wide = np.array(picture.convert("L")).astype(np.uint16) * 16
+        Image.fromarray(wide).save(path)
+    plan = plan_for(
+        MODEL, data, recipe="scratch", encoder_weights=None, out=tmp_path / "run", overrides=ONE
+    )
+    prepare(plan, Ranks())
+    said = capsys.readouterr().err.replace("\n", " ")
+    assert "Warning: scenes: 16-bit images use 12 bits: their values are below 4096" in said
+    assert "Write `range: [0, 4095]` in dataset.yaml." in said
