@@ -38,6 +38,7 @@ from zoo.training.run_folder import (
     check_trackers,
     only_run,
     open_run,
+    remove_unfinished,
 )
 from zoo.training.start import Start, make_trainer, prepare
 
@@ -192,6 +193,7 @@ def _completed(out: Path, ranks: Ranks) -> Result:
             f"{out / RESULT} is damaged: {error}. Remove it; --resume then writes it again."
         ) from error
     if ranks.first:
+        remove_unfinished(out)
         write_curves(out)
         info(f"{out} was finished but for its curves, which are now in {out / 'curves.png'}.")
     return result

@@ -46,7 +46,11 @@ def check_out(out: Path, resume: bool) -> None:
     A new run needs a folder that does not exist or is empty, a resumed one a run that is not
     finished, or is but for its curves.
     """
-    taken = out.exists() and (not out.is_dir() or any(at.name != LOCK for at in out.iterdir()))
+    taken = out.exists() and (
+        not out.is_dir()
+        # but for what a run leaves that was killed while it wrote run.json
+        or any(at.name != LOCK and not at.name.startswith(f".{RUN}.") for at in out.iterdir())
+    )
     if resume and not (out / RUN).is_file():
         raise InputError(f"{out} has no run to resume: {RUN} is missing. Start without --resume.")
     if resume and all((out / name).is_file() for name in (RESULT, *CURVES)):
@@ -92,6 +96,7 @@ def open_run(out: Path, description: dict[str, Any], resume: bool) -> None:
     the packages are a warning.
     """
     if not resume:
+        remove_unfinished(out)
         write_json(out / RUN, description)
         return
     before, now = read_json(out / RUN), json.loads(json.dumps(description))
@@ -121,7 +126,12 @@ def open_run(out: Path, description: dict[str, Any], resume: bool) -> None:
             "same bits as a run that was never stopped."
         )
     recover_folder(out / BEST)
-    for name in (RUN, RESULT, BEST, CHECKPOINT):  # what a killed run was writing when it died
+    remove_unfinished(out)
+
+
+def remove_unfinished(out: Path) -> None:
+    """Remove what a killed run was writing when it died."""
+    for name in (RUN, LOG, RESULT, BEST, CHECKPOINT, *CURVES):
         for left in out.glob(f".{name}.*"):
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)

@@ -29,6 +29,8 @@ from zoo.training.plan import CHECKPOINT
 
 PARTS = ("model", "ema", "optimizer", "scaler", "plateau", "random", "progress")
 """What a checkpoint holds; one that is written now also has `run`, the digest of run.json."""
+FOLDER = 0x10
+"""The bit of an entry in a zip archive for which torch reads nothing in its place."""
 NEW_RUN = "Start a new run with another --out; the best model so far is in best/ of the run folder."
 
 
@@ -147,9 +149,9 @@ def load_checkpoint(run: Path) -> tuple[dict[str, Any], Progress]:
         raise InputError(f"{run} holds no checkpoint to resume from.")
     try:
         with zipfile.ZipFile(path) as archive:
-            spoiled = archive.testzip()
-        if spoiled is not None:
-            raise zipfile.BadZipFile(f"Bad CRC-32 for {spoiled!r}")
+            entries, spoiled = archive.infolist(), archive.testzip()
+        if spoiled is not None or any(entry.external_attr & FOLDER for entry in entries):
+            raise zipfile.BadZipFile("a checksum differs")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile and torch raise nearly anything on a spoiled file
         cause = f"{type(error).__name__}: {error}".splitlines()[0][:100]
