@@ -230,7 +230,7 @@ def test_init_of_one_mask_of_many_empty_ones(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        [255], [128, 255], [64, 128, 191, 255], [1, 2, 255], [*range(1, 21), 255],
+        [255], [128, 200], [1, 2, 255], [*range(1, 21), 255],
         [255, 255, 255, 20, 30, 40], [*range(182)], [*range(0, 250, 25)],
     ],
 )  # fmt: skip
@@ -239,6 +239,21 @@ def test_ids_are_never_taken_for_grey(tmp_path: Path, values: list[int]) -> None
     dataset = described(tmp_path, masks)
     assert dataset.decoder == "ids"
     assert {0, *np.unique(masks)} <= set(dataset.allowed_ids())
+
+
+@pytest.mark.parametrize("values", [[128, 255], [64, 128, 191, 255]])
+def test_clean_levels_that_end_at_white_are_classes(tmp_path: Path, values: list[int]) -> None:
+    """255 beside such values is a level, not a mark for what to ignore."""
+    masks = [ids_of_squares(values, seed) for seed in range(6)]
+    dataset = described(tmp_path, masks)
+    assert dataset.grey == {value: index for index, value in enumerate([0, *values])}
+    assert scan_labels(dataset).splits["train"].ignored == 0
+
+
+def test_one_photograph_does_not_make_ids_grey(tmp_path: Path) -> None:
+    masks = [ids_of_squares([1, 2], seed) for seed in range(6)]
+    with pytest.raises(InputError, match="neither ids nor grey levels"):
+        described(tmp_path, [*masks, random_image(0, 90, 120)[:, :, 0]])
 
 
 def test_palettes_are_never_taken_for_grey(tmp_path: Path) -> None:
@@ -394,6 +409,12 @@ def test_fix_writes_clean_masks(tmp_path: Path, suffix: str, extra: str) -> None
             assert set(np.unique(np.array(stored))) <= {0, 1, 255}
         different = (read_mask(sample, copy) != truth).mean()
         assert different == 0 if suffix == ".png" else different < 0.01
+
+
+def test_ids_1_and_2_under_grey_are_not_called_shifted(tmp_path: Path) -> None:
+    grey_set(tmp_path, [[1, 2], [1, 2]])
+    load(tmp_path, CRACK)
+    assert "D312" not in {one.code for one in diagnose(tmp_path, progress=False).findings}
 
 
 def test_fix_does_not_guess_what_a_level_means(tmp_path: Path) -> None:

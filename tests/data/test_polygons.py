@@ -33,7 +33,7 @@ SQUARE = [1, 1, 3, 1, 3, 3, 1, 3]
 # LabelMe
 
 
-def shape(label: Any, points: Any, kind: str | None = "polygon") -> dict[str, Any]:
+def shape(label: Any, points: Any, kind: Any = "polygon") -> dict[str, Any]:
     return {"label": label, "points": points, "shape_type": kind}
 
 
@@ -186,6 +186,10 @@ def test_labelme_labels_are_checked(tmp_path: Path) -> None:
         (
             [shape("car", [[0, 0]], "point")],
             "shape 0 is a 'point', which covers no area. Allowed: po",
+        ),
+        (
+            [shape("car", [[0, 0]], ["polygon"])],
+            "is a \"['polygon']\", which is no shape that is",
         ),
         ([shape("car", [[0, 0]], "cuboid")], "is a 'cuboid', which is no shape that is known here"),
         (

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import tempfile
@@ -36,7 +37,13 @@ from zoo.data.formats.pairs import (
 )
 from zoo.data.formats.trees import official_layout
 from zoo.data.inspect.facts import FactCache, raise_faults
-from zoo.data.inspect.grey import ValueKind, kind_of_values, percent
+from zoo.data.inspect.grey import (
+    MOST_LEVELS,
+    SMALLEST_GAP,
+    ValueKind,
+    kind_of_values,
+    percent,
+)
 from zoo.data.inspect.mask_looks import MaskLook, header_of, keep_look, look_at_mask
 from zoo.data.pixels.masks import COLOUR_MODES, count_ids, read_ids
 from zoo.data.pixels.opening import IMAGE_EXTENSIONS, SHAPE_EXTENSIONS
@@ -351,6 +358,13 @@ def _contents(root: Path, masks: list[Path]) -> dict[str, Any]:
         judged = ValueKind("ids", {}, 0.0, 0)
     else:
         judged = kind_of_values(values, between, lossy=set(first) == {"grey"})
+    spread = sorted(values)
+    gaps = [high - low for low, high in itertools.pairwise(spread)]
+    apart = 2 <= len(gaps) < MOST_LEVELS and min(gaps) >= SMALLEST_GAP
+    if apart and not no_grey and spread[-1] == IGNORE:
+        # as in 0, 128, 255: white is a level, not what to ignore
+        fractions = {value: values[value] / values.total() for value in spread}
+        judged = ValueKind("levels", fractions, 0.0, len(values))
     if judged.kind == "levels":
         for path in gray:  # so that nobody opens them again to read them as grey
             seen = look_at_mask(path, plain, cache)

@@ -199,13 +199,14 @@ def check_masks(source: Source, pairs: Sequence[Pair], levels: ValueKind | None)
 def is_binary(source: Source, masks: Sequence[MaskLook]) -> bool:
     """Whether there are two classes and all foreground is stored as 255, which is ignored."""
     ids = {value for mask in masks for value in mask.ids}
-    return len(source.classes) == 2 and ids == {0, 255} and source.id_map.get(255) == IGNORE
+    two = source.dataset.decoder == "ids" and len(source.classes) == 2
+    return two and ids == {0, 255} and source.id_map.get(255) == IGNORE
 
 
 def is_shifted(source: Source, masks: Sequence[MaskLook]) -> bool:
     """Whether the ids run from 1 to the number of classes, which is not a class id."""
     ids = {value for mask in masks for value in mask.ids if source.id_map.get(value) != IGNORE}
-    count = len(source.classes)
+    count = len(source.classes) if source.dataset.decoder == "ids" else 0
     return bool(count and ids and count in ids and min(ids) == 1 and max(ids) == count)
 
 

@@ -19,6 +19,8 @@ MOST_BETWEEN = 0.2
 LEAST_EDGE = 0.6
 """Fraction of the pixels between levels that must have a lower and a higher neighbour: nearly all
 along blurred edges, at most 0.1 where the values are classes."""
+PEAK = 1.5
+"""How many more pixels lie close to a level than to as many values between levels."""
 FEWEST_VALUES = 3
 """Values between levels; fewer may be classes of thin objects."""
 REST = 0.25
@@ -76,8 +78,13 @@ def kind_of_values(
     for reach in (LOSSY_REACH,) if lossy else (REACH, LOSSY_REACH) if noisy else (REACH,):
         levels, apart, rest = _find_levels(pixels, pixels - edges, reach)
         outside = int(apart.sum())
+        free = 256 - sum(len(range(256)[_near(level, reach)]) for level in levels)
         clear = (
             2 <= len(levels) <= MOST_LEVELS
+            and all(
+                number * free >= PEAK * outside * len(range(256)[_near(level, reach)])
+                for level, number in levels.items()
+            )
             and int(np.diff(sorted(levels)).min()) >= SMALLEST_GAP
             and outside <= MOST_BETWEEN * total
         )
@@ -94,6 +101,10 @@ def kind_of_values(
     return ValueKind(kind, fractions, outside / total, len(counts))
 
 
+def _near(level: int, reach: int) -> slice:
+    return slice(max(0, level - reach), level + reach + 1)
+
+
 def _find_levels(
     pixels: NDArray[np.int64], flat: NDArray[np.int64], reach: int
 ) -> tuple[dict[int, int], NDArray[np.int64], int]:
@@ -107,7 +118,7 @@ def _find_levels(
     rest = 0
     while flat.any() and len(levels) <= MOST_LEVELS:
         level = int(flat.argmax())
-        near = slice(max(0, level - reach), level + reach + 1)
+        near = _near(level, reach)
         levels[level] = int(apart[near].sum())
         flat[near] = apart[near] = 0
         if len(levels) == 1:
