@@ -135,6 +135,14 @@ LINES = [
 ]
 
 
+def test_zeros_in_a_log_are_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A kept part of a line, zeros up to where the log had been, and a later line behind them."""
+    (tmp_path / LOG).write_text(LINES[0] + LINES[1][:9] + "\0" * 50 + LINES[1] + "\0" * 9)
+    assert [event["step"] for event in read_log(tmp_path / LOG)] == [1, 2]
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.endswith("has lost lines, as after a power cut; what is left of it is used.")
+
+
 @pytest.mark.parametrize("tail", [b"", b"\0" * 500, b'{"event": "step", "step": 9, "epoch": 1}\n'])
 def test_a_log_that_is_shorter_than_the_checkpoint_says(
     tail: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]

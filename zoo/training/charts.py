@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.common.console import warn
 from zoo.common.errors import InputError
 from zoo.common.files import write_bytes, write_text
 from zoo.records.metrics import METRICS, SCORE
@@ -45,8 +46,8 @@ _MAX_POINTS = 400
 def read_log(path: Path) -> list[Event]:
     """The events of a log.jsonl, oldest first; empty where there is no such file.
 
-    A last line that a kill cut short is left out. Raises InputError naming the first other line
-    that is not an event.
+    A last line that a kill cut short is left out, and with a warning zeros of a file system after a
+    power cut. Raises InputError naming the first other line that is not an event.
     """
     if not path.exists():
         return []
@@ -55,7 +56,10 @@ def read_log(path: Path) -> list[Event]:
     except OSError as error:
         raise InputError(f"Cannot read {path}: {error.strerror or error}.") from error
     events = []
-    for number, line in enumerate(lines, 1):
+    whole = [line.rpartition("\0")[2] for line in lines]
+    if whole != lines:
+        warn(f"{path} has lost lines, as after a power cut; what is left of it is used.")
+    for number, line in enumerate(whole, 1):
         event = parse_event(line)
         if event is not None:
             events.append(event)
