@@ -235,6 +235,23 @@ def test_models_are_sorted_by_cost_or_front(three: Board) -> None:
     assert [row.on_front for row in by_time] == [True, False, False]
 
 
+def test_a_timing_belongs_to_rows_whose_network_sees_its_size(tmp_path: Path) -> None:
+    put(tmp_path, {"confusion": confusion_with(60)})
+    scaled = {"input_size": [450, 600], "recipe_hash": "ab" * 8}
+    put(tmp_path, {**scaled, "confusion": confusion_with(80)})
+    put(tmp_path, {"dataset": "nuclei", "size": None})
+    timing(tmp_path, "unet-resnet18", 40.0)
+    board = made(tmp_path)
+    first, second = board.tables[0].rows
+    assert (first.input_size, second.input_size) == ([450, 600], None)
+    assert list(board.speed_in(SETUP)) == [second.id]
+    (found,) = find(Wanted(data="camvid", sort="latency", machine="epyc"), board)
+    assert (found.miou, found.latency_ms) == (first.miou, None)
+    timing(tmp_path, "unet-resnet18", 70.0, size=[450, 600])
+    board = made(tmp_path)
+    assert [s.p50 for setup in board.setups for s in board.speed_in(setup).values()] == [40, 70]
+
+
 def test_latency_is_of_this_machine_unless_another_is_named(
     three: Board, monkeypatch: pytest.MonkeyPatch
 ) -> None:

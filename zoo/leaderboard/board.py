@@ -41,7 +41,8 @@ class Entry:
     half-width of the 95 % interval over seeds or folds, `images_interval` the one over the choice
     of images, None where unknown. `best` to `worst` are the ranks that are too close to call.
     `family` is timm's module of the encoder; `licence` that of the encoder's weights. `params_m` in
-    millions, `gmacs` in 1e9 multiply-accumulates of one image.
+    millions, `gmacs` in 1e9 multiply-accumulates of one image. `input_size` is what the network
+    sees of an image, [height, width] in pixels, where that is not the size of the table's images.
     """
 
     id: str
@@ -71,6 +72,7 @@ class Entry:
     chosen_on: list[str]
     runs: list[Run]
     folds: int = 1
+    input_size: list[int] | None = None
 
     @property
     def repeats(self) -> str:
@@ -117,7 +119,11 @@ class BoardTable:
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast a model runs in one setup: milliseconds per batch, images per second, MiB."""
+    """How fast a model runs in one setup: milliseconds per batch, images per second, MiB.
+
+    `size` is that of the images that its network saw, [height, width] in pixels; boards of earlier
+    versions do not state it.
+    """
 
     model: str
     setup: str
@@ -129,6 +135,7 @@ class Speed:
     gmacs: float | None
     file: str
     record_hash: str
+    size: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -175,8 +182,18 @@ class Board:
         return sorted(counts, key=lambda setup: (-counts[setup], setup))
 
     def speed_in(self, setup: str | None) -> dict[str, Speed]:
-        """The models that were timed in a setup."""
-        return {speed.model: speed for speed in self.speeds if speed.setup == setup}
+        """The timings in a setup, by the id of the row that they are of.
+
+        Recipes may let a network see another size than that of the images: a row has only the
+        timings of its model at the size that its network sees.
+        """
+        timed = {(s.model, *s.size): s for s in self.speeds if s.setup == setup and s.size}
+        found = {}
+        for table, row in self.entries():
+            seen = row.input_size or table.size or ()
+            if (speed := timed.get((row.model, *seen))) is not None:
+                found[row.id] = speed
+        return found
 
     def entries(self) -> Iterator[tuple[BoardTable, Entry]]:
         """Every row with its table, in their order."""

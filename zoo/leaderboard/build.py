@@ -268,6 +268,7 @@ def _entry(table: Table, row: Row, results: Path, environments: dict[str, str]) 
         device=row.distinct(lambda record: record.device),
         chosen_on=row.distinct(lambda record: record.chosen_on or "nothing"),
         runs=runs,
+        input_size=None if first.input_size is None else list(first.input_size),
     )
 
 
@@ -291,6 +292,7 @@ def _speeds(records: Mapping[Path, SpeedRecord], folder: Path) -> list[Speed]:
             gmacs=_rounded(record.gmacs),
             file=path.relative_to(folder).as_posix(),
             record_hash=str(record.record_hash),
+            size=list(record.size),
         )
         speeds.append(speed)
     return speeds

@@ -121,7 +121,7 @@ def find(wanted: Wanted, board: Board | None = None) -> list[Found]:
                         recipe=row.recipe,
                         params_m=row.params_m,
                         gmacs=row.gmacs,
-                        latency_ms=speeds[row.model].p50 if row.model in speeds else None,
+                        latency_ms=speeds[row.id].p50 if row.id in speeds else None,
                         setup=setup,
                     )
                     for row in best.values()

@@ -64,7 +64,7 @@ function showSetup() {
   for (const [table, places] of columns) {
     if (!places.has("latency")) continue;
     for (const row of table.tBodies[0].rows) {
-      const [latency, memory] = speeds[row.cells[1].textContent]?.[chosen] ?? [null, null];
+      const [latency, memory] = speeds[row.dataset.id]?.[chosen] ?? [null, null];
       row.cells[places.get("latency")].textContent = latency?.toFixed(1) ?? "\u2013";
       row.cells[places.get("memory")].textContent = memory?.toFixed(0) ?? "\u2013";
     }

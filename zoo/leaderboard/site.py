@@ -58,13 +58,12 @@ def site(board: Board) -> str:
     setup = board.setups[0] if board.setups else None
     rows = [row for _, row in board.entries()]
     changes = change_lines(board)
-    # For each model on the page: latency and memory in every setup, None where not timed.
-    models, places = {row.model for row in rows}, {s: n for n, s in enumerate(board.setups)}
+    # For each row on the page: latency and memory in every setup, None where not timed.
     speeds: dict[str, list[list[float | None] | None]] = {}
-    for speed in board.speeds:
-        if speed.model in models:
-            timings = speeds.setdefault(speed.model, [None] * len(places))
-            timings[places[speed.setup]] = [speed.p50, speed.peak_mb]
+    for place, name in enumerate(board.setups):
+        for row, speed in board.speed_in(name).items():
+            timings = speeds.setdefault(row, [None] * len(board.setups))
+            timings[place] = [speed.p50, speed.peak_mb]
     return render(
         "leaderboard/site.html",
         title="Leaderboard",
@@ -112,7 +111,7 @@ def commands(table: BoardTable, row: Entry) -> str:
 
 def _section(board: Board, table: BoardTable, timed: dict[str, Speed]) -> dict[str, Any]:
     """What the template shows of one table."""
-    columns, rows = _columns(timed=bool(timed)), table.rows
+    columns, rows = _columns(timed=bool(board.setups)), table.rows
     cells = _cells(table, columns, timed)
     main = Grid("Models", f"Models on {table.title}", columns, cells, "board main")
     classes = []
@@ -141,7 +140,7 @@ def _section(board: Board, table: BoardTable, timed: dict[str, Speed]) -> dict[s
     for place, setup in enumerate(board.setups):
         speeds = board.speed_in(setup)
         for label, cost in (("latency, ms", "p50"), ("peak memory, MB", "peak_mb")):
-            costs = {row.id: getattr(speeds.get(row.model), cost, None) for row in rows}
+            costs = {row.id: getattr(speeds.get(row.id), cost, None) for row in rows}
             if found := _plot(table, label, costs):
                 figures.append(Figure(found, place, setup))
     return {"table": table, "main": main, "classes": classes, "notes": lines, "figures": figures}
@@ -151,8 +150,7 @@ def _cells(
     table: BoardTable, columns: Sequence[Column], timed: dict[str, Speed]
 ) -> list[tuple[str, list[str]]]:
     return [
-        (row.id, [column.text(row, timed.get(row.model)) for column in columns])
-        for row in table.rows
+        (row.id, [column.text(row, timed.get(row.id)) for column in columns]) for row in table.rows
     ]
 
 
