@@ -39,8 +39,8 @@ def write_tiny(folder: Path, model: SegmentationModel | None = None) -> Path:
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    """The folder's files by name."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """The files of a model folder by name, as a push sends them."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name[0] != "."}
 
 
 def add_tiny(hub: LoopbackHub, folder: Path, repo: str = REPO, **settings: Any) -> str:
