@@ -12,6 +12,7 @@ from huggingface_hub import constants, hf_hub_download
 
 import zoo
 from zoo.common.errors import InputError, RunError
+from zoo.common.files import sha256
 
 ADDRESS = f"hf-hub:{REPO}"
 
@@ -72,6 +73,21 @@ def test_poisoned_weights_are_fetched_again_online_and_refused_offline(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     assert same_output(zoo.create(address), tiny())
     assert (snapshot / "model.safetensors").read_bytes() == right
+
+
+def test_a_link_to_another_blob_is_found_at_the_first_use(hub: LoopbackHub) -> None:
+    snapshot = fill("huggingface_hub")
+    blobs = snapshot.parent.parent / "blobs"
+    poison(copy := Path(shutil.copytree(snapshot, snapshot.parent.parent / "copy")))
+    other = (copy / "model.safetensors").rename(blobs / "unnamed")
+    other = other.rename(blobs / sha256(other))
+    (snapshot / "model.safetensors").unlink()
+    (snapshot / "model.safetensors").symlink_to(other)
+    address = f"{ADDRESS}@{snapshot.name}"
+    assert same_output(zoo.create(address), tiny())
+    hub.requests.clear()
+    assert same_output(zoo.create(address), tiny())
+    assert not hub.requests  # the digests are kept now
 
 
 def test_a_copy_is_used_offline_where_digests_were_kept_or_blobs_copied(

@@ -44,8 +44,8 @@ MAX_ERROR_BYTES = 1_000_000
 def listing_or_cached(task: Task, names: Collection[str], timeout: float) -> Listing | Path:
     """The files of a repository, or the folder in the cache that holds `names`, verified.
 
-    The folder is given for a full commit, which needs no request, and with a warning where the Hub
-    cannot be asked. Raises what `list_files` raises where neither is to be had, and RunError where
+    The folder is given for a full commit whose digests are kept, which needs no request, and with a
+    warning where the Hub cannot be asked. Raises what `list_files` raises where neither is to be had, and RunError where
     the Hub cannot be asked and the cache does not say what the files should be.
     """
     commit, unverified = _known_commit(task), []
@@ -58,7 +58,7 @@ def listing_or_cached(task: Task, names: Collection[str], timeout: float) -> Lis
                 break
             if state == "unverified":
                 unverified.append(name)
-    if folder is not None and task.address.pinned and not unverified:
+    if folder is not None and task.address.pinned and set(names) <= _kept_digests(folder).keys():
         return folder
     try:
         return list_files(task, timeout)
