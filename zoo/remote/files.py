@@ -45,8 +45,9 @@ def listing_or_cached(task: Task, names: Collection[str], timeout: float) -> Lis
     """The files of a repository, or the folder in the cache that holds `names`, verified.
 
     The folder is given for a full commit whose digests are kept, which needs no request, and with a
-    warning where the Hub cannot be asked. Raises what `list_files` raises where neither is to be had, and RunError where
-    the Hub cannot be asked and the cache does not say what the files should be.
+    warning where the Hub cannot be asked. Raises what `list_files` raises where neither is to be
+    had, and RunError where the Hub cannot be asked and the cache does not say what the files
+    should be.
     """
     commit, unverified = _known_commit(task), []
     folder = None if commit is None else snapshot(task, commit)
