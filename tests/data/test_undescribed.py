@@ -12,11 +12,13 @@ from helpers.data_folders import save
 
 import zoo
 from zoo.common.errors import InputError
+from zoo.data import split as split_module
 from zoo.data.dataset import IGNORE
 from zoo.data.doctor import diagnose
 from zoo.data.load import load_dataset
 from zoo.data.pixels import masks as mask_reading
 from zoo.data.split import split, with_val
+from zoo.training.engine import trainer
 
 
 def blocks(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -140,8 +142,40 @@ def test_a_run_records_its_split_and_keeps_it(tmp_path: Path) -> None:
         found = zoo.evaluate(given, data, split="val", precision="fp32")
         assert len(found.per_image) == 3
         assert found.metrics["miou"] == pytest.approx(result.best_miou, abs=1e-6)
+    for source in ({}, {"data": data}):
+        predicted = zoo.predict(run, split="val", precision="fp32", **source)
+        assert [file.image.stem for file in predicted] == recorded["divided"]["val"]
     save(data / "images" / "new.png", np.zeros((60, 60, 3), np.uint8))
     save(data / "masks" / "new.png", np.zeros((60, 60), np.uint8))
+    assert len(zoo.predict(run, split="train", precision="fp32")) == 8
     assert len(zoo.evaluate(run, data, split="val").per_image) == 3
     with pytest.raises(InputError, match=r"Unknown split 'val'.* `zoo data split"):
         zoo.evaluate(zoo.create(run), data, split="val")
+
+
+def test_a_resumed_run_keeps_the_split_it_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = folder(tmp_path / "data", [0, 1]), tmp_path / "run"
+    settings = ["stages.all.epochs=1", "batch_size=2", "crop=32", "workers=0", "precision=fp32"]
+
+    def run(**options: Any) -> zoo.Result:
+        return zoo.finetune(
+            "unet-test_resnet", data, out=out, encoder_weights=None, overrides=settings, **options
+        )
+
+    def killed(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_update", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+    recorded = json.loads((out / "run.json").read_text())["data"]
+
+    def never(*_: object) -> None:
+        raise AssertionError("divided anew")
+
+    monkeypatch.setattr(split_module, "_divide", never)
+    assert run(resume=True).steps == 3
+    assert json.loads((out / "run.json").read_text())["data"] == recorded

@@ -121,6 +121,20 @@ def recorded_val(run: str | Path) -> list[str] | None:
     return None
 
 
+def as_recorded(dataset: Dataset, run: str | Path, split: str) -> Dataset:
+    """`dataset` with the train and val that `run` made for it, see `recorded_val`, and says so.
+
+    Unchanged where nothing is recorded, and for other splits. Raises InputError as `with_val` does.
+    """
+    names = recorded_val(run) if split in NAMES[2] else None
+    if names is None:
+        return dataset
+    divided, made = with_val(dataset, names)
+    if made is not None:
+        info(f"{dataset.root} is divided into train and val as {run} recorded.")
+    return divided
+
+
 def with_val(
     dataset: Dataset, names: Sequence[str] | None = None
 ) -> tuple[Dataset, dict[str, Any] | None]:

@@ -21,7 +21,7 @@ from zoo.data.dataset import Dataset
 from zoo.data.inspect.scan import data_hash, scan_labels
 from zoo.data.load import load_dataset
 from zoo.data.loading.loader import EvalLoader
-from zoo.data.split import recorded_val, with_val
+from zoo.data.split import as_recorded
 from zoo.evaluation.counts import Confusion
 from zoo.inference.tiling import predict_ids
 from zoo.models.build import gmacs, params_m
@@ -78,13 +78,13 @@ def evaluate(
         raise InputError(f"split should be a name, such as test, got {type_words(split)}.")
     if out is not None and not isinstance(out, str | Path):
         raise InputError(f"out should be a folder, got {type_words(out)}.")
-    divided = recorded_val(model) if isinstance(model, (str, Path)) else None
+    run = model if isinstance(model, str | Path) else None
     model = load_trained(model)
     ranks = start_ranks()
     with ranks.main_process_first():  # it scans the masks, the others read its results
         dataset = load_dataset(data)
-        if divided is not None:
-            dataset, _ = with_val(dataset, divided)
+        if run is not None:
+            dataset = as_recorded(dataset, run, split)
         samples = dataset.samples(split)
         check_classes(model, dataset.classes, dataset.name)
         check_input(model, dataset)

@@ -38,6 +38,7 @@ from zoo.data.pixels.overlay import (
     overlay,
     with_legend,
 )
+from zoo.data.split import as_recorded
 from zoo.inference.tiling import predict_ids
 from zoo.models.segmentation import SegmentationModel
 from zoo.runtime.precision import resolve_precision
@@ -108,6 +109,8 @@ def predict(
         images = find_images(given, folder)
     else:
         dataset = _data_of_run(model) if data is None else load_dataset(data)
+        if isinstance(model, str | Path):
+            dataset = as_recorded(dataset, model, split)
         samples = dataset.samples(split, masks=False)
         images = [(sample.image, Path(sample.name)) for sample in samples]
         kept = [sample.mask for sample in samples if sample.mask is not None]
