@@ -266,6 +266,27 @@ def test_palettes_are_never_taken_for_grey(tmp_path: Path) -> None:
     assert load_dataset(init(tmp_path)).decoder == "ids"
 
 
+def test_grey_values_that_a_gif_numbers_are_grey(tmp_path: Path) -> None:
+    masks = [drawing(seed) for seed in range(3)]
+    dataset = described(tmp_path, masks, ".gif")
+    assert dataset.grey == {0: 0, 255: 1}
+    expected = (np.asarray(masks[1]) >= 128).astype(np.uint8)
+    assert np.array_equal(read_mask(dataset.splits["train"][1], dataset), expected)
+
+
+def test_palettes_that_number_colours_differently(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = np.repeat(np.array([[0, 255]], dtype=np.uint8), 40, axis=0).repeat(20, axis=1)
+    masks = [both, both, np.full_like(both, 255)]  # white is index 1, 1, and 0
+    dataset = described(tmp_path, masks, ".gif")
+    assert dataset.decoder == "ids"
+    assert "index 0 is the colour [0, 0, 0] in" in capsys.readouterr().err
+    (tmp_path / "dataset.yaml").unlink()
+    with pytest.raises(InputError, match=r"write `colours: true` and the colour of each class"):
+        load_dataset(tmp_path)
+
+
 def test_soft_masks_are_refused_with_the_way_on(tmp_path: Path) -> None:
     blurred = drawing(0).filter(ImageFilter.GaussianBlur(20))
     with pytest.raises(InputError) as caught:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from zoo.common.class_lists import default_palette
+from zoo.common.class_lists import Colour, default_palette
 from zoo.common.console import info, track, warn
 from zoo.common.errors import InputError, RunError, join_problems, shortened
 from zoo.common.files import write_text
@@ -44,7 +44,7 @@ from zoo.data.inspect.grey import (
     kind_of_values,
     percent,
 )
-from zoo.data.inspect.mask_looks import MaskLook, header_of, keep_look, look_at_mask
+from zoo.data.inspect.mask_looks import Header, MaskLook, header_of, keep_look, look_at_mask
 from zoo.data.pixels.masks import COLOUR_MODES, count_ids, read_ids
 from zoo.data.pixels.opening import IMAGE_EXTENSIONS, SHAPE_EXTENSIONS
 from zoo.data.pixels.polygons import labels_of, read_shapes
@@ -107,6 +107,8 @@ def init(folder: str | Path, *, out: str | Path | None = None, force: bool = Fal
         info(f"The shapes have the labels {shortened(sorted(found.labels), 10)}.")
     else:
         info(f"{found.looked_at} masks hold the ids {shortened(sorted(found.ids))}.")
+    if found.renumbered:
+        warn(found.renumbered)
     info(f"Wrote {path}. Give the classes their names there; `zoo doctor {path}` checks all masks.")
     return path
 
@@ -125,6 +127,8 @@ def undescribed(root: Path) -> Dataset:
         found = survey(root)
     except InputError as error:
         raise InputError(explain_missing_file(root)) from error
+    if found.renumbered:
+        raise InputError(found.renumbered)
     ids = sorted(found.ids)
     named = [value for value in ids if value != IGNORE]
     if ids == [0, IGNORE]:
@@ -253,7 +257,8 @@ class Survey:
     """What a folder holds: samples and the text that names them, and the content of masks.
 
     `splits` has the value of `splits:` for each split. One of `ids`, `colours`, `labels` and `grey`
-    is filled: how many pixels, or shapes, have each, or the levels of grey masks.
+    is filled: how many pixels, or shapes, have each, or the levels of grey masks. `renumbered` says
+    which index is another colour in another file, if one is.
     """
 
     samples: dict[str, list[Sample]]
@@ -263,6 +268,7 @@ class Survey:
     labels: Counter[str] = field(default_factory=Counter)
     grey: ValueKind | None = None
     looked_at: int = 0
+    renumbered: str = ""
 
 
 def survey(root: Path) -> Survey:
@@ -290,6 +296,14 @@ def survey(root: Path) -> Survey:
     return Survey(samples, texts, **_contents(root, _masks_of(samples)))
 
 
+def _numbers_greys(header: Header) -> bool:
+    """Whether a GIF numbers many grey values in its palette, so that its indices are no ids."""
+    greys = {colour[0] for colour in header.palette if len(set(colour)) == 1}
+    ramp = all(colour == (index,) * 3 for index, colour in enumerate(header.palette))
+    only = header.format == "GIF" and len(greys) == len(set(header.palette))
+    return only and len(greys) > MOST_LEVELS and not ramp
+
+
 def _contents(root: Path, masks: list[Path]) -> dict[str, Any]:
     """What the masks hold, as fields of `Survey`: ids, colours or grey levels.
 
@@ -304,6 +318,8 @@ def _contents(root: Path, masks: list[Path]) -> dict[str, Any]:
     def look(path: Path) -> tuple[Decoder, MaskLook]:
         """By the header: ids, colours, or grey values in a format with loss."""
         header = header_of(path, cache)
+        if header is not None and _numbers_greys(header):
+            return "grey", look_at_mask(path, grey, cache)
         if header is None or (header.mode not in COLOUR_MODES and not header.lossy):
             return "ids", look_at_mask(path, plain, cache)
         if header.lossy:
@@ -315,6 +331,8 @@ def _contents(root: Path, masks: list[Path]) -> dict[str, Any]:
     between: Counter[int] = Counter()
     gray: list[Path] = []  # files of 8-bit gray, whose ids are grey values too
     problems: list[str] = []
+    lossy, renumbered = False, ""
+    shown_as: dict[int, tuple[Colour, Path]] = {}  # the colour of each palette index, and where
     no_grey, bits = False, 0  # palettes and wide ids are never grey values; 1-bit white is 255
     try:
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
@@ -326,6 +344,17 @@ def _contents(root: Path, masks: list[Path]) -> dict[str, Any]:
                 first.setdefault(kind, seen.path)
                 found[kind].update(seen.ids)
                 between.update(seen.between)
+                palette = [] if seen.header is None or kind != "ids" else seen.header.palette
+                for value in filter(lambda index: index < len(palette), seen.ids):
+                    colour, file = shown_as.setdefault(value, (palette[value], seen.path))
+                    if colour != palette[value] and not renumbered:
+                        renumbered = (
+                            f"Each mask has a palette of its own: index {value} is the colour "
+                            f"{[*colour]} in {file} and {[*palette[value]]} in {seen.path}, so "
+                            f"indices may be no ids. If the colours tell the classes, write "
+                            f"`colours: true` and the colour of each class in {root}/dataset.yaml."
+                        )
+                lossy |= seen.header is not None and seen.header.lossy
                 no_grey |= kind == "ids" and mode not in {"L", "1"}
                 bits += seen.ids.get(1, 0) if mode == "1" else 0
                 if mode == "L" and kind == "ids":
@@ -357,7 +386,7 @@ def _contents(root: Path, masks: list[Path]) -> dict[str, Any]:
     if no_grey:
         judged = ValueKind("ids", {}, 0.0, 0)
     else:
-        judged = kind_of_values(values, between, lossy=set(first) == {"grey"})
+        judged = kind_of_values(values, between, lossy=lossy and set(first) == {"grey"})
     spread = sorted(values)
     gaps = [high - low for low, high in itertools.pairwise(spread)]
     apart = 2 <= len(gaps) < MOST_LEVELS and min(gaps) >= SMALLEST_GAP
@@ -395,7 +424,7 @@ def _contents(root: Path, masks: list[Path]) -> dict[str, Any]:
         )
     if "colours" in first:
         return {"colours": found["colours"], "looked_at": looked_at}
-    return {"ids": found["ids"], "looked_at": looked_at}
+    return {"ids": found["ids"], "looked_at": looked_at, "renumbered": renumbered}
 
 
 def _masks_of(samples: dict[str, list[Sample]]) -> list[Path]:
