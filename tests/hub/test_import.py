@@ -59,6 +59,111 @@ def test_an_encoder_of_smps_own(tmp_path: Path) -> None:
         assert torch.equal(again(images), theirs(images))
 
 
+def averaged(state: dict[str, Any]) -> dict[str, Any]:
+    """Every weight plus 1; counters as they are."""
+    return {n: t + 1 if t.is_floating_point() else t for n, t in state.items()}
+
+
+def in_order(state: dict[str, Any]) -> list[Any]:
+    return [averaged(state)[name] for name, _ in tiny().net.named_parameters()]
+
+
+def joined(raw: str, ema: str, separator: str, state: dict[str, Any]) -> dict[str, Any]:
+    """One dictionary with a prefix for each set, the buffers only among the raw weights."""
+    params = {name for name, _ in tiny().net.named_parameters()}
+    average = {n.replace(".", separator): t for n, t in averaged(state).items() if n in params}
+    return {raw + n: t for n, t in state.items()} | {ema + n: t for n, t in average.items()}
+
+
+TWO_SETS: dict[str, Any] = {
+    "timm": lambda s: {"state_dict": s, "state_dict_ema": averaged(s), "epoch": 3},
+    "torchvision": lambda s: {
+        "model": s,
+        "model_ema": {"n_averaged": torch.tensor(4)}
+        | {f"module.{name}": tensor for name, tensor in averaged(s).items()},
+    },
+    "state dictionaries": lambda s: {"model_state_dict": s, "ema_state_dict": averaged(s)},
+    "with decay": lambda s: {"net": s, "ema": {"module": averaged(s), "updates": 7}},
+    "by name": lambda s: {"model": s, "ema": {"shadow": averaged(s), "decay": 0.999}},
+    "torch-ema": lambda s: {"model": s, "ema": {"decay": 0.9, "shadow_params": in_order(s)}},
+    "Lightning's callbacks": lambda s: {
+        "state_dict": {f"model.{name}": tensor for name, tensor in s.items()},
+        "callbacks": {"EMA": {"ema_weights": averaged(s)}, "EarlyStopping": {"wait_count": 1}},
+    },
+    "Lightning's WeightAveraging": lambda s: {
+        "state_dict": averaged(s), "current_model_state": s,
+        "averaging_state": {"n_averaged": torch.tensor(4)},
+    },
+    "MMEngine": lambda s: {
+        "meta": {"mmengine_version": "0.10"}, "state_dict": averaged(s),
+        "ema_state_dict": {"steps": torch.tensor(4)} | {f"module.{n}": t for n, t in s.items()},
+    },
+    "MMSegmentation 0.x": lambda s: {"state_dict": joined("", "ema_", "_", s)},
+    "ema-pytorch": lambda s: joined("online_model.", "ema_model.", ".", s),
+    "LitEma": lambda s: {"state_dict": joined("model.", "model_ema.", "", s)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("writer", TWO_SETS)
+def test_of_two_sets_of_weights_the_average_is_taken(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], writer: str
+) -> None:
+    state = dict(tiny().net.state_dict())
+    torch.save(TWO_SETS[writer](state), tmp_path / "old.pth")
+    params = [name for name, _ in tiny().net.named_parameters()]
+    for wanted, kind, right in ((None, "ema", averaged(state)), ("raw", "raw", state)):
+        made = import_checkpoint(
+            tmp_path / "old.pth", NAME, 2, tmp_path / kind, checkpoint_weights=wanted
+        )
+        model = zoo.create(tmp_path / kind)
+        found = model.net.state_dict()
+        assert [name for name in params if not torch.equal(found[name], right[name])] == []
+        assert made.weights == (model.provenance or {})["checkpoint_weights"] == kind
+        said = " ".join(capsys.readouterr().err.split())
+        assert said.count("the EMA is imported") == (wanted is None)
+
+
+def test_an_average_without_buffers_has_those_of_the_raw_weights(tmp_path: Path) -> None:
+    state = dict(tiny().net.state_dict())
+    name = next(name for name in state if name.endswith("running_mean"))
+    state[name] = torch.full_like(state[name], 0.25)
+    torch.save(joined("", "ema_", "_", state), tmp_path / "old.pth")
+    import_checkpoint(tmp_path / "old.pth", NAME, 2, tmp_path / "new")
+    found = zoo.create(tmp_path / "new").net.state_dict()
+    assert torch.equal(found[name], state[name])
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted", "message"),
+    [
+        (lambda s: {"model": s}, "ema", r"no EMA weights, only raw weights \(model\)"),
+        (lambda s: {"ema": s}, "raw", r"no raw weights, only EMA weights \(ema\)"),
+        (lambda s: s, "swa", "raw, ema"),
+        (
+            lambda s: {"model": s, "ema": {"shadow_params": in_order(s)[1:]}}, None,
+            r"EMA weights without names, \d+ tensors .* --checkpoint-weights raw",
+        ),
+    ],
+)  # fmt: skip
+def test_a_file_without_the_wanted_weights(
+    tmp_path: Path, content: Any, wanted: str | None, message: str
+) -> None:
+    torch.save(content(dict(tiny().net.state_dict())), tmp_path / "old.pth")
+    with pytest.raises(InputError, match=message):
+        import_checkpoint(
+            tmp_path / "old.pth", NAME, 2, tmp_path / "new", checkpoint_weights=wanted
+        )
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_dictionary_that_holds_itself(tmp_path: Path) -> None:
+    content: dict[str, Any] = {"epoch": 3}
+    content |= {"model": content, "ema": content}
+    torch.save(content, tmp_path / "old.pth")
+    with pytest.raises(InputError, match="holds no weights by name"):
+        import_checkpoint(tmp_path / "old.pth", NAME, 2, tmp_path / "new")
+
+
 class Bomb:
     def __reduce__(self) -> Any:
         return os.system, ("touch exploded",)
@@ -133,3 +238,7 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert (spec.classes, spec.mean) == (["road", "rest"], [0.1, 0.2, 0.3])
     assert run([*command, "--std", "0.5,0.5,0.5"]) == 2
     assert "exists already" in capsys.readouterr().err
+
+    weights = ["--out", str(tmp_path / "ema"), "--checkpoint-weights", "ema"]
+    assert run([*command[:6], *weights]) == 2
+    assert "holds no EMA weights" in capsys.readouterr().err

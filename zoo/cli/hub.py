@@ -112,6 +112,10 @@ def import_command(
     std: Annotated[
         str | None, typer.Option(help="Their standard deviation, comma-separated.")
     ] = None,
+    checkpoint_weights: Annotated[
+        str | None,
+        typer.Option(metavar="raw|ema", help="Which of two sets of weights; by default the EMA."),
+    ] = None,
 ) -> None:
     """Convert an old PyTorch checkpoint to a model folder; nothing in the file is executed."""
     from zoo.creation.import_checkpoint import import_checkpoint
@@ -121,6 +125,7 @@ def import_command(
     made = import_checkpoint(
         file, model, names if number is None else number, out, in_chans=in_chans,
         mean=_numbers(mean, "--mean"), std=_numbers(std, "--std"),
+        checkpoint_weights=checkpoint_weights,
     )  # fmt: skip
     if mean is None or std is None:
         info("A checkpoint holds no mean and std; using those of the encoder.")
