@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -123,10 +125,9 @@ def test_weights_and_build_arguments_from_an_overlay_file(tmp_path: Path) -> Non
             {"encoder_weights": "gone.safetensors", "classes": 2},
             "file gone.safetensors does not exist",
         ),
-        ({}, "needs classes="),
-        ({"classes": 0}, "needs classes="),
-        ({"classes": 256}, "allowed are 1 to 255"),
-        ({"classes": 2, "in_chans": 0}, "at least one input channel"),
+        ({"classes": 0}, "classes is 0; allowed are 1 to 255"),
+        ({"classes": 256}, "classes is 256; allowed are 1 to 255"),
+        ({"classes": 2, "in_chans": 0}, "whole number from 1 to 4096, got 0"),
         ({"classes": 2, "img_size": 64, "encoder_weights": None}, "any size; leave img_size out"),
         ({"classes": 2, "decoder_chanels": 3, "encoder_weights": None}, "decoder_chanels"),
     ],
@@ -134,6 +135,148 @@ def test_weights_and_build_arguments_from_an_overlay_file(tmp_path: Path) -> Non
 def test_wrong_arguments(arguments: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         create("unet-resnet18", **arguments)
+
+
+NUMBER_OR_NAMES = "classes should be a number from 1 to 255 or a list of names, got "
+CHANNELS = "in_chans should be a number of input channels, a whole number from 1 to 4096, got "
+COLOUR = "a colour is (red, green, blue), whole numbers from 0 to 255, such as (255, 0, 0)."
+SIDE = "img_size should be the side of a square in pixels, a whole number from 1 to 4096, got "
+WIDTHS = "decoder_channels: should be a list of whole numbers from 1 to 65536, got "
+THREE = np.array([0, 1, 2])
+SWIN = "unet-swin_tiny_patch4_window7_224"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        # classes
+        (TINY, {"classes": "3"}, f"{NUMBER_OR_NAMES}'3' (str). Write classes=3."),
+        (TINY, {"classes": "road"}, f"{NUMBER_OR_NAMES}'road' (str). Write classes=['road']."),
+        (TINY, {"classes": True}, f"{NUMBER_OR_NAMES}True (bool)."),
+        (TINY, {"classes": np.True_}, f"{NUMBER_OR_NAMES}a value of the type numpy.bool."),
+        (TINY, {"classes": torch.tensor(True)}, f"{NUMBER_OR_NAMES}a value of the type torch."),
+        (TINY, {"classes": 3.0}, f"{NUMBER_OR_NAMES}3.0 (float). Write classes=3."),
+        (TINY, {"classes": 2.5}, f"{NUMBER_OR_NAMES}2.5 (float)."),
+        (TINY, {"classes": float("nan")}, f"{NUMBER_OR_NAMES}nan (float)."),
+        (TINY, {"classes": {"a"}}, "Class ids follow the order of the names, so give a list."),
+        (TINY, {"classes": {"a": 1}}, "Class ids follow the order of the names, so give a list."),
+        (TINY, {"classes": b"a"}, f"{NUMBER_OR_NAMES}b'a' (bytes)."),
+        (TINY, {"classes": object()}, f"{NUMBER_OR_NAMES}<object"),
+        (TINY, {"classes": -1}, "classes is -1; allowed are 1 to 255."),
+        (TINY, {"classes": 10**30}, "allowed are 1 to 255."),
+        (TINY, {"classes": []}, "classes has 0 names; allowed are 1 to 255."),
+        (TINY, {"classes": THREE}, "classes lists 0, which is no name. Give a list of texts, or"),
+        (TINY, {"classes": ["a", None]}, "classes lists None, which is no name."),
+        (TINY, {"classes": ["a", "b", "a"]}, "classes has the same name twice: 'a'."),
+        (TINY, {"classes": ["a", " "]}, "classes has an empty name."),
+        (TINY, {"classes": ["\ud800"]}, r"classes has a name that is no Unicode text: '\ud800'."),
+        (TINY, {"classes": [str(i) for i in range(256)]}, "classes has 256 names; allowed are"),
+        # input channels
+        (TINY, {"in_chans": "4"}, f"{CHANNELS}'4' (str)."),
+        (TINY, {"in_chans": True}, f"{CHANNELS}True (bool)."),
+        (TINY, {"in_chans": 1.5}, f"{CHANNELS}1.5 (float)."),
+        (TINY, {"in_chans": [3]}, f"{CHANNELS}[3] (list)."),
+        (TINY, {"in_chans": 2**31}, f"{CHANNELS}2147483648 (int)."),
+        # colours
+        (TINY, {"palette": "red"}, "palette should be a list of colours (red, green, blue), one"),
+        (TINY, {"palette": ["#000000", "#ff0000"]}, f"palette has '#000000'; {COLOUR}"),
+        (TINY, {"palette": [(0, 0), (1, 1)]}, f"palette has [0, 0]; {COLOUR}"),
+        (TINY, {"palette": [(0, 0, 256)] * 2}, f"palette has [0, 0, 256]; {COLOUR}"),
+        (TINY, {"palette": [(0, 0, 0.5)] * 2}, f"palette has [0, 0, 0.5]; {COLOUR}"),
+        (TINY, {"palette": [(0, 0, True)] * 2}, f"palette has [0, 0, True]; {COLOUR}"),
+        (TINY, {"palette": [(0, 0, 0)] * 3}, "palette has 3 colours for 2 classes."),
+        # the side of a fixed-size encoder
+        (SWIN, {"img_size": (256, 512)}, "is built for squares only. Give one side in pixels"),
+        (SWIN, {"img_size": 0}, f"{SIDE}0 (int)."),
+        (SWIN, {"img_size": "224"}, f"{SIDE}'224' (str)."),
+        (SWIN, {"img_size": True}, f"{SIDE}True (bool)."),
+        (SWIN, {"img_size": 224.0}, f"{SIDE}224.0 (float)."),
+        (SWIN, {"img_size": (True, True)}, f"{SIDE}True (bool)."),
+        (TINY, {"img_size": "x"}, "takes images of any size; leave img_size out."),
+        # names
+        (None, {}, "model should be a name, such as unet-resnet18, a folder or hf-hub:ORG/REPO"),
+        (7, {}, "or hf-hub:ORG/REPO, got 7 (int)"),
+        ("", {}, "or hf-hub:ORG/REPO, got ''"),
+        ("x" * 5000, {}, "a folder or hf-hub:ORG/REPO, got 'xxx"),
+        (TINY, {"encoder_weights": 3}, '"default" or None, got 3 (int)'),
+        (TINY, {"encoder_weights": THREE}, '"default" or None, got a value of the type numpy.nda'),
+        (TINY, {"encoder_weights": ""}, "\"default\" or None, got ''"),
+        (TINY, {"encoder_weights": "x" * 5000}, "hf-hub:ORG/REPO, \"default\" or None, got 'xxx"),
+        (TINY, {"encoder_weights": np.False_}, "or None, got a value of the type numpy.bool"),
+        (TINY, {"weights": 3}, "of trained weights, a folder or a repository, got 3 (int)"),
+        (TINY, {"weights": "x\0"}, "a folder or a repository, got 'x"),
+        (TINY, {"license": 3}, "such as mit, or open, got 3 (int)"),
+        (TINY, {"registry": 3}, "registry should be an overlay file, got 3 (int)"),
+        (TINY, {"registry": "gone.yaml"}, "gone.yaml"),
+        # options of decoders
+        (TINY, {"decoder_channels": "64"}, f"{WIDTHS}'64'"),
+        (TINY, {"decoder_channels": 64}, f"{WIDTHS}64"),
+        (TINY, {"decoder_channels": []}, f"{WIDTHS}[]"),
+        (TINY, {"decoder_channels": {64}}, WIDTHS + "{64}"),
+        (TINY, {"decoder_channels": (64, 32, 16, 8, 0)}, f"{WIDTHS}[64, 32, 16, 8, 0]"),
+        (TINY, {"decoder_channels": [10**12] * 5}, f"{WIDTHS}[1000000000000, "),
+        (TINY, {"decoder_channels": (8, 4)}, "unet-test_resnet cannot be built: "),
+        (TINY, {"encoder_depth": 2.5}, "encoder_depth: should be a whole number from 1"),
+        (TINY, {"decoder_interpolation": "x"}, "should be one of nearest, nearest-exact"),
+        (TINY, {"decoder_attention_type": 1}, "should be one of None, scse, got 1"),
+        (TINY, {"decoder_use_norm": THREE}, "decoder_use_norm: should be one of True"),
+        (TINY, {"drop_path_rate": {}}, "should be a plain value or a list of at most 32"),
+        (f"fpn-{TINY}", {"decoder_dropout": 1}, "a fraction from 0 to below 1, got 1"),
+        (f"fpn-{TINY}", {"decoder_dropout": "0"}, "from 0 to below 1, got '0'"),
+        (f"pan-{TINY}", {"encoder_output_stride": []}, "should be 8, 16 or 32, got []"),
+        (f"deeplabv3plus-{TINY}", {"decoder_aspp_separable": 1}, "should be true or false, got 1"),
+        (f"pspnet-{TINY}", {"bins": "1"}, "bins: should be a list, got '1'"),
+    ],
+)  # fmt: skip
+def test_arguments_of_a_wrong_kind_are_one_input_error(
+    name: object, arguments: dict, message: str
+) -> None:
+    name = f"unet-{TINY}" if name == TINY else name
+    with pytest.raises(InputError) as caught:
+        create(name, **{"classes": 2, "encoder_weights": None} | arguments)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [int, np.uint8, np.int64, torch.tensor])
+def test_whole_numbers_of_every_kind(kind: Callable[[int], Any]) -> None:
+    model = create(f"unet-{TINY}", classes=kind(3), in_chans=kind(4), encoder_weights=None)
+    assert model.spec.classes == ["class_0", "class_1", "class_2"]
+    assert type(model.spec.in_chans) is int
+    assert model.net.encoder.model.conv1[0].weight.shape[1] == model.spec.in_chans == 4
+
+
+def test_lists_tuples_and_arrays_mean_the_same(tmp_path: Path) -> None:
+    names, colours, widths = ["a", "b"], [[0, 0, 0], [9, 8, 7]], [16, 8, 8, 4, 4]
+    specs = [
+        create(
+            f"unet-{TINY}", classes=kind(names), palette=kind(colours),
+            decoder_channels=kind(widths), encoder_weights=None,
+        ).spec
+        for kind in (list, tuple, np.array)
+    ]  # fmt: skip
+    assert specs[0] == specs[1] == specs[2]
+    assert specs[0].palette == [(0, 0, 0), (9, 8, 7)]
+    assert specs[0].decoder_args == {"decoder_channels": widths}
+    square = create(SWIN, classes=2, encoder_weights=None, img_size=(64, 64))
+    assert square.spec.img_size == 64
+
+
+def test_two_classes_where_none_are_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = create(f"unet-{TINY}", encoder_weights=None)
+    assert model.spec.classes == ["background", "foreground"]
+    assert model.spec.palette == [(0, 0, 0), (128, 0, 0)]
+    assert capsys.readouterr().err == (
+        "unet-test_resnet gets two classes, background and foreground; give classes=, a number or "
+        "a list of names, for others.\n"
+    )
+    save_folder(create(f"unet-{TINY}", classes=3, encoder_weights=None), tmp_path / "model")
+    assert len(create(tmp_path / "model").spec.classes) == 3
+    for classes in ("road", {"a"}, 2.0):
+        with pytest.raises(InputError, match="classes should be a number from 1 to 255"):
+            create(tmp_path / "model", classes=classes)
+    assert capsys.readouterr().err == ""
 
 
 def test_weights_from_the_hub_for_an_encoder_without_any() -> None:
@@ -197,8 +340,9 @@ def test_other_classes_only_when_asked_for(
 
 def test_a_folder_takes_no_other_arguments(tmp_path: Path) -> None:
     save_folder(create(f"unet-{TINY}", classes=2, encoder_weights=None), tmp_path / "model")
-    with pytest.raises(InputError, match="only classes= can be changed"):
-        create(tmp_path / "model", in_chans=4)
+    for arguments in ({"in_chans": 4}, {"palette": [(0, 0, 0), (9, 9, 9)]}, {"bins": [1]}):
+        with pytest.raises(InputError, match="only classes= can be changed"):
+            create(tmp_path / "model", **arguments)
 
 
 @pytest.mark.parametrize(

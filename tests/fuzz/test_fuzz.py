@@ -14,7 +14,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -32,12 +32,16 @@ from PIL import Image
 from fuzz.mutations import JUNK, mutations
 from zoo.bench.suite import read_suite
 from zoo.cli.main import run
+from zoo.common.errors import ZooError
+from zoo.creation.create import create
 from zoo.data.inspect.scan import scan_labels
 from zoo.data.load import load_dataset
 from zoo.data.scenes import write_scenes
 from zoo.leaderboard.build import write as write_leaderboard
 from zoo.records.image_counts import write_with_counts
 from zoo.records.speed import write_speed_record
+from zoo.registry.decoders import DECODERS, defaults
+from zoo.registry.encoders import ENCODER_ARGS
 from zoo.registry.recipe import Recipe
 from zoo.training.finetune import finetune
 
@@ -364,3 +368,22 @@ def test_recipe_values_of_the_command_line_work_or_are_refused(
         code = run([*words, "--encoder-weights", "none", "--dry-run", f"{key}={value}"])
     assert code in (0, 2)
     assert printed.getvalue().strip()
+
+
+ARGUMENTS = (
+    "model", "classes", "in_chans", "img_size", "palette",
+    "encoder_weights", "weights", "license", "registry",
+    *sorted({name for decoder in DECODERS for name in defaults(decoder)} | ENCODER_ARGS),
+)  # fmt: skip
+
+
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.sampled_from(sorted(set(DECODERS) - {"dpt", "eomt"})),
+    st.sampled_from(ARGUMENTS),
+    st.one_of(JUNK, JUNK.map(np.array), st.frozensets(st.integers()), st.binary(max_size=4)),
+)
+def test_arguments_of_create_work_or_are_refused(decoder: str, name: str, value: Any) -> None:
+    given: dict[str, Any] = {"model": f"{decoder}-test_resnet", "encoder_weights": None}
+    with time_limit(), suppress(ZooError):
+        create(**given | {name: value})

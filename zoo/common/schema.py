@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Sequence
 from typing import Any, get_args
@@ -32,6 +33,25 @@ class Strict(BaseModel):
     """No unknown keys, no conversion between types, no change once made."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def plain_value(value: Any) -> Any:
+    """`value` as JSON has it, so that it can be checked and stored; what has no such form stays.
+
+    Whole numbers of every kind (`__index__`) become int, tuples, arrays and tensors lists, texts
+    and fractions of NumPy Python's own.
+    """
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [plain_value(entry) for entry in value]
+    if isinstance(value, dict):
+        return {key: plain_value(entry) for key, entry in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    elif not isinstance(value, bool) and hasattr(type(value), "__index__"):
+        value = operator.index(value)
+    return float(value) if isinstance(value, float) else value
 
 
 def written_as(pattern: str, meaning: str) -> AfterValidator:

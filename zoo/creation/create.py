@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.common.console import info
-from zoo.common.errors import InputError, renamed, type_words
+from zoo.common.errors import InputError, brief, join_problems, renamed, type_words
 from zoo.common.files import sha256
+from zoo.common.schema import plain_value
 from zoo.creation.locate import check_named, model_folder, named_weights, pulled, weights_by_key
 from zoo.hub.config import check_spec
 from zoo.hub.encoders import fetch_encoder, fetch_timm
@@ -18,10 +20,23 @@ from zoo.registry.weights import check_license
 from zoo.remote.address import is_address, parse_address
 
 if TYPE_CHECKING:
-    from zoo.common.class_lists import Colour
     from zoo.models.segmentation import SegmentationModel
 
 DEFAULT = "default"
+TWO = ("background", "foreground")
+"""The classes of an architecture that is created without `classes`."""
+NAMES: dict[str, tuple[tuple[type, ...], str]] = {
+    "model": ((str, Path), "a name, such as unet-resnet18, a folder or hf-hub:ORG/REPO"),
+    "weights": ((str, Path, type(None)), "the name of trained weights, a folder or a repository"),
+    "encoder_weights": (
+        (str, Path, type(None)), 'a .safetensors file, hf-hub:ORG/REPO, "default" or None'
+    ),
+    "license": ((str, type(None)), "a pattern of licenses, such as mit, or open"),
+    "registry": ((str, Path, type(None)), "an overlay file"),
+}  # fmt: skip
+"""What the arguments of `create` that name something may be, as types and in words."""
+LONGEST_NAME = 255
+"""The most bytes in the name of a file, on every common file system."""
 RENAMED = {
     "num_classes": "classes",
     "in_channels": "in_chans",
@@ -34,14 +49,14 @@ RENAMED = {
 def create(
     model: str | Path,
     *,
-    classes: int | list[str] | None = None,
+    classes: int | Sequence[str] | None = None,
     in_chans: int | None = None,
     encoder_weights: str | Path | None = DEFAULT,
     weights: str | Path | None = None,
     img_size: int | None = None,
-    palette: list[Colour] | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
     license: str | None = None,
-    registry: Path | None = None,
+    registry: str | Path | None = None,
     **options: Any,
 ) -> SegmentationModel:
     """Create a model from a name such as `unet-resnet18`, or load a trained one.
@@ -50,8 +65,10 @@ def create(
     Hub as `hf-hub:ORG/REPO[@REVISION]`. Some names stand for trained weights, such as
     `segformer-b0-ade20k`; with `encoder_weights` given they are architectures like the others.
     `weights` (names only): trained weights, by the name that the registry gives them, as a folder
-    or as a repository. `classes`: a number or a list of names; needed for an architecture, and for
-    a trained model only to replace its segmentation head. `encoder_weights` (names only): "default"
+    or as a repository. `classes`: a number or a list of names; without it an architecture has two,
+    background and foreground, and a trained model keeps its own (other classes replace its
+    segmentation head). `in_chans`: input channels, 3 by default. `palette`: a colour (red, green,
+    blue) in [0, 255] for each class. `encoder_weights` (names only): "default"
     for the tag's own from the Hub, a .safetensors file, a timm repository as
     `hf-hub:ORG/REPO[@REVISION]`, or None for random weights. `img_size`: side in pixels that a
     fixed-size encoder is built for. `license`: the terms that pretrained or trained weights have to
@@ -61,9 +78,16 @@ def create(
     Raises InputError for what cannot be built, RunError where the Hub does not answer.
     """
     license = renamed("licence", options.pop("licence", None), "license", license)
-    _check_arguments(options, encoder_weights, in_chans)
+    _check_arguments(
+        options,
+        model=model, weights=weights, encoder_weights=encoder_weights, license=license,
+        registry=registry,
+    )  # fmt: skip
+    options = {name: plain_value(value) for name, value in options.items()}
+    registry = None if registry is None else Path(registry)
     by_name = encoder_weights == DEFAULT
-    changed = in_chans is not None or img_size is not None or bool(options) or not by_name
+    changed = bool(options) or not by_name
+    changed |= any(argument is not None for argument in (in_chans, img_size, palette))
 
     # trained weights: named by the registry, or in a folder or a repository
     named = None
@@ -97,9 +121,15 @@ def create(
     resolved = resolve(str(model), registry)
     resolved.check(options)
     spec = model_spec(
-        resolved, classes, palette=palette, in_chans=in_chans or 3, img_size=img_size,
-        options=options,
+        resolved, TWO if classes is None else classes, palette=palette,
+        in_chans=3 if in_chans is None else in_chans, img_size=img_size, options=options,
     )  # fmt: skip
+    check_spec(spec, resolved.name)  # a model that could not be loaded again is not made
+    if classes is None:
+        info(
+            f"{resolved.name} gets two classes, background and foreground; give classes=, a number "
+            "or a list of names, for others."
+        )
     if license is not None and by_name:
         check_license(license, resolved.license, resolved.timm_name)
     file, source = encoder_source(resolved, encoder_weights)
@@ -109,9 +139,7 @@ def create(
     spec = ModelSpec.model_validate(spec.model_dump(by_alias=False) | source)
     if license is not None and spec.encoder_weights is not None:
         check_license(license, spec.license, resolved.timm_name)
-    made = build(spec, file)
-    check_spec(spec, resolved.name)  # a model that could not be loaded again is not made
-    return made
+    return build(spec, file)
 
 
 def load_trained(model: str | Path | SegmentationModel) -> SegmentationModel:
@@ -138,19 +166,31 @@ def load_trained(model: str | Path | SegmentationModel) -> SegmentationModel:
     return create(folder)
 
 
-def _check_arguments(
-    options: dict[str, Any], encoder_weights: object, in_chans: int | None
-) -> None:
-    if in_chans is not None and in_chans < 1:
-        raise InputError(f"in_chans is {in_chans}; a model needs at least one input channel.")
+def _check_arguments(options: dict[str, Any], **given: object) -> None:
+    """Raise InputError for arguments of other libraries, and for names that are no text or path."""
     for name, right in RENAMED.items():
         if name in options:
             raise InputError(f"{name}= is not an argument of zoo.create; use {right}.")
-    _check_encoder_name(encoder_weights)
+    _check_encoder_name(given["encoder_weights"])
+    problems = []
+    for name, (kinds, words) in NAMES.items():
+        value = given[name]
+        if not isinstance(value, kinds):
+            problems.append(f"{name} should be {words}, got {type_words(value)}")
+        elif value is not None and not _may_name(str(value)):
+            problems.append(f"{name} should be {words}, got {brief(str(value))}")
+    if problems:
+        raise InputError(join_problems("The model cannot be made:", problems))
+
+
+def _may_name(text: str) -> bool:
+    """Whether a file system could hold the path `text`."""
+    parts = text.encode(errors="replace").split(b"/")
+    return text != "" and "\0" not in text and max(map(len, parts)) <= LONGEST_NAME
 
 
 def _check_encoder_name(encoder_weights: object) -> None:
-    if encoder_weights == "imagenet" or isinstance(encoder_weights, bool):
+    if encoder_weights is True or encoder_weights is False or str(encoder_weights) == "imagenet":
         raise InputError(
             f"encoder_weights={encoder_weights!r} does not say which weights. Leave it out for the "
             "tag's own, choose a tag in the name (unet-resnet18.a1_in1k), give a .safetensors "
@@ -216,7 +256,7 @@ def encoder_source(
 
 
 def _from_folder(
-    folder: Path, classes: int | list[str] | None, license: str | None, registry: Path | None
+    folder: Path, classes: int | Sequence[str] | None, license: str | None, registry: Path | None
 ) -> SegmentationModel:
     spec = read_folder(folder, registry).spec
     if license is not None and spec.encoder_weights is not None:
@@ -224,7 +264,7 @@ def _from_folder(
     if classes is None:
         return load_folder(folder, registry=registry)
     names = class_names(classes)
-    if isinstance(classes, int) and classes == len(spec.classes):
+    if not isinstance(plain_value(classes), list) and len(names) == len(spec.classes):
         names = spec.classes
     if names != spec.classes:
         info(

@@ -73,7 +73,8 @@ def build(spec: ModelSpec, encoder_file: Path | None = None) -> SegmentationMode
             net = (_smp_net if in_smp(spec) else _adapted_net)(spec, pretrained)
     except InputError:
         raise
-    except (ValueError, TypeError, RuntimeError, KeyError, AssertionError, IndexError) as error:
+    except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError,
+            AssertionError) as error:  # fmt: skip
         reason = str(error) or "the encoder refuses what the decoder asks for"
         raise InputError(
             f"{spec.name} cannot be built: {reason} ({type(error).__name__}). "

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from zoo.common.class_lists import Colour, default_palette
-from zoo.common.errors import InputError
+from zoo.common.errors import InputError, brief, shortened, type_words
+from zoo.common.schema import plain_value
 from zoo.registry.decoders import input_minimum, input_multiple
+from zoo.registry.encoders import MAX_SIDE
 from zoo.registry.recipe import InputScale
 from zoo.registry.resolve import Resolved
 
 Count = Annotated[int, Field(ge=1)]
+MOST_CLASSES = 255
 
 
 class ModelSpec(BaseModel):
@@ -44,7 +48,7 @@ class ModelSpec(BaseModel):
     name: str
     decoder: str
     encoder: str
-    classes: list[str] = Field(min_length=1, max_length=255)
+    classes: list[str] = Field(min_length=1, max_length=MOST_CLASSES)
     palette: list[Annotated[Colour, Field(strict=False)]]
     ignore_index: int = 255
     in_chans: Count = 3
@@ -92,28 +96,22 @@ class ModelSpec(BaseModel):
 
 def model_spec(
     resolved: Resolved,
-    classes: int | list[str] | None,
+    classes: int | Sequence[str],
     *,
-    palette: list[Colour] | None = None,
+    palette: Sequence[Sequence[int]] | None = None,
     in_chans: int = 3,
-    img_size: int | None = None,
+    img_size: int | Sequence[int] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> ModelSpec:
     """The description, with random weights, of what the registry says of a model.
 
     `classes` is a number or a list of names, `img_size` the side in pixels that a fixed-size
-    encoder is built for, `options` are arguments of the decoder. Raises InputError for classes and
-    sizes that the model does not take.
+    encoder is built for, `options` are arguments of the decoder. Raises InputError for classes,
+    colours, channels and sizes that the model does not take.
     """
     options, row = dict(options or {}), resolved.row
-    if classes is None or classes in (0, []):
-        raise InputError(
-            f"{resolved.name} needs classes=, a number or a list of names, "
-            f'for example zoo.create("{resolved.name}", classes=["background", "road"]).'
-        )
-    if isinstance(classes, int) and not 1 <= classes <= 255:
-        raise InputError(f"classes is {classes}; allowed are 1 to 255.")
     names = class_names(classes)
+    in_chans = whole_number("in_chans", in_chans, "a number of input channels")
 
     # the side of the only square that the encoder takes, in pixels; None where it takes any size
     if row is None or row.resizes == "any":
@@ -127,7 +125,7 @@ def model_spec(
                 f"{resolved.encoder} takes {native} x {native} pixels only (larger images take "
                 "sliding-window inference); leave img_size out."
             )
-        side = native if img_size is None else img_size
+        side = native if img_size is None else _square(img_size, resolved.encoder)
 
     way = resolved.adapter_dilation(options)
     encoder_args = (way.encoder_args if way else {}) | resolved.encoder_args
@@ -166,16 +164,100 @@ def scaled_size(size: tuple[int, int], factor: float) -> tuple[int, int]:
     return max(1, int(round(height * factor))), max(1, int(round(width * factor)))  # noqa: RUF046
 
 
-def class_names(classes: int | list[str]) -> list[str]:
-    """Names of the classes: a list as it is, a number `n` as class_0 ... class_(n-1)."""
-    if isinstance(classes, int):
-        return [f"class_{index}" for index in range(classes)]
-    return list(classes)
+def class_names(classes: int | Sequence[str]) -> list[str]:
+    """Names of the classes: a list as it is, a number `n` as class_0 ... class_(n-1).
+
+    Numbers are whole ones of any kind, lists may be tuples or arrays of text. Raises InputError
+    for everything else, and for names that are empty or alike.
+    """
+    given = plain_value(classes)
+    if type(given) is int:
+        if not 1 <= given <= MOST_CLASSES:
+            raise InputError(f"classes is {given}; allowed are 1 to {MOST_CLASSES}.")
+        return [f"class_{index}" for index in range(given)]
+    if not isinstance(given, list):
+        hint = ""
+        if isinstance(given, str):
+            hint = f" Write classes={given if given.isdecimal() else [given]}."
+        elif isinstance(given, float) and given.is_integer():
+            hint = f" Write classes={int(given)}."
+        elif isinstance(given, set | frozenset | dict):
+            hint = " Class ids follow the order of the names, so give a list."
+        raise InputError(
+            f"classes should be a number from 1 to {MOST_CLASSES} or a list of names, got "
+            f"{type_words(classes)}.{hint}"
+        )
+    if numbers := [name for name in given if not isinstance(name, str)]:
+        raise InputError(
+            f"classes lists {brief(numbers[0])}, which is no name. Give a list of texts, or their "
+            f"number: classes={len(given)}."
+        )
+    problems = []
+    if not 1 <= len(given) <= MOST_CLASSES:
+        problems.append(f"{len(given)} names; allowed are 1 to {MOST_CLASSES}")
+    if twice := [name for name, count in Counter(given).items() if count > 1]:
+        problems.append(f"the same name twice: {shortened(map(brief, twice), 3)}")
+    if any(not name.strip() for name in given):
+        problems.append("an empty name")
+    if broken := [name for name in given if any("\ud800" <= c <= "\udfff" for c in name)]:
+        problems.append(f"a name that is no Unicode text: {ascii(broken[0])[:60]}")
+    if problems:
+        raise InputError(f"classes has {'; '.join(problems)}.")
+    return given
 
 
-def palette_for(classes: list[str], palette: list[Colour] | None) -> list[Colour]:
-    """The given colours, or the default ones."""
-    return default_palette(len(classes)) if palette is None else list(palette)
+def palette_for(classes: list[str], palette: Sequence[Sequence[int]] | None) -> list[Colour]:
+    """The given colours, or the default ones.
+
+    Raises InputError unless there is one (red, green, blue), each in [0, 255], for each class.
+    """
+    if palette is None:
+        return default_palette(len(classes))
+    given = plain_value(palette)
+    if not isinstance(given, list):
+        raise InputError(
+            "palette should be a list of colours (red, green, blue), one for each class, got "
+            f"{type_words(palette)}."
+        )
+    colours: list[Colour] = []
+    for colour in given:
+        values = colour if isinstance(colour, list) else []
+        if [type(value) for value in values] != [int] * 3 or not all(0 <= v <= 255 for v in values):
+            raise InputError(
+                f"palette has {brief(colour)}; a colour is (red, green, blue), whole numbers from "
+                "0 to 255, such as (255, 0, 0)."
+            )
+        colours.append((values[0], values[1], values[2]))
+    if len(colours) != len(classes):
+        raise InputError(f"palette has {len(colours)} colours for {len(classes)} classes.")
+    return colours
+
+
+def whole_number(name: str, value: object, meaning: str) -> int:
+    """`value` as an int, whatever kind of whole number it is. Raises InputError for all else.
+
+    `name` is the argument, `meaning` what it is; it must be between 1 and `MAX_SIDE`.
+    """
+    given = plain_value(value)
+    if type(given) is not int or not 1 <= given <= MAX_SIDE:
+        raise InputError(
+            f"{name} should be {meaning}, a whole number from 1 to {MAX_SIDE}, got "
+            f"{type_words(value)}."
+        )
+    return given
+
+
+def _square(img_size: object, encoder: str) -> int:
+    """The side in pixels; a pair of equal sides is one. Raises InputError."""
+    given = plain_value(img_size)
+    if isinstance(given, list) and len(given) == 2 and len(set(map(str, given))) == 1:
+        given = given[0]
+    elif isinstance(given, list):
+        raise InputError(
+            f"img_size is {brief(img_size)}; {encoder} is built for squares only. Give one side in "
+            "pixels; images of other shapes take sliding-window inference."
+        )
+    return whole_number("img_size", given, "the side of a square in pixels")
 
 
 def per_channel(values: list[float], in_chans: int) -> list[float]:

@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from zoo.common.errors import InputError, RunError, join_problems, nearest
+from zoo.common.errors import InputError, RunError, brief, join_problems, nearest
 from zoo.common.schema import Strict, dotted, problems, written_as
-from zoo.registry.encoders import Encoder, Where, fits, matches
+from zoo.registry.encoders import MAX_NUMBER, Encoder, Where, fits, matches
 
 
 class Divisible(Strict):
@@ -315,6 +315,14 @@ ADAPTED = frozenset({"encoder_depth", "encoder_output_indices"})
 NORMS = (True, False, "batchnorm", "groupnorm", "layernorm", "identity")
 """What `decoder_use_norm` may be; SMP's own layernorm and instancenorm fail."""
 
+CHOICES: dict[str, tuple[str | None, ...]] = {
+    "decoder_attention_type": (None, "scse"),
+    "decoder_interpolation": ("nearest", "nearest-exact", "bilinear", "bicubic", "area"),
+    "decoder_merge_policy": ("add", "cat"),
+    "decoder_readout": ("ignore", "add", "cat"),
+}
+"""What SMP's options that are words may be; SMP itself says so of some only in the first pass."""
+
 NO_OPTIONS = frozenset(
     {"self", "encoder_name", "encoder_weights", "in_channels", "classes", "activation",
      "aux_params"}
@@ -404,7 +412,8 @@ def check_options(
 ) -> None:
     """Raise InputError with everything that is wrong with a decoder's options.
 
-    `beside` are names that are taken too. The values of options of SMP's classes are left to them.
+    `beside` are names that are taken too. The kinds of values of SMP's options follow from their
+    defaults; what they mean for each other is left to SMP.
     """
     row, known = DECODERS[decoder], defaults(decoder, adapted=adapted)
     wrong = []
@@ -427,6 +436,10 @@ def check_options(
                 f"{dotted(place)}: {text}" if place else text
                 for place, text in problems(error, row.options)
             ]
+    else:
+        for name, value in given.items():
+            if name in known and (problem := _wrong_for_smp(name, value, known[name])):
+                wrong.append(f"{name}: should be {problem}, got {brief(value)}")
     if (norm := given.get("decoder_use_norm", True)) not in NORMS and "decoder_use_norm" in known:
         allowed = ", ".join(map(str, NORMS))
         wrong.append(f"decoder_use_norm: should be one of {allowed}, got {norm!r}")
@@ -434,6 +447,31 @@ def check_options(
         wrong.append(f"encoder_output_stride: should be 8, 16 or 32, got {stride!r}")
     if wrong:
         raise InputError(join_problems(f"These options of {decoder} cannot be used:", wrong))
+
+
+def _wrong_for_smp(name: str, value: object, default: object) -> str | None:
+    """What the option `name` of one of SMP's classes should be, where `value` is something else."""
+    if name in ("decoder_use_norm", "encoder_output_stride"):
+        return None  # `check_options` has words for these
+    if name in CHOICES:
+        found = any(value == choice for choice in CHOICES[name])
+        return None if found else f"one of {', '.join(map(str, CHOICES[name]))}"
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    if isinstance(default, float):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return None if number and 0 <= value < 1 else "a fraction from 0 to below 1"  # type: ignore[operator]
+    least = 0 if name in ("upsampling", "encoder_output_indices") else 1
+
+    def whole(number: object) -> bool:
+        return type(number) is int and least <= number <= MAX_NUMBER
+
+    if isinstance(default, tuple) or name == "encoder_output_indices":
+        listed = isinstance(value, list | tuple) and len(value) > 0 and all(map(whole, value))
+        right = listed or (value is None and default is None)
+        return None if right else f"a list of whole numbers from {least} to {MAX_NUMBER}"
+    right = whole(value) or (value is None and default is None)
+    return None if right else f"a whole number from {least} to {MAX_NUMBER}"
 
 
 def input_multiple(decoder: str, encoder: Encoder | None, in_smp: bool) -> int:
