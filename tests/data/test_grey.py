@@ -274,17 +274,53 @@ def test_grey_values_that_a_gif_numbers_are_grey(tmp_path: Path) -> None:
     assert np.array_equal(read_mask(dataset.splits["train"][1], dataset), expected)
 
 
-def test_palettes_that_number_colours_differently(
+def palette_of(values: Any, file: Path) -> None:
+    """Grey values as a file whose palette holds just the greys that occur, as GIF writers do."""
+    greys, ids = np.unique(np.asarray(values), return_inverse=True)
+    picture = Image.fromarray(ids.reshape(np.shape(values)).astype(np.uint8), "P")
+    picture.putpalette([int(grey) for grey in greys for _ in range(3)])
+    picture.save(file)
+
+
+@pytest.mark.parametrize("smoothed", [False, True])
+@pytest.mark.parametrize("others", [0, 2])
+def test_palettes_of_single_files_do_not_make_ids(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], others: int, smoothed: bool
+) -> None:
+    masks = [np.asarray(drawing(seed)) for seed in range(4)]
+    masks = [mask if smoothed else np.uint8(255) * (mask >= 128) for mask in masks]
+    masks[3] = np.full_like(masks[3], 255)  # its id 0 is white
+    for number, mask in enumerate(masks):
+        save(tmp_path / "images" / f"{number}.png", random_image(number, *mask.shape))
+        if number < others:
+            save(tmp_path / "masks" / f"{number}.png", mask)
+        else:
+            (tmp_path / "masks").mkdir(exist_ok=True)
+            palette_of(mask, tmp_path / "masks" / f"{number}.gif")
+    with pytest.raises(InputError, match=r"no ids\. `zoo data init .*` writes this file") as caught:
+        load_dataset(tmp_path)
+    assert "grey: {0: background, 255: foreground}" in str(caught.value)
+    dataset = load_dataset(init(tmp_path))
+    assert dataset.grey == {0: 0, 255: 1}
+    assert ("blurred edges" in capsys.readouterr().err) == smoothed
+    for sample, mask in zip(dataset.splits["train"], masks, strict=True):
+        assert np.array_equal(read_mask(sample, dataset), mask >= 128)
+
+
+def test_palettes_that_disagree_are_said(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    both = np.repeat(np.array([[0, 255]], dtype=np.uint8), 40, axis=0).repeat(20, axis=1)
-    masks = [both, both, np.full_like(both, 255)]  # white is index 1, 1, and 0
-    dataset = described(tmp_path, masks, ".gif")
-    assert dataset.decoder == "ids"
-    assert "index 0 is the colour [0, 0, 0] in" in capsys.readouterr().err
-    (tmp_path / "dataset.yaml").unlink()
+    colours = [[0, 0, 0, 200, 0, 0], [0, 0, 0, 0, 200, 0]]
+    for number, palette in enumerate(colours):
+        save(tmp_path / "images" / f"{number}.png", random_image(number, 90, 120))
+        picture = Image.fromarray(ids_of_squares([0, 1], number), "P")
+        picture.putpalette(palette)
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        picture.save(tmp_path / "masks" / f"{number}.png")
     with pytest.raises(InputError, match=r"write `colours: true` and the colour of each class"):
         load_dataset(tmp_path)
+    assert load_dataset(init(tmp_path)).decoder == "ids"
+    assert "index 1 is the colour [200, 0, 0] in" in capsys.readouterr().err
 
 
 def test_soft_masks_are_refused_with_the_way_on(tmp_path: Path) -> None:

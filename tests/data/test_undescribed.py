@@ -76,6 +76,15 @@ def test_ids_with_doubt(tmp_path: Path, ids: list[int]) -> None:
     assert f"`zoo data init {tmp_path}`" in str(caught.value)
 
 
+def test_commands_in_messages_can_be_pasted(tmp_path: Path) -> None:
+    root = folder(tmp_path / "my data", [0, 1], 2)
+    with pytest.raises(InputError, match=f"`zoo data split '{root}' --out parts`"):
+        load_dataset(root).samples("val")
+    save(root / "masks" / "0.png", np.full((60, 60), 7, np.uint8))
+    with pytest.raises(InputError, match=f"`zoo data init '{root}'`"):
+        load_dataset(root)
+
+
 def test_other_folders_without_description(tmp_path: Path) -> None:
     pattern = folder(tmp_path / "pattern", [0, 1], 2, "img img_masks")
     assert [sample.name for sample in load_dataset(pattern).splits["train"]] == ["0", "1"]

@@ -114,6 +114,17 @@ def test_nothing_to_look_at_is_bad_input(given: str, tmp_path: Path) -> None:
         doctor(given.replace("nowhere", str(tmp_path / "nowhere")))
 
 
+def test_a_folder_without_pairs_gets_the_words_of_the_loader(tmp_path: Path) -> None:
+    save(tmp_path / "plain" / "a" / "1.png", np.zeros((8, 8), np.uint8))
+    [finding] = diagnose(tmp_path / "plain", progress=False).of("error")
+    assert finding.code == "D101"
+    assert "`zoo data init" in finding.files["dataset.yaml"]
+    for side in ("leftImg8bit", "gtFine"):
+        (tmp_path / "official" / side / "val").mkdir(parents=True)
+    with pytest.raises(InputError, match=f"give `cityscapes:{tmp_path / 'official'}` as the data"):
+        doctor(tmp_path / "official")
+
+
 def test_a_hundred_classes_stay_readable(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Literal
 
 import regex
@@ -140,8 +141,9 @@ class Dataset:
             hint = ""
             if split in SPLITS:
                 hint = (
-                    f" `zoo data split {self.root} --out parts` makes train and val; then give "
-                    f"`parts` as the data. Or name its folders under `splits:` in dataset.yaml."
+                    f" `zoo data split {quote(str(self.root))} --out parts` makes train and val; "
+                    f"then give `parts` as the data. Or name its folders under `splits:` in "
+                    f"dataset.yaml."
                 )
             raise InputError(f"{self.root}: {unknown('split', split, self.splits)}{hint}")
         samples = self.splits[split]

@@ -13,6 +13,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -157,7 +158,7 @@ def with_val(
         except InputError as error:
             raise InputError(
                 f"{dataset.root} has no val split, and none can be made: {error} `zoo data split "
-                f"{dataset.root} --group none --out parts` divides it nevertheless."
+                f"{quote(str(dataset.root))} --group none --out parts` divides it nevertheless."
             ) from error
         names = [sample.name for sample, part in zip(samples, part_of, strict=True) if part == 1]
     elif missing := [name for name in names if name not in known]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from zoo.common.class_lists import Colour, default_palette
@@ -83,7 +84,7 @@ def init(folder: str | Path, *, out: str | Path | None = None, force: bool = Fal
     if layout is not None:
         raise InputError(
             f"{root} has the official layout of {layout} and needs no description: give "
-            f"`{layout}:{root}` as the data."
+            f"`{quote(f'{layout}:{root}')}` as the data."
         )
     found = survey(root)
     text = _description(found, root, path)
@@ -99,7 +100,7 @@ def init(folder: str | Path, *, out: str | Path | None = None, force: bool = Fal
     for name, samples in found.samples.items():
         info(f"{name}: {len(samples)} images with masks ({found.splits[name]})")
     if found.grey is not None:
-        info(f"{found.looked_at} masks hold {found.grey.evidence}, along edges: see `grey:`.")
+        info(f"{found.looked_at} masks hold {found.grey.evidence}: see `grey:`.")
     elif found.colours:
         shown = shortened((unpack(value) for value in sorted(found.colours)), 10)
         info(f"{found.looked_at} masks hold the colours {shown}.")
@@ -109,7 +110,10 @@ def init(folder: str | Path, *, out: str | Path | None = None, force: bool = Fal
         info(f"{found.looked_at} masks hold the ids {shortened(sorted(found.ids))}.")
     if found.renumbered:
         warn(found.renumbered)
-    info(f"Wrote {path}. Give the classes their names there; `zoo doctor {path}` checks all masks.")
+    info(
+        f"Wrote {path}. Give the classes their names there; `zoo doctor {quote(str(path))}` "
+        f"checks all masks."
+    )
     return path
 
 
@@ -122,13 +126,21 @@ def undescribed(root: Path) -> Dataset:
     """
     layout = official_layout(root)
     if layout is not None:
-        raise InputError(f"{root} has the layout of {layout}: give `{layout}:{root}` as the data.")
+        raise InputError(
+            f"{root} has the layout of {layout}: give `{quote(f'{layout}:{root}')}` as the data."
+        )
     try:
         found = survey(root)
     except InputError as error:
         raise InputError(explain_missing_file(root)) from error
     if found.renumbered:
         raise InputError(found.renumbered)
+    if found.grey is not None:
+        raise InputError(
+            f"{root} has no dataset.yaml. All {found.looked_at} masks hold {found.grey.evidence}: "
+            f"these are levels, no ids. {_init_command(root)} writes this file, which says what "
+            f"they mean:\n\n{_description(found, root, root / 'dataset.yaml')}"
+        )
     ids = sorted(found.ids)
     named = [value for value in ids if value != IGNORE]
     if ids == [0, IGNORE]:
@@ -144,7 +156,7 @@ def undescribed(root: Path) -> Dataset:
     info(
         f"{root} has no dataset.yaml. All {found.looked_at} masks hold the ids "
         f"{shortened(ids, 10)}, so the classes are {shortened(shown.split(', '), 10)}{ignored}. "
-        f"`zoo data init {root}` writes a file in which you can name them."
+        f"{_init_command(root)} writes a file in which you can name them."
     )
     return Dataset(
         name=root.resolve().name,
@@ -161,8 +173,12 @@ def explain_missing_file(root: Path) -> str:
     """The message for a folder without dataset.yaml whose ids could mean several things."""
     text = _first_look(root)
     if "zoo data init" not in text:
-        text += f"\n`zoo data init {root}` looks closer and writes a dataset.yaml to complete."
+        text += f"\n{_init_command(root)} looks closer and writes a dataset.yaml to complete."
     return text
+
+
+def _init_command(root: Path) -> str:
+    return f"`zoo data init {quote(str(root))}`"
 
 
 def _first_look(root: Path) -> str:
@@ -210,12 +226,12 @@ def _first_look(root: Path) -> str:
     if judged.kind != "ids":
         return (
             f"{header} {count} masks hold {judged.evidence}: their edges are blurred, so these are "
-            f"no ids. `zoo data init {root}` looks closer, and writes the file where the masks "
+            f"no ids. {_init_command(root)} looks closer, and writes the file where the masks "
             f"have clear levels."
         )
     return (
         f"{header} {count} masks hold the ids {shortened(ids)}.\n"
-        f"`zoo data init {root}` looks closer and writes the file.\n"
+        f"{_init_command(root)} looks closer and writes the file.\n"
         f"Or write the names of your classes into {root / 'dataset.yaml'}:\n\n"
         f"{suggested_file(ids, plain=plain)}"
     )
@@ -333,6 +349,8 @@ def _contents(root: Path, masks: list[Path]) -> dict[str, Any]:
     problems: list[str] = []
     lossy, renumbered = False, ""
     shown_as: dict[int, tuple[Colour, Path]] = {}  # the colour of each palette index, and where
+    white: Path | None = None  # a mask without palette that holds 255
+    coloured_palettes = False
     no_grey, bits = False, 0  # palettes and wide ids are never grey values; 1-bit white is 255
     try:
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
@@ -354,6 +372,9 @@ def _contents(root: Path, masks: list[Path]) -> dict[str, Any]:
                             f"indices may be no ids. If the colours tell the classes, write "
                             f"`colours: true` and the colour of each class in {root}/dataset.yaml."
                         )
+                    coloured_palettes |= len(set(palette[value])) > 1
+                if not palette and kind == "ids" and IGNORE in seen.ids:
+                    white = seen.path
                 lossy |= seen.header is not None and seen.header.lossy
                 no_grey |= kind == "ids" and mode not in {"L", "1"}
                 bits += seen.ids.get(1, 0) if mode == "1" else 0
@@ -377,6 +398,18 @@ def _contents(root: Path, masks: list[Path]) -> dict[str, Any]:
             f"`zoo doctor` names all of them."
         )
     looked_at = len(masks) - len(problems)
+    for value, (colour, file) in shown_as.items():
+        if white and colour == (255, 255, 255) and value != IGNORE and not renumbered:
+            renumbered = (
+                f"White is the index {value} of the palette of {file} and the id 255 in {white}, "
+                f"so indices may be no ids. Export all masks in one format."
+            )
+    in_doubt = renumbered or (shown_as and "grey" in first)
+    if in_doubt and not coloured_palettes:  # black and white, numbered in several ways
+        judged = _as_grey([look_at_mask(path, grey, cache) for path in masks])
+        if judged is not None:
+            cache.save()
+            return {"grey": judged, "looked_at": looked_at}
     # grey values of all masks, where all of them can be read so
     colours = [unpack(value) for value in found["colours"]]
     values = found["ids"] + found["grey"] - Counter({1: bits}) + Counter({255: bits})
@@ -425,6 +458,20 @@ def _contents(root: Path, masks: list[Path]) -> dict[str, Any]:
     if "colours" in first:
         return {"colours": found["colours"], "looked_at": looked_at}
     return {"ids": found["ids"], "looked_at": looked_at, "renumbered": renumbered}
+
+
+def _as_grey(looks: list[MaskLook]) -> ValueKind | None:
+    """What masks hold that were all read as grey values; None where these are no clear levels."""
+    values: Counter[int] = Counter()
+    between: Counter[int] = Counter()
+    for seen in looks:
+        values.update(seen.ids)
+        between.update(seen.between)
+    if set(values) == {0, IGNORE}:
+        levels = {level: values[level] / values.total() for level in (0, IGNORE)}
+        return ValueKind("levels", levels, 0.0, 2)
+    judged = kind_of_values(values, between)
+    return judged if judged.kind == "levels" else None
 
 
 def _masks_of(samples: dict[str, list[Sample]]) -> list[Path]:
@@ -516,7 +563,7 @@ def _description(found: Survey, root: Path, path: Path) -> str:
         names = [BACKGROUND, "foreground"]
         if len(levels) > 2:
             names = [f"class_{index}" for index in range(len(levels))]
-        lines += [f"# The masks hold {found.grey.evidence}, along blurred edges.", "classes:"]
+        lines += [f"# The masks hold {found.grey.evidence}.", "classes:"]
         for name, level in zip(names, levels, strict=True):
             lines.append(f"  - {name}  # level {level}, {percent(found.grey.levels[level])}")
         listed = (f"{level}: {name}" for name, level in zip(names, levels, strict=True))

@@ -103,10 +103,12 @@ _TABLE = [
     Code("D101", "error", "dataset.yaml cannot be used",
          "Without a valid dataset.yaml the ids in the masks have no names and nothing can be "
          "trained.",
-         "Correct the file as the message says, or start from the one suggested under D603."),
+         "Correct the file as the message says. Without one, start from that under D603 if it is "
+         "shown, or from what `zoo data init` writes."),
     Code("D102", "warning", "No train or no val split",
          "Training needs train; choosing the best epoch needs val.",
-         "Add the folders, or name them under `splits:` in dataset.yaml."),
+         "`zoo data split` makes both out of the images there are; or name their folders under "
+         "`splits:` in dataset.yaml."),
     Code("D103", "note", "No test split",
          "A score on val is optimistic, because the best epoch was chosen on it.",
          "Keep some images, from other places or videos, for the final measurement."),

@@ -16,7 +16,7 @@ from zoo.common.files import read_yaml
 from zoo.data.dataset import IGNORE, SPLITS, Dataset, Sample
 from zoo.data.description.dataset_yaml import DatasetFile, SplitEntry, place_of
 from zoo.data.formats.pairs import LIST_EXTENSIONS, Place, find_names, layouts
-from zoo.data.formats.trees import TREES
+from zoo.data.formats.trees import TREES, official_layout
 from zoo.data.load import load_dataset
 from zoo.data.pixels.opening import IMAGE_EXTENSIONS, MASK_EXTENSIONS
 
@@ -136,7 +136,14 @@ def find_source(data: str) -> Source:
             elif isinstance(entry, SplitEntry) and entry.list is None:
                 places[split] = place_of(entry, root)
     elif path.is_dir():
-        return _nameless(path, Fault("D101", file, "is missing; masks were checked without names"))
+        if official_layout(path) is not None:
+            raise error
+        source = _nameless(
+            path, Fault("D101", file, "is missing; masks were checked without names")
+        )
+        if not any(source.splits.values()):
+            source.faults[0] = Fault("D101", file, str(error))
+        return source
     else:
         raise error
     source = _paired(Source(dataset), places)

@@ -47,7 +47,9 @@ class ValueKind:
     def evidence(self) -> str:
         """The fractions in words, such as `238 grey values: 0 (96 %), 255 (3.1 %) and ...`."""
         shown = ", ".join(f"{level} ({percent(part)})" for level, part in self.levels.items())
-        return f"{self.values} grey values: {shown} and {percent(self.between)} between"
+        rest = f" and {percent(self.between)} between" if self.between else ""
+        edges = ", along blurred edges" if rest and self.kind == "levels" else ""
+        return f"{self.values} grey values: {shown}{rest}{edges}"
 
 
 def percent(fraction: float) -> str:
