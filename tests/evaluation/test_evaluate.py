@@ -89,6 +89,12 @@ def test_best_class_equals_the_argmax_of_upsampled_logits() -> None:
     assert torch.equal(best_class(logits, (12, 9)), logits.argmax(1).to(torch.uint8))
 
 
+def test_of_equal_logits_the_first_class_wins() -> None:
+    planes = torch.tensor([[0.0, 2.0, 1.0], [1.0, 2.0, 1.0], [1.0, 2.0, 0.0]]).bfloat16()
+    planes = planes[None, :, None]  # three classes, a row of three pixels
+    assert best_class(planes, (1, 3)).tolist() == [[[1, 0, 0]]]
+
+
 def test_counts_of_each_image_are_at_its_index() -> None:
     net = nn.Conv2d(3, 3, 1)
     with torch.no_grad():

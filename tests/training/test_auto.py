@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from helpers.engine_runs import plan_for
 
 from zoo.cli.main import run as command
 from zoo.common.errors import InputError, RunError
+from zoo.creation.create import create
 from zoo.data.inspect.scan import SplitScan
 from zoo.data.load import load_dataset
 from zoo.registry.load import load_registry
@@ -253,38 +255,30 @@ def test_a_choice_is_kept_in_a_file() -> None:
 
 
 class Timed:
-    """A trainer by hand: 9 s a step while it warms up, then 2 s (stage a) and 3 s (stage b)."""
+    """A trainer by hand: the first step takes 9 s, later ones 0.5 s (stage a) or 0.75 s (stage b)
+    for each image.
+    """
 
     ema, optimizer, device = None, None, "cpu"
 
     def __init__(self, clock: list[float], precision: str):
-        self.clock, self.precision, self.model = clock, precision, None
-        self.steps: list[list[float]] = []
+        self.clock, self.precision, self.objective = clock, precision, None
+        self.model = create("unet-test_resnet", classes=4, encoder_weights=None)
+        self.step, self.steps = self, []
 
     def start_stage(self, stage: Any, _: int) -> None:
-        self.usual = {"a": 2.0, "b": 3.0}[stage.name]
-        self.steps.append([])
+        self.stage = stage.name
 
-    def step(self, images: Any, _: Any) -> None:
-        assert images.shape == (4, 3, 64, 64)
-        self.steps[-1].append(self.usual if self.steps[-1] else 9.0)
-        self.clock[0] += self.steps[-1][-1]
+    def __call__(self, images: Any, _: Any) -> None:
+        assert images.shape[1:] == (3, 64, 64)
+        self.clock[0] += {"a": 0.5, "b": 0.75}[self.stage] * len(images) if self.steps else 9.0
+        self.steps.append(f"{self.stage}{len(images)}")
 
 
-@pytest.mark.parametrize(
-    ("limit_s", "precision", "counts", "images"),
-    [
-        (math.inf, "fp32", [6, 6], 4),
-        (math.inf, "bf16", [6, 6], 4),
-        # until 20 s: 9 + 2 + ... (19); until 40: 9 + 3 + ... (39); 20 s are left for scoring
-        (60.0, "fp32", [6, 4], 4),
-        (6.0, "fp32", [2, 2], 1),
-    ],
-)
-def test_the_cost_follows_from_the_clock(
-    limit_s: float, precision: str, counts: list[int], images: int, scenes: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+def measured(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch, limit_s: float, precision: str
+) -> tuple[Cost, Timed, list[tuple[int, str]], float]:
+    """Cost, trainer, scored images with their precision, and seconds that measuring took."""
     clock = [100.0]
     monkeypatch.setattr(budget, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     stages = "stages=[{name: a, epochs: 5, unfreeze: 0.0}, {name: b, epochs: 7}]"
@@ -294,7 +288,8 @@ def test_the_cost_follows_from_the_clock(
     trainer = Timed(clock, precision)
     scored: list[tuple[int, str]] = []
 
-    def score(_: Any, loader: Any, precision: str, **__: Any) -> None:
+    def score(_: Any, loader: Any, precision: str, **options: Any) -> None:
+        assert (options["on_logits"] is None) == (precision != trainer.precision)
         scored.append((loader.images, precision))
         clock[0] += {"fp32": 1.5, "bf16": 0.5}[precision] * loader.images
 
@@ -302,18 +297,79 @@ def test_the_cost_follows_from_the_clock(
         clock[0] += 0.25
 
     monkeypatch.setattr(budget, "score", score)
-    monkeypatch.setattr(budget, "train_mode", lambda *_, **__: None)
+    monkeypatch.setattr(budget, "SplitLoss", lambda _: SimpleNamespace(add=max))
     monkeypatch.setattr(budget, "weights_and_optimizer", lambda *_: {})
     monkeypatch.setattr(budget, "save_folder", lambda *_: None)
     monkeypatch.setattr(budget, "save_checkpoint", save)
     cost = budget.measure_cost(load_dataset(scenes), recipe, lambda *_: trainer, limit_s)  # type: ignore[arg-type, return-value]
-    assert [len(steps) for steps in trainer.steps] == counts
+    return cost, trainer, scored, clock[0] - 100.0
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "precision", "counts", "images"),
+    [
+        (math.inf, "fp32", (5, 5), 4),
+        (math.inf, "bf16", (5, 5), 4),
+        # 9 + 1.5 s warm up; a third of 29.5 s: three steps of b, since a fourth would end at 22.5;
+        # half of the 20.5 s left: five steps of a; 10.5 s for scoring
+        (40.0, "fp32", (3, 5), 4),
+        # a third of 9.5 s: one step of b, until 13.5; half of 6.5 s: one of a; half of 4.5 s for
+        # three images in bf16
+        (20.0, "bf16", (1, 1), 3),
+    ],
+)
+def test_the_cost_follows_from_the_clock(
+    limit_s: float, precision: str, counts: tuple[int, int], images: int, scenes: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    cost, trainer, scored, took_s = measured(scenes, monkeypatch, limit_s, precision)
+    # stage b learns more, so that it comes first
+    assert trainer.steps == ["b2", "b2"] + ["b4"] * counts[0] + ["a4"] * counts[1]
     # 8 images make 2 steps of 4; 4 validation images; 0.25 s for a checkpoint
     each = {"fp32": 1.5, "bf16": 0.5}[precision]
     final_s = 0.0 if precision == "fp32" else 4 * 1.5
     expected = Cost(epochs_s=(4.0, 6.0), validation_s=4 * each, save_s=0.25, final_s=final_s)
     assert cost == expected
+    assert cost.caveat == ""
     assert max(count for count, _ in scored) == images
+    assert took_s <= limit_s
+
+
+def test_measuring_stops_where_the_next_step_would_pass_the_limit(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cost, trainer, scored, took_s = measured(scenes, monkeypatch, 13.0, "fp32")
+    # 10.5 s warm up; a step of four images should take 3 s, one of 64 x 80 pixels 0.9 s
+    assert (trainer.steps, scored, took_s) == (["b2", "b2"], [(1, "fp32")], 12.25)
+    assert cost.epochs_s == (6.0, 6.0)
+    assert cost.validation_s == 6.0
+    assert cost.estimated == ("the stage b", "the stage a")
+
+
+def test_measuring_takes_at_most_one_step_more_than_its_limit_and_says_so(
+    scenes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cost, trainer, scored, took_s = measured(scenes, monkeypatch, 6.0, "bf16")
+    assert (trainer.steps, scored, took_s) == (["b2"], [], 9.0)
+    # two images in 9 s are 18 s a step and 36 s an epoch
+    assert cost.epochs_s == (36.0, 36.0)
+    # half of 18 s for 4 x 64 x 64 pixels, an image has 64 x 80; fp32 takes twice as long
+    each = 9.0 * (64 * 80) / (4 * 64 * 64)
+    assert cost.validation_s == pytest.approx(4 * each)
+    assert cost.final_s == pytest.approx(8 * each)
+    bytes_ = 4 * sum(p.numel() for p in trainer.model.parameters())
+    assert cost.save_s == pytest.approx(5 * bytes_ / 1e8)
+    said = (
+        "(a rough estimate: measuring ended at a tenth of the budget, before it reached the stage "
+        "b, the stage a, validations, the last score, checkpoints)"
+    )
+    cost = dataclasses.replace(cost, spent_s=took_s)
+    assert (
+        f"expected with validations {said}, after 9s"
+        in epochs_within(600, cost, [5, 7], 10, 40).reason
+    )
+    with pytest.raises(InputError, match=re.escape(f"on this machine {said}, after 9s")):
+        epochs_within(60, cost, [5, 7], 10, 40)
 
 
 TINY = ("batch_size=4", "precision=fp32", "crop=64")

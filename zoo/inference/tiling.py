@@ -84,7 +84,8 @@ def best_class(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     of classes.
     """
     if logits.shape[-2:] == size:
-        return logits.argmax(dim=1).to(torch.uint8)
+        # argmax gives the same, and takes four times as long on a CPU
+        return logits.max(dim=1).indices.to(torch.uint8)
     most = logits.new_full((len(logits), *size), -torch.inf, dtype=torch.float32)
     ids = torch.zeros_like(most, dtype=torch.uint8)
     for index, plane in enumerate(logits.split(1, dim=1)):

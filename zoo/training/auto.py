@@ -172,8 +172,7 @@ def resolve_auto(plan: Plan, processes: int = 1) -> Plan:
 def cost_of(plan: Plan, scan: ScanResult, recipe: Recipe, limit_s: float = math.inf) -> Cost:
     """What a run of `plan` by `recipe` costs here, from a few steps with random weights.
 
-    Measuring ends after `limit_s` seconds, where two steps of each stage and two images take no
-    longer.
+    Measuring ends after `limit_s` seconds; what was not reached by then is estimated.
     """
 
     def make(short: Recipe, loader: TrainLoader, out: Path) -> Trainer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import statistics
 import tempfile
@@ -15,14 +16,17 @@ from typing import TYPE_CHECKING
 from zoo.common.console import stderr
 from zoo.common.errors import InputError
 from zoo.data.dataset import Dataset, Sample
+from zoo.data.inspect.scan import image_sizes
 from zoo.data.loading.loader import EvalLoader, TrainLoader
 from zoo.evaluation.evaluate import score
 from zoo.hub.folder import save_folder
-from zoo.models.layers import train_mode
-from zoo.registry.recipe import Recipe, Schedule
+from zoo.models.layers import learning_names, train_mode
+from zoo.registry.recipe import Recipe, Schedule, Stage
 from zoo.training.engine.checkpoint import Progress, save_checkpoint, weights_and_optimizer
+from zoo.training.losses import SplitLoss
 
 if TYPE_CHECKING:
+    from zoo.models.segmentation import SegmentationModel
     from zoo.training.engine.trainer import Trainer
 
 RESERVE = 0.05
@@ -30,8 +34,13 @@ RESERVE = 0.05
 VALIDATION_SHARE = 0.1
 """The fraction of a budget that validations may take; there is at least one."""
 STEPS = 5
-"""Steps of each stage that count, after an epoch that warms up."""
+"""The most steps of each stage that are timed."""
 VAL_IMAGES = 8
+"""The most images of the val split that are scored for the timing."""
+WEIGHTS_WRITTEN, WRITTEN_PER_S = 5, 1e8
+"""How often the weights' bytes are written after an epoch (best model, checkpoint, its average, two
+moments of the optimizer), and bytes per second, where there is no time to measure.
+"""
 Make = Callable[[Recipe, TrainLoader, Path], "Trainer"]
 """Makes a trainer of a recipe on a loader, which writes into a folder."""
 MEASURING_SHARE = 0.1
@@ -43,7 +52,7 @@ class Cost:
     """Measured seconds: an epoch's steps in each stage, one validation, one checkpoint.
 
     `final_s` is the score of the best model in fp32, 0 for a run in fp32; `spent_s` is the part of
-    the budget that is already spent.
+    the budget that is already spent. `estimated` names what there was no time to measure.
     """
 
     epochs_s: tuple[float, ...]
@@ -51,6 +60,17 @@ class Cost:
     save_s: float
     final_s: float = 0.0
     spent_s: float = 0.0
+    estimated: tuple[str, ...] = ()
+
+    @property
+    def caveat(self) -> str:
+        """What to say of an estimate; empty where everything was measured."""
+        if not self.estimated:
+            return ""
+        return (
+            " (a rough estimate: measuring ended at a tenth of the budget, before it reached "
+            f"{', '.join(self.estimated)})"
+        )
 
     def seconds(self, epochs: Sequence[int], validate_every: int) -> float:
         """What a run of so many epochs of each stage takes."""
@@ -115,8 +135,8 @@ def epochs_within(
             continue
         best = Within(
             epochs, every,
-            f"{duration(seconds)} expected with validations, after {duration(cost.spent_s)} of "
-            f"measuring; the budget is {duration(budget_s)}"
+            f"{duration(seconds)} expected with validations{cost.caveat}, after "
+            f"{duration(cost.spent_s)} of measuring; the budget is {duration(budget_s)}"
             + (", but at most four times the usual epochs" if total == most_epochs else ""),
             f"a validation takes {cost.validation_s:.1f} s; all of them at most "
             f"{100 * VALIDATION_SHARE:.0f} % of the budget, and {most_validations} of them",
@@ -126,8 +146,9 @@ def epochs_within(
         needed = duration(least / (1 - RESERVE) + cost.spent_s)
         raise InputError(
             f"A budget of {duration(budget_s)} is too short: one epoch of each stage and a "
-            f"validation take {duration(least)} on this machine, after {duration(cost.spent_s)} of "
-            f"measuring. Give at least --budget {needed}, or a cheaper model, crop or batch_size."
+            f"validation take {duration(least)} on this machine{cost.caveat}, after "
+            f"{duration(cost.spent_s)} of measuring. Give at least --budget {needed}, or a cheaper "
+            "model, crop or batch_size."
         )
     return best
 
@@ -135,70 +156,119 @@ def epochs_within(
 def measure_cost(dataset: Dataset, recipe: Recipe, make: Make, limit_s: float = math.inf) -> Cost:
     """The seconds of each stage's epochs, of a validation, of a checkpoint and of the last score.
 
-    `make` gives a trainer, in a temporary folder. Each stage trains steps on images of the train
-    split, of which all but the first count, until there are `STEPS` of these or its part of
-    `limit_s` is over, but at least two; then up to eight images of the val split are scored.
-    Features are not stored meanwhile, so a run with `feature_views` costs at most this.
+    `make` gives a trainer, in a temporary folder. Two steps on two images warm up. Then come the
+    stages, first the one whose gradients reach farthest, with up to `STEPS` steps each, then the
+    scores of up to eight images of the val split and a checkpoint. Nothing is begun that is
+    expected to end after `limit_s`; what is not timed is estimated, on the safe side. Features are
+    not stored meanwhile, so a run with `feature_views` costs at most this.
     """
     ends = time.monotonic() + limit_s
     all_train, all_val = dataset.samples("train"), dataset.samples("val")
-    needed = (STEPS + 1) * recipe.batch_size
-    spread_out = spaced(all_train, needed)
-    repeated = [spread_out[number % len(spread_out)] for number in range(needed)]
-    few = replace(dataset, splits={"train": repeated, "val": spaced(all_val, VAL_IMAGES)})
+    batch = recipe.batch_size
+    splits = {"train": spaced(all_train, batch), "val": spaced(all_val, VAL_IMAGES)}
+    few = replace(dataset, splits=splits)
     stages = [stage.model_copy(update={"schedule": Schedule()}) for stage in recipe.stages]
     changes = {"stages": stages, "early_stop": None, "feature_views": None}
     loader = TrainLoader(
-        few, "train", crop=recipe.crop, batch_size=recipe.batch_size, augment=recipe.augment,
+        few, "train", crop=recipe.crop, batch_size=batch, augment=recipe.augment,
         seed=recipe.seed, workers=recipe.workers,
     )  # fmt: skip
-    steps_per_epoch = max(1, len(all_train) // recipe.batch_size)
-    epochs_s = []
+    steps_per_epoch = max(1, len(all_train) // batch)
+    estimated = []
     with tempfile.TemporaryDirectory() as folder, _silence():
         trainer = make(recipe.model_copy(update=changes), loader, Path(folder))
-        for number, stage in enumerate(stages):
-            trainer.start_stage(stage, stage.epochs - 1)
-            train_mode(trainer.model, frozen_statistics=recipe.batch_norm == "frozen")
-            at = time.monotonic()
-            until = at + (ends - at) / (len(stages) + 1 - number)
+        epochs = itertools.count()  # each step gets other crops
+
+        def time_steps(images: int, count: int, until: float) -> list[float]:
+            """The seconds of up to `count` steps, as long as the next should end by `until`."""
+            keys = [(next(epochs), list(range(images))) for _ in range(count)]
             took: list[float] = []
-            for images, masks in loader.epoch(number):
-                trainer.step(images, masks)
+            at = time.monotonic()
+            for part, masks in loader.read(keys):
+                trainer.step(part, masks)
                 if trainer.ema is not None:
                     trainer.ema.update(trainer.model, step=1)
                 now = time.monotonic()
                 took.append(now - at)
                 at = now
-                if len(took) > 1 and now + took[-1] > until:
+                if now + took[-1] > until:
                     break
-            epochs_s.append(steps_per_epoch * statistics.median(took[1:]))
+            return took
+
+        step_s: dict[str, float] = {}
+        expected_s = math.nan  # of a step
+        farthest_first = sorted(stages, key=lambda stage: -_reach(trainer.model, stage))
+        for number, stage in enumerate(farthest_first):
+            trainer.start_stage(stage, stage.epochs - 1)
+            train_mode(trainer.model, frozen_statistics=recipe.batch_norm == "frozen")
+            if number == 0:
+                pair = min(2, batch)
+                [took_s] = time_steps(pair, 1, ends)
+                if time.monotonic() < ends:
+                    [took_s] = time_steps(pair, 1, ends)
+                expected_s = took_s * batch / pair
+            now = time.monotonic()
+            if now + expected_s <= ends:
+                part_s = (ends - now) / (len(stages) + 1 - number)
+                expected_s = statistics.median(time_steps(batch, STEPS, now + part_s))
+            else:
+                estimated.append(f"the stage {stage.name}")
+            step_s[stage.name] = expected_s
 
         def score_s(images: int, precision: str) -> float:
             """The seconds that scoring some images takes in this precision, for one image."""
             part = EvalLoader(replace(few, splits={"val": spaced(all_val, images)}), "val")
+            loss = SplitLoss(trainer.step.objective).add if precision == trainer.precision else None
             began = time.monotonic()
-            score(trainer.model, part, precision=precision, device=trainer.device)
+            score(trainer.model, part, precision=precision, device=trainer.device, on_logits=loss)
             return (time.monotonic() - began) / images
 
-        once = score_s(1, trainer.precision)  # warms up
-        passes = 1 if trainer.precision == "fp32" else 3
-        fitting = (ends - time.monotonic()) / max(once, 1e-9) / passes
-        count = int(min(VAL_IMAGES, len(all_val), fitting))
-        each = once if count < 2 else score_s(count, trainer.precision)
-        final = 0.0
-        if passes > 1:
-            final = score_s(max(1, count), "fp32")
+        # a forward pass is about a third of a step in which everything learns
+        spec, sizes = trainer.model.spec, image_sizes(dataset, all_val)
+        pixels = statistics.fmean(h * w * spec.input_factor(h, w) ** 2 for h, w in sizes)
+        each_s = step_s[farthest_first[0].name] / (batch * recipe.crop**2) * pixels / 2
+        scored_s = []
+        precisions = list(dict.fromkeys([trainer.precision, "fp32"]))
+        for number, precision in enumerate(precisions):
+            now = time.monotonic()
+            each_s *= 1 + number  # fp32 takes longer
+            if now + each_s <= ends:
+                until = now + (ends - now) / (len(precisions) - number)
+                each_s = score_s(1, precision)  # warms up
+                fitting = (until - time.monotonic()) / max(each_s, 1e-9)
+                if (count := int(min(VAL_IMAGES, len(all_val), fitting))) > 1:
+                    each_s = score_s(count, precision)
+            else:
+                estimated.append("the last score" if number else "validations")
+            scored_s.append(each_s * len(all_val))
+        weights = sum(parameter.nbytes for parameter in trainer.model.parameters())
+        save_s = WEIGHTS_WRITTEN * weights / WRITTEN_PER_S
         began = time.monotonic()
-        save_folder(trainer.model, Path(folder) / "best")
-        parts = weights_and_optimizer(trainer.model, None, trainer.optimizer)
-        save_checkpoint(Path(folder), parts, Progress())
-        save_s = time.monotonic() - began
+        if began + save_s <= ends:
+            save_folder(trainer.model, Path(folder) / "best")
+            ema = None if trainer.ema is None else trainer.ema.module
+            parts = weights_and_optimizer(trainer.model, ema, trainer.optimizer)
+            save_checkpoint(Path(folder), parts, Progress())
+            save_s = time.monotonic() - began
+        else:
+            estimated.append("checkpoints")
     return Cost(
-        epochs_s=tuple(epochs_s),
-        validation_s=each * len(all_val),
+        epochs_s=tuple(steps_per_epoch * step_s[stage.name] for stage in stages),
+        validation_s=scored_s[0],
         save_s=save_s,
-        final_s=final * len(all_val),
+        final_s=sum(scored_s[1:]),
+        estimated=tuple(estimated),
     )
+
+
+def _reach(model: SegmentationModel, stage: Stage) -> int:
+    """The parameters from the first that learns in the last epoch of `stage` to the output's.
+
+    Gradients are computed for these, so that a stage that reaches farther costs more.
+    """
+    learning = learning_names(model, stage, stage.epochs - 1)
+    passed = itertools.dropwhile(lambda one: one[0] not in learning, model.named_parameters())
+    return sum(parameter.numel() for _, parameter in passed)
 
 
 def spaced(samples: list[Sample], count: int) -> list[Sample]:
