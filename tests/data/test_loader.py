@@ -266,6 +266,13 @@ def test_a_script_without_main_guard_where_workers_cannot_fork(
     assert done.stderr.count("Traceback") == 1
 
 
+def test_more_workers_than_cores_can_use(ten: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader.os, "cpu_count", lambda: 2)
+    with pytest.raises(InputError) as caught:
+        training(ten, workers=17)
+    assert str(caught.value) == "workers=17 processes are too many for 2 CPU cores; set at most 16."
+
+
 @pytest.mark.parametrize(("free", "most"), [(6 * 768, 2), (6 * 768 - 1, 1), (1, 0)])
 def test_shared_memory_without_room(
     free: int, most: int, ten: Dataset, monkeypatch: pytest.MonkeyPatch,

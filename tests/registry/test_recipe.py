@@ -172,8 +172,9 @@ def test_defaults_are_filled_in() -> None:
         ({"clip_norm": 0}, "clip_norm: should be greater than 0, got 0"),
         ({"early_stop": {"patience": 0}}, "early_stop.patience: should be greater than or equal"),
         ({"early_stop": {"patience": 1, "metric": "loss"}}, "early_stop.metric: should be 'miou'"),
-        ({"workers": -1}, "workers: should be auto or a whole number from 0, got -1"),
-        ({"workers": True}, "workers: should be auto or a whole number from 0, got True"),
+        ({"workers": -1}, "workers: should be auto or a whole number from 0 to 256, got -1"),
+        ({"workers": True}, "workers: should be auto or a whole number from 0 to 256, got True"),
+        ({"workers": 257}, "workers: should be auto or a whole number from 0 to 256, got 257"),
         (
             {"evidence": 3},
             "evidence: should be text, in quotes where it looks like a number, got 3",

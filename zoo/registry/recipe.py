@@ -174,10 +174,15 @@ else:
     )
 
 
+MAX_LOADER_WORKERS = 256
+
+
 def _workers(value: object) -> object:
-    if value == "auto" or (type(value) is int and value >= 0):
+    if value == "auto" or (type(value) is int and 0 <= value <= MAX_LOADER_WORKERS):
         return value
-    raise ValueError(f"should be auto or a whole number from 0, got {value!r}")
+    raise ValueError(
+        f"should be auto or a whole number from 0 to {MAX_LOADER_WORKERS}, got {value!r}"
+    )
 
 
 def _oversample(value: object) -> object:

@@ -42,6 +42,8 @@ Key = tuple[int, list[int]]
 """An epoch and the numbers of its samples that make one batch."""
 Batch = tuple[Tensor, Tensor]
 MAX_WORKERS = 8
+WORKERS_PER_CORE = 8
+"""More are refused: each takes memory, and none is faster."""
 PREFETCHED = 2
 """Batches that each worker makes ahead, as torch's DataLoader does."""
 IN_USE = 2
@@ -84,6 +86,11 @@ class TrainLoader:
             crop=(crop, 1), batch_size=(batch_size, 1), workers=(self.workers, 0), rank=(rank, 0),
             world=(world, rank + 1), cache_gib=(cache_gib, 0),
         )  # fmt: skip
+        if self.workers > (most := WORKERS_PER_CORE * (os.cpu_count() or 1)):
+            raise InputError(
+                f"workers={self.workers} processes are too many for {os.cpu_count()} CPU cores; "
+                f"set at most {most}."
+            )
         samples = dataset.samples(split)
         batch_bytes = batch_size * crop**2 * (dataset.channels + 1)
         if (most := _workers_with_room(batch_bytes)) < self.workers:
