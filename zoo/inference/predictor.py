@@ -40,6 +40,7 @@ from zoo.data.pixels.overlay import (
 )
 from zoo.data.split import as_recorded
 from zoo.inference.tiling import predict_ids
+from zoo.models.layers import in_eval_mode
 from zoo.models.segmentation import SegmentationModel
 from zoo.runtime.precision import resolve_precision
 from zoo.runtime.processes import default_device
@@ -149,9 +150,10 @@ def predict_images(
 
     `out`/masks/NAME.png holds class ids (palette PNG, size of the image), `out`/overlays/NAME.png
     the mask over the image, with a legend. Without `out` nothing is written. `kept` are files that
-    may not be written to, besides the images. Raises as `predict` does.
+    may not be written to, besides the images. The model's mode is restored after each image. Raises
+    as `predict` does.
     """
-    spec = model.to(device).eval().spec
+    spec = model.to(device).spec
     unpainted = background_id(spec.classes, background)
     files = [
         (f"masks/{name.as_posix()}.png", f"overlays/{name.as_posix()}.png") for _, name in images
@@ -167,7 +169,8 @@ def predict_images(
     ):
         try:
             image = read_pixels(path, spec.in_chans, spec.value_range)
-            mask = predict_mask(model, image, precision=precision, device=device)
+            with in_eval_mode(model):
+                mask = predict_mask(model, image, precision=precision, device=device)
         except InputError as error:
             said = indented(error)
             broken.append(said if str(path) in said else f"{path}: {said}")
