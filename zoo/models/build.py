@@ -18,7 +18,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from zoo.common.errors import InputError, join_problems, nearest, shortened
 from zoo.models.dilation import plan_dilation
-from zoo.models.meta import Written, keep_as_buffers, unused_parameters, without_memory
+from zoo.models.meta import (
+    Written,
+    keep_as_buffers,
+    sketched,
+    unused_parameters,
+    without_memory,
+)
 from zoo.models.network import Network, Parts, TimmEncoder, at_most, encoder_levels
 from zoo.models.norms import to_group_norm, to_layer_norm
 from zoo.models.pyramid import Pyramid, plan
@@ -250,7 +256,19 @@ def _smp_net(spec: ModelSpec, pretrained: dict[str, Any]) -> Any:
     net.set_submodule("segmentation_head", with_optional_upsampling(net.segmentation_head))
     # DPT's encoder is the whole net. Of others timm builds only what is in front of the last level
     # where it can cut the net.
-    depth = spec.decoder_args.get("encoder_depth", defaults(spec.decoder)["encoder_depth"])
+    whole_depth = defaults(spec.decoder)["encoder_depth"]
+    depth = spec.decoder_args.get("encoder_depth", whole_depth)
+    if depth < whole_depth and 0 in net.encoder.out_channels:
+        # SMP's FPN notices only when it runs that it needs a map which is not there
+        with sketched():
+            sketch = cls(**config).to("meta").eval()
+        try:
+            sketch(torch.empty(1, spec.in_chans, TRACED, TRACED, device="meta"))
+        except RuntimeError as error:
+            raise InputError(
+                f"{spec.name} cannot be built with encoder_depth {depth}: {spec.encoder} has no "
+                f"map of stride 2, which {spec.decoder} then needs. Use {whole_depth}."
+            ) from error
     cut = isinstance(getattr(net.encoder, "model", None), FeatureDictNet)
     if spec.decoder == "dpt" or (depth < WHOLE_DEPTH and not cut):
 

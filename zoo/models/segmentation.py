@@ -61,7 +61,7 @@ class SegmentationModel(nn.Module):
                 logits = self._windows(padded, side, self.net)
             else:
                 logits = self.net(padded)
-        found: torch.Tensor = cut_back(logits, scaled, images)
+        found: torch.Tensor = cut_back(logits, padded, scaled, images)
         return found
 
     def __prepare_scriptable__(self) -> nn.Module:
@@ -187,7 +187,7 @@ class SegmentationModel(nn.Module):
         for top in window_starts(height, side):
             for left in window_starts(width, side):
                 place = (..., slice(top, top + side), slice(left, left + side))
-                found = net(images[place])
+                found = resized(net(images[place]), (side, side))
                 if total is None:
                     total = images.new_zeros((*found.shape[:2], height, width))
                 total[place] += found
@@ -221,16 +221,17 @@ class Scriptable(nn.Module):
         height, width = padded.shape[-2], padded.shape[-1]
         side = self.side
         if side == 0 or (height == side and width == side):
-            logits: torch.Tensor = cut_back(self.net(padded), scaled, images)
+            logits: torch.Tensor = cut_back(self.net(padded), padded, scaled, images)
             return logits
         total = padded.new_zeros([padded.shape[0], self.classes, height, width])
         count = padded.new_zeros([height, width])
         for top in window_starts(height, side):
             for left in window_starts(width, side):
                 window = padded[..., top : top + side, left : left + side]
-                total[..., top : top + side, left : left + side] += self.net(window)
+                found = resized(self.net(window), (side, side))
+                total[..., top : top + side, left : left + side] += found
                 count[..., top : top + side, left : left + side] += 1
-        mean: torch.Tensor = cut_back(total / count, scaled, images)
+        mean: torch.Tensor = cut_back(total / count, padded, scaled, images)
         return mean
 
 
@@ -287,8 +288,17 @@ def padded_to(images: torch.Tensor, multiple: int, minimum: int) -> torch.Tensor
 
 
 @torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
-def cut_back(logits: torch.Tensor, scaled: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """`logits` of padded images without the padding, then resized to the size of `images`."""
+def cut_back(
+    logits: torch.Tensor, padded: torch.Tensor, scaled: torch.Tensor, images: torch.Tensor
+) -> torch.Tensor:
+    """`logits` of padded images without the padding, then resized to the size of `images`.
+
+    Options of SMP's classes (`upsampling`, `encoder_depth`) may leave them smaller than `padded`;
+    they are resized to it first.
+    """
+    size = (padded.shape[-2], padded.shape[-1])
+    if (logits.shape[-2], logits.shape[-1]) != size:
+        logits = resized(logits, size)
     logits = logits[..., : scaled.shape[-2], : scaled.shape[-1]]
     if scaled.shape == images.shape:
         return logits

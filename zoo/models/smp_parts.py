@@ -25,7 +25,7 @@ from segmentation_models_pytorch.decoders.upernet.decoder import UPerNetDecoder
 from torch import Tensor, nn
 from torch.nn import functional
 
-from zoo.models.outputs import Outputs
+from zoo.models.outputs import Outputs, resized
 from zoo.models.pyramid import Pyramid, canvas
 
 
@@ -246,20 +246,22 @@ def training_outputs(net: Any, images: Tensor, features: Any = None) -> Outputs 
     """What the losses take from a network of SMP's, of `images` as it takes them.
 
     `Outputs` hold its logits before the last upsampling; `full_size` of them is what `net(images)`
-    gives. Networks that end otherwise give their plain logits. `features` is what the encoder gives
-    for `images`, where that is known already.
+    gives. Networks that end otherwise give their plain logits, resized to the size of `images`.
+    `features` is what the encoder gives for `images`, where that is known already.
     """
     factor = getattr(getattr(net, "segmentation_head", None), "factor", None)
+    full = (images.shape[-2], images.shape[-1])
     logits: Tensor
     if factor is None and features is None:
-        logits = net(images)
-        return logits
+        return resized(net(images), full)
     given = net.encoder(images) if features is None else features
     decoded = net.decoder(*given) if isinstance(given, tuple) else net.decoder(given)
     logits = net.segmentation_head(decoded, **({} if factor is None else {"upsample": False}))
     if factor is None:
-        return logits
+        return resized(logits, full)
     size = (int(logits.shape[-2] * factor), int(logits.shape[-1] * factor))
+    if size != full:  # two resizes in a row cannot be left to the loss
+        return resized(resized(logits, size, align_corners=True), full)
     return Outputs(logits, size, size, align_corners=True)
 
 

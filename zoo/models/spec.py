@@ -144,7 +144,7 @@ def model_spec(
         decoder_args=resolved.args | options,
         dilated=way.dilated if way else None,
         size_multiple=input_multiple(resolved.decoder, row, resolved.adapted is None),
-        size_minimum=input_minimum(resolved.decoder, row),
+        size_minimum=input_minimum(resolved.decoder, row, resolved.args | options),
         img_size=side,
         smp_loadable=resolved.adapted is None,
     )

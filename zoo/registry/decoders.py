@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -97,7 +97,7 @@ class Decoder(DecoderChanges):
     encoder's last is wanted too, for an auxiliary head. `output_stride` is the stride of the
     deepest map that a custom head wants of a dilated encoder. The channels of maps must be
     multiples of `divisor`, height and width of SMP's input of `size_multiple` pixels, and at least
-    `size_minimum` pixels.
+    `size_minimum` pixels, those of the deepest map at least `deepest_minimum`.
     """
 
     smp: str | None = None
@@ -109,6 +109,7 @@ class Decoder(DecoderChanges):
     divisor: int = 1
     size_multiple: int = 32
     size_minimum: int = 32
+    deepest_minimum: int = 1
 
     def refuses(self, encoder: Encoder) -> str | None:
         """What an encoder that it cannot be built on lacks, or None where it can."""
@@ -247,7 +248,7 @@ DECODERS: dict[str, Decoder] = {
         paper="1805.10180",
         smp="PAN",
         strides=(0, 4, 8, 16, 16),
-        size_minimum=128,
+        deepest_minimum=8,
         needs=Needs(where={"reductions": PYRAMID, "inexact_sizes": [""], "dilates": ["*16"]}),
     ),
     "deeplabv3": Decoder(
@@ -423,6 +424,11 @@ def check_options(
                 "activation is not an option: a model returns logits. Apply softmax(dim=1) or "
                 "sigmoid() to them; for the loss, set the recipe's activation."
             )
+        elif name == "aux_params" and name not in known:
+            wrong.append(
+                "aux_params is not an option: a model returns one tensor, the logits of every "
+                "pixel, and no label of the image beside them. Leave it out."
+            )
         elif name not in known and name not in beside:
             close = nearest(name, known)
             hint = f" Did you mean {' or '.join(close)}?" if close else ""
@@ -440,6 +446,7 @@ def check_options(
         for name, value in given.items():
             if name in known and (problem := _wrong_for_smp(name, value, known[name])):
                 wrong.append(f"{name}: should be {problem}, got {brief(value)}")
+        wrong += [] if wrong else _wrong_lengths(known, given)
     if (norm := given.get("decoder_use_norm", True)) not in NORMS and "decoder_use_norm" in known:
         allowed = ", ".join(map(str, NORMS))
         wrong.append(f"decoder_use_norm: should be one of {allowed}, got {norm!r}")
@@ -461,7 +468,7 @@ def _wrong_for_smp(name: str, value: object, default: object) -> str | None:
     if isinstance(default, float):
         number = isinstance(value, int | float) and not isinstance(value, bool)
         return None if number and 0 <= value < 1 else "a fraction from 0 to below 1"  # type: ignore[operator]
-    least = 0 if name in ("upsampling", "encoder_output_indices") else 1
+    least = 0 if name == "encoder_output_indices" else 1
 
     def whole(number: object) -> bool:
         return type(number) is int and least <= number <= MAX_NUMBER
@@ -472,6 +479,24 @@ def _wrong_for_smp(name: str, value: object, default: object) -> str | None:
         return None if right else f"a list of whole numbers from {least} to {MAX_NUMBER}"
     right = whole(value) or (value is None and default is None)
     return None if right else f"a whole number from {least} to {MAX_NUMBER}"
+
+
+def _wrong_lengths(known: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
+    """Lists of SMP's options, of the right kind, that have too few or too many entries."""
+    depth = given.get("encoder_depth", known.get("encoder_depth", 5))
+    for name, default in known.items():
+        if not isinstance(default, tuple) or name == "encoder_output_indices":
+            continue
+        rates = name == "decoder_atrous_rates"
+        count = 3 if rates else depth
+        if name not in given and name == "decoder_channels" and len(default) != count:
+            yield (
+                f"{name}: give {count} of them, one for each level of encoder_depth, for example "
+                f"{list(default[:count])}"
+            )
+        elif name in given and len(given[name]) != count:
+            beside = "" if rates else ", as many as encoder_depth"
+            yield f"{name}: should be {count} numbers{beside}, got {brief(given[name])}"
 
 
 def input_multiple(decoder: str, encoder: Encoder | None, in_smp: bool) -> int:
@@ -485,7 +510,11 @@ def input_multiple(decoder: str, encoder: Encoder | None, in_smp: bool) -> int:
     return max(int(stride) for stride in encoder.reductions.split("/"))
 
 
-def input_minimum(decoder: str, encoder: Encoder | None) -> int:
-    """The least height and width, in pixels, that images are padded to."""
-    minimum = DECODERS[decoder].size_minimum
+def input_minimum(decoder: str, encoder: Encoder | None, given: Mapping[str, Any]) -> int:
+    """The least height and width, in pixels, that images are padded to.
+
+    `given` are options that differ from the defaults.
+    """
+    row, stride = DECODERS[decoder], output_stride(decoder, given) or 1
+    minimum = max(row.size_minimum, row.deepest_minimum * stride)
     return max(minimum, LEAST_WITHOUT_PADDING) if encoder and encoder.inexact_sizes else minimum
