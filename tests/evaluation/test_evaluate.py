@@ -108,6 +108,7 @@ def test_counts_of_each_image_are_at_its_index() -> None:
 
     class Loader(list):
         images = 2
+        classes = ("a", "b", "c")
 
     loader = Loader([([1, 0], images, masks)])
     confusion = score(model, loader, per_image=found)

@@ -145,7 +145,7 @@ def score(
     each batch, or of each window of large images, with their masks, on the device.
     """
     ranks = ranks or Ranks()
-    confusion = Confusion(model.spec.classes)
+    confusion = Confusion(loader.classes)
 
     def with_masks(masks: Tensor, outputs: Outputs, rows: slice, columns: slice) -> None:
         assert on_logits is not None
@@ -176,11 +176,12 @@ def score(
 
 
 def check_classes(model: SegmentationModel, classes: list[str], name: str) -> None:
-    """Raise InputError unless the model has exactly the classes of the data, in their order."""
-    if model.spec.classes != classes:
+    """Raise InputError unless the model predicts the classes of the data, in their order."""
+    names = model.spec.id_names
+    if not model.spec.predicts(classes):
         raise InputError(
-            f"{model.spec.name} predicts {len(model.spec.classes)} classes "
-            f"({', '.join(model.spec.classes[:6])} ...), {name} has {len(classes)} "
+            f"{model.spec.name} predicts {len(names)} classes ({', '.join(names[:6])} ...), "
+            f"{name} has {len(classes)} "
             f"({', '.join(classes[:6])} ...). Fine-tune the model on these classes first."
         )
 

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -258,7 +258,9 @@ def _check_weights(described: ModelFolder) -> None:
 def _record(path: Path, described: ModelFolder) -> Record:
     """The result in `path`. Raises InputError where it is of another model or training."""
     record, training = parse_record(read_json(path), str(path)), described.training or {}
-    stated = {"model": described.spec.name, "classes": described.spec.classes}
+    spec = described.spec
+    names = record.classes if spec.predicts(record.classes) else spec.id_names
+    stated: dict[str, Any] = {"model": spec.name, "classes": names}
     stated |= {key: training[key] for key in ("recipe_hash", "seed", "steps") if key in training}
     wrong = [
         f"{key} is {getattr(record, key)!r} there, {value!r} here"

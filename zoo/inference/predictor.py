@@ -154,7 +154,8 @@ def predict_images(
     as `predict` does.
     """
     spec = model.to(device).spec
-    unpainted = background_id(spec.classes, background)
+    colours = spec.id_palette
+    unpainted = background_id(spec.id_names, background)
     files = [
         (f"masks/{name.as_posix()}.png", f"overlays/{name.as_posix()}.png") for _, name in images
     ]
@@ -178,9 +179,9 @@ def predict_images(
         if target is None:
             yield Prediction(path, mask, None, None)
             continue
-        shown = overlay(as_rgb(image), mask, spec.palette, background=unpainted)
-        shown = with_legend(shown, spec.classes, spec.palette, mask, background=unpainted)
-        mask_file = target.write(mask_name, checked_index_png(mask, spec.palette))
+        shown = overlay(as_rgb(image), mask, colours, background=unpainted)
+        shown = with_legend(shown, spec.id_names, colours, mask, background=unpainted)
+        mask_file = target.write(mask_name, checked_index_png(mask, colours))
         yield Prediction(path, mask, mask_file, target.write(overlay_name, png(shown)))
     if broken:
         named = broken[:NAMED]

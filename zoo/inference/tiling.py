@@ -80,9 +80,12 @@ def _logits(
 def best_class(logits: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     """Class ids, uint8 B x H x W, of `logits` resized bilinearly to `size` (H, W).
 
+    A single logit per pixel is that of one class: id 1 where it is above 0, else 0, the background.
     Where they are resized, it is one class at a time, so that memory does not grow with the number
     of classes.
     """
+    if logits.shape[1] == 1:
+        return (resized(logits.float(), size)[:, 0] > 0).to(torch.uint8)
     if logits.shape[-2:] == size:
         # argmax gives the same, and takes four times as long on a CPU
         return logits.max(dim=1).indices.to(torch.uint8)

@@ -11,13 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from zoo.common.class_lists import Colour, default_palette
 from zoo.common.errors import InputError, brief, shortened, type_words
 from zoo.common.schema import plain_value
-from zoo.registry.decoders import input_minimum, input_multiple
+from zoo.registry.decoders import defaults, input_minimum, input_multiple
 from zoo.registry.encoders import MAX_SIDE
 from zoo.registry.recipe import InputScale
 from zoo.registry.resolve import Resolved
 
 Count = Annotated[int, Field(ge=1)]
 MOST_CLASSES = 255
+BACKGROUND = "background"
 
 
 class ModelSpec(BaseModel):
@@ -79,6 +80,34 @@ class ModelSpec(BaseModel):
             raise ValueError(f"mean and std need {self.in_chans} values each")
         return self
 
+    @property
+    def id_names(self) -> list[str]:
+        """The names of the ids that masks hold, from 0 on.
+
+        A model of one class has one logit per pixel: id 1 is the class, where the logit is above 0,
+        and id 0 the background.
+        """
+        if len(self.classes) > 1:
+            return list(self.classes)
+        return ["rest" if self.classes == [BACKGROUND] else BACKGROUND, *self.classes]
+
+    @property
+    def id_palette(self) -> list[Colour]:
+        """The colours of these ids; the background of a model of one class is black."""
+        if len(self.classes) > 1:
+            return list(self.palette)
+        black, usual = default_palette(2)
+        return [black, usual if self.palette[0] == black else self.palette[0]]
+
+    def predicts(self, classes: Sequence[str]) -> bool:
+        """Whether the ids of data with these classes are those that the model predicts.
+
+        They are its classes, in their order; for a model of one class, the background, whatever it
+        is called, and the class.
+        """
+        added = len(self.id_names) - len(self.classes)
+        return list(classes[added:]) == self.classes and len(classes) == len(self.id_names)
+
     def input_factor(self, height: int, width: int) -> float:
         """The factor by which an image of this size, in pixels, is resized before the network."""
         return size_factor(height, width, self.input_side, self.input_scale)
@@ -112,6 +141,11 @@ def model_spec(
     options, row = dict(options or {}), resolved.row
     names = class_names(classes)
     in_chans = whole_number("in_chans", in_chans, "a number of input channels")
+    if len(names) == 1 and "queries" in defaults(resolved.decoder):
+        raise InputError(
+            f"{resolved.decoder} chooses between classes, so it needs two at least: give "
+            f'classes=["{BACKGROUND}", "{names[0]}"].'
+        )
 
     # the side of the only square that the encoder takes, in pixels; None where it takes any size
     if row is None or row.resizes == "any":

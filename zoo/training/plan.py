@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-from zoo.common.console import warn
+from zoo.common.console import info, warn
 from zoo.common.errors import InputError, join_problems, nearest, shortened, type_words
 from zoo.common.errors import unknown as unknown_name
 from zoo.creation.create import DEFAULT, check_encoder_weights
@@ -32,6 +32,8 @@ SCRATCH = "scratch"
 """The recipe for an encoder with random weights."""
 CHECKPOINT = "checkpoint.pt"
 """The file in a run folder that says where the run stands."""
+ONE_CLASS = {"activation": "sigmoid", "class_weights": "none"}
+"""What a recipe has for a model of one class; there is no logit of the background to weigh."""
 FEW_STEPS = 300
 """Runs of fewer steps than this say so."""
 UNITS = {"s": 1, "m": 60, "h": 3600}
@@ -162,7 +164,12 @@ def make_plan(request: RunRequest) -> Plan:
         known.recipe(str(request.recipe))
     weights, registry = request.encoder_weights, request.registry
     folder = model_folder(request.model, registry, names=weights == DEFAULT)
-    name = str(request.model) if folder is None else read_folder(folder, registry).spec.name
+    name = str(request.model)
+    if folder is not None:
+        spec = read_folder(folder, registry).spec
+        name = spec.name
+        if len(spec.classes) == 1 and not request.new_head:
+            request = _for_one_class(request)
     if folder is not None and weights != DEFAULT:
         raise InputError(f"{request.model} is a trained model; encoder_weights is for names only.")
     resolved = resolve(name, registry)
@@ -193,6 +200,25 @@ def make_plan(request: RunRequest) -> Plan:
         out=out,
         divided=divided,
     )
+
+
+def _for_one_class(request: RunRequest) -> RunRequest:
+    """The request with what the recipe must have for one logit per pixel.
+
+    Raises InputError where an override asks for something else.
+    """
+    given = parse_overrides(request.overrides)
+    for key, value in ONE_CLASS.items():
+        if given.get(key, value) != value:
+            raise InputError(
+                f"{request.model} has one class and so one logit per pixel, for which {key} is "
+                f"{value}, not {given[key]}. Leave {key} out, or give --new-head "
+                "(new_head=True) to train a logit for the background too."
+            )
+    added = [f"{key}={value}" for key, value in ONE_CLASS.items() if key not in given]
+    if added:
+        info(f"A model of one class learns with {' and '.join(added)}.")
+    return replace(request, overrides=(*request.overrides, *added))
 
 
 def warn_of_few_steps(plan: Plan) -> None:
@@ -229,10 +255,10 @@ def check_classes(recipe: Recipe, dataset: Dataset) -> None:
             f"class_weights has {len(weights)} values, {dataset.name} has {classes} classes "
             f"({shortened(dataset.classes, 5)}). Give one weight per class, in this order."
         )
-    if classes == 1 and recipe.activation == "softmax":
+    if classes == 1:
         raise InputError(
-            f"{dataset.name} has one class, and a softmax over one class is always 1. Set "
-            "activation=sigmoid, or name the background as a class too."
+            f"{dataset.name} has one class ({dataset.classes[0]}), so there is nothing to tell "
+            "apart. Name two: the background as id 0, the class as id 1."
         )
 
 

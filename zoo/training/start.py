@@ -126,8 +126,10 @@ def _make_model(plan: Plan) -> tuple[SegmentationModel, str]:
         encoder_init = "random" if model.spec.encoder_weights is None else "pretrained"
     else:
         before = read_folder(plan.folder, request.registry)
-        trained = before.spec.classes
-        if trained != classes and not request.new_head:
+        trained = before.spec.id_names
+        if not request.new_head and before.spec.predicts(classes):
+            classes = before.spec.classes
+        elif trained != classes and not request.new_head:
             raise InputError(
                 f"{plan.folder} was trained on {len(trained)} classes ({', '.join(trained[:5])} "
                 f"...), {dataset.name} has {len(classes)} ({', '.join(classes[:5])} ...). Give "

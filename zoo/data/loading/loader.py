@@ -340,8 +340,9 @@ class EvalLoader:
 
     Iterating gives (indices into the split, uint8 B x C x H x W, uint8 B x H x W); a batch holds
     images of one size and at most `batch_pixels` pixels, or a single image. Images of one size
-    follow each other in the order of the split. `images` is the number of this rank's images.
-    Raises InputError as TrainLoader does, and for files that cannot be used.
+    follow each other in the order of the split. `images` is the number of this rank's images,
+    `classes` are those of the data. Raises InputError as TrainLoader does, and for files that
+    cannot be used.
     """
 
     def __init__(
@@ -361,6 +362,7 @@ class EvalLoader:
         order = [(size, index) for size, indices in groups.items() for index in indices]
         mine = order[rank::world]
         self.images = len(mine)
+        self.classes = dataset.classes
         self._batches: list[list[int]] = []
         previous = None
         for size, index in mine:

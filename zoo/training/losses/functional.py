@@ -1,10 +1,10 @@
 """Single losses as functions.
 
 All take logits, float B x K x H x W, and a target: integer B x H x W, ids in [0, K), or, with
-`activation="sigmoid"` (binary and multi-label tasks), also B x K x H x W of 0 and 1; 255 is ignored
-in both, and any other value raises InputError. `weight` is one factor per class. They return a
-scalar, float64 for float64 logits and float32 for all others. If everything is ignored, it is 0,
-and so is its gradient.
+`activation="sigmoid"` (binary and multi-label tasks), also B x K x H x W of 0 and 1; for K = 1 ids
+are 0 (background) and 1 (the class). 255 is ignored in both, and any other value raises InputError.
+`weight` is one factor per class. They return a scalar, float64 for float64 logits and float32 for
+all others. If everything is ignored, it is 0, and so is its gradient.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _single(
     activation: str,
 ) -> torch.Tensor:
     objective = Objective({name: 1.0}, options, weight, activation)
-    if target.ndim == 3 and (wrong := id_problems(target, logits.shape[1])):
+    if target.ndim == 3 and (wrong := id_problems(target, max(2, logits.shape[1]))):
         raise InputError(join_problems("The loss cannot be computed:", wrong))
     value = objective.value(objective.sums(logits, target))
     return value if logits.dtype == torch.float64 else value.float()

@@ -82,7 +82,8 @@ class Objective(nn.Module):
         `output`: logits, float B x K x H x W, or a model's `Outputs` or `MaskOutputs`, of which the
         losses on pixels read the last prediction's `pixel_logits`. `target`: integer
         B x H x W, ids in [0, K); with sigmoids also B x K x H x W of 0 and 1; 255 is ignored in
-        both. Raises InputError if they do not fit each other or the losses; ids are not looked at.
+        both. For one class, K = 1, ids are 0 (background) and 1 (the class). Raises InputError if
+        they do not fit each other or the losses; ids are not looked at.
         """
         if isinstance(output, MaskOutputs):
             classes = output.predictions[-1].classes
@@ -107,6 +108,8 @@ class Objective(nn.Module):
             height, width = output.shape[-2:]
             output = Outputs(output, size=(height, width), crop=(height, width))
         self._check_shapes(output, target)
+        if output.logits.shape[1] == 1 and target.ndim == 3:
+            target = target.unsqueeze(1)  # ids of background and class are the class's own plane
         return self._sums_of_pixels(output, target)
 
     def _sums_of_pixels(self, output: Outputs, target: Tensor) -> Sums:
