@@ -215,7 +215,7 @@ SWIN = "unet-swin_tiny_patch4_window7_224"
         (TINY, {"decoder_channels": {64}}, WIDTHS + "{64}"),
         (TINY, {"decoder_channels": (64, 32, 16, 8, 0)}, f"{WIDTHS}[64, 32, 16, 8, 0]"),
         (TINY, {"decoder_channels": [10**12] * 5}, f"{WIDTHS}[1000000000000, "),
-        (TINY, {"decoder_channels": (8, 4)}, "unet-test_resnet cannot be built: "),
+        (TINY, {"decoder_channels": (8, 4)}, "decoder_channels: should be 5 numbers, as many as"),
         (TINY, {"encoder_depth": 2.5}, "encoder_depth: should be a whole number from 1"),
         (TINY, {"decoder_interpolation": "x"}, "should be one of nearest, nearest-exact"),
         (TINY, {"decoder_attention_type": 1}, "should be one of None, scse, got 1"),
