@@ -327,3 +327,30 @@ def test_images_of_four_16_bit_channels_from_training_to_prediction(
     message = fails(capsys, 2, "eval", run, "--data", tmp_path / "data", "--split", "val")
     assert "range (0.0, 4095.0)" in message
     assert "(0.0, 65535.0)" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["eval", "no/run", "--data", "DATA"], "There is no folder no/run."),
+        (["eval", "unet-resnet18", "--data", "DATA"], "unet-resnet18 names an architecture"),
+        (["eval", ".", "--data", "no/data"], "no/data does not exist."),
+        (["eval", ".", "--data", "DATA", "--split", "tset"], "Unknown split 'tset'."),
+        (["eval", ".", "--data", "DATA", "--precision", "fp31"], "Unknown precision 'fp31'."),
+        (["predict", "no/run", "x.png", "--out", "o"], "There is no folder no/run."),
+        (["predict", ".", "no.png", "--out", "o"], "no.png is not an image"),
+    ],
+)
+def test_a_typo_is_said_before_torch_is_imported(
+    scenes: Path, arguments: list[str], message: str
+) -> None:
+    words = [str(scenes) if word == "DATA" else word for word in arguments]
+    code = (
+        "import sys; from zoo.cli.main import run; code = run(sys.argv[1:]); "
+        "assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.split())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,11 +17,29 @@ from zoo.cli import (
     PrecisionOption,
 )
 from zoo.common.console import print_line, show
-from zoo.common.errors import escaped
+from zoo.common.errors import InputError, escaped, unknown
+from zoo.creation.locate import check_trained
+from zoo.runtime.precision import PRECISIONS
+
+if TYPE_CHECKING:
+    from zoo.data.dataset import Dataset
 
 TrainedArgument = Annotated[
     str, typer.Argument(help="A run or model folder, hf-hub:ORG/REPO, or a trained name.")
 ]
+
+
+def _checked(model: str, precision: str, data: str | None, split: str | None) -> Dataset | None:
+    """The data set, after checks that need no torch: a typo is said at once."""
+    from zoo.data.load import load_dataset
+
+    if precision not in PRECISIONS:
+        raise InputError(unknown("precision", precision, PRECISIONS))
+    check_trained(model)
+    dataset = None if data is None else load_dataset(data)
+    if dataset is not None and dataset.described and split is not None:
+        dataset.samples(split, masks=False)
+    return dataset
 
 
 def eval_command(
@@ -33,10 +51,11 @@ def eval_command(
     as_json: JsonOption = False,
 ) -> None:
     """Score MODEL once on a split of DATA, at the images' own resolution."""
+    dataset = _checked(model, precision, data, split)
     from zoo.evaluation.evaluate import evaluate
     from zoo.records.metrics import METRICS
 
-    found = evaluate(model, data, split=split, precision=precision, out=out)
+    found = evaluate(model, dataset or data, split=split, precision=precision, out=out)
     if as_json:
         print_line(json.dumps(found.metrics | {"precision": found.precision}, indent=2))
     else:
@@ -63,12 +82,18 @@ def predict_command(
     precision: PrecisionOption = "auto",
 ) -> None:
     """Segment images: index masks and coloured overlays with a legend."""
+    dataset = _checked(model, precision, data, split)
+    for given in inputs or []:
+        if not set(given) & set("*?[") and not Path(given).exists():
+            raise InputError(
+                f"{given} is not an image, a folder with images or a pattern: nothing is there."
+            )
     from zoo.inference.predictor import BrokenImagesError, predict
 
     failure = None
     try:
         found = predict(
-            model, inputs, out=out, split=split, data=data, background=background,
+            model, inputs, out=out, split=split, data=dataset, background=background,
             overwrite=overwrite, precision=precision,
         )  # fmt: skip
     except BrokenImagesError as error:

@@ -10,7 +10,14 @@ from zoo.common.console import info
 from zoo.common.errors import InputError, brief, join_problems, renamed, type_words
 from zoo.common.files import sha256
 from zoo.common.schema import plain_value
-from zoo.creation.locate import check_named, model_folder, named_weights, pulled, weights_by_key
+from zoo.creation.locate import (
+    check_named,
+    check_trained,
+    model_folder,
+    named_weights,
+    pulled,
+    weights_by_key,
+)
 from zoo.hub.config import check_spec
 from zoo.hub.encoders import fetch_encoder, fetch_timm
 from zoo.hub.folder import load_folder, read_folder
@@ -157,13 +164,8 @@ def load_trained(model: str | Path | SegmentationModel) -> SegmentationModel:
                 f"{type_words(model)}."
             )
         return model
-    folder = model_folder(model)
-    if folder is None:
-        raise InputError(
-            f"{model} names an architecture, whose segmentation head is untrained. Give the folder "
-            f"of a trained model, or train one: zoo finetune {model} --data DATA."
-        )
-    return create(folder)
+    check_trained(model)
+    return create(model_folder(model))  # type: ignore[arg-type]
 
 
 def _check_arguments(options: dict[str, Any], **given: object) -> None:

@@ -43,6 +43,20 @@ def model_folder(
     return None
 
 
+def check_trained(model: str | Path) -> None:
+    """Raise InputError where `model` cannot name a trained model; torch is not imported for it.
+
+    Folders, repositories and names that stand for trained weights pass; they are read later.
+    """
+    if Path(model).is_dir() or is_address(model) or named_weights(model) is not None:
+        return
+    if model_folder(model, names=False) is None:
+        raise InputError(
+            f"{model} names an architecture, whose segmentation head is untrained. Give the folder "
+            f"of a trained model, or train one: zoo finetune {model} --data DATA."
+        )
+
+
 def pull(model: str) -> Path:
     """Bring a model, or the weights of an encoder, into the Hub's cache; returns its folder there.
 

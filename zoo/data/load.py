@@ -30,14 +30,16 @@ def data_source(data: str | Path) -> str:
     return f"{name}:{inner.resolve()}" if inner.exists() else str(data)
 
 
-def load_dataset(data: str | Path) -> Dataset:
+def load_dataset(data: str | Path | Dataset) -> Dataset:
     """Find and pair the files of a data set; only a folder without dataset.yaml has its masks read.
 
     `data` is a folder with a dataset.yaml, or whose masks leave no doubt about their ids, the path
-    of a dataset.yaml, or `FORMAT:PATH` such as
-    `camvid:PATH`. Raises InputError for a missing or invalid description, an unknown format, and
-    missing, empty or unpaired folders.
+    of a dataset.yaml, or `FORMAT:PATH` such as `camvid:PATH`; a data set that is loaded already is
+    returned as it is. Raises InputError for a missing or invalid description, an unknown format,
+    and missing, empty or unpaired folders.
     """
+    if isinstance(data, Dataset):
+        return data
     if not isinstance(data, str | Path):
         raise InputError(
             f"data should be a folder, a dataset.yaml or FORMAT:PATH, got {type_words(data)}."

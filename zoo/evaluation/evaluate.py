@@ -59,7 +59,7 @@ class Evaluation:
 
 def evaluate(
     model: str | Path | SegmentationModel,
-    data: str | Path,
+    data: str | Path | Dataset,
     *,
     split: str = "test",
     precision: str = "fp32",

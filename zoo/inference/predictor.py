@@ -72,7 +72,7 @@ def predict(
     *,
     out: str | Path | None = None,
     split: str | None = None,
-    data: str | Path | None = None,
+    data: str | Path | Dataset | None = None,
     background: str = "auto",
     overwrite: bool = False,
     precision: str = "auto",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-
-import torch
+from typing import TYPE_CHECKING
 
 from zoo.common.errors import InputError, unknown
+
+if TYPE_CHECKING:
+    import torch
 
 PRECISIONS = ("fp32", "bf16", "fp16", "auto")
 
@@ -17,6 +19,8 @@ def autocast(
     """torch.autocast for `precision`; nothing for fp32."""
     if precision == "fp32":
         return contextlib.nullcontext()
+    import torch
+
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     return torch.autocast(torch.device(device).type, dtype=dtype)
 
@@ -28,6 +32,8 @@ def resolve_precision(precision: str, device: torch.device | str) -> str:
     """
     if precision not in PRECISIONS:
         raise InputError(unknown("precision", str(precision), PRECISIONS))
+    import torch
+
     kind = torch.device(device).type
     if precision == "fp16" and kind == "cpu":
         raise InputError("precision fp16 needs a GPU. On a CPU use bf16, fp32 or auto.")
@@ -40,5 +46,7 @@ def resolve_precision(precision: str, device: torch.device | str) -> str:
 
 def cpu_has_bf16() -> bool:
     """True where this CPU multiplies bf16 in hardware (AVX-512 BF16 or AMX)."""
+    import torch
+
     capabilities = torch.cpu.get_capabilities()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
