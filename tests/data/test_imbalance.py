@@ -190,7 +190,7 @@ def test_recipes_name_the_rules() -> None:
             ValidationError, match="should be none, rare or a number above 0, up to 1"
         ):
             recipe(oversample=wrong)
-    with pytest.raises(ValidationError, match="'log', 'inverse', 'median' or 'effective'"):
+    with pytest.raises(ValidationError, match="should be none, log, inverse, median, effective or"):
         recipe(class_weights="sqrt")
 
 

@@ -457,7 +457,7 @@ def test_evaluation_takes_sizes_from_an_earlier_scan(
 ) -> None:
     dataset = three_classes(tmp_path, SIZES, split="val")
     first = [indices for indices, _, _ in EvalLoader(dataset, "val")]
-    monkeypatch.setattr(facts, "image_size", None)
+    monkeypatch.setattr(facts, "image_header", None)
     assert [indices for indices, _, _ in EvalLoader(dataset, "val")] == first
 
 

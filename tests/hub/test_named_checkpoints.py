@@ -171,7 +171,9 @@ def test_a_published_model_is_fine_tuned_on_other_classes(
     ]  # fmt: skip
     assert run(arguments) == 2
     assert "was trained on 150 classes (wall, building" in capsys.readouterr().err
-    assert run([*arguments, "--dry-run"]) == 0
+    assert run([*arguments, "--dry-run"]) == 2
+    assert "Give --new-head" in capsys.readouterr().err
+    assert run([*arguments, "--new-head", "--dry-run"]) == 0
     assert "4 of 9" in capsys.readouterr().out
     assert run([*arguments, "--new-head"]) == 0
     best = load_folder(tmp_path / "run" / "best")
@@ -227,8 +229,7 @@ def test_its_architecture_is_built_without_the_weights(loopback_hub: LoopbackHub
     model = zoo.create(NAME, classes=2, in_chans=4, encoder_weights=None)
     assert (model.spec.encoder_weights, model.spec.license) == (None, None)
     assert model.spec.in_chans == 4
-    with pytest.raises(InputError, match="segformer-b0-ade20k needs classes="):
-        zoo.create(NAME, encoder_weights=None)
+    assert zoo.create(NAME, encoder_weights=None).spec.classes == ["background", "foreground"]
     with pytest.raises(InputError, match="segformer has no option queries"):
         zoo.create(NAME, classes=2, encoder_weights=None, queries=3)
     with pytest.raises(InputError, match=r"Unknown weights of segformer-b0-ade20k 'ade'.*ade20k"):

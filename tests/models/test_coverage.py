@@ -71,7 +71,7 @@ class Faulty(nn.Module):
     ("fault", "problem"),
     [
         ("none", ""),
-        ("size", "PairError: logits of shape (1, 3, 150, 1)"),
+        ("size", "PairError: the network gives logits of 160 x 1 pixels"),
         ("dead", "PairError: 2 parameters without gradient, such as net.classifier.weight"),
         ("zero", "PairError: the gradient of the whole encoder is zero"),
         ("bf16", "PairError: logits under bf16 are not finite"),

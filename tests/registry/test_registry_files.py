@@ -125,7 +125,7 @@ def test_a_missing_overlay_is_named(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_no_overlay(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="Is a directory"):
+    with pytest.raises(InputError, match="is a folder, not a file"):
         load_registry(tmp_path)
 
 

@@ -155,7 +155,14 @@ def _exercise(spec: ModelSpec) -> None:
         raise PairError("the gradient of the whole encoder is zero")
     model.zero_grad()
     model.eval().requires_grad_(False)
+    sizes: list[tuple[torch.Size, torch.Size]] = []
+    hook = model.net.register_forward_hook(
+        lambda _, given, found: sizes.append((given[0].shape[-2:], found.shape[-2:]))
+    )
     logits = model(images)
+    hook.remove()
+    if wrong := [found for given, found in sizes if found != given]:  # it would be resized
+        raise PairError(f"the network gives logits of {wrong[0][0]} x {wrong[0][1]} pixels")
     if logits.shape != (1, CLASSES, *SIZE):
         raise PairError(f"logits of shape {tuple(logits.shape)}")
     with torch.autocast("cpu", torch.bfloat16):
