@@ -44,6 +44,8 @@ def write_material(hub: LoopbackHub, place: Path) -> None:
     next((place / "results").glob("*.json")).rename(place / "result.json")
     resnet = zoo.create("unet-resnet18", classes=["road", "rest"], encoder_weights=None)
     torch.save(resnet.net.state_dict(), place / "old.pth")
+    both = {"state_dict": resnet.net.state_dict(), "state_dict_ema": resnet.net.state_dict()}
+    torch.save(both, place / "both.pth")
     theirs = smp.Unet("mit_b0", encoder_weights=None, classes=19)
     torch.save({"state_dict": theirs.state_dict()}, place / "older.pth")
     save_folder(resnet, place / "resnet")

@@ -180,5 +180,5 @@ def test_the_command_line(
 REAL = find_lr_for
 
 
-def few_steps(request: RunRequest, stage: str | None) -> Finding:
-    return REAL(request, stage=stage, steps=12)
+def few_steps(request: RunRequest, stage: str | None, overwrite: bool) -> Finding:
+    return REAL(request, stage=stage, steps=12, overwrite=overwrite)
