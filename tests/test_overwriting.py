@@ -371,5 +371,5 @@ def test_a_suite_does_not_work_in_folders_of_somebody_else(
     mine = tmp_path / "work" / job.job.folder / "run" / "photo.jpg"
     mine.parent.mkdir(parents=True)
     mine.write_bytes(b"photo")
-    assert "holds files but no job.json, so it is no job's folder" in said(capsys, 2, *asked)
+    assert "holds files but no job.json, so it is not a job folder" in said(capsys, 2, *asked)
     assert mine.read_bytes() == b"photo"

@@ -140,12 +140,12 @@ def test_root_must_be_a_folder(tmp_path: Path) -> None:
     [
         (
             "classes: [0, 1]",
-            "classes.0: read as 0, which is no text; a class should be a name",
+            "classes.0: read as 0, which is not text; a class should be a name",
         ),
         ("classes: [0, 1]", 'If it is a name, write it in quotes: "0"'),
         ("classes: [a, null]", "classes.1: nothing; a class should be a name, or"),
         ("classes: [a, ~]", 'If it is a name, write it in quotes: "null"'),
-        ("classes: [a, true]", "classes.1: read as true, which is no text"),
+        ("classes: [a, true]", "classes.1: read as true, which is not text"),
         ("classes: {0: a}", "classes: should be a list (given: \"{0: 'a'}\")"),
         (
             "classes: [a, b]\nmapping: {010: 1}",
@@ -153,7 +153,7 @@ def test_root_must_be_a_folder(tmp_path: Path) -> None:
         ),
         ("classes: [a, b]\nmapping: {1:30: 1}", "the key '1:30' of mapping: should be a whole num"),
         ("classes: [a, b]\nsplits: {train: }", "splits.train: a split should be a folder, a list"),
-        ("classes: [a, b]\nname: 2024", "name: read as 2024, which is no text"),
+        ("classes: [a, b]\nname: 2024", "name: read as 2024, which is not text"),
     ],
 )
 def test_values_of_another_type(tmp_path: Path, text: str, message: str) -> None:

@@ -297,7 +297,9 @@ def test_palettes_of_single_files_do_not_make_ids(
         else:
             (tmp_path / "masks").mkdir(exist_ok=True)
             palette_of(mask, tmp_path / "masks" / f"{number}.gif")
-    with pytest.raises(InputError, match=r"no ids\. `zoo data init .*` writes this file") as caught:
+    with pytest.raises(
+        InputError, match=r"not ids\. `zoo data init .*` writes this file"
+    ) as caught:
         load_dataset(tmp_path)
     assert "grey: {0: background, 255: foreground}" in str(caught.value)
     dataset = load_dataset(init(tmp_path))

@@ -464,7 +464,7 @@ def test_official_lists_as_they_are(tmp_path: Path, name: str) -> None:
         ("x.csv", "split,image\nval,b\n", "has no rows of the split 'train', only of: val"),
         ("x.yaml", "val: [b]\n", "has no list of the split 'train', only: val"),
         ("x.yaml", "train: b\n", "must hold a list of names, or a list for each split"),
-        ("x.json", "[1, null]", "2 of 2 entries of train are no names: 1, None"),
+        ("x.json", "[1, null]", "2 of 2 entries of train are not names: 1, None"),
         ("x.json", "{", "Cannot read"),
         ("x.txt", "# nothing\n", "names no image"),
         ("x.txt", "elsewhere/a.png\n", "1 of 1 names have no image in"),

@@ -189,14 +189,14 @@ def test_labelme_labels_are_checked(tmp_path: Path) -> None:
         ),
         (
             [shape("car", [[0, 0]], ["polygon"])],
-            "is a \"['polygon']\", which is no shape that is",
+            "is a \"['polygon']\", which is not a known shape",
         ),
-        ([shape("car", [[0, 0]], "cuboid")], "is a 'cuboid', which is no shape that is known here"),
+        ([shape("car", [[0, 0]], "cuboid")], "is a 'cuboid', which is not a known shape"),
         (
             [shape("car", []) | {"shape_type": ["line"]}],
-            "is a \"['line']\", which is no shape that",
+            "is a \"['line']\", which is not a known shape",
         ),
-        ([shape("car", []) | {"shape_type": {"a": 1}}], "which is no shape that is known here"),
+        ([shape("car", []) | {"shape_type": {"a": 1}}], "which is not a known shape"),
         (
             [mask_shape([[0, 0], [3, 2]], [[1]])],
             "a mask of 1x1 pixels in a box of 4x3 at (0, 0)",

@@ -426,9 +426,9 @@ def test_an_official_test_split_stays(
         assert {name: len(found) for name, found in parts.items()} == sizes | {"test": 4}
         official = [sample.image.name for sample in parts["test"]]
         assert official == ["p_10.png", "p_11.png", "p_12.png", "p_13.png"]
-    assert "divided anew" not in capsys.readouterr().err
+    assert "divided again" not in capsys.readouterr().err
     split(data, out=tmp_path / "anew")
-    assert "Warning: the images of test are divided anew with the rest" in capsys.readouterr().err
+    assert "Warning: the images of test are divided again with the rest" in capsys.readouterr().err
 
 
 def test_splits_that_cannot_be_kept(tmp_path: Path) -> None:
@@ -436,7 +436,7 @@ def test_splits_that_cannot_be_kept(tmp_path: Path) -> None:
     for index in range(4):
         write(data, "train", f"p_{index}", picture(index))
     (data / "dataset.yaml").write_text(YAML)
-    with pytest.raises(InputError, match="train cannot be kept and made anew"):
+    with pytest.raises(InputError, match="train cannot be both kept and divided"):
         split(data, keep=["train"], out=tmp_path / "out")
     with pytest.raises(InputError, match="Unknown split 'other'"):
         split(data, keep=["other"], out=tmp_path / "out")

@@ -15,9 +15,7 @@ import segmentation_models_pytorch as smp
 import timm
 import torch
 import yaml
-from helpers.data_folders import three_classes
 from helpers.hub_models import same_output
-from helpers.hub_server import LoopbackHub
 from safetensors.torch import save_file
 from torch.nn import functional
 
@@ -256,33 +254,3 @@ def test_maps_of_the_encoder_at_odd_sizes(name: str, size: tuple[int, int]) -> N
     assert strides == ([2, 4, 8, 16, 32] if len(maps) == 5 else [8, 16, 32])
     for stride, feature in zip(strides, maps, strict=True):
         assert feature.shape == (1, known.get(stride, 0), height // stride, width // stride)
-
-
-def test_functions_that_take_a_model_leave_every_mode_as_it_was(
-    loopback_hub: LoopbackHub, tmp_path: Path
-) -> None:
-    model, data = made("unet-test_resnet", 3).train(), tmp_path / "data"
-    model.net.decoder.eval()
-    model.net.encoder.model.bn1.eval()
-    before = {name: module.training for name, module in model.named_modules()}
-    dataset = three_classes(data, [(40, 50)], "val")
-    model.spec = model.spec.model_copy(update={"classes": dataset.classes})
-
-    def check_modes() -> None:
-        assert {name: module.training for name, module in model.named_modules()} == before
-
-    image = data / "val" / "images" / "val_0.png"
-    (found,) = zoo.predict(model, image)
-    check_modes()
-    broken = tmp_path / "broken.png"
-    broken.write_bytes(b"no image")
-    for images in ([broken], [image, broken]):
-        with pytest.raises(zoo.ZooError, match="cannot be predicted"):
-            zoo.predict(model, images)
-        check_modes()
-    zoo.evaluate(model, data, split="val")
-    check_modes()
-    zoo.push(model, "org/modes", dry_run=True)
-    check_modes()
-    (expected,) = zoo.predict(model.eval(), image)  # what was predicted was in evaluation mode
-    assert (found.mask == expected.mask).all()

@@ -252,7 +252,7 @@ def test_other_versions_are_told(
     said = " ".join(capsys.readouterr().err.split())
     assert (
         f'The run began with torch "2.6.0", now {now["torch"]}; timm "1.0.20", now {now["timm"]}. '
-        "It goes on, but not necessarily with the same bits as a run that was never stopped."
+        "It continues, but not necessarily with the same bits as a run that was never stopped."
     ) in said
 
 
@@ -352,7 +352,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(kind: str, copied: Path) -> Non
                 "pickle": pickle.dumps([1]), "text": b"not a checkpoint",
             }[kind]
         )  # fmt: skip
-    with pytest.raises(InputError, match=r"is damaged or no checkpoint|holds no checkpoint"):
+    with pytest.raises(InputError, match=r"is damaged or not a checkpoint|holds no checkpoint"):
         load_checkpoint(copied)
 
 

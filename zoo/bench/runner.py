@@ -119,8 +119,8 @@ class Queue:
         ]
         if foreign:
             raise InputError(
-                f"{shortened(foreign, 3)} holds files but no {JOB}, so it is no job's folder. Give "
-                "another --out."
+                f"{shortened(foreign, 3)} holds files but no {JOB}, so it is not a job folder. "
+                "Give another --out."
             )
         results = self._wanted[0].results
         records = read_records(results) if results.is_dir() else []

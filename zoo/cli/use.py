@@ -17,9 +17,9 @@ from zoo.cli import (
     PrecisionOption,
 )
 from zoo.common.console import print_line, show
-from zoo.common.errors import InputError, escaped, unknown
+from zoo.common.errors import InputError, escaped
 from zoo.creation.locate import check_trained
-from zoo.runtime.precision import PRECISIONS
+from zoo.runtime.precision import check_precision
 
 if TYPE_CHECKING:
     from zoo.data.dataset import Dataset
@@ -29,15 +29,12 @@ TrainedArgument = Annotated[
 ]
 
 
-def _checked(model: str, precision: str, data: str | None, split: str | None) -> Dataset | None:
-    """The data set, after checks that need no torch: a typo is said at once."""
+def _load(data: str, split: str | None) -> Dataset:
+    """The data set, whose split is looked for before torch is imported."""
     from zoo.data.load import load_dataset
 
-    if precision not in PRECISIONS:
-        raise InputError(unknown("precision", precision, PRECISIONS))
-    check_trained(model)
-    dataset = None if data is None else load_dataset(data)
-    if dataset is not None and dataset.described and split is not None:
+    dataset = load_dataset(data)
+    if dataset.described and split is not None:  # else the run may know how it was divided
         dataset.samples(split, masks=False)
     return dataset
 
@@ -51,11 +48,13 @@ def eval_command(
     as_json: JsonOption = False,
 ) -> None:
     """Score MODEL once on a split of DATA, at the images' own resolution."""
-    dataset = _checked(model, precision, data, split)
+    check_precision(precision)
+    check_trained(model)
+    dataset = _load(data, split)
     from zoo.evaluation.evaluate import evaluate
     from zoo.records.metrics import METRICS
 
-    found = evaluate(model, dataset or data, split=split, precision=precision, out=out)
+    found = evaluate(model, dataset, split=split, precision=precision, out=out)
     if as_json:
         print_line(json.dumps(found.metrics | {"precision": found.precision}, indent=2))
     else:
@@ -82,7 +81,9 @@ def predict_command(
     precision: PrecisionOption = "auto",
 ) -> None:
     """Segment images: index masks and coloured overlays with a legend."""
-    dataset = _checked(model, precision, data, split)
+    check_precision(precision)
+    check_trained(model)
+    dataset = None if data is None else _load(data, split)
     for given in inputs or []:
         if not set(given) & set("*?[") and not Path(given).exists():
             raise InputError(

@@ -39,9 +39,12 @@ class RunError(ZooError, RuntimeError):
     exit_code = 1
 
 
-def join_problems(header: str, problems: Iterable[str]) -> str:
-    """One message that holds all problems of a file, one a line."""
-    return "\n".join([header, *(f"  - {problem}" for problem in problems)])
+def join_problems(header: str, problems: Iterable[str], limit: int | None = None) -> str:
+    """One message that holds all problems of a file, one a line; cut at `limit` of them."""
+    shown = list(problems)
+    if limit is not None and len(shown) > limit:
+        shown[limit:] = [f"... and {len(shown) - limit} more"]
+    return "\n".join([header, *(f"  - {problem}" for problem in shown)])
 
 
 def indented(error: InputError) -> str:

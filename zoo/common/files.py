@@ -65,9 +65,14 @@ def write_bytes(path: Path, content: bytes) -> None:
         raise _cannot_write(path, error) from error
 
 
+def json_text(value: object) -> str:
+    """`value` as indented JSON with a final newline; NaN is refused."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
 def write_json(path: Path, value: object) -> None:
-    """Write `value` as indented JSON with a final newline; NaN is refused."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+    """Write `value` as `json_text`."""
+    write_text(path, json_text(value))
 
 
 def check_file(path: Path) -> None:
@@ -194,11 +199,9 @@ class OutputFolder:
         except OSError as error:
             raise _cannot_write(folder, error) from error
         if problems:
-            named = [printable(text) for text in problems[:NAMED]]
-            if rest := len(problems) - NAMED:
-                named += [f"... and {rest} more"] if rest > 0 else []
             header = f"{folder} holds files that would be lost or mixed up; nothing was written:"
-            raise InputError(f"{join_problems(header, named)}\n{advice}")
+            named = join_problems(header, map(printable, problems), NAMED)
+            raise InputError(f"{named}\n{advice}")
 
     def write(self, name: str | Path, content: bytes) -> Path:
         """Write one of the files and return its path.

@@ -165,7 +165,9 @@ def load_trained(model: str | Path | SegmentationModel) -> SegmentationModel:
             )
         return model
     check_trained(model)
-    return create(model_folder(model))  # type: ignore[arg-type]
+    folder = model_folder(model)
+    assert folder is not None  # `check_trained` refuses names of architectures
+    return create(folder)
 
 
 def _check_arguments(options: dict[str, Any], **given: object) -> None:

@@ -93,14 +93,16 @@ def _kept(
     kept = {name: dataset.samples(name) for name in dict.fromkeys(keep)}
     taken = [name for name in kept if name in parts]
     if taken:
-        raise InputError(f"{shortened(taken)} cannot be kept and made anew; leave it out of one.")
+        raise InputError(
+            f"{shortened(taken)} cannot be both kept and divided; leave it out of one."
+        )
     images = {sample.image for listed in kept.values() for sample in listed}
     left = [sample for sample in samples if sample.image not in images]
     if not left:
         raise InputError(f"{dataset.root}: no images are left to divide beside {shortened(kept)}.")
     if "test" in dataset.splits and "test" not in kept:
         warn(
-            "the images of test are divided anew with the rest; --keep test leaves an official "
+            "the images of test are divided again with the rest; --keep test leaves an official "
             "test split as it is."
         )
     return kept, left
@@ -111,14 +113,22 @@ def recorded_val(run: str | Path) -> list[str] | None:
 
     `run` is the run folder or the model folder in it; nothing is recorded anywhere else.
     """
+    made = (recorded_data(run) or {}).get("divided")
+    names = made.get("val") if isinstance(made, dict) else None
+    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    return names if is_list else None
+
+
+def recorded_data(run: str | Path) -> dict[str, Any] | None:
+    """What run.json says about the data of a run, given its folder or one in it; None without one.
+
+    Raises InputError where the file is not JSON.
+    """
     for folder in (Path(run).expanduser(), Path(run).expanduser().parent):
         if (folder / RUN).is_file():
             content = read_json(folder / RUN)
             data = content.get("data") if isinstance(content, dict) else None
-            made = data.get("divided") if isinstance(data, dict) else None
-            names = made.get("val") if isinstance(made, dict) else None
-            is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
-            return names if is_list else None
+            return data if isinstance(data, dict) else {}
     return None
 
 

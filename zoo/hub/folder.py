@@ -7,12 +7,11 @@ level of config.json is what `smp.from_pretrained` needs; everything else is und
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.common.errors import InputError
-from zoo.common.files import OutputFolder, list_written, new_folder
+from zoo.common.files import OutputFolder, json_text, list_written, new_folder
 from zoo.hub.card import Extras, card
 from zoo.hub.config import SCHEMA, Described, read_config
 from zoo.models.spec import ModelSpec, palette_for
@@ -67,7 +66,7 @@ def save_folder(
             metadata={"format": "pt"},
         )
         config = make_config(model.spec, training, metrics)
-        (folder / CONFIG).write_text(json.dumps(config, indent=2, allow_nan=False) + "\n")
+        (folder / CONFIG).write_text(json_text(config))
         required = model.spec.license if non_commercial(model.spec.license) else None
         extras = Extras(license=required)
         (folder / CARD).write_text(card(model.spec, training, metrics, extras), encoding="utf-8")

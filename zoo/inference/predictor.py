@@ -23,7 +23,7 @@ from zoo.common.errors import (
     shortened,
     type_words,
 )
-from zoo.common.files import OutputFolder, read_json, written_files
+from zoo.common.files import OutputFolder, written_files
 from zoo.creation.create import load_trained
 from zoo.data.dataset import Dataset
 from zoo.data.formats.pairs import list_files
@@ -38,7 +38,7 @@ from zoo.data.pixels.overlay import (
     overlay,
     with_legend,
 )
-from zoo.data.split import as_recorded
+from zoo.data.split import as_recorded, recorded_data
 from zoo.inference.tiling import predict_ids
 from zoo.models.layers import in_eval_mode
 from zoo.models.segmentation import SegmentationModel
@@ -184,12 +184,10 @@ def predict_images(
         mask_file = target.write(mask_name, checked_index_png(mask, colours))
         yield Prediction(path, mask, mask_file, target.write(overlay_name, png(shown)))
     if broken:
-        named = broken[:NAMED]
-        named += [f"... and {len(broken) - NAMED} more"] if len(broken) > NAMED else []
         header = f"{len(broken)} of {len(images)} images cannot be predicted"
         if len(broken) == len(images):
-            raise InputError(join_problems(f"{header}:", named))
-        raise BrokenImagesError(join_problems(f"{header}, the others are done:", named))
+            raise InputError(join_problems(f"{header}:", broken, NAMED))
+        raise BrokenImagesError(join_problems(f"{header}, the others are done:", broken, NAMED))
 
 
 def predict_mask(
@@ -267,24 +265,18 @@ def _place(path: Path) -> Path:
 
 def _data_of_run(model: str | Path | SegmentationModel) -> Dataset:
     """The data set that a run was trained on, from where its run.json says that it was."""
-    places = []
-    if not isinstance(model, SegmentationModel):
-        folder = Path(model)
-        places = [folder, folder.parent] if folder.name == "best" else [folder]
-    run = next((place for place in places if (place / "run.json").is_file()), None)
-    if run is None:
+    recorded = None if isinstance(model, SegmentationModel) else recorded_data(model)
+    if recorded is None:
         raise InputError(
             "A split without --data (data=) needs a run folder, which knows its data. Give --data."
         )
-    stored = read_json(run / "run.json")
-    about = stored.get("data") if isinstance(stored, dict) else None
-    source = about.get("source") if isinstance(about, dict) else None
+    source = recorded.get("source")
     if not isinstance(source, str):
-        raise InputError(f"{run} does not say where its data is. Give it by --data (data=).")
+        raise InputError(f"{model} does not say where its data is. Give it by --data (data=).")
     try:
         return load_dataset(source)
     except InputError as error:
         raise InputError(
-            f"The data that {run} was trained on cannot be used; --data (data=) says where it is "
+            f"The data that {model} was trained on cannot be used; --data (data=) says where it is "
             f"now. {error}"
         ) from error

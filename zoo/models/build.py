@@ -149,9 +149,7 @@ def check_keys(net: nn.Module, state: dict[str, Tensor]) -> None:
         if wanted[name] != given[name]:
             problems.append(f"{name} has shape {given[name]}, the model needs {wanted[name]}")
     if problems:
-        hidden = len(problems) - 8
-        shown = problems[:8] + ([f"... and {hidden} more"] if hidden > 0 else [])
-        raise InputError(join_problems("The weights do not fit the model:", shown))
+        raise InputError(join_problems("The weights do not fit the model:", problems, 8))
 
 
 def check_values(

@@ -223,8 +223,8 @@ def class_names(classes: int | Sequence[str]) -> list[str]:
         )
     if numbers := [name for name in given if not isinstance(name, str)]:
         raise InputError(
-            f"classes lists {brief(numbers[0])}, which is no name. Give a list of texts, or their "
-            f"number: classes={len(given)}."
+            f"classes lists {brief(numbers[0])}, which is not a name. Give a list of texts, or "
+            f"their number: classes={len(given)}."
         )
     problems = []
     if not 1 <= len(given) <= MOST_CLASSES:
@@ -234,7 +234,7 @@ def class_names(classes: int | Sequence[str]) -> list[str]:
     if any(not name.strip() for name in given):
         problems.append("an empty name")
     if broken := [name for name in given if any("\ud800" <= c <= "\udfff" for c in name)]:
-        problems.append(f"a name that is no Unicode text: {ascii(broken[0])[:60]}")
+        problems.append(f"a name that is not valid Unicode: {ascii(broken[0])[:60]}")
     if problems:
         raise InputError(f"classes has {'; '.join(problems)}.")
     return given

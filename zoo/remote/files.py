@@ -126,7 +126,7 @@ def check_cached_data(task: Task, timeout: float) -> None:
 
 def _not_verified(goal: str, folder: Path, names: Collection[str], first: str) -> RunError:
     why = (
-        f"{shortened(names)} in {folder} cannot be verified: the file is no link to a file named "
+        f"{shortened(names)} in {folder} cannot be verified: the file is not a link to one named "
         "by its digest, as in a copied HF_HOME, and no digest is kept beside it"
     )
     return RunError(

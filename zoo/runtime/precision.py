@@ -25,13 +25,18 @@ def autocast(
     return torch.autocast(torch.device(device).type, dtype=dtype)
 
 
+def check_precision(precision: str) -> None:
+    """Raise InputError for a name that is not a precision."""
+    if precision not in PRECISIONS:
+        raise InputError(unknown("precision", str(precision), PRECISIONS))
+
+
 def resolve_precision(precision: str, device: torch.device | str) -> str:
     """What `auto` means on `device`: bf16 where the hardware has it, else fp32.
 
     Raises InputError for another name, and for fp16 on a CPU, which would silently run in fp32.
     """
-    if precision not in PRECISIONS:
-        raise InputError(unknown("precision", str(precision), PRECISIONS))
+    check_precision(precision)
     import torch
 
     kind = torch.device(device).type

@@ -24,7 +24,7 @@ from zoo.registry.recipe import Recipe, recipe_dict
 from zoo.registry.resolve import resolve
 from zoo.runtime.processes import Ranks, default_device
 from zoo.training.budget import (
-    MEASURING_SHARE,
+    MEASURING_FRACTION,
     Cost,
     duration,
     epochs_within,
@@ -150,7 +150,7 @@ def resolve_auto(plan: Plan, processes: int = 1) -> Plan:
 
         def measure(recipe: Recipe) -> Cost:
             assert seconds is not None
-            limit_s = MEASURING_SHARE * seconds
+            limit_s = MEASURING_FRACTION * seconds
             info(
                 "Measuring a few steps and a validation for the budget, for "
                 f"{duration(limit_s)} at most."

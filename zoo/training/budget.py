@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 RESERVE = 0.05
 """The fraction of a budget kept for what is not measured: first reads, a busier machine."""
-VALIDATION_SHARE = 0.1
+VALIDATION_FRACTION = 0.1
 """The fraction of a budget that validations may take; there is at least one."""
 STEPS = 5
 """The most steps of each stage that are timed."""
@@ -43,7 +43,7 @@ moments of the optimizer), and bytes per second, where there is no time to measu
 """
 Make = Callable[[Recipe, TrainLoader, Path], "Trainer"]
 """Makes a trainer of a recipe on a loader, which writes into a folder."""
-MEASURING_SHARE = 0.1
+MEASURING_FRACTION = 0.1
 """The largest fraction of a budget that measuring may take."""
 
 
@@ -126,7 +126,7 @@ def epochs_within(
     """
     room = (budget_s - cost.spent_s) * (1 - RESERVE)
     best: Within | None = None
-    allowed = int(VALIDATION_SHARE * room / max(cost.validation_s, 1e-9))
+    allowed = int(VALIDATION_FRACTION * room / max(cost.validation_s, 1e-9))
     validations = min(most_validations, max(1, allowed))
     for total in range(len(proportion), max(most_epochs, len(proportion)) + 1):
         epochs = spread(total, proportion)
@@ -139,7 +139,7 @@ def epochs_within(
             f"{duration(cost.spent_s)} of measuring; the budget is {duration(budget_s)}"
             + (", but at most four times the usual epochs" if total == most_epochs else ""),
             f"a validation takes {cost.validation_s:.1f} s; all of them at most "
-            f"{100 * VALIDATION_SHARE:.0f} % of the budget, and {most_validations} of them",
+            f"{100 * VALIDATION_FRACTION:.0f} % of the budget, and {most_validations} of them",
         )  # fmt: skip
     if best is None:
         least = cost.seconds([1] * len(proportion), len(proportion))

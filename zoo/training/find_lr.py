@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ import numpy as np
 
 from zoo.common.console import info, progress_bar
 from zoo.common.errors import InputError, RunError
-from zoo.common.files import OutputFolder
+from zoo.common.files import OutputFolder, json_text
 from zoo.creation.create import DEFAULT
 from zoo.models.layers import train_mode
 from zoo.runtime.environment import versions
@@ -137,7 +136,7 @@ def find_lr_for(
         "env": versions(),
     }
     svg, png = chart_files(finding)
-    target.write(JSON, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    target.write(JSON, json_text(content).encode())
     target.write(f"{CHART}.svg", svg)
     target.write(f"{CHART}.png", png)
     info(

@@ -122,8 +122,8 @@ def open_run(out: Path, description: dict[str, Any], resume: bool) -> None:
     ]
     if changed:
         warn(
-            f"The run began with {'; '.join(changed)}. It goes on, but not necessarily with the "
-            "same bits as a run that was never stopped."
+            f"The run began with {'; '.join(changed)}. It continues, but not necessarily with "
+            "the same bits as a run that was never stopped."
         )
     recover_folder(out / BEST)
     remove_unfinished(out)

@@ -495,7 +495,7 @@ def _sentence(entry: Any) -> str:
         model_name = entry["ctx"]["class_name"]
         wants, text = MODEL_WORDS[model_name], model_name == ClassEntry.__name__
     if text and (given is None or isinstance(given, bool | int | float)):
-        read = "nothing" if given is None else f"read as {shown}, which is no text"
+        read = "nothing" if given is None else f"read as {shown}, which is not text"
         return f'{where}: {read}; {wants}. If it is a name, write it in quotes: "{shown}"'
     return f"{where}: {wants} (given: {shown[:60]!r})"
 

@@ -1,4 +1,4 @@
-"""A first dataset.yaml for a folder: find its images and masks, look at some masks, write the file.
+"""A first dataset.yaml for a folder: find its images and masks, look at all masks, write the file.
 
 `zoo data init` runs all of it. `undescribed` does without the file where nothing is in doubt;
 `explain_missing_file` is the message where something is.
@@ -12,7 +12,7 @@ import json
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,7 +45,7 @@ from zoo.data.inspect.grey import (
     kind_of_values,
     percent,
 )
-from zoo.data.inspect.mask_looks import Header, MaskLook, header_of, keep_look, look_at_mask
+from zoo.data.inspect.mask_looks import MaskLook, header_of, keep_look, look_at_mask
 from zoo.data.pixels.masks import COLOUR_MODES, count_ids, read_ids
 from zoo.data.pixels.opening import IMAGE_EXTENSIONS, SHAPE_EXTENSIONS
 from zoo.data.pixels.polygons import labels_of, read_shapes
@@ -138,8 +138,8 @@ def undescribed(root: Path) -> Dataset:
     if found.grey is not None:
         raise InputError(
             f"{root} has no dataset.yaml. All {found.looked_at} masks hold {found.grey.evidence}: "
-            f"these are levels, no ids. {_init_command(root)} writes this file, which says what "
-            f"they mean:\n\n{_description(found, root, root / 'dataset.yaml')}"
+            f"these are grey levels, not ids. {_init_command(root)} writes this file, which says "
+            f"what they mean:\n\n{_description(found, root, root / 'dataset.yaml')}"
         )
     ids = sorted(found.ids)
     named = [value for value in ids if value != IGNORE]
@@ -226,7 +226,7 @@ def _first_look(root: Path) -> str:
     if judged.kind != "ids":
         return (
             f"{header} {count} masks hold {judged.evidence}: their edges are blurred, so these are "
-            f"no ids. {_init_command(root)} looks closer, and writes the file where the masks "
+            f"not ids. {_init_command(root)} looks closer, and writes the file where the masks "
             f"have clear levels."
         )
     return (
@@ -312,12 +312,85 @@ def survey(root: Path) -> Survey:
     return Survey(samples, texts, **_contents(root, _masks_of(samples)))
 
 
-def _numbers_greys(header: Header) -> bool:
-    """Whether a GIF numbers many grey values in its palette, so that its indices are no ids."""
-    greys = {colour[0] for colour in header.palette if len(set(colour)) == 1}
-    ramp = all(colour == (index,) * 3 for index, colour in enumerate(header.palette))
-    only = header.format == "GIF" and len(greys) == len(set(header.palette))
-    return only and len(greys) > MOST_LEVELS and not ramp
+@dataclass
+class _Pooled:
+    """What all masks hold together, each read by its header as ids, colours or grey values.
+
+    `first` is a file of each kind, `found` the pixels of each value. `shown_as` gives the colour of
+    each palette index, and a file that has it; `white` is a mask without a palette that holds 255.
+    Palettes and wide ids cannot be grey values; of 1-bit masks, 1 is white.
+    """
+
+    root: Path
+    first: dict[Decoder, Path] = field(default_factory=dict)
+    found: dict[Decoder, Counter[int]] = field(default_factory=dict)
+    between: Counter[int] = field(default_factory=Counter)
+    gray: list[Path] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    shown_as: dict[int, tuple[Colour, Path]] = field(default_factory=dict)
+    white: Path | None = None
+    renumbered: str = ""
+    has_coloured_palette: bool = False
+    can_be_grey: bool = True
+    white_bits: int = 0
+
+    def add(self, kind: Decoder, seen: MaskLook) -> None:
+        """Add one mask. Raises InputError for more values than there can be classes."""
+        if seen.problem:
+            self.problems.append(seen.problem)
+            return
+        self.first.setdefault(kind, seen.path)
+        values = self.found.setdefault(kind, Counter())
+        values.update(seen.ids)
+        self.between.update(seen.between)
+        if kind == "ids":
+            header = seen.header
+            mode, palette = ("", []) if header is None else (header.mode, header.palette)
+            for index in seen.ids:
+                if index < len(palette):
+                    self._add_index(index, palette[index], seen.path)
+            if not palette and IGNORE in seen.ids:
+                self.white = seen.path
+            self.can_be_grey &= mode in {"L", "1"}
+            self.white_bits += seen.ids.get(1, 0) if mode == "1" else 0
+            if mode == "L":
+                self.gray.append(seen.path)
+        if len(values) > MAX_CLASSES + 1:
+            what = "colours" if kind == "colours" else "ids"
+            raise InputError(
+                f"{seen.path}: with it the masks hold {len(values)} different {what}, more than "
+                f"{MAX_CLASSES} classes: these look like photographs, or like masks that were "
+                f"resized or compressed with loss."
+            )
+
+    def _add_index(self, index: int, colour: Colour, path: Path) -> None:
+        self.has_coloured_palette |= len(set(colour)) > 1
+        known, file = self.shown_as.setdefault(index, (colour, path))
+        if known != colour and not self.renumbered:
+            self.renumbered = (
+                f"Each mask has a palette of its own: index {index} is the colour {[*known]} in "
+                f"{file} and {[*colour]} in {path}, so indices may not be class ids. If the "
+                f"colours tell the classes, write `colours: true` and the colour of each class in "
+                f"{self.root}/dataset.yaml."
+            )
+
+    def index_problem(self) -> str:
+        """Which index is another colour, or another id, in another file; empty where none is."""
+        for index, (colour, file) in self.shown_as.items():
+            if self.white and colour == (255, 255, 255) and index != IGNORE and not self.renumbered:
+                return (
+                    f"White is the index {index} of the palette of {file} and the id 255 in "
+                    f"{self.white}, so indices may not be class ids. Export all masks in one "
+                    f"format."
+                )
+        return self.renumbered
+
+    def palettes_number_greys(self) -> bool:
+        """Whether palettes show only grey, and more or other values than their indices say."""
+        if self.has_coloured_palette or not self.shown_as:
+            return False
+        other = any(colour != (index,) * 3 for index, (colour, _) in self.shown_as.items())
+        return "grey" in self.first or (other and len(self.shown_as) > MOST_LEVELS)
 
 
 def _contents(root: Path, masks: list[Path]) -> dict[str, Any]:
@@ -329,67 +402,28 @@ def _contents(root: Path, masks: list[Path]) -> dict[str, Any]:
         Dataset(root.name, root, [], [], {}, decoder=decoder)
         for decoder in ("ids", "colours", "grey")
     )
-    cache = FactCache(root)
+    cache, pooled = FactCache(root), _Pooled(root)
 
     def look(path: Path) -> tuple[Decoder, MaskLook]:
         """By the header: ids, colours, or grey values in a format with loss."""
         header = header_of(path, cache)
-        if header is not None and _numbers_greys(header):
-            return "grey", look_at_mask(path, grey, cache)
         if header is None or (header.mode not in COLOUR_MODES and not header.lossy):
             return "ids", look_at_mask(path, plain, cache)
         if header.lossy:
             return "grey", look_at_mask(path, grey, cache)
         return "colours", look_at_mask(path, coloured, cache)
 
-    first: dict[Decoder, Path] = {}
-    found: dict[Decoder, Counter[int]] = {"ids": Counter(), "colours": Counter(), "grey": Counter()}
-    between: Counter[int] = Counter()
-    gray: list[Path] = []  # files of 8-bit gray, whose ids are grey values too
-    problems: list[str] = []
-    lossy, renumbered = False, ""
-    shown_as: dict[int, tuple[Colour, Path]] = {}  # the colour of each palette index, and where
-    white: Path | None = None  # a mask without palette that holds 255
-    coloured_palettes = False
-    no_grey, bits = False, 0  # palettes and wide ids are never grey values; 1-bit white is 255
     try:
         with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
             for kind, seen in track(pool.map(look, masks), "Looking at masks", len(masks)):
-                if seen.problem:
-                    problems.append(seen.problem)
-                    continue
-                mode = "" if seen.header is None else seen.header.mode
-                first.setdefault(kind, seen.path)
-                found[kind].update(seen.ids)
-                between.update(seen.between)
-                palette = [] if seen.header is None or kind != "ids" else seen.header.palette
-                for value in filter(lambda index: index < len(palette), seen.ids):
-                    colour, file = shown_as.setdefault(value, (palette[value], seen.path))
-                    if colour != palette[value] and not renumbered:
-                        renumbered = (
-                            f"Each mask has a palette of its own: index {value} is the colour "
-                            f"{[*colour]} in {file} and {[*palette[value]]} in {seen.path}, so "
-                            f"indices may be no ids. If the colours tell the classes, write "
-                            f"`colours: true` and the colour of each class in {root}/dataset.yaml."
-                        )
-                    coloured_palettes |= len(set(palette[value])) > 1
-                if not palette and kind == "ids" and IGNORE in seen.ids:
-                    white = seen.path
-                lossy |= seen.header is not None and seen.header.lossy
-                no_grey |= kind == "ids" and mode not in {"L", "1"}
-                bits += seen.ids.get(1, 0) if mode == "1" else 0
-                if mode == "L" and kind == "ids":
-                    gray.append(seen.path)
-                if len(found[kind]) > MAX_CLASSES + 1:
+                try:
+                    pooled.add(kind, seen)
+                except InputError:
                     pool.shutdown(cancel_futures=True)
-                    what = "colours" if kind == "colours" else "ids"
-                    raise InputError(
-                        f"{seen.path}: with it the masks hold {len(found[kind])} different {what}, "
-                        f"more than {MAX_CLASSES} classes: these look like photographs, or like "
-                        f"masks that were resized or compressed with loss."
-                    )
+                    raise
     finally:
         cache.save()
+    first, problems = pooled.first, pooled.problems
     if problems and not first:
         raise_faults(f"{root}: ", problems)
     if problems:
@@ -397,38 +431,32 @@ def _contents(root: Path, masks: list[Path]) -> dict[str, Any]:
             f"{len(problems)} of {len(masks)} masks cannot be read, the first: {problems[0]} "
             f"`zoo doctor` names all of them."
         )
-    looked_at = len(masks) - len(problems)
-    for value, (colour, file) in shown_as.items():
-        if white and colour == (255, 255, 255) and value != IGNORE and not renumbered:
-            renumbered = (
-                f"White is the index {value} of the palette of {file} and the id 255 in {white}, "
-                f"so indices may be no ids. Export all masks in one format."
-            )
-    in_doubt = renumbered or (shown_as and "grey" in first)
-    if in_doubt and not coloured_palettes:  # black and white, numbered in several ways
+    looked_at, renumbered = len(masks) - len(problems), pooled.index_problem()
+    in_doubt = renumbered and not pooled.has_coloured_palette
+    if in_doubt or pooled.palettes_number_greys():  # grey values, numbered in several ways
         judged = _as_grey([look_at_mask(path, grey, cache) for path in masks])
         if judged is not None:
             cache.save()
             return {"grey": judged, "looked_at": looked_at}
     # grey values of all masks, where all of them can be read so
-    colours = [unpack(value) for value in found["colours"]]
-    values = found["ids"] + found["grey"] - Counter({1: bits}) + Counter({255: bits})
-    for (red, _, _), number in zip(colours, found["colours"].values(), strict=True):
-        values[red] += number
-    no_grey |= any(len(set(colour)) > 1 for colour in colours)
+    ids, colours, greys = (pooled.found.get(kind, Counter()) for kind in ("ids", "colours", "grey"))
+    bits = pooled.white_bits
+    values = ids + greys - Counter({1: bits}) + Counter({255: bits})
+    for value, number in colours.items():
+        values[unpack(value)[0]] += number
+    no_grey = not pooled.can_be_grey or any(len(set(unpack(value))) > 1 for value in colours)
     if no_grey:
         judged = ValueKind("ids", {}, 0.0, 0)
     else:
-        judged = kind_of_values(values, between, lossy=lossy and set(first) == {"grey"})
+        judged = kind_of_values(values, pooled.between, lossy=set(first) == {"grey"})
     spread = sorted(values)
     gaps = [high - low for low, high in itertools.pairwise(spread)]
     apart = 2 <= len(gaps) < MOST_LEVELS and min(gaps) >= SMALLEST_GAP
     if apart and not no_grey and spread[-1] == IGNORE:
         # as in 0, 128, 255: white is a level, not what to ignore
-        fractions = {value: values[value] / values.total() for value in spread}
-        judged = ValueKind("levels", fractions, 0.0, len(values))
+        judged = _as_levels(values)
     if judged.kind == "levels":
-        for path in gray:  # so that nobody opens them again to read them as grey
+        for path in pooled.gray:  # so that nobody opens them again to read them as grey
             seen = look_at_mask(path, plain, cache)
             if max(seen.ids) >= LOWEST_GREY or set(seen.ids) == {0}:
                 keep_look(replace(seen, rim=0.0), cache.get(path), grey.reading(), cache)
@@ -443,10 +471,9 @@ def _contents(root: Path, masks: list[Path]) -> dict[str, Any]:
             f"look at the result with `zoo data show`:\n\nversion: 1\n"
             f"classes: [background, foreground]\ngrey: {{0: background, 255: foreground}}"
         )
-    several = "grey" in first or len(first) > 1 or (bits > 0 and 255 in found["ids"])
+    several = "grey" in first or len(first) > 1 or (bits > 0 and 255 in ids)
     if several and not no_grey and set(values) <= {0, 255}:  # black and white in several ways
-        fractions = {level: values[level] / values.total() for level in (0, 255)}
-        return {"grey": ValueKind("levels", fractions, 0.0, len(values)), "looked_at": looked_at}
+        return {"grey": _as_levels(values, (0, 255)), "looked_at": looked_at}
     if len(first) > 1:
         raise InputError(
             join_problems(
@@ -456,8 +483,14 @@ def _contents(root: Path, masks: list[Path]) -> dict[str, Any]:
             )
         )
     if "colours" in first:
-        return {"colours": found["colours"], "looked_at": looked_at}
-    return {"ids": found["ids"], "looked_at": looked_at, "renumbered": renumbered}
+        return {"colours": colours, "looked_at": looked_at}
+    return {"ids": ids, "looked_at": looked_at, "renumbered": renumbered}
+
+
+def _as_levels(values: Counter[int], levels: Sequence[int] = ()) -> ValueKind:
+    """Values that are all levels, or these `levels`, with nothing between them."""
+    total, listed = values.total(), levels or sorted(values)
+    return ValueKind("levels", {one: values[one] / total for one in listed}, 0.0, len(values))
 
 
 def _as_grey(looks: list[MaskLook]) -> ValueKind | None:
@@ -468,8 +501,7 @@ def _as_grey(looks: list[MaskLook]) -> ValueKind | None:
         values.update(seen.ids)
         between.update(seen.between)
     if set(values) == {0, IGNORE}:
-        levels = {level: values[level] / values.total() for level in (0, IGNORE)}
-        return ValueKind("levels", levels, 0.0, 2)
+        return _as_levels(values)
     judged = kind_of_values(values, between)
     return judged if judged.kind == "levels" else None
 

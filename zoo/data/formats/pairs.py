@@ -445,7 +445,7 @@ def _names_in_content(content: object, file: Path, split: str) -> list[str]:
     wrong = [row for row in rows if not isinstance(row, str) or not row.strip()]
     if wrong:
         raise InputError(
-            f"{file}: {len(wrong)} of {len(rows)} entries of {split} are no names: "
+            f"{file}: {len(wrong)} of {len(rows)} entries of {split} are not names: "
             f"{shortened((repr(row)[:40] for row in wrong), SHOWN)}"
         )
     return [str(row).strip() for row in rows]

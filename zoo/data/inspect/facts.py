@@ -183,10 +183,8 @@ def read_each(
 def raise_faults(where: str, problems: list[str]) -> None:
     """Raise one InputError with the first twenty problems, if there are any."""
     if problems:
-        shown = problems[:SHOWN_FAULTS]
-        if len(problems) > SHOWN_FAULTS:
-            shown.append(f"... and {len(problems) - SHOWN_FAULTS} more")
-        raise InputError(join_problems(f"{where}{len(problems)} files cannot be used:", shown))
+        header = f"{where}{len(problems)} files cannot be used:"
+        raise InputError(join_problems(header, problems, SHOWN_FAULTS))
 
 
 def _each(

@@ -105,7 +105,7 @@ def _draw_labelme(canvas: Mask, shapes: list[dict[str, Any]], path: Path, datase
         kind = shape.get("shape_type") or "polygon"
         if not isinstance(kind, str) or kind not in DRAWN:
             named = isinstance(kind, str) and kind in UNDRAWN
-            why = "covers no area" if named else "is no shape that is known here"
+            why = "covers no area" if named else "is not a known shape"
             raise InputError(
                 f"{where} is a {str(kind)[:60]!r}, which {why}. Allowed: {', '.join(DRAWN)}. "
                 f"Draw it again as a polygon, or delete it."

@@ -34,7 +34,7 @@ FOLDER = 0x10
 NEW_RUN = "Start a new run with another --out; the best model so far is in best/ of the run folder."
 
 
-YOUNGER = {"best_val_loss"}
+ADDED_LATER = {"best_val_loss"}
 """Fields of `Progress` that older checkpoints do not have; their defaults are right for these."""
 
 
@@ -89,9 +89,8 @@ def restore_weights_and_optimizer(
     """
     problems = list(_misfits(state, model, ema, optimizer))
     if problems:
-        shown = problems[:10] + [f"and {len(problems) - 10} more"] * (len(problems) > 10)
         header = f"{CHECKPOINT} does not fit this run; nothing of it was loaded. {NEW_RUN}"
-        raise InputError(join_problems(header, shown))
+        raise InputError(join_problems(header, problems, 10))
     whole = StateDictOptions(full_state_dict=True)
     set_model_state_dict(model, state["model"], options=whole)
     if ema is not None:
@@ -155,7 +154,7 @@ def load_checkpoint(run: Path) -> tuple[dict[str, Any], Progress]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # zipfile and torch raise nearly anything on a spoiled file
         cause = f"{type(error).__name__}: {error}".splitlines()[0][:100]
-        raise InputError(f"{path} is damaged or no checkpoint ({cause}). {NEW_RUN}") from error
+        raise InputError(f"{path} is damaged or not a checkpoint ({cause}). {NEW_RUN}") from error
 
     # an older or a newer version may have stored other parts
     parts = content if isinstance(content, dict) else {}
@@ -164,7 +163,7 @@ def load_checkpoint(run: Path) -> tuple[dict[str, Any], Progress]:
     told = set(progress) if isinstance(progress, dict) else set()
     missing = [part for part in PARTS if part not in parts]
     missing += [
-        f"progress.{name}" for name in sorted(known - told - YOUNGER) if "progress" in parts
+        f"progress.{name}" for name in sorted(known - told - ADDED_LATER) if "progress" in parts
     ]
     unknown = [f"progress.{name}" for name in sorted(told - known)]
     problems = [f"it holds no {shortened(missing)}"] if missing else []
