@@ -130,15 +130,18 @@ def model_spec(
     palette: Sequence[Sequence[int]] | None = None,
     in_chans: int = 3,
     img_size: int | Sequence[int] | None = None,
+    encoder_args: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> ModelSpec:
     """The description, with random weights, of what the registry says of a model.
 
     `classes` is a number or a list of names, `img_size` the side in pixels that a fixed-size
-    encoder is built for, `options` are arguments of the decoder. Raises InputError for classes,
-    colours, channels and sizes that the model does not take.
+    encoder is built for, `encoder_args` are arguments of timm's builder that take precedence over
+    the registry's, `options` are arguments of the decoder. Raises InputError for classes, colours,
+    channels and sizes that the model does not take.
     """
     options, row = dict(options or {}), resolved.row
+    given = resolved.encoder_args | dict(encoder_args or {})
     names = class_names(classes)
     in_chans = whole_number("in_chans", in_chans, "a number of input channels")
     if len(names) == 1 and "queries" in defaults(resolved.decoder):
@@ -151,7 +154,7 @@ def model_spec(
     if row is None or row.resizes == "any":
         if img_size is not None:
             raise InputError(f"{resolved.encoder} takes images of any size; leave img_size out.")
-        side = resolved.encoder_args.get("img_size") if row is None else None
+        side = given.get("img_size") if row is None else None
     else:
         native = int(row.input_size.split("/")[1])
         if img_size is not None and row.resizes == "no":
@@ -162,9 +165,9 @@ def model_spec(
         side = native if img_size is None else _square(img_size, resolved.encoder)
 
     way = resolved.adapter_dilation(options)
-    encoder_args = (way.encoder_args if way else {}) | resolved.encoder_args
+    built_with = (way.encoder_args if way else {}) | given
     if row is not None and row.resizes == "img_size":
-        encoder_args["img_size"] = side
+        built_with["img_size"] = side
     return ModelSpec(
         name=resolved.name,
         decoder=resolved.decoder,
@@ -174,7 +177,7 @@ def model_spec(
         in_chans=in_chans,
         mean=per_channel(resolved.mean, in_chans),
         std=per_channel(resolved.std, in_chans),
-        encoder_args=encoder_args,
+        encoder_args=built_with,
         decoder_args=resolved.args | options,
         dilated=way.dilated if way else None,
         size_multiple=input_multiple(resolved.decoder, row, resolved.adapted is None),
