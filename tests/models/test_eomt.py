@@ -14,13 +14,14 @@ from torch.nn import functional
 from zoo.common.errors import InputError
 from zoo.creation.create import create
 from zoo.hub.folder import load_folder, save_folder
-from zoo.models.heads.eomt import (
-    EomtNetwork,
-    TokenEncoder,
+from zoo.models.heads.eomt import EomtDecoder, query_encoder, windows
+from zoo.models.layers import encoder_layers, learning_names, unfreeze
+from zoo.models.mask_transformer import (
+    MaskTransformer,
     attention_mask,
+    joined,
     masked_fraction,
 )
-from zoo.models.layers import encoder_layers, learning_names, unfreeze
 from zoo.models.outputs import LEAST_SCORE, MaskOutputs, Queries, pixel_logits
 from zoo.models.regularise import add_dropout
 from zoo.models.segmentation import SegmentationModel
@@ -45,21 +46,19 @@ def test_patches_that_see_no_query_are_those_of_timm(name: str) -> None:
     torch.manual_seed(0)
     size = {} if name == DINOV3 else {"img_size": 64}
     whole = timm.create_model(name, num_classes=0, **size).eval()
-    encoder = TokenEncoder(name, 2, 5, in_chans=3, **size).eval()
+    encoder = query_encoder(name, 2, 5, in_chans=3, **size).eval()
+    decoder = EomtDecoder(encoder, 5, 2)
     encoder.model.load_state_dict(whole.state_dict(), strict=False)
     images = torch.randn(2, 3, 64, 64)
-    depth = len(whole.blocks)
     with torch.no_grad():
-        given, patches, prefix = encoder(images)
-        queries = torch.randn(2, 5, encoder.width)
-        tokens = torch.cat([queries, prefix, patches.flatten(2).transpose(1, 2)], dim=1)
+        (level,) = encoder(images)
+        tokens = torch.cat([torch.randn(2, 5, encoder.width), joined(level)], dim=1)
         seen = torch.ones(1, 1, tokens.shape[1], tokens.shape[1], dtype=torch.bool)
         seen[..., 5:, :5] = False
-        for index in range(depth - 2, depth):
-            tokens = encoder.block(index, tokens, (4, 4), seen)
+        for block, angles in decoder.passes(encoder, (4, 4)):
+            tokens = encoder.run(block, tokens, angles, seen)
         expected = whole.forward_features(images)
         assert torch.allclose(encoder.model.norm(tokens)[:, 5:], expected, atol=1e-4)
-    assert given is images
 
 
 def test_the_predictions_lie_on_quarters_of_the_input_and_one_comes_before_each_block() -> None:
@@ -76,9 +75,9 @@ def test_the_predictions_lie_on_quarters_of_the_input_and_one_comes_before_each_
 def test_the_number_of_blocks_follows_the_depth() -> None:
     name = "vit_tiny_patch16_224"
     with torch.device("meta"):
-        assert TokenEncoder(name, None, 5).first == 9
-        assert TokenEncoder(name, 4, 5).first == 8
-        assert TokenEncoder("vit_large_patch16_224", None, 5).first == 20
+        assert query_encoder(name, None, 5).after == [8]
+        assert query_encoder(name, 4, 5).after == [7]
+        assert query_encoder("vit_large_patch16_224", None, 5).after == [19]
 
 
 def test_pixels_get_the_sum_over_queries_of_class_times_mask() -> None:
@@ -114,9 +113,10 @@ def test_forward_is_the_last_prediction_without_masked_attention() -> None:
 
 def test_masks_are_given_up_block_after_block() -> None:
     # four blocks: six parts of which block 0 has the second and block 3 the fifth
-    assert [masked_fraction(p, 0, 4) for p in (0.0, 1 / 6, 2 / 6, 1.0)] == [1.0, 1.0, 0.0, 0.0]
-    assert [masked_fraction(p, 3, 4) for p in (0.0, 4 / 6, 1.0)] == [1.0, 1.0, 0.0]
-    assert masked_fraction(0.25, 0, 4) == pytest.approx(0.5**0.9)
+    first, _, _, last = windows(4)
+    assert [masked_fraction(p, first) for p in (0.0, 1 / 6, 2 / 6, 1.0)] == [1.0, 1.0, 0.0, 0.0]
+    assert [masked_fraction(p, last) for p in (0.0, 4 / 6, 1.0)] == [1.0, 1.0, 0.0]
+    assert masked_fraction(0.25, first) == pytest.approx(0.5**0.9)
 
 
 def test_a_query_sees_the_patches_of_its_mask_and_everything_else_is_seen_by_all() -> None:
@@ -213,7 +213,7 @@ def test_blocks_that_take_no_mask_are_refused() -> None:
         pytest.raises(ValueError, match="the blocks of cait_xxs24_224 take no queries; a plain"),
         torch.device("meta"),
     ):
-        TokenEncoder("cait_xxs24_224", None, 5)
+        query_encoder("cait_xxs24_224", None, 5)
 
 
 def test_only_encoders_that_it_takes_are_listed_and_its_recipe_is_its_own() -> None:
@@ -237,12 +237,12 @@ def test_parallel_blocks_are_left_out() -> None:
 def test_every_encoder_that_is_listed_takes_queries() -> None:
     for name in list_models(decoder="eomt"):
         with torch.device("meta"):
-            assert TokenEncoder(name.removeprefix("eomt-"), None, 5).first >= 1
+            assert query_encoder(name.removeprefix("eomt-"), None, 5).after[0] >= 0
 
 
 def test_a_model_is_told_how_far_training_is() -> None:
     model = model_of()
     model.on_step(0.5)
-    assert isinstance(model.net, EomtNetwork)
+    assert isinstance(model.net, MaskTransformer)
     assert model.net.progress == 0.5
     create("unet-test_resnet", classes=2, encoder_weights=None).on_step(0.5)

@@ -15,7 +15,7 @@ from zoo.creation.create import create
 from zoo.data.scenes import CLASSES, scene, write_scenes
 from zoo.evaluation.counts import Confusion
 from zoo.hub.folder import load_folder
-from zoo.models.heads.eomt import EomtNetwork
+from zoo.models.mask_transformer import MaskTransformer
 from zoo.models.segmentation import normalise
 from zoo.training.engine import trainer
 from zoo.training.losses import Objective
@@ -84,7 +84,7 @@ def test_a_run_gives_up_masked_attention_and_keeps_a_model_that_scores_pixels(
     small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[float] = []
-    monkeypatch.setattr(EomtNetwork, "on_step", lambda _, progress: seen.append(progress))
+    monkeypatch.setattr(MaskTransformer, "on_step", lambda _, progress: seen.append(progress))
     assert run(arguments(small_scenes, tmp_path / "run")) == 0
     assert seen == [0.0, 0.25, 0.5, 0.75]
     model = load_folder(tmp_path / "run" / "best").eval()
