@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from zoo.checks import coverage
 from zoo.cli.main import run
 from zoo.common.errors import InputError
+from zoo.hub.folder import read_folder
 from zoo.models.segmentation import SegmentationModel
 from zoo.registry import encoders as table
 from zoo.registry.decoders import DECODERS
@@ -82,14 +84,28 @@ def test_every_fault_is_found(fault: str, problem: str, monkeypatch: pytest.Monk
     def made(spec: object, *_: object) -> SegmentationModel:
         return SegmentationModel(Faulty(fault), spec)
 
-    def loaded(spec: object, state: dict[str, torch.Tensor]) -> SegmentationModel:
-        model = made(spec)
-        model.net.load_state_dict(state)
+    def loaded(folder: Path) -> SegmentationModel:
+        model = made(read_folder(folder).spec)
+        model.net.load_state_dict(load_file(folder / "model.safetensors"))
         return model
 
     monkeypatch.setattr(coverage, "build", made)
-    monkeypatch.setattr(coverage, "build_with_weights", loaded)
-    assert coverage.run_pair(encoders()["test_resnet"], "unet").problem == problem
+    monkeypatch.setattr(coverage, "load_folder", loaded)
+    assert coverage.run_pair(encoders()["test_resnet"], "linear").problem == problem
+
+
+def test_what_plain_smp_loads_otherwise_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = coverage.smp.from_pretrained
+
+    def loaded(folder: str) -> nn.Module:
+        net = loads(folder)
+        with torch.no_grad():
+            net.segmentation_head[0].bias.add_(1)
+        return net
+
+    monkeypatch.setattr(coverage.smp, "from_pretrained", loaded)
+    problem = coverage.run_pair(encoders()["test_resnet"], "unet").problem
+    assert problem == "PairError: plain SMP gives other logits from the stored model"
 
 
 @pytest.fixture
@@ -133,6 +149,17 @@ def test_the_summary_has_the_denominator_and_every_failure() -> None:
         "all             2 of 3 work, 1 of these through the adapter",
         "unet-b1: E: x",
     ]
+
+
+def test_the_summary_says_what_a_decoder_leaves_out_and_why() -> None:
+    *_, line = coverage.summary([Pair("eva", "e", "eomt", "adapter", "")])
+    refused = [row for row in encoders().values() if DECODERS["eomt"].refuses(row)]
+    assert line == (
+        f"eomt leaves out {len(refused)} of 1371 architectures: queries only pass through plain "
+        "transformers whose blocks have no parallel parts"
+    )
+    assert len(refused) == 1134
+    assert all(bool(row.why) == bool(row.takes or row.leaves_out) for row in DECODERS.values())
 
 
 def test_the_command_runs_writes_and_fails_where_a_pair_fails(

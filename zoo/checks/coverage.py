@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import random
+import tempfile
 import warnings
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 
+import segmentation_models_pytorch as smp
 import torch
-from safetensors.torch import load, save
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.common.console import track
 from zoo.common.errors import InputError
 from zoo.common.files import write_text
-from zoo.models.build import build, build_with_weights
+from zoo.hub.folder import load_folder, save_folder
+from zoo.models.build import build, in_smp
 from zoo.models.meta import Undrawn
 from zoo.models.outputs import MaskOutputs, Outputs, pixel_logits
 from zoo.models.spec import ModelSpec, model_spec
@@ -135,17 +139,20 @@ class PairError(Exception):
 
 
 def _exercise(spec: ModelSpec) -> None:
-    """Raise where a batch of one does not train or a stored model differs from the loaded one."""
+    """Raise where a batch of one does not train, or a stored model differs when it is loaded.
+
+    What says that plain SMP can load it is loaded there too.
+    """
     model = build(spec)
     for parameter in model.parameters():
         if not parameter.any():  # those that start at zero hide what lies behind them
             nn.init.normal_(parameter, std=0.1)
     images = torch.randn(1, spec.in_chans, *SIZE)
-    given = model.train().training_outputs(images)
-    if isinstance(given, Outputs):
-        learned = [given.logits, *(auxiliary.logits for auxiliary in given.auxiliary)]
+    outputs = model.train().training_outputs(images)
+    if isinstance(outputs, Outputs):
+        learned = [outputs.logits, *(auxiliary.logits for auxiliary in outputs.auxiliary)]
     else:
-        learned = [pixel_logits(given) if isinstance(given, MaskOutputs) else given]
+        learned = [pixel_logits(outputs) if isinstance(outputs, MaskOutputs) else outputs]
     torch.stack([tensor.float().square().mean() for tensor in learned]).sum().backward()
     without = [name for name, p in model.named_parameters() if p.grad is None]
     if without:
@@ -155,37 +162,50 @@ def _exercise(spec: ModelSpec) -> None:
         raise PairError("the gradient of the whole encoder is zero")
     model.zero_grad()
     model.eval().requires_grad_(False)
-    sizes: list[tuple[torch.Size, torch.Size]] = []
+    passes: list[tuple[Tensor, Tensor]] = []
     hook = model.net.register_forward_hook(
-        lambda _, given, found: sizes.append((given[0].shape[-2:], found.shape[-2:]))
+        lambda _, images, logits: passes.append((images[0], logits))
     )
     logits = model(images)
     hook.remove()
-    if wrong := [found for given, found in sizes if found != given]:  # it would be resized
-        raise PairError(f"the network gives logits of {wrong[0][0]} x {wrong[0][1]} pixels")
+    for given, found in passes:
+        if found.shape[-2:] != given.shape[-2:]:  # it would be resized
+            height, width = found.shape[-2:]
+            raise PairError(f"the network gives logits of {height} x {width} pixels")
     if logits.shape != (1, CLASSES, *SIZE):
         raise PairError(f"logits of shape {tuple(logits.shape)}")
     with torch.autocast("cpu", torch.bfloat16):
         if not torch.isfinite(model(images)).all():
             raise PairError("logits under bf16 are not finite")
-    state = {  # copies, since tensors that share memory cannot be stored
-        name: tensor.detach().clone(memory_format=torch.contiguous_format)
-        for name, tensor in model.net.state_dict().items()
-    }
-    with Undrawn():
-        loaded = build_with_weights(spec, load(save(state))).eval()
-    with torch.no_grad():
-        if not torch.equal(logits, loaded(images)):
-            raise PairError("a loaded model gives other logits than the stored one")
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent, "model")
+        save_folder(model, folder)
+        quiet = contextlib.redirect_stdout(io.StringIO())  # the Hub's client says that it loads
+        with quiet, Undrawn(), torch.no_grad():
+            if not torch.equal(logits, load_folder(folder).eval()(images)):
+                raise PairError("a loaded model gives other logits than the stored one")
+            if in_smp(spec):
+                theirs = smp.from_pretrained(str(folder)).eval()
+                given, found = passes[0]
+                if not torch.equal(theirs(given), found):
+                    raise PairError("plain SMP gives other logits from the stored model")
 
 
 def summary(rows: list[Pair]) -> list[str]:
-    """How many pairs work, decoder by decoder and in all, then every pair that does not."""
-    lines = []
+    """How many pairs work, decoder by decoder and in all, what is left out, and what fails."""
+    lines, left_out = [], []
     for decoder in dict.fromkeys(row.decoder for row in rows):
         own = [row for row in rows if row.decoder == decoder]
         lines.append(f"{decoder:<16}{_share(own)}")
-    lines.append(f"{'all':<16}{_share(rows)}")
+        refused = sum(
+            DECODERS[decoder].refuses(encoder) is not None for encoder in encoders().values()
+        )
+        if refused:
+            left_out.append(
+                f"{decoder} leaves out {refused} of {len(encoders())} architectures: "
+                f"{DECODERS[decoder].why}"
+            )
+    lines += [f"{'all':<16}{_share(rows)}", *left_out]
     return lines + [f"{row.decoder}-{row.encoder}: {row.problem}" for row in rows if row.problem]
 
 

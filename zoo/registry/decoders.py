@@ -97,7 +97,8 @@ class Decoder(DecoderChanges):
     encoder's last is wanted too, for an auxiliary head. `output_stride` is the stride of the
     deepest map that a custom head wants of a dilated encoder. The channels of maps must be
     multiples of `divisor`, height and width of SMP's input of `size_multiple` pixels, and at least
-    `size_minimum` pixels, those of the deepest map at least `deepest_minimum`.
+    `size_minimum` pixels, those of the deepest map at least `deepest_minimum`. `why` is the reason
+    for `takes` and `leaves_out`.
     """
 
     smp: str | None = None
@@ -110,6 +111,7 @@ class Decoder(DecoderChanges):
     size_multiple: int = 32
     size_minimum: int = 32
     deepest_minimum: int = 1
+    why: str = ""
 
     def refuses(self, encoder: Encoder) -> str | None:
         """What an encoder that it cannot be built on lacks, or None where it can."""
@@ -302,8 +304,8 @@ DECODERS: dict[str, Decoder] = {
         strides=(),
         recipe="eomt",
         takes={"module": ["vision_transformer", "deit", "eva"]},
-        # blocks of parallel parts take no queries
         leaves_out={"name": ["*_18x2_*", "*_xp_*", "*pwee_*"]},
+        why="queries only pass through plain transformers whose blocks have no parallel parts",
     ),
 }
 
