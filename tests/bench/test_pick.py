@@ -155,6 +155,11 @@ def test_another_search_in_the_folder_is_named(
         (["stages.all.epochs=3"], "A budget chooses the epochs and validate_every"),
         (["crop=33"], "crop"),
         (["--data", "no/such"], "no/such does not exist."),
+        (["model.decoder_chanels=[8]"], "has no option decoder_chanels"),
+        (
+            ["model.decoder_channels=[16, 16, 8, 8, 8]", "--max-latency-ms", "9"],
+            "measures models as they are, not with model.decoder_channels",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(

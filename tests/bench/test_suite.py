@@ -54,6 +54,19 @@ def test_a_job_is_the_recipe_that_finetune_would_hash(suite_file: Path) -> None:
     assert job.folder.startswith("scenes--unet-test_resnet--short--s0--")
 
 
+def test_options_of_the_model_make_another_job(suite_file: Path) -> None:
+    option = "model.decoder_channels=[16, 16, 8, 8, 8]"
+    other = f'  again: {{encoder_weights: none, set: ["{option}"]}}\nblocks:'
+    changed(suite_file, ("blocks:", other), ("[base, short]", "[base, again, short]"))
+    base, again, *_ = suite_jobs(read_suite(suite_file))
+    recipe = apply_overrides(load_registry().recipe("scratch"), base.overrides)
+    assert base.recipe_hash == recipe_hash(recipe)
+    assert again.recipe_hash == recipe_hash(recipe, {"decoder_channels": [16, 16, 8, 8, 8]})
+    changed(suite_file, (option, "model.decoder_chanels=[8]"))
+    assert "variants.again, unet-test_resnet: " in message(suite_file)
+    assert "unet has no option decoder_chanels" in message(suite_file)
+
+
 def test_two_names_of_one_run_are_one_job(suite_file: Path) -> None:
     # the same values as the base has, written in another way
     same = '  again: {encoder_weights: none, set: ["crop=64", "stages.all.epochs=2"]}\nblocks:'

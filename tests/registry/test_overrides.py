@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zoo.common.errors import InputError
-from zoo.registry.overrides import apply_overrides, parse_overrides
+from zoo.registry.overrides import apply_overrides, model_options, parse_overrides
 from zoo.registry.recipe import Recipe, recipe_dict
 
 RECIPE = Recipe.model_validate(
@@ -167,3 +167,33 @@ def test_overrides_as_a_mapping() -> None:
         "loss": {"ce": 1},
         "ema": None,
     }
+
+
+def test_overrides_of_the_model_are_its_options_and_leave_the_recipe_alone() -> None:
+    given = ["crop=96", "model.decoder_channels=[64, 32]", "model.a.b=1", "model.a.c={d: x}"]
+    assert model_options(given) == {"decoder_channels": [64, 32], "a": {"b": 1, "c": {"d": "x"}}}
+    assert changed(*given) == {"crop": 96}
+    assert parse_overrides(given)["model.decoder_channels"] == [64, 32]
+    with pytest.raises(InputError, match=r"model\.x is given twice"):
+        apply_overrides(RECIPE, ["model.x=1", "model.x=2"])
+
+
+def test_what_cannot_be_an_option_of_the_model() -> None:
+    given = [
+        "model=3",
+        "model.=3",
+        "model.classes=3",
+        "model.a=3",
+        "model.a.b=1",
+        "model.img_size=9",
+    ]
+    with pytest.raises(InputError) as caught:
+        model_options(given)
+    assert str(caught.value).splitlines() == [
+        "These options of the model cannot be used:",
+        "  - model: write model.KEY=VALUE, such as model.decoder_channels=[64, 32]",
+        "  - model.: write model.KEY=VALUE, such as model.decoder_channels=[64, 32]",
+        "  - model.classes: the data give the classes",
+        "  - model.a.b: model.a is given a value of its own too",
+        "  - model.img_size: the encoder is built for the recipe's crop: write crop=PIXELS",
+    ]

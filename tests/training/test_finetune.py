@@ -30,6 +30,7 @@ from zoo.evaluation.evaluate import evaluate, make_record
 from zoo.hub.folder import read_folder
 from zoo.inference.tiling import predict_ids
 from zoo.models.segmentation import normalise
+from zoo.registry.recipe import Recipe, recipe_hash
 from zoo.runtime.processes import Ranks
 from zoo.training.engine.checkpoint import load_checkpoint
 from zoo.training.finetune import finetune
@@ -109,6 +110,26 @@ def test_what_a_model_learned_from_in_size_it_sees_ever_after(scenes: Path, tmp_
     assert record.input_size == [72, round(72 * width / height)]
     assert record.gmacs != make_record(evaluate(plain, scenes, split="test")).gmacs
     assert "times 1.5" in (tmp_path / "run" / "best" / "README.md").read_text()
+
+
+def test_options_of_the_decoder_are_in_the_run_its_model_and_its_record(
+    scenes: Path, tmp_path: Path
+) -> None:
+    narrow = "model.decoder_channels=[16, 16, 8, 8, 8]"
+    run(scenes, tmp_path / "run", "stages=[{name: all, epochs: 1}]", narrow)
+    described = json.loads((tmp_path / "run" / "run.json").read_text())
+    model = create(tmp_path / "run")
+    assert model.spec.decoder_args == {"decoder_channels": [16, 16, 8, 8, 8]}
+    assert described["spec"]["decoder_args"] == model.spec.decoder_args
+    record = make_record(evaluate(model, scenes, split="test"))
+    assert record.overrides["model.decoder_channels"] == [16, 16, 8, 8, 8]
+    recipe = Recipe.model_validate(described["recipe"])
+    assert record.recipe_hash == recipe_hash(recipe, model.spec.decoder_args) != recipe_hash(recipe)
+    with pytest.raises(InputError, match=r"is a trained model, .* out model\.decoder_channels, or"):
+        finetune(tmp_path / "run", scenes, out=tmp_path / "next", overrides=[narrow])
+    (tmp_path / "run" / "result.json").unlink()
+    with pytest.raises(InputError, match=r"spec\.decoder_args\.decoder_channels: the run has \[16"):
+        run(scenes, tmp_path / "run", "stages=[{name: all, epochs: 1}]", resume=True)
 
 
 def test_few_steps_are_said_first(

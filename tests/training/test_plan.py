@@ -21,6 +21,10 @@ from zoo.common.errors import InputError
         ({"batch_size": 4}, r'overrides=\["batch_size=4"\]'),
         ({"lr": 0.1}, r'overrides=\["optimizer.lr=0.1"\]'),
         ({"flip": 0.1}, r'overrides=\["augment.flip=0.1"\]'),
+        (
+            {"decoder_channels": [8, 4]},
+            r'an option of the model: overrides=\["model.decoder_channels=\[8, 4\]"\]',
+        ),
         ({"recipes": "cnn"}, "there is no argument recipes; did you mean recipe"),
         ({"model": object()}, "model should be a name, .* got <object object"),
         ({"data": np.zeros(3)}, "data should be .* got a value of the type numpy.ndarray"),
@@ -54,6 +58,14 @@ def test_arguments_of_other_types_and_names(call: Any, given: dict[str, Any], me
         ),
         (["--encoder-weights", "none", "loss={query_class: 1}"], "unet does not have"),
         (["--encoder-weights", "none", "fp32_modules=[nothing]"], "nothing"),
+        (
+            ["--encoder-weights", "none", "model.decoder_chanels=[8]"],
+            "unet has no option decoder_chanels. Did you mean decoder_channels",
+        ),
+        (
+            ["--encoder-weights", "none", "model.decoder_channels=[8]"],
+            "decoder_channels: should be",
+        ),
         (["--encoder-weights", "none", "--track", "tensorbord"], "Did you mean tensorboard"),
         (["--encoder-weights", "none", "--resume"], "has no run to resume"),
         (

@@ -16,7 +16,7 @@ from zoo.common.files import hash_of, read_yaml, sha256
 from zoo.common.schema import Strict, dotted, problems, written_as
 from zoo.records.record import Record
 from zoo.registry.load import load_registry
-from zoo.registry.overrides import apply_overrides
+from zoo.registry.overrides import apply_overrides, model_options
 from zoo.registry.recipe import recipe_hash
 from zoo.registry.resolve import resolve
 
@@ -250,9 +250,14 @@ def block_jobs(
             overrides = tuple(merged(suite.common, variant.set))
             try:
                 base = load_registry(registry).recipe(recipe)
-                digest = recipe_hash(apply_overrides(base, overrides))
+                changed, options = apply_overrides(base, overrides), model_options(overrides)
             except InputError as error:
                 problems.append(f"variants.{name}: {indented(error)}")
+                continue
+            try:
+                resolved.check(options)
+            except InputError as error:
+                problems.append(f"variants.{name}, {model}: {indented(error)}")
                 continue
             yield from (
                 Job(
@@ -264,7 +269,7 @@ def block_jobs(
                     overrides=overrides,
                     encoder_weights=variant.encoder_weights,
                     split=suite.split,
-                    recipe_hash=digest,
+                    recipe_hash=recipe_hash(changed, options),
                 )
                 for data in block.data
                 for seed in block.seeds or suite.seeds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from zoo.leaderboard.board import Board, shipped
 from zoo.models.build import gmacs, params_m
 from zoo.records.record import read_record
 from zoo.registry.load import CuratedModel, TrainedWeights, load_registry, registry_file
+from zoo.registry.overrides import model_options
 from zoo.registry.resolve import resolve
 
 BENCHMARKS = "benchmarks"
@@ -49,23 +51,28 @@ def count_problems(sample: int | None = None, board: Board | None = None) -> lis
     Every model is rebuilt for the classes and the size of its table, or `sample` of them, and
     for the crop that it was trained with where that is part of the net.
     """
-    stated: dict[tuple[str, int, tuple[int, ...], int], tuple[float, float | None]] = {}
+    stated: dict[tuple[str, int, tuple[int, ...], int, str], tuple[float, float | None]] = {}
     for table, row in (board or shipped()).entries():
         side = 0  # what a run built the encoder for, as `Plan.img_size`; 0 for any size
         with contextlib.suppress(InputError):
             known = resolve(row.model).row
             crop = row.overrides.get("crop") or load_registry().recipe(row.recipe).crop
             side = int(crop) if known is not None and known.resizes == "img_size" else 0
-        key = row.model, len(table.classes), tuple(table.size or ()), side
+        given = model_options([f"{key}={json.dumps(v)}" for key, v in row.overrides.items()])
+        options = json.dumps(given, sort_keys=True)
+        key = row.model, len(table.classes), tuple(table.size or ()), side, options
         stated[key] = row.params_m, row.gmacs
     keys = sorted(stated)
     if sample is not None and sample < len(keys):
         keys = random.Random(0).sample(keys, sample)
     problems = []
-    for name, classes, size, side in track(keys, "models of the leaderboard", len(keys)):
-        params, macs = stated[name, classes, size, side]
+    for name, classes, size, side, options in track(keys, "models of the leaderboard", len(keys)):
+        params, macs = stated[name, classes, size, side, options]
         try:
-            model = create(name, classes=classes, encoder_weights=None, img_size=side or None)
+            model = create(
+                name, classes=classes, encoder_weights=None, img_size=side or None,
+                **json.loads(options),
+            )  # fmt: skip
         except InputError as error:
             problems.append(f"{name} is on the leaderboard and cannot be built: {error}")
             continue

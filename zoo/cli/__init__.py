@@ -15,7 +15,11 @@ DataArgument = Annotated[str, typer.Argument(help=DATA_HELP)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 PrecisionOption = Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")]
 OverridesArgument = Annotated[
-    list[str] | None, typer.Argument(help="Recipe values: key=value.", metavar="[KEY=VALUE]...")
+    list[str] | None,
+    typer.Argument(
+        help="Recipe values, key=value; options of the decoder, model.KEY=value.",
+        metavar="[KEY=VALUE]...",
+    ),
 ]
 OverwriteOption = Annotated[
     bool,

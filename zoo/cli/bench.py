@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.cli import DataOption, JsonOption, RegistryOption
+from zoo.cli import DataOption, JsonOption, OverridesArgument, RegistryOption
 from zoo.common.console import info, print_table
 from zoo.common.errors import RunError, join_problems
 
@@ -157,9 +157,7 @@ def pick_command(
     data: DataOption,
     budget: Annotated[str, typer.Option(help="Time budget, such as 30m or 1h.")],
     out: Annotated[Path, typer.Option(help="The folder of the search; give it again to resume.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Recipe values: key=value.", metavar="[KEY=VALUE]...")
-    ] = None,
+    overrides: OverridesArgument = None,
     models: Annotated[
         list[str] | None, typer.Option("--models", help="A name or a pattern; repeatable.")
     ] = None,

@@ -15,6 +15,7 @@ from zoo.cli import (
     OverwriteOption,
     RegistryOption,
 )
+from zoo.common.errors import InputError
 
 data_app = typer.Typer(help="Describe, look at and divide data.", no_args_is_help=True)
 
@@ -54,8 +55,13 @@ def show_command(
     """Write a figure of images of DATA beside the augmented crops that training sees."""
     from zoo.data.show import show
     from zoo.registry.load import load_registry
-    from zoo.registry.overrides import apply_overrides
+    from zoo.registry.overrides import MODEL, apply_overrides, model_options
 
+    if options := model_options(overrides or []):
+        raise InputError(
+            "The figure shows what the recipe does to images; leave out "
+            f"{MODEL}.{next(iter(options))}."
+        )
     chosen = apply_overrides(load_registry(registry).recipe(recipe), overrides or [])
     path = show(
         data, out, split=split, augment=chosen.augment, crop=chosen.crop, seed=chosen.seed,

@@ -1,4 +1,4 @@
-"""Changing a recipe from outside: `optimizer.lr=0.002`, `stages.head.epochs=1`."""
+"""Changing a recipe from outside, `optimizer.lr=0.002`, and the model: `model.KEY=value`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,25 @@ from zoo.common.files import parse_yaml
 from zoo.common.schema import dotted, problems, submodel, unknown_key
 from zoo.registry.recipe import PRESET_KEYS, Recipe, recipe_dict
 
+MODEL = "model"
+"""Overrides that begin with this and a dot change the model that is built."""
+NO_OPTIONS = {
+    "classes": "the data give the classes",
+    "in_chans": "the data give the channels",
+    "palette": "the data give the colours",
+    "img_size": "the encoder is built for the recipe's crop: write crop=PIXELS",
+    "encoder_weights": "give --encoder-weights (encoder_weights=)",
+}
+"""Arguments of `zoo.create` that a run gets from elsewhere, and from where."""
+
 
 def apply_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """The recipe with each `key=value` applied in order; values are YAML.
 
     A mapping or list that is assigned replaces the old one whole; `stages.NAME.key=value` edits
     one stage; a new `augment.preset` replaces every value that presets set, but for those that are
-    overridden too. Raises InputError with everything that is wrong.
+    overridden too. Those of the model are for `model_options`. Raises InputError with everything
+    that is wrong.
     """
     data = recipe_dict(recipe)
     wrong: list[str] = []
@@ -36,7 +48,8 @@ def apply_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
                     if f"augment.{name}" not in seen:
                         data["augment"].pop(name, None)
             seen.add(key)
-            wrong += _assign(data, key, text)
+            if not _is_of_model(key):
+                wrong += _assign(data, key, text)
     try:
         changed = Recipe.model_validate(data)
     except ValidationError as error:
@@ -48,6 +61,39 @@ def apply_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     return changed
 
 
+def model_options(overrides: Sequence[str]) -> dict[str, Any]:
+    """The overrides `model.KEY=value`, as `options` of `zoo.create`; values are YAML.
+
+    `model.KEY.PART=value` sets one key of an option that is a mapping. Raises InputError with
+    everything that cannot be an option of a model; whether it has the others is not looked at.
+    """
+    options: dict[str, Any] = {}
+    wrong: list[str] = []
+    for override in overrides:
+        key, _, text = override.partition("=")
+        if not _is_of_model(key):
+            continue
+        parts = key.split(".")[1:] or [""]
+        if "" in parts:
+            wrong.append(
+                f"{key}: write {MODEL}.KEY=VALUE, such as {MODEL}.decoder_channels=[64, 32]"
+            )
+        elif parts[0] in NO_OPTIONS:
+            wrong.append(f"{key}: {NO_OPTIONS[parts[0]]}")
+        else:
+            current = options
+            for part in parts[:-1]:
+                current = current.setdefault(part, {})
+                if not isinstance(current, dict):
+                    wrong.append(f"{key}: {key.rpartition('.')[0]} is given a value of its own too")
+                    break
+            else:
+                current[parts[-1]] = parse_yaml(text, key)
+    if wrong:
+        raise InputError(join_problems("These options of the model cannot be used:", wrong))
+    return options
+
+
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """The overrides as a mapping from key to value, for records; expects them to be valid.
 
@@ -55,6 +101,10 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """
     pairs = (override.partition("=") for override in overrides)
     return {key: parse_yaml(text, key) for key, _, text in pairs if key != "seed"}
+
+
+def _is_of_model(key: str) -> bool:
+    return key.partition(".")[0] == MODEL
 
 
 def _assign(data: dict[str, Any], key: str, text: str) -> list[str]:

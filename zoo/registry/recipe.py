@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -353,11 +354,11 @@ def recipe_dict(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json")
 
 
-def recipe_hash(recipe: Recipe) -> str:
-    """16 hexadecimal digits that name what the recipe does.
+def recipe_hash(recipe: Recipe, options: Mapping[str, Any] | None = None) -> str:
+    """16 hexadecimal digits that name what the recipe does, to a model with these `options`.
 
     `seed` and `evidence` do not count, nor do keys at their defaults, so that a key which is added
     later changes no hash. A default must therefore never change its value.
     """
     stated = recipe.model_dump(mode="json", exclude={"seed", "evidence"}, exclude_defaults=True)
-    return hash_of(stated)
+    return hash_of(stated | {"model": dict(options)} if options else stated)

@@ -63,10 +63,10 @@ def finetune(
     The best weights by mIoU on the val split are kept as a model folder in `out`/best. `recipe` is
     a name in the registry (default: the model's own, `scratch` for random weights) or `auto`, which
     is chosen from the data and, with a `budget` such as "10m", from measured times; `overrides` are
-    `key=value` texts. `new_head` allows other classes than a trained model has. `resume` continues
-    the run in `out`. `track` names experiment trackers (tensorboard, trackio, wandb). Under
-    torchrun or `accelerate launch` the processes share each batch and the first one writes. Raises
-    InputError for bad input before anything is written.
+    `key=value` texts, `model.KEY=value` for options of the decoder. `new_head` allows other classes
+    than a trained model has. `resume` continues the run in `out`. `track` names experiment trackers
+    (tensorboard, trackio, wandb). Under torchrun or `accelerate launch` the processes share each
+    batch and the first one writes. Raises InputError for bad input before anything is written.
     """
     request = make_request(
         model=model, data=data, recipe=recipe, out=out, overrides=overrides,
@@ -108,7 +108,7 @@ def _run(request: RunRequest, plan: Plan | None, held: contextlib.ExitStack) -> 
         "data_hash": start.hashes,
         "chosen_on": "val",
         "recipe": plan.recipe_name,
-        "recipe_hash": recipe_hash(recipe),
+        "recipe_hash": recipe_hash(recipe, plan.options),
         "overrides": plan.overrides,
         "seed": recipe.seed,
         "encoder_init": start.encoder_init,

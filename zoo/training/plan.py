@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from zoo.data.dataset import Dataset
 from zoo.data.load import load_dataset
 from zoo.data.split import recorded_val, with_val
 from zoo.hub.folder import read_folder
-from zoo.registry.decoders import defaults
+from zoo.registry.decoders import DECODERS, defaults
 from zoo.registry.load import load_registry
 from zoo.registry.losses import LOSSES
-from zoo.registry.overrides import apply_overrides, parse_overrides
+from zoo.registry.overrides import MODEL, apply_overrides, model_options, parse_overrides
 from zoo.registry.recipe import Augment, Optimizer, Recipe, Stage
 from zoo.registry.resolve import resolve
 
@@ -64,6 +64,7 @@ class Plan:
     `model` is the architecture's name and `folder` the trained model to start from, if any. `usual`
     is the registry's recipe for the model. With the recipe name `auto`, `recipe` is the one that
     the choice starts from, until `resolve_auto` has made it; `auto` then has choices and reasons.
+    `options` of the decoder are what the overrides `model.KEY=value` give.
     `divided` says how the val split was made, where the data had none, see `with_val`.
     """
 
@@ -78,6 +79,7 @@ class Plan:
     out: Path
     divided: dict[str, Any] | None = None
     auto: dict[str, Any] | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
     def stage(self, name: str | None) -> Stage:
         """The stage of the recipe with this name, None: the last. Raises InputError."""
@@ -135,6 +137,8 @@ def make_request(*, unknown: Mapping[str, Any], **given: Any) -> RunRequest:
         text = f"there is no argument {name}"
         if place is not None:
             text += f'; it is a value of the recipe: overrides=["{place}{name}={value}"]'
+        elif any(name in defaults(decoder) for decoder in DECODERS):
+            text += f'; it is an option of the model: overrides=["{MODEL}.{name}={value}"]'
         elif close := nearest(name, [*_ARGUMENTS, "overrides", "track"]):
             text += f"; did you mean {' or '.join(close)}?"
         problems.append(text)
@@ -173,8 +177,15 @@ def make_plan(request: RunRequest) -> Plan:
     if folder is not None and weights != DEFAULT:
         raise InputError(f"{request.model} is a trained model; encoder_weights is for names only.")
     resolved = resolve(name, registry)
+    options = model_options(request.overrides)
     if folder is None:
+        resolved.check(options)
         check_encoder_weights(resolved, weights)
+    elif options:
+        raise InputError(
+            f"{request.model} is a trained model, whose network is fixed. Leave out "
+            f"{', '.join(f'{MODEL}.{key}' for key in options)}, or start from a name."
+        )
     usual = SCRATCH if weights is None else resolved.recipe
     chosen = request.recipe or usual
     recipe = apply_overrides(known.recipe(usual if chosen == AUTO else chosen), request.overrides)
@@ -199,6 +210,7 @@ def make_plan(request: RunRequest) -> Plan:
         overrides=parse_overrides(request.overrides),
         out=out,
         divided=divided,
+        options=options,
     )
 
 

@@ -120,7 +120,7 @@ def _make_model(plan: Plan) -> tuple[SegmentationModel, str]:
         model = create(
             plan.model, classes=classes, in_chans=dataset.channels, palette=dataset.palette,
             encoder_weights=request.encoder_weights, img_size=plan.img_size,
-            registry=request.registry,
+            registry=request.registry, **plan.options,
         )  # fmt: skip
         model.spec = model.spec.model_copy(update={"value_range": dataset.value_range})
         encoder_init = "random" if model.spec.encoder_weights is None else "pretrained"

@@ -39,7 +39,7 @@ from zoo.data.split import RUN as RUN_FILE
 from zoo.data.split import with_val
 from zoo.leaderboard.render import escape, table_lines
 from zoo.registry.load import load_registry
-from zoo.registry.overrides import apply_overrides, parse_overrides
+from zoo.registry.overrides import apply_overrides, model_options, parse_overrides
 from zoo.registry.recipe import Recipe
 from zoo.registry.resolve import resolve
 from zoo.training.budget import duration
@@ -83,9 +83,15 @@ def pick(asked: Asked, out: Path, *, worker: str = WORKER) -> Picked:
         raise InputError("--size only goes with --max-latency-ms; give both or neither.")
     if asked.max_latency_ms is not None and asked.max_latency_ms <= 0:
         raise InputError(f"--max-latency-ms must be above 0, not {asked.max_latency_ms}.")
+    if asked.max_latency_ms is not None and (options := model_options(asked.overrides)):
+        raise InputError(
+            f"--max-latency-ms measures models as they are, not with model.{next(iter(options))}. "
+            "Leave out one of them."
+        )
     models = named(asked.models, asked.registry_path)
     for model in models:
         apply_overrides(_recipe(asked, model), asked.overrides)
+        resolve(model, asked.registry_path).check(model_options(asked.overrides))
     dataset, _ = with_val(load_dataset(asked.data))  # as each run will divide it
     for split in ("train", "val"):
         dataset.samples(split)
