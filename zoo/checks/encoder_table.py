@@ -29,6 +29,7 @@ from zoo.common.files import write_text
 from zoo.models.dilation import can_dilate
 from zoo.registry import encoders as table
 from zoo.registry.decoders import defaults
+from zoo.registry.encoder_args import ARGUMENTS_FILE, EncoderArguments, accepted
 from zoo.registry.encoders import Encoder, Weights, matches
 from zoo.registry.load import load_registry
 from zoo.registry.resolve import adapted, resolve
@@ -42,6 +43,20 @@ are rounded up to multiples of the net's largest stride."""
 CONV_FRACTION = 0.2
 """A net with attention and at least this fraction of its parameters in convolutions is a hybrid."""
 
+
+PROBES: dict[str, Any] = {
+    "act_layer": "gelu",
+    "init_values": 1e-5,
+    "no_embed_class": True,
+    "norm_layer": "layernorm2d",
+    "pad_type": "same",
+    "qk_norm": True,
+    "reg_tokens": 4,
+    "window_size": 8,
+    **dict.fromkeys(("bn_eps", "bn_momentum", "norm_eps"), 1e-3),
+    **{name: 0.1 for name in EncoderArguments.model_fields if name.endswith("_rate")},
+}
+"""A value of each argument that tells whether a net takes it; a patch is doubled."""
 
 Size = tuple[int, int]
 """Height and width in pixels."""
@@ -108,6 +123,31 @@ def weight_rows() -> list[Weights]:
         for tag in _tags(name)
         for cfg in [timm.get_pretrained_cfg(f"{name}.{tag}")]
     ]
+
+
+def argument_rows() -> list[tuple[str, str]]:
+    """The arguments that the smallest net of each timm module can be built with, by module."""
+    smallest: dict[str, Encoder] = {}
+    for row in table.encoders().values():
+        if row.module not in smallest or float(row.params_m) < float(smallest[row.module].params_m):
+            smallest[row.module] = row
+    return [(module, _arguments(row)) for module, row in sorted(smallest.items())]
+
+
+def _arguments(row: Encoder) -> str:
+    stride = int(row.reductions.split("/")[0])
+    taken = []
+    for name in EncoderArguments.model_fields:
+        try:
+            net = _build(row.name, **{name: PROBES.get(name, 2 * stride)})
+        except TypeError:
+            continue
+        if name == "patch_size" and (
+            row.blocks == "0" or {*net.feature_info.reduction()} != {2 * stride}
+        ):
+            continue
+        taken.append(name)
+    return _joined(taken)
 
 
 def _tags(name: str) -> list[str]:
@@ -262,6 +302,7 @@ def write_tables() -> None:
     rows = [measure(name) for name in track(names, "timm nets", len(names))]
     write_text(FOLDER / table.MODELS_FILE, _csv(Encoder._fields, rows))
     write_text(FOLDER / table.WEIGHTS_FILE, _csv(Weights._fields, weight_rows()))
+    write_text(FOLDER / ARGUMENTS_FILE, _csv(("module", "arguments"), argument_rows()))
 
 
 def _csv(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -289,6 +330,10 @@ def check_tables(sample: int | None = None, seed: int = 0) -> list[str]:
     if list(table.weights().values()) != (rows := weight_rows()):
         different = {f"{row.name}.{row.tag}" for row in {*rows} ^ {*table.weights().values()}}
         wrong.append(f"weights differ: {shortened(sorted(different), 5) or 'their order'}")
+    if sample is None:
+        found = {module: names.split("/") if names else [] for module, names in argument_rows()}
+        if differ := [module for module in found if found[module] != accepted().get(module)]:
+            wrong.append(f"arguments differ: {shortened(differ, 5)}")
     common = [name for name in installed if name in listed]
     chosen = common if sample is None else random.Random(seed).sample(common, sample)
     for name in track(chosen, "timm nets", len(chosen)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,7 @@ def create(
     encoder_weights: str | Path | None = DEFAULT,
     weights: str | Path | None = None,
     img_size: int | None = None,
+    encoder_args: Mapping[str, Any] | None = None,
     palette: Sequence[Sequence[int]] | None = None,
     license: str | None = None,
     registry: str | Path | None = None,
@@ -78,9 +79,11 @@ def create(
     blue) in [0, 255] for each class. `encoder_weights` (names only): "default"
     for the tag's own from the Hub, a .safetensors file, a timm repository as
     `hf-hub:ORG/REPO[@REVISION]`, or None for random weights. `img_size`: side in pixels that a
-    fixed-size encoder is built for. `license`: the terms that pretrained or trained weights have to
-    come under, a pattern such as `mit`, or `open`. `registry`: an overlay file. Other `options` are
-    arguments of the decoder's constructor, such as `decoder_channels`.
+    fixed-size encoder is built for. `encoder_args` (names only): arguments of timm's builder, such
+    as `{"patch_size": 32, "drop_path_rate": 0.1}`; docs/create.md lists them. `license`: the terms
+    that pretrained or trained weights have to come under, a pattern such as `mit`, or `open`.
+    `registry`: an overlay file. Other `options` are arguments of the decoder's constructor, such as
+    `decoder_channels`.
 
     Raises InputError for what cannot be built, RunError where the Hub does not answer.
     """
@@ -94,7 +97,7 @@ def create(
     registry = None if registry is None else Path(registry)
     by_name = encoder_weights == DEFAULT
     changed = bool(options) or not by_name
-    changed |= any(argument is not None for argument in (in_chans, img_size, palette))
+    changed |= any(given is not None for given in (in_chans, img_size, palette, encoder_args))
 
     # trained weights: named by the registry, or in a folder or a repository
     named = None
@@ -125,7 +128,14 @@ def create(
     # an architecture, its encoder pretrained or not
     from zoo.models.build import build
 
-    resolved = resolve(str(model), registry)
+    if isinstance(encoder_args, Mapping) and "img_size" in encoder_args:
+        if img_size is not None:
+            raise InputError(
+                "img_size is given twice, also in encoder_args. Leave out one of them."
+            )
+        encoder_args = dict(encoder_args)
+        img_size = encoder_args.pop("img_size")
+    resolved = resolve(str(model), registry, encoder_args)
     resolved.check(options)
     spec = model_spec(
         resolved, TWO if classes is None else classes, palette=palette,

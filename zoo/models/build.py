@@ -43,10 +43,14 @@ from zoo.registry.decoders import (
     defaults,
     filled_options,
 )
+from zoo.registry.encoder_args import EncoderArguments
 from zoo.registry.encoders import timm_version
 
 TRACED = 256
 """The side in pixels, rounded up to the encoder's stride, at which unused parameters are found."""
+
+RESAMPLED = {"patch_size", "window_size"}
+"""Arguments of encoders to which timm resamples pretrained weights."""
 
 WHOLE_DEPTH = 5
 """Stages of an encoder that SMP counts as a whole one."""
@@ -71,6 +75,7 @@ def build(spec: ModelSpec, encoder_file: Path | None = None) -> SegmentationMode
     if encoder_file is not None:
         state = read_weights(encoder_file)
         check_values(state, encoder_file)
+        _check_fitting(spec)
         overlay = {"state_dict": state}
         pretrained = {"pretrained": True, "pretrained_cfg_overlay": overlay}
     try:
@@ -82,6 +87,12 @@ def build(spec: ModelSpec, encoder_file: Path | None = None) -> SegmentationMode
     except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError,
             AssertionError) as error:  # fmt: skip
         reason = str(error) or "the encoder refuses what the decoder asks for"
+        if given := _given_args(spec):
+            reason = f"timm knows no {reason}" if isinstance(error, KeyError) else reason
+            raise InputError(
+                f"{spec.name} cannot be built with encoder_args {given}: {reason} "
+                f"({type(error).__name__}). Change or leave out one of them."
+            ) from error
         raise InputError(
             f"{spec.name} cannot be built: {reason} ({type(error).__name__}). "
             f"`zoo list --decoder {spec.decoder}` lists the encoders that fit."
@@ -352,6 +363,42 @@ def _adapted_net(spec: ModelSpec, pretrained: dict[str, Any]) -> Any:
     else:
         on_pyramid = SmpOnPyramid(pyramid, decoder, strides)
     return Network(encoder, Parts(on_pyramid, with_optional_upsampling(head)), classes)
+
+
+def _check_fitting(spec: ModelSpec) -> None:
+    """Raise InputError for arguments of the encoder that its pretrained weights do not fit.
+
+    They give the net other parameters than it has without them, and timm resamples only patches,
+    position embeddings and tables of relative positions.
+    """
+
+    def parameters(**arguments: Any) -> dict[str, tuple[int, ...]] | None:
+        try:
+            with sketched():
+                net = timm.create_model(spec.encoder, **arguments)
+        except (TypeError, ValueError, RuntimeError, AssertionError):
+            return None
+        return {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
+
+    given = _given_args(spec)
+    usual = parameters() if given.keys() - RESAMPLED else None
+    wrong = {
+        name: value
+        for name, value in given.items()
+        if name not in RESAMPLED and parameters(**{name: value}) != usual
+    }
+    if wrong:
+        raise InputError(
+            f"The pretrained weights of {spec.encoder} do not fit encoder_args {wrong}: the net "
+            "has other parameters then. Leave that out, or start from random weights with "
+            "encoder_weights=None (on the command line: --encoder-weights none)."
+        )
+
+
+def _given_args(spec: ModelSpec) -> dict[str, Any]:
+    """The arguments of the encoder that a user chose, not zoo."""
+    known = EncoderArguments.model_fields
+    return {name: value for name, value in spec.encoder_args.items() if name in known}
 
 
 def _check_loaded(encoder: nn.Module, written: Written, spec: ModelSpec, file: Path) -> None:

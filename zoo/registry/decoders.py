@@ -448,7 +448,8 @@ def check_options(
         for name, value in given.items():
             if name in known and (problem := _wrong_for_smp(name, value, known[name])):
                 wrong.append(f"{name}: should be {problem}, got {brief(value)}")
-        wrong += [] if wrong else _wrong_lengths(known, given)
+        depth = given.get("encoder_depth", defaults(decoder).get("encoder_depth"))
+        wrong += [] if wrong else _wrong_lengths(known, given, depth)
     if (norm := given.get("decoder_use_norm", True)) not in NORMS and "decoder_use_norm" in known:
         allowed = ", ".join(map(str, NORMS))
         wrong.append(f"decoder_use_norm: should be one of {allowed}, got {norm!r}")
@@ -483,9 +484,8 @@ def _wrong_for_smp(name: str, value: object, default: object) -> str | None:
     return None if right else f"a whole number from {least} to {MAX_NUMBER}"
 
 
-def _wrong_lengths(known: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[str]:
+def _wrong_lengths(known: Mapping[str, Any], given: Mapping[str, Any], depth: int) -> Iterator[str]:
     """Lists of SMP's options, of the right kind, that have too few or too many entries."""
-    depth = given.get("encoder_depth", known.get("encoder_depth", 5))
     for name, default in known.items():
         if not isinstance(default, tuple) or name == "encoder_output_indices":
             continue

@@ -89,13 +89,13 @@ def numbers(text: str) -> list[float]:
 @functools.cache
 def encoders() -> dict[str, Encoder]:
     """All architectures by name, in timm's order."""
-    return {row[0]: Encoder._make(row) for row in _rows(_text(MODELS_FILE))}
+    return {row[0]: Encoder._make(row) for row in table_rows(MODELS_FILE)}
 
 
 @functools.cache
 def weights() -> dict[tuple[str, str], Weights]:
     """All pretrained weights by (name, tag); the first of a name is its default."""
-    return {(row[0], row[1]): Weights._make(row) for row in _rows(_text(WEIGHTS_FILE))}
+    return {(row[0], row[1]): Weights._make(row) for row in table_rows(WEIGHTS_FILE)}
 
 
 def timm_version() -> str:
@@ -148,6 +148,11 @@ def format_coverage(rows: list[Pair], versions: str) -> str:
     return stream.getvalue()
 
 
+def table_rows(file: str) -> list[list[str]]:
+    """The rows of one of the generated tables, without what stands above them."""
+    return _rows(_text(file))
+
+
 def _rows(text: str) -> list[list[str]]:
     reader = csv.reader(io.StringIO(text))
     next(reader)  # the line that says the file is generated
@@ -188,11 +193,11 @@ def fits(patterns: list[str], value: str) -> bool:
 
 ENCODER_ARGS = frozenset(
     {
-        "act_layer", "attn_drop_rate", "bn_eps", "bn_momentum", "class_token", "drop_path_rate",
-        "drop_rate", "dynamic_img_pad", "dynamic_img_size", "global_pool", "img_size",
-        "no_embed_class", "norm_layer", "num_classes", "output_stride", "pad_type",
-        "patch_drop_rate", "patch_size", "pos_drop_rate", "proj_drop_rate", "reg_tokens",
-        "strict_img_size", "window_size",
+        "act_layer", "attn_drop_rate", "bn_eps", "bn_momentum", "class_token", "drop_block_rate",
+        "drop_path_rate", "drop_rate", "dynamic_img_pad", "dynamic_img_size", "global_pool",
+        "img_size", "init_values", "no_embed_class", "norm_eps", "norm_layer", "num_classes",
+        "output_stride", "pad_type", "patch_drop_rate", "patch_size", "pos_drop_rate",
+        "proj_drop_rate", "qk_norm", "reg_tokens", "strict_img_size", "window_size",
     }
 )  # fmt: skip
 """Arguments of timm's builder that neither load a file nor reach the network."""

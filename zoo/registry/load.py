@@ -18,6 +18,7 @@ from zoo.common.files import parse_yaml, read_yaml
 from zoo.common.schema import Strict, dotted, problems, written_as
 from zoo.registry import encoders as timm_table
 from zoo.registry.decoders import DECODERS, Decoder, DecoderChanges, allowed_options
+from zoo.registry.encoder_args import encoder_problems
 from zoo.registry.encoders import ENCODER_ARGS, Where, wrong_arguments
 from zoo.registry.recipe import Recipe
 from zoo.remote.address import PREFIX, hub_timeout, is_address, parse_address, snapshot_origin
@@ -108,6 +109,8 @@ class TrainedWeights(Strict):
 class CuratedModel(Strict):
     """A trained model; `encoder` is `NAME[.TAG]` of timm, or `smp:NAME` for one that only SMP has.
 
+    `args` go to the decoder's class, `encoder_args` to timm.
+
     An `smp:` encoder is in no table, so it needs recipe, mean and std. `default` is the key of
     those `weights` that the name alone stands for; without it the name is an architecture.
     """
@@ -115,6 +118,7 @@ class CuratedModel(Strict):
     encoder: str
     recipe: str | None = None
     args: dict[str, Any] = Field(default_factory=dict)
+    encoder_args: dict[str, Any] = Field(default_factory=dict)
     mean: Mean | None = None
     std: Std | None = None
     license: License = None
@@ -346,8 +350,14 @@ def _wrong_references(file: RegistryFile, base: RegistryFile, folder: Path) -> I
             known = ", ".join(DECODERS)
             yield f"models.{name}: the name must start with a decoder and a hyphen: {known}"
         elif not model.encoder.startswith("smp:"):
-            for wrong in name_problems(f"{decoder}-{model.encoder}"):
-                yield f"models.{name}: {wrong}"
+            if found := name_problems(f"{decoder}-{model.encoder}"):
+                yield from (f"models.{name}: {wrong}" for wrong in found)
+                continue
+            encoder = timm_table.encoders()[model.encoder.partition(".")[0]]
+            for wrong in encoder_problems(encoder, model.encoder_args):
+                yield f"models.{name}.encoder_args: {wrong}"
+        elif model.encoder_args:
+            yield f"models.{name}.encoder_args: only encoders of timm take them"
     for old, new in file.renamed.items():
         if new not in models and (problems := name_problems(new)):
             yield f"renamed.{old}: {' '.join(problems)}"

@@ -14,6 +14,13 @@ from zoo.common.files import natural_key
 from zoo.registry import encoders as timm_table
 from zoo.registry import weights as trained
 from zoo.registry.decoders import Decoder, check_options, defaults, output_stride
+from zoo.registry.encoder_args import (
+    EncoderArguments,
+    accepted,
+    built_with,
+    check_encoder_args,
+    encoder_problems,
+)
 from zoo.registry.encoders import ENCODER_ARGS, Encoder, known_problem, matches
 from zoo.registry.load import (
     OURS,
@@ -33,6 +40,7 @@ from zoo.registry.weights import OPEN, fits_license, non_commercial
 TABLE = "timm table"
 COVERAGE = "coverage table"
 DEFAULTS = "the decoder's default"
+GIVEN = "given"
 
 FACTS = ("kind", "reductions", "channels", "dilates", "resizes", "params_m")
 """Columns of the encoder table that `zoo show` prints."""
@@ -98,8 +106,8 @@ class Resolved:
     it is not known. `adapted` says why the pair is joined by zoo's adapter and not by SMP's own
     class, None where it is. `dilation` says how the encoder comes to the output stride that the
     decoder asks for. `reason` says why a pair is not supported. `row` is the encoder's row
-    of the table, None for an `smp:` encoder. `origins` maps each value, `args.KEY` included, to
-    where it came from.
+    of the table, changed to what `encoder_args` make of it; None for an `smp:` encoder. `origins`
+    maps each value, `args.KEY` included, to where it came from.
     """
 
     name: str
@@ -131,6 +139,12 @@ class Resolved:
 
     def check(self, options: Mapping[str, Any]) -> None:
         """Raise InputError where the pair is not supported or does not take `options`."""
+        own = EncoderArguments.model_fields.keys() & options.keys()
+        if moved := sorted(own if not self.smp_loadable else own & {"patch_size"}):
+            raise InputError(
+                f"{', '.join(moved)} belong to the encoder: write "
+                f"encoder_args={ {name: options[name] for name in moved} }."
+            )
         if not self.supported:
             raise InputError(
                 f"{self.name} is not supported: {self.reason}. "
@@ -162,19 +176,30 @@ class Resolved:
             self.origins[key] = origin
 
 
-def resolve(name: str, overlay: Path | None = None) -> Resolved:
+def resolve(
+    name: str, overlay: Path | None = None, encoder_args: Mapping[str, Any] | None = None
+) -> Resolved:
     """Everything known about a model, whether or not the pair is supported.
 
     Later wins: the timm table, the decoder's row, the first matching encoder rule, the decoder's
-    recipe, the curated row, the overlay's first matching rule. A rule with a weights file does not
-    apply to a name with a tag, which asks for timm's weights. Raises InputError for an unknown
-    name.
+    recipe, the curated row, the overlay's first matching rule, the given `encoder_args` for timm's
+    builder. A rule with a weights file does not apply to a name with a tag, which asks for timm's
+    weights. Raises InputError for an unknown name, and for arguments that the encoder does not
+    take.
     """
     registry = load_registry(overlay)
     name = current_name(name, registry)
     parts = _parse(name, registry)
     model = Resolved(name=name, decoder=parts.decoder, encoder=parts.encoder, tag=parts.tag)
     encoder = model.row = timm_table.encoders().get(parts.encoder)
+    given: dict[str, Any] = {}
+    if encoder_args is not None:
+        if encoder is None:
+            raise InputError(
+                f"{name} has an encoder of SMP's own, which takes no encoder_args. Leave them out."
+            )
+        given = check_encoder_args(encoder, encoder_args)
+        encoder = model.row = built_with(encoder, given)
     decoder = registry.decoders[model.decoder]
     place = registry.origin(f"decoders.{model.decoder}")
 
@@ -208,6 +233,7 @@ def resolve(name: str, overlay: Path | None = None) -> Resolved:
         origin = registry.origin(f"models.{model.name}")
         model.put("tag", model.tag, origin)
         model.put("args", row.args, origin)
+        model.put("encoder_args", row.encoder_args, origin)
         model.put("trained", row.weights, origin)
         if row.default is not None:
             for key, value in (("default", row.default), ("tag", None), ("hub_id", None)):
@@ -217,6 +243,10 @@ def resolve(name: str, overlay: Path | None = None) -> Resolved:
     if registry.overlay is not None:
         file = registry.overlay
         _put_first_match(model, registry.overlay_rules, f"overlay {file}", file.parent)
+    model.put("encoder_args", given, GIVEN)
+    if model.row is not None:
+        row_of_table = timm_table.encoders()[parts.encoder]
+        model.row = built_with(row_of_table, model.encoder_args)
     _put_support(model, decoder, place)
     model.origins |= dict.fromkeys(("name", "decoder", "encoder"), "name")
     return model
@@ -250,6 +280,8 @@ def describe(name: str, overlay: Path | None = None) -> list[tuple[str, Any, str
     if model.row is not None:
         for key in FACTS:
             values[key] = getattr(model.row, key)
+        values["encoder_args"] = accepted()[model.row.module]
+        origins["encoder_args"] = TABLE
         values["image_size"] = model.row.sizes()
     values["encoder_path"] = f"adapter: {model.adapted}" if model.adapted else "SMP's own"
     values["dilation"] = model.dilation and str(model.dilation)
@@ -375,6 +407,9 @@ def _put_support(model: Resolved, decoder: Decoder, place: str) -> None:
         model.reason = known_problem(model.row.module, model.decoder)
         if (lacking := decoder.refuses(model.row)) is not None:
             model.reason, origin = f"{model.decoder} needs {lacking}", f"{place}.takes"
+        if (patch := model.encoder_args.get("patch_size")) is not None:
+            for wrong in encoder_problems(model.row, {"patch_size": patch}):
+                model.reason, origin = wrong, model.origins["encoder_args.patch_size"]
         if (way := encoder_output_stride(model.decoder, model.args, model.row)) is not None:
             model.put("dilation", way, TABLE)
     elif decoder.needs is None:
