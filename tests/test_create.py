@@ -349,7 +349,8 @@ def test_a_folder_takes_no_other_arguments(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (('"schema": 1', '"schema": 2'), "has schema 2, this version reads 1. Upgrade"),
+        (('"schema": 1', '"schema": 3'), "has schema 3, this version reads 1 and 2. Upgrade"),
+        (('"schema": 1', '"schema": 2'), "encoder_on_hub goes with schema 2, and with no other"),
         (('"_zoo"', '"other"'), r"decoder_args\.other: no model folder may hold this argument"),
         (('"decoder": "unet"', '"decoder": 7'), r"_zoo\.spec\.decoder"),
         (('"ignore_index"', '"run_this"'), r"_zoo\.spec\.run_this"),

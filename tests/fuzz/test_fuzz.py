@@ -37,6 +37,8 @@ from zoo.creation.create import create
 from zoo.data.inspect.scan import scan_labels
 from zoo.data.load import load_dataset
 from zoo.data.scenes import write_scenes
+from zoo.hub.config import EncoderOnHub
+from zoo.hub.folder import make_config, save_folder
 from zoo.leaderboard.build import write as write_leaderboard
 from zoo.records.image_counts import write_with_counts
 from zoo.records.speed import write_speed_record
@@ -184,6 +186,19 @@ def trained(folder: Path) -> None:
     finetune(MODEL, scenes, out=folder / "run", overrides=SETTINGS, encoder_weights=None)
 
 
+def without_encoder(folder: Path) -> None:
+    """A model folder whose config.json says that the encoder lies on the Hub."""
+    model = create(MODEL, classes=2, encoder_weights=None)
+    save_folder(model, folder / "model")
+    spec = model.spec.model_copy(update={"encoder_revision": "0" * 40})
+    found = EncoderOnHub(
+        repo="org/encoder", revision="0" * 40, file="model.safetensors", sha256="0" * 64,
+        tensors_sha256="0" * 64, timm="1.0.31",
+    )  # fmt: skip
+    config = make_config(spec, None, None, found)
+    (folder / "model" / "config.json").write_text(json.dumps(config))
+
+
 def interrupted(folder: Path) -> None:
     """A run that was stopped between its last checkpoint and its result."""
     trained(folder)
@@ -247,6 +262,7 @@ KINDS: dict[str, Kind] = {
     "counts": Kind(records, "results/*.npz", (BOARD,)),
     "speed": Kind(records, "speed/*.json", (BOARD,)),
     "config.json": Kind(trained, "run/best/config.json", (*RUN_COMMANDS, "show FOLDER/run")),
+    "encoder_on_hub": Kind(without_encoder, "model/config.json", ("show FOLDER/model",)),
     "weights": Kind(trained, "run/best/model.safetensors", RUN_COMMANDS[1:]),
     "run.json": Kind(interrupted, "run/run.json", (*RUN_COMMANDS[1:], RESUME)),
     "result.json": Kind(trained, "run/result.json", RUN_COMMANDS),

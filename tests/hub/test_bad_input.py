@@ -125,10 +125,10 @@ def test_hostile_descriptions(
 @pytest.mark.parametrize(
     ("version", "step"),
     [
-        (2, "has schema 2, this version reads 1. Upgrade segmentation-zoo to read newer models."),
-        (0, "has schema 0, this version reads 1. The file is damaged"),
-        (None, "has schema None, this version reads 1. The file is damaged"),
-        (True, "has schema True, this version reads 1. The file is damaged"),
+        (3, "has schema 3, this version reads 1 and 2. Upgrade segmentation-zoo to read newer"),
+        (0, "has schema 0, this version reads 1 and 2. The file is damaged"),
+        (None, "has schema None, this version reads 1 and 2. The file is damaged"),
+        (True, "has schema True, this version reads 1 and 2. The file is damaged"),
     ],
 )
 def test_another_schema(

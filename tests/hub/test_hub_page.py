@@ -57,6 +57,10 @@ def write_material(hub: LoopbackHub, place: Path) -> None:
     encoder = timm.create_model("resnet18", num_classes=1).state_dict()
     config = json.dumps({"architecture": "resnet18"}).encode()
     hub.add_repo("user/resnet", {"model.safetensors": save(encoder), "config.json": config})
+    weights_of_timm = save(timm.create_model("test_resnet").state_dict())
+    hub.add_repo("timm/test_resnet.r160_in1k", {"model.safetensors": weights_of_timm})
+    frozen = zoo.create("linear-test_resnet", classes=["road", "rest"])
+    save_folder(frozen, place / "runs" / "frozen" / "best")
 
 
 @pytest.mark.long
@@ -85,6 +89,7 @@ def test_the_page_from_top_to_bottom(
     }  # fmt: skip
     assert same_output(zoo.create("roads"), zoo.create("runs/first"))
     assert list((tmp_path / "seen").rglob("*.png"))
+    assert same_output(zoo.create("frozen"), zoo.create("runs/frozen"))
     assert len(zoo.create("city").spec.classes) == 19
     rows = yaml.safe_load((tmp_path / "overlay.yaml").read_text())
     held = rows["models"]["unet-test_resnet"]["weights"].values()

@@ -48,6 +48,9 @@ def push_command(
         str | None, typer.Option(help="A benchmark on the Hub to report the result to.")
     ] = None,
     register: Register = None,
+    decoder_only: Annotated[
+        bool, typer.Option("--decoder-only", help="Leave out a frozen encoder from the Hub.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show files and card, upload nothing.")
     ] = False,
@@ -59,7 +62,8 @@ def push_command(
     done = push(
         model, repo, private=private, branch=branch, tag=tag, pull_request=pull_request,
         message=message, license=license, data_license=data_license, picture=picture,
-        records=record or [], eval_results=eval_results, register_in=register, dry_run=dry_run,
+        records=record or [], eval_results=eval_results, register_in=register,
+        decoder_only=decoder_only, dry_run=dry_run,
     )  # fmt: skip
     if as_json:
         fields: dict[str, Any] = {**vars(done), "row": None if done.row is None else vars(done.row)}

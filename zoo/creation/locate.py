@@ -7,6 +7,7 @@ from typing import Any
 
 from zoo.common.console import info
 from zoo.common.errors import InputError, unknown
+from zoo.common.files import read_json
 from zoo.registry.load import load_registry
 from zoo.registry.weights import Named, check_license, default_weights, non_commercial
 from zoo.remote.address import is_address, parse_address
@@ -61,21 +62,28 @@ def pull(model: str) -> Path:
     """Bring a model, or the weights of an encoder, into the Hub's cache; returns its folder there.
 
     `model`: `hf-hub:ORG/REPO[@REVISION]`, or a name that stands for trained weights. What is in the
-    cache is compared with the Hub where it could not be verified before. Raises InputError for a
-    model that cannot be used, RunError where the Hub fails.
+    cache is compared with the Hub where it could not be verified before. An encoder that the model
+    leaves out is brought too. Raises InputError for a model that cannot be used, RunError where the
+    Hub fails.
     """
     from zoo.hub.config import TimmConfigError
+    from zoo.hub.decoder_only import fetch_left_out
     from zoo.hub.encoders import fetch_encoder
+    from zoo.hub.folder import CONFIG, read_folder
     from zoo.hub.pull import pull_model
 
-    if (named := named_weights(model)) is not None:
-        return pulled(named)
-    address = parse_address(model)
+    named = named_weights(model)
     try:
-        return pull_model(address)
+        folder = pull_model(parse_address(model)) if named is None else pulled(named)
     except TimmConfigError:
+        address = parse_address(model)
         repo, revision = address.repo, address.revision
         return fetch_encoder(repo, "", repo, revision=revision, with_config=True).path.parent
+    ours = "_zoo" in read_json(folder / CONFIG)
+    if ours and (encoder := read_folder(folder).encoder_on_hub) is not None:
+        fetch_left_out(encoder, folder)
+        info(f"Pulled its frozen encoder {encoder}")
+    return folder
 
 
 def named_weights(model: str | Path, registry: Path | None = None) -> Named | None:
@@ -135,6 +143,8 @@ def described(folder: Path, registry: Path | None = None) -> list[tuple[str, Any
 
     found = read_folder(folder, registry)
     values = found.spec.model_dump(mode="json")
+    if found.encoder_on_hub is not None:  # the network is SMP's own, but not all of its weights
+        values |= {"smp_loadable": False, "encoder_on_hub": str(found.encoder_on_hub)}
     for section, given in (("training", found.training), ("metrics", found.metrics)):
         values |= {f"{section}.{key}": value for key, value in (given or {}).items()}
     return [(key, value, CONFIG) for key, value in values.items()]

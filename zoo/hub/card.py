@@ -17,11 +17,13 @@ from zoo.common.console import info
 from zoo.common.errors import InputError, printable
 from zoo.common.files import parse_yaml
 from zoo.common.html import render
+from zoo.hub.config import EncoderOnHub
 from zoo.models.spec import ModelSpec
 from zoo.records.metrics import METRICS
 from zoo.records.record import PROTOCOL, Record
 from zoo.registry import encoders as timm_table
 from zoo.registry.weights import OPEN, non_commercial
+from zoo.remote.address import PREFIX, is_address
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -46,7 +48,7 @@ class Extras:
     """What a card holds beyond the model itself.
 
     `repo` is where the model lies on the Hub, `records` are results on other splits, `picture` the
-    name of an image beside the card.
+    name of an image beside the card, `encoder_on_hub` where an encoder lies that is left out.
     """
 
     repo: str | None = None
@@ -54,6 +56,7 @@ class Extras:
     data_license: str | None = None
     records: tuple[Record, ...] = ()
     picture: str | None = None
+    encoder_on_hub: EncoderOnHub | None = None
 
 
 @dataclass(frozen=True)
@@ -123,11 +126,7 @@ def _header(
     """The metadata of a card, results as the Hub's `model-index`."""
     from huggingface_hub import ModelCardData
 
-    encoder, _, tag = spec.encoder.partition(".")
-    row = timm_table.weights().get((encoder, tag))
-    hub_id = row.hub_id if row and spec.encoder_weights == tag else None
-    if spec.encoder_weights and spec.encoder_weights.startswith("hf-hub:"):
-        hub_id = spec.encoder_weights.removeprefix("hf-hub:")
+    encoder = spec.encoder.partition(".")[0]
     known = {str(metrics["dataset"])} if metrics and "dataset" in metrics else set()
     known |= {record.dataset for record in extras.records}
     datasets = sorted(name for name in known if re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name))
@@ -135,7 +134,7 @@ def _header(
         "library_name": "segmentation-zoo",
         "pipeline_tag": "image-segmentation",
         "tags": ["semantic-segmentation", spec.decoder, encoder],
-        "base_model": hub_id,
+        "base_model": encoder_repo(spec),
         "datasets": datasets,
         **license_fields(extras.license),
         "metrics": ["mean_iou"] if metrics or extras.records else [],
@@ -144,6 +143,16 @@ def _header(
         written = ModelCardData(model_name=spec.name, eval_results=entries).to_dict()
         fields["model-index"] = written["model-index"]
     return {key: value for key, value in fields.items() if value}
+
+
+def encoder_repo(spec: ModelSpec) -> str | None:
+    """The repository on the Hub that the encoder's pretrained weights came from, if any."""
+    source = spec.encoder_weights or ""
+    if is_address(source):
+        return source.removeprefix(PREFIX)
+    encoder, _, tag = spec.encoder.partition(".")
+    row = timm_table.weights().get((encoder, tag))
+    return row.hub_id if row and source == tag else None
 
 
 def _eval_results(result: _Result) -> Iterator[EvalResult]:

@@ -23,26 +23,62 @@ from zoo.registry.weights import Named, weights_in
 from zoo.remote.address import PREFIX, snapshot_origin
 
 SCHEMA = 1
+WITHOUT_ENCODER = 2
+"""The schema of a folder whose encoder lies elsewhere; versions that cannot fetch it refuse it."""
 MAX_CONFIG_BYTES = 1_000_000
+SHA256 = r"^[0-9a-f]{64}$"
 
 
 class TimmConfigError(InputError):
     """A config.json that timm wrote, beside the weights of an encoder."""
 
 
-class ZooSection(BaseModel):
-    """The `_zoo` section of config.json.
+class EncoderOnHub(BaseModel):
+    """The file on the Hub with the encoder that a folder leaves out.
 
-    `spec` describes the model, `training` how it was trained, `metrics` what was measured on which
-    split; both are null for a model that was not trained.
+    It is `file` of the repository `repo` at the commit `revision`, with the digest `sha256`.
+    `tensors_sha256` is the digest of the encoder's tensors once timm, in the version `timm`, has
+    built it from the file.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    schema_version: int = Field(alias="schema", ge=SCHEMA, le=SCHEMA)
+    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$", max_length=96)
+    revision: str = Field(pattern=r"^[0-9a-f]{40}$")
+    file: str = Field(pattern=r"^\w[\w.-]*\.safetensors$", max_length=96)
+    sha256: str = Field(pattern=SHA256)
+    tensors_sha256: str = Field(pattern=SHA256)
+    timm: str = Field(pattern=r"^\d[\w.+-]*$", max_length=40)
+
+    def __str__(self) -> str:
+        return f"{self.repo}@{self.revision}"
+
+
+class ZooSection(BaseModel):
+    """The `_zoo` section of config.json.
+
+    `spec` describes the model, `training` how it was trained, `metrics` what was measured on which
+    split; both are null for a model that was not trained. `encoder_on_hub` says where the encoder
+    lies if the folder leaves it out; `schema` is 2 then, else 1.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    schema_version: int = Field(alias="schema", ge=SCHEMA, le=WITHOUT_ENCODER)
     spec: ModelSpec
     training: dict[str, Any] | None = None
     metrics: dict[str, Any] | None = None
+    encoder_on_hub: EncoderOnHub | None = None
+
+    @model_validator(mode="after")
+    def _encoder_fits(self) -> Self:
+        if (self.encoder_on_hub is None) != (self.schema_version == SCHEMA):
+            raise ValueError(
+                f"encoder_on_hub goes with schema {WITHOUT_ENCODER}, and with no other schema"
+            )
+        if self.encoder_on_hub and self.encoder_on_hub.revision != self.spec.encoder_revision:
+            raise ValueError("encoder_on_hub.revision should be spec.encoder_revision")
+        return self
 
     @model_validator(mode="after")
     def _can_be_shown(self) -> Self:
@@ -64,19 +100,23 @@ class ZooSection(BaseModel):
 
 @dataclass(frozen=True)
 class Described:
-    """What config.json says; `foreign` where segmentation-models-pytorch (SMP) wrote it."""
+    """What config.json says; `foreign` where segmentation-models-pytorch (SMP) wrote it.
+
+    `encoder_on_hub` is None unless the folder leaves its encoder out.
+    """
 
     spec: ModelSpec
     training: dict[str, Any] | None = None
     metrics: dict[str, Any] | None = None
     foreign: bool = False
+    encoder_on_hub: EncoderOnHub | None = None
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of `_zoo`."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": f"_zoo, version {SCHEMA}",
+        "title": f"_zoo, version {WITHOUT_ENCODER}",
         **{k: v for k, v in ZooSection.model_json_schema(by_alias=True).items() if k != "title"},
     }
 
@@ -134,21 +174,24 @@ def _parse_ours(ours: Any, source: str, from_timm: bool) -> Described:
             'zoo.create(NAME, encoder_weights="hf-hub:ORG/REPO").'
         )
     version = ours.get("schema")
-    if type(version) is not int or version != SCHEMA:
+    if type(version) is not int or not SCHEMA <= version <= WITHOUT_ENCODER:
         newer = type(version) is int and version > SCHEMA
         step = (
             "Upgrade segmentation-zoo to read newer models"
             if newer
             else "The file is damaged: save or download the model again"
         )
-        raise InputError(f"{source} has schema {version!r}, this version reads {SCHEMA}. {step}.")
+        reads = f"{SCHEMA} and {WITHOUT_ENCODER}"
+        raise InputError(f"{source} has schema {version!r}, this version reads {reads}. {step}.")
     try:
         section = ZooSection.model_validate_json(json.dumps(ours, allow_nan=False))
     except (ValidationError, ValueError, RecursionError) as error:
         found = error.errors() if isinstance(error, ValidationError) else []
         lines = [f"_zoo.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found] or [str(error)]
         raise InputError(join_problems(f"{source} has problems:", lines)) from error
-    return Described(section.spec, section.training, section.metrics)
+    return Described(
+        section.spec, section.training, section.metrics, encoder_on_hub=section.encoder_on_hub
+    )
 
 
 def check_spec(spec: ModelSpec, source: str) -> None:

@@ -7,13 +7,15 @@ level of config.json is what `smp.from_pretrained` needs; everything else is und
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.common.errors import InputError
 from zoo.common.files import OutputFolder, json_text, list_written, new_folder
 from zoo.hub.card import Extras, card
-from zoo.hub.config import SCHEMA, Described, read_config
+from zoo.hub.config import SCHEMA, WITHOUT_ENCODER, Described, EncoderOnHub, read_config
+from zoo.hub.decoder_only import fetch_left_out, with_left_out
 from zoo.models.spec import ModelSpec, palette_for
 from zoo.registry.weights import non_commercial
 from zoo.remote.address import snapshot_origin
@@ -52,19 +54,9 @@ def save_folder(
     unless `overwrite` is set (the folder then gets no manifest), and RunError where it cannot be
     written.
     """
-    from safetensors.torch import save_file
-
-    from zoo.models.build import tied_names
-
-    again = {name for group in tied_names(model.net) for name in group[1:]}  # once, as SMP reads it
-    state = {name: tensor.detach().cpu().clone() for name, tensor in model.net.state_dict().items()}
     OutputFolder(path, [WEIGHTS, CONFIG, CARD], overwrite=overwrite, replaced=True)
     with new_folder(path, replace=True) as folder:
-        save_file(
-            {name: tensor.contiguous() for name, tensor in state.items() if name not in again},
-            folder / WEIGHTS,
-            metadata={"format": "pt"},
-        )
+        write_weights(model, folder / WEIGHTS)
         config = make_config(model.spec, training, metrics)
         (folder / CONFIG).write_text(json_text(config))
         required = model.spec.license if non_commercial(model.spec.license) else None
@@ -74,23 +66,41 @@ def save_folder(
             list_written(folder)
 
 
+def write_weights(
+    model: SegmentationModel, path: Path, left_out: Collection[str] = frozenset()
+) -> None:
+    """Write the tensors of a model, but those named in `left_out`, as safetensors."""
+    from safetensors.torch import save_file
+
+    from zoo.models.build import tied_names
+
+    again = {name for group in tied_names(model.net) for name in group[1:]}  # once, as SMP reads it
+    state = {name: tensor.detach().cpu().clone() for name, tensor in model.net.state_dict().items()}
+    kept = {name: t.contiguous() for name, t in state.items() if name not in again | {*left_out}}
+    save_file(kept, path, metadata={"format": "pt"})
+
+
 def make_config(
-    spec: ModelSpec, training: dict[str, Any] | None, metrics: dict[str, Any] | None
+    spec: ModelSpec,
+    training: dict[str, Any] | None,
+    metrics: dict[str, Any] | None,
+    encoder: EncoderOnHub | None = None,
 ) -> dict[str, Any]:
-    """The content of config.json."""
+    """The content of config.json; `encoder` is where the encoder lies if the folder has none."""
     from zoo.models.build import in_smp, replaces_norm, smp_config
     from zoo.registry.decoders import DECODERS
 
     theirs: dict[str, Any] = {"_model_class": NOT_SMP}
-    if in_smp(spec) and spec.norm == "batch" and not replaces_norm(spec):
+    if encoder is None and in_smp(spec) and spec.norm == "batch" and not replaces_norm(spec):
         theirs = {"_model_class": DECODERS[spec.decoder].smp, **smp_config(spec)}
     return {
         **theirs,
         "_zoo": {
-            "schema": SCHEMA,
+            "schema": SCHEMA if encoder is None else WITHOUT_ENCODER,
             "spec": spec.model_dump(mode="json"),
             "training": training,
             "metrics": metrics,
+            **({} if encoder is None else {"encoder_on_hub": encoder.model_dump()}),
         },
     }
 
@@ -127,7 +137,9 @@ def load_folder(
     """Load the model in `path`; `registry` as in `read_folder`.
 
     `classes`: names of other classes; the layers that score the classes then start at random, the
-    rest is loaded. Raises InputError where the weights do not fit the description or hold NaN.
+    rest is loaded. An encoder that the folder leaves out comes from the Hub or its cache. Raises
+    InputError where the weights do not fit the description or hold NaN, and for an encoder that
+    cannot be had or is another one; RunError where the Hub fails.
     """
     from zoo.models.build import (
         build,
@@ -139,16 +151,19 @@ def load_folder(
 
     described, commit = read_folder(path, registry), snapshot_origin(path)
     spec, state = described.spec, read_weights(path / WEIGHTS)
+    left_out = described.encoder_on_hub
+    encoder = None if left_out is None else fetch_left_out(left_out, path)
     origin: dict[str, Any] = {} if commit is None else {"pulled_from": commit}
     if classes is None or classes == spec.classes:
-        model = build(spec)
+        model = build(spec, encoder)
         check_values(state, path, model.net)
         load_state(model, state, described)
         model.provenance = (described.training or {}) | origin or None
         return model
-    model = build(with_classes(spec, classes))
+    model = build(with_classes(spec, classes), encoder)
     fresh = model.net.state_dict()
     check_values(state, path, model.net)
+    state = with_left_out(model.net, state, described)
     if described.foreign:
         old = build(spec)
         load_state(old, state, described)
@@ -164,14 +179,17 @@ def load_folder(
 def load_state(
     model: SegmentationModel, state: dict[str, torch.Tensor], described: Described
 ) -> None:
-    """Load `state` into `model` strictly. Raises InputError where it does not fit."""
+    """Load `state` into `model` strictly. Raises InputError where it does not fit.
+
+    An encoder that the folder leaves out is in `model` already.
+    """
     from zoo.hub.smp import load_smp_state
     from zoo.models.build import check_keys, with_tied_names
 
     if described.foreign:
         load_smp_state(model.net, state)
         return
-    complete = with_tied_names(model.net, state)
+    complete = with_tied_names(model.net, with_left_out(model.net, state, described))
     check_keys(model.net, complete)
     model.net.load_state_dict(complete)
 

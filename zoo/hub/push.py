@@ -14,7 +14,7 @@ import yaml
 
 from zoo.common.console import info
 from zoo.common.errors import InputError, RunError, join_problems, renamed
-from zoo.common.files import check_file, read_json, scratch_folder
+from zoo.common.files import check_file, json_text, read_json, scratch_folder
 from zoo.hub.card import (
     BEGIN,
     END,
@@ -27,6 +27,7 @@ from zoo.hub.card import (
     read_card,
     with_fields,
 )
+from zoo.hub.decoder_only import leave_out
 from zoo.hub.folder import (
     CARD,
     CONFIG,
@@ -34,8 +35,11 @@ from zoo.hub.folder import (
     ModelFolder,
     check_shapes,
     folder_of_run,
+    load_folder,
+    make_config,
     read_folder,
     save_folder,
+    write_weights,
 )
 from zoo.hub.pull import MAX_CARD_BYTES
 from zoo.hub.row import Row, numbers, register, weights_key
@@ -134,6 +138,7 @@ def push(
     records: Sequence[str | Path] = (),
     eval_results: str | None = None,
     register_in: str | Path | None = None,
+    decoder_only: bool = False,
     dry_run: bool = False,
     licence: str | None = None,
     data_licence: str | None = None,
@@ -146,10 +151,12 @@ def push(
     or required by the encoder's terms. `picture` is a PNG or JPEG for the card; `records` are
     result files of this model for the card, `eval_results` a benchmark on the Hub whose results
     page is to show the first of them. `register_in` is an overlay file that gets the model's row.
-    `dry_run` sends nothing.
+    `decoder_only` leaves the encoder out, which has to be bit for bit what a file on the Hub gives
+    at the commit that the model records; whoever loads the model gets it from there. `dry_run`
+    sends nothing.
 
-    Raises InputError for a model or a license that must not be pushed, RunError where the Hub
-    fails; the repository is then as it was.
+    Raises InputError for a model or a license that must not be pushed, and for an encoder that
+    cannot be left out; RunError where the Hub fails. The repository is then as it was.
     """
     license = renamed("licence", licence, "license", license)
     data_license = renamed("data_licence", data_licence, "data_license", data_license)
@@ -179,6 +186,7 @@ def push(
             picture=None if picture is None else Path(picture),
             records=[Path(record) for record in records],
             eval_results=eval_results,
+            decoder_only=scratch if decoder_only else None,
         )
         done = _send(task, options, plan)
     if register_in is not None and done.row is not None:
@@ -211,11 +219,14 @@ def plan_upload(
     picture: Path | None = None,
     records: Sequence[Path] = (),
     eval_results: str | None = None,
+    decoder_only: Path | None = None,
 ) -> UploadPlan:
-    """Check the model in `folder` and gather what a push to `repo` would send; no request.
+    """Check the model in `folder` and gather what a push to `repo` would send.
 
-    Raises InputError for weights that are not finite or do not fit, for a license that the
-    encoder's terms forbid, and for records of another model.
+    There is no request, unless the encoder is left out: `decoder_only` is a folder to write the
+    rest of the weights to. Raises InputError for weights that are not finite or do not fit, for a
+    license that the encoder's terms forbid, for records of another model, and for an encoder that
+    cannot be left out or is not there.
     """
     described = read_folder(folder)
     if described.foreign:
@@ -225,6 +236,16 @@ def plan_upload(
             "with it."
         )
     _check_weights(described)
+    weights, config, encoder = folder / WEIGHTS, (folder / CONFIG).read_bytes(), None
+    if decoder_only is not None or described.encoder_on_hub is not None:
+        loaded = load_folder(folder)  # what is published without its encoder can be loaded
+        encoder = described.encoder_on_hub
+    if decoder_only is not None and encoder is None:
+        encoder, left_out = leave_out(loaded)
+        weights = decoder_only / WEIGHTS
+        write_weights(loaded, weights, left_out)
+        made = make_config(described.spec, described.training, described.metrics, encoder)
+        config = json_text(made).encode()
     found = tuple(_record(path, described) for path in records)
     image = {} if picture is None else _image(picture)
     extras = Extras(
@@ -233,10 +254,11 @@ def plan_upload(
         data_license=data_license,
         records=found,
         picture=next(iter(image), None),
+        encoder_on_hub=encoder,
     )
     files: dict[str, upload.Content] = {
-        WEIGHTS: folder / WEIGHTS,
-        CONFIG: (folder / CONFIG).read_bytes(),
+        WEIGHTS: weights,
+        CONFIG: config,
         **image,
     }
     if eval_results is not None:
