@@ -127,7 +127,11 @@ def test_the_encoder_is_left_out_and_comes_back_bit_identical(
 @pytest.mark.parametrize(
     ("name", "options", "computed"),
     [
-        ("linear-test_vit", {}, []),
+        (
+            "linear-test_vit",
+            {"encoder_args": {"patch_size": 8}},
+            ["encoder.model.model.patch_embed.proj.weight", "encoder.model.model.pos_embed"],
+        ),
         ("linear-test_resnet", {"in_chans": 4}, ["encoder.model.conv1.0.weight"]),
     ],
 )
