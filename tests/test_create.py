@@ -308,6 +308,49 @@ def test_a_folder_gives_back_the_same_model(tmp_path: Path) -> None:
         assert torch.equal(model(images), again(images))
 
 
+def test_a_saved_model_is_loaded_again_in_evaluation_mode(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    model = zoo.create(f"unet-{TINY}", classes=["a", "b"], encoder_weights=None)
+    assert model.training
+    model(torch.rand(2, 3, 32, 32))  # statistics move
+    zoo.save(model, str(folder))
+    again = zoo.create(folder)
+    assert again.spec == model.spec
+    for loaded in (again, zoo.create(folder, classes=3)):
+        assert not any(module.training for module in loaded.modules())
+    ours, theirs = model.net.state_dict(), again.net.state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    again.provenance = {"recipe": "cnn", "steps": 9}
+    zoo.save(again, folder)  # what zoo wrote is replaced, what it cannot know is not said
+    assert read_folder(folder).training is None
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"notes\.txt would be removed"):
+        zoo.save(again, folder)
+    zoo.save(again, folder, overwrite=True)
+    assert not (folder / "notes.txt").exists()
+
+
+def test_what_could_not_be_loaded_again_is_not_saved(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    model = zoo.create(f"unet-{TINY}", classes=2, encoder_weights=None)
+    with pytest.raises(InputError, match=r"zoo\.save takes what zoo\.create returned, not"):
+        zoo.save(model.net, folder)
+    for wrong in (None, 3, ""):
+        with pytest.raises(InputError, match=r"folder should be a path, got"):
+            zoo.save(model, wrong)
+    with torch.no_grad():
+        model.net.segmentation_head[0].bias[0] = float("nan")
+    with pytest.raises(InputError, match="holds weights that are NaN or infinite: segmentation_"):
+        zoo.save(model, folder)
+    model.net.segmentation_head[0] = torch.nn.Conv2d(16, 5, 3, padding=1)
+    with pytest.raises(InputError, match=r"changed since zoo\.create made it(.|\n)*has shape \(5,"):
+        zoo.save(model, folder)
+    with pytest.raises(InputError, match="no weights to save: it is on the meta device"):
+        zoo.save(model.to("meta"), folder)
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize("name", ["unet-resnet18", "dpt-test_vit", "segformer-test_convnext"])
 def test_smp_reads_the_folder(name: str, tmp_path: Path) -> None:
     import segmentation_models_pytorch as smp

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from zoo.creation.locate import pull
     from zoo.data.load import load_dataset
     from zoo.evaluation.evaluate import evaluate
+    from zoo.hub.folder import save
     from zoo.hub.push import push
     from zoo.inference.predictor import predict
     from zoo.leaderboard.lookup import show
+    from zoo.models.layers import freeze
     from zoo.registry.resolve import list_models
     from zoo.training.find_lr import find_lr
     from zoo.training.finetune import finetune
@@ -31,11 +33,13 @@ _HOMES = {
     "evaluate": "zoo.evaluation.evaluate",
     "find_lr": "zoo.training.find_lr",
     "finetune": "zoo.training.finetune",
+    "freeze": "zoo.models.layers",
     "list_models": "zoo.registry.resolve",
     "load_dataset": "zoo.data.load",
     "predict": "zoo.inference.predictor",
     "pull": "zoo.creation.locate",
     "push": "zoo.hub.push",
+    "save": "zoo.hub.folder",
     "show": "zoo.leaderboard.lookup",
 }
 
@@ -48,11 +52,13 @@ __all__ = [
     "evaluate",
     "find_lr",
     "finetune",
+    "freeze",
     "list_models",
     "load_dataset",
     "predict",
     "pull",
     "push",
+    "save",
     "show",
 ]
 

@@ -85,6 +85,7 @@ def create(
     `registry`: an overlay file. Other `options` are arguments of the decoder's constructor, such as
     `decoder_channels`.
 
+    A trained model is in evaluation mode, also with new classes, an architecture in training mode.
     Raises InputError for what cannot be built, RunError where the Hub does not answer.
     """
     license = renamed("licence", options.pop("licence", None), "license", license)

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.common.errors import InputError
+from zoo.common.errors import InputError, type_words
 from zoo.common.files import OutputFolder, json_text, list_written, new_folder
 from zoo.hub.card import Extras, card
 from zoo.hub.config import SCHEMA, WITHOUT_ENCODER, Described, EncoderOnHub, read_config
@@ -37,6 +37,38 @@ class ModelFolder(Described):
     """What config.json says. `training` and `metrics` are None for a model that was not trained."""
 
     path: Path = Path()
+
+
+def save(model: SegmentationModel, folder: str | Path, *, overwrite: bool = False) -> None:
+    """Write `model` to the model folder `folder`, which `zoo.create` loads.
+
+    The folder says nothing of training, since zoo does not know what changed the weights. What this
+    wrote there before is replaced as a whole. Raises InputError for a model that could not be
+    loaded again and, unless `overwrite` is set, where the folder holds anything else; RunError
+    where it cannot be written.
+    """
+    from zoo.models.build import check_keys, check_values
+    from zoo.models.segmentation import SegmentationModel
+
+    if not isinstance(model, SegmentationModel):
+        raise InputError(
+            "zoo.save takes what zoo.create returned, not a wrapper or a part of it, got "
+            f"{type_words(model)}."
+        )
+    if not isinstance(folder, str | Path) or not str(folder):
+        raise InputError(f"folder should be a path, got {type_words(folder)}.")
+    state, name = model.net.state_dict(), model.spec.name
+    if any(tensor.is_meta for tensor in state.values()):
+        raise InputError(f"{name} has no weights to save: it is on the meta device.")
+    try:
+        check_keys(build_on_meta(model.spec).net, state)
+    except InputError as error:
+        raise InputError(
+            f"Layers of {name} were changed since zoo.create made it, so zoo.create could not load "
+            f"it. Save model.state_dict() with torch.save instead.\n{error}"
+        ) from error
+    check_values(state, name, model.net)
+    save_folder(model, Path(folder), overwrite=overwrite)
 
 
 def save_folder(
@@ -134,7 +166,7 @@ def read_folder(path: Path, registry: Path | None = None) -> ModelFolder:
 def load_folder(
     path: Path, classes: list[str] | None = None, registry: Path | None = None
 ) -> SegmentationModel:
-    """Load the model in `path`; `registry` as in `read_folder`.
+    """Load the model in `path`, in evaluation mode; `registry` as in `read_folder`.
 
     `classes`: names of other classes; the layers that score the classes then start at random, the
     rest is loaded. An encoder that the folder leaves out comes from the Hub or its cache. Raises
@@ -159,7 +191,7 @@ def load_folder(
         check_values(state, path, model.net)
         load_state(model, state, described)
         model.provenance = (described.training or {}) | origin or None
-        return model
+        return model.eval()
     model = build(with_classes(spec, classes), encoder)
     fresh = model.net.state_dict()
     check_values(state, path, model.net)
@@ -173,7 +205,7 @@ def load_folder(
     model.net.load_state_dict(merged)
     if origin:
         model.provenance = origin | {"class_scores": "random"}
-    return model
+    return model.eval()
 
 
 def load_state(

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,12 +15,13 @@ import torch
 from timm.models import group_parameters
 from torch import nn
 
-from zoo.common.errors import InputError, join_problems, nearest, shortened
+from zoo.common.errors import InputError, join_problems, nearest, shortened, type_words
+from zoo.common.schema import plain_value
 from zoo.models.meta import without_memory
 from zoo.models.norms import BATCH_NORMS
+from zoo.models.segmentation import SegmentationModel, hold_frozen
 
 if TYPE_CHECKING:
-    from zoo.models.segmentation import SegmentationModel
     from zoo.registry.recipe import Stage
 
 ENCODER = "net.encoder.model."
@@ -74,6 +75,48 @@ def unfreeze(model: SegmentationModel, fraction: float) -> None:
     _set(model, _decoder_names(model) | _top_names(model, fraction))
 
 
+def freeze(model: SegmentationModel, what: float | str | Sequence[str]) -> None:
+    """Freeze layers of the encoder for a training loop of your own; everything else learns.
+
+    `what`: the fraction in [0, 1] of its layers, counted from the stem (1: the whole encoder, 0:
+    nothing; `unfreeze: 0.25` of a recipe's stage is 0.75), or timm's names of modules and
+    parameters, with * and ?, such as `["conv1", "*.bn?"]`. Frozen layers are in evaluation
+    mode, also after `model.train()`: their weights and BatchNorm statistics stay as they are under
+    any optimizer, their dropout and stochastic depth are off. Every call starts anew. Raises
+    InputError for another fraction and for names that match nothing.
+    """
+    if not isinstance(model, SegmentationModel):
+        raise InputError(
+            "zoo.freeze takes what zoo.create returned, not a wrapper or a part of it, got "
+            f"{type_words(model)}."
+        )
+    given = plain_value(what)
+    names = [given] if isinstance(given, str) else given
+    if isinstance(names, list) and names and all(isinstance(name, str) for name in names):
+        frozen, problems = _matching(model, names)
+        if problems:
+            encoder = model.spec.encoder
+            raise InputError(join_problems(f"zoo.freeze does not fit {encoder}:", problems))
+    elif type(given) in (int, float) and 0 <= given <= 1:
+        layers = encoder_layers(model)
+        count = max(len(layers) - learning_layers(len(layers), 1 - given), given > 0)
+        frozen = {name for layer in layers[:count] for name in layer}
+    else:
+        raise InputError(
+            "zoo.freeze takes the fraction of the encoder's layers to freeze, from 0 to 1, or a "
+            f"list of timm's names of modules and parameters, got {type_words(what)}."
+        )
+    theirs: Any = model.net
+    if hasattr(theirs, "unfreeze_encoder"):  # SMP's own freezing gives way
+        theirs.unfreeze_encoder()
+    parameters = dict(model.named_parameters())
+    _set(model, parameters.keys() - frozen)
+    for name in frozen:
+        parameters[name].grad = None  # or weight decay and momentum would still move it
+    model.holds_frozen = bool(frozen)
+    model.train(model.training)
+
+
 def set_learning(model: SegmentationModel, stage: Stage, epoch: int = 0) -> bool:
     """Unfreeze what `stage` trains in its epoch `epoch` (from 0) and freeze the rest.
 
@@ -102,7 +145,21 @@ def learning_names(model: SegmentationModel, stage: Stage, epoch: int = 0) -> se
     if not stage.unfreeze_names:
         return found | _top_names(model, stage_fraction(stage, epoch))
 
-    # patterns match the name that a parameter, or a module that holds it, has in timm's whole net
+    matched, problems = _matching(model, stage.unfreeze_names)
+    if problems:
+        where = f"stages.{stage.name}.unfreeze_names"
+        raise InputError(
+            join_problems(f"{where} does not fit the encoder {model.spec.encoder}:", problems)
+        )
+    return found | matched
+
+
+def _matching(model: SegmentationModel, patterns: Sequence[str]) -> tuple[set[str], list[str]]:
+    """The encoder's parameters that `patterns` match, and a problem for each that matches none.
+
+    A pattern matches the name that a parameter, or a module that holds it, has in timm's whole net.
+    """
+    found: set[str] = set()
     whole, prefix = _whole(model.spec.encoder).names, _prefix(model)
     owners = {}
     for name in itertools.chain.from_iterable(encoder_layers(model)):
@@ -110,7 +167,7 @@ def learning_names(model: SegmentationModel, stage: Stage, epoch: int = 0) -> se
         own = whole.get(_plain(short), short)
         owners[name] = list(itertools.accumulate(own.split("."), "{}.{}".format))
     problems = []
-    for pattern in stage.unfreeze_names:
+    for pattern in patterns:
         matched = {n for n, names in owners.items() if any(fnmatchcase(o, pattern) for o in names)}
         found |= matched
         if not matched:
@@ -118,12 +175,7 @@ def learning_names(model: SegmentationModel, stage: Stage, epoch: int = 0) -> se
             hint = f" Did you mean {' or '.join(close)}?" if close else ""
             top = dict.fromkeys(names[0] for names in owners.values())
             problems.append(f"{pattern!r} matches nothing.{hint} Its modules: {shortened(top)}")
-    if problems:
-        where = f"stages.{stage.name}.unfreeze_names"
-        raise InputError(
-            join_problems(f"{where} does not fit the encoder {model.spec.encoder}:", problems)
-        )
-    return found
+    return found, problems
 
 
 def stage_fraction(stage: Stage, epoch: int) -> float:
@@ -146,27 +198,11 @@ def learning_layers(count: int, fraction: float) -> int:
 def train_mode(model: nn.Module, *, frozen_statistics: bool = False) -> None:
     """Training mode for what is trained, evaluation mode for what is frozen.
 
-    A module whose parameters are all frozen goes to evaluation mode with everything inside it: its
-    BatchNorm statistics are frozen, its dropout and stochastic depth are off. A module without
-    parameters follows the next module that has some (a ViT's dropout on the
-    position embedding follows the first block), the last ones follow the module before them.
-    With `frozen_statistics` every BatchNorm uses its running statistics and keeps them, whether
-    its scale and shift learn or not.
+    `hold_frozen` says which modules that is. With `frozen_statistics` every BatchNorm uses its
+    running statistics and keeps them, whether its scale and shift learn or not.
     """
     model.train()
-    following: bool | None = None
-    waiting: list[nn.Module] = []
-    for module in _outermost(model):
-        parameters = list(module.parameters())
-        if not parameters:
-            waiting.append(module)
-            continue
-        following = not any(parameter.requires_grad for parameter in parameters)
-        for other in [*waiting, module]:
-            nn.Module.train(other, not following)  # SMP's own passes over a frozen encoder
-        waiting.clear()
-    for module in waiting:
-        module.train(not following)
+    hold_frozen(model)
     if frozen_statistics:
         for module in model.modules():
             if isinstance(module, BATCH_NORMS):
@@ -209,16 +245,6 @@ def _top_names(model: SegmentationModel, fraction: float) -> set[str]:
     layers = encoder_layers(model)
     first = len(layers) - learning_layers(len(layers), fraction)
     return {name for layer in layers[first:] for name in layer}
-
-
-def _outermost(module: nn.Module) -> Iterator[nn.Module]:
-    """The largest submodules that are frozen as a whole, learn as a whole, or hold no parameter."""
-    for child in module.children():
-        states = {parameter.requires_grad for parameter in child.parameters()}
-        if len(states) == 2:
-            yield from _outermost(child)
-        else:
-            yield child
 
 
 def _prefix(model: SegmentationModel) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ class SegmentationModel(nn.Module):
 
     `net` is the network itself, whose state dict is what is stored; `spec` says what it expects and
     what its outputs mean; `provenance` says how it was trained (None for a fresh model).
+    With `holds_frozen`, set by `zoo.freeze`, `train()` keeps frozen modules in evaluation mode.
     """
 
     def __init__(self, net: nn.Module, spec: ModelSpec):
@@ -30,6 +31,7 @@ class SegmentationModel(nn.Module):
         self.net = net
         self.spec = spec
         self.provenance: dict[str, Any] | None = None
+        self.holds_frozen = False
 
     def train(self, mode: bool = True) -> SegmentationModel:
         """Set the mode of every module, as torch does; returns the model.
@@ -38,7 +40,10 @@ class SegmentationModel(nn.Module):
         `net.unfreeze_encoder()`: its BatchNorm statistics, dropout and stochastic depth.
         """
         nn.Module.train(self.net, False)  # SMP's own passes over a frozen encoder
-        return super().train(mode)
+        super().train(mode)
+        if mode and self.holds_frozen:
+            hold_frozen(self)
+        return self
 
     def forward(self, images: torch.Tensor, factor: float | None = None) -> torch.Tensor:
         """Logits of every class for every pixel.
@@ -194,6 +199,39 @@ class SegmentationModel(nn.Module):
                 count[place] += 1
         assert total is not None
         return total / count
+
+
+def hold_frozen(model: nn.Module) -> None:
+    """Evaluation mode for what is frozen in `model`, training mode for the rest.
+
+    A module whose parameters are all frozen goes to evaluation mode with everything inside it: its
+    BatchNorm statistics are frozen, its dropout and stochastic depth are off. A module without
+    parameters follows the next module that has some (a ViT's dropout on the
+    position embedding follows the first block), the last ones follow the module before them.
+    """
+    following: bool | None = None
+    waiting: list[nn.Module] = []
+    for module in _outermost(model):
+        parameters = list(module.parameters())
+        if not parameters:
+            waiting.append(module)
+            continue
+        following = not any(parameter.requires_grad for parameter in parameters)
+        for other in [*waiting, module]:
+            nn.Module.train(other, not following)  # SMP's own passes over a frozen encoder
+        waiting.clear()
+    for module in waiting:
+        module.train(not following)
+
+
+def _outermost(module: nn.Module) -> Iterator[nn.Module]:
+    """The largest submodules that are frozen as a whole, learn as a whole, or hold no parameter."""
+    for child in module.children():
+        states = {parameter.requires_grad for parameter in child.parameters()}
+        if len(states) == 2:
+            yield from _outermost(child)
+        else:
+            yield child
 
 
 class Scriptable(nn.Module):

@@ -49,7 +49,7 @@ def quickstart(out: Path) -> str:
     finetune(MODEL, data, recipe=RECIPE, out=run, encoder_weights=weights)
     record = write_result(evaluate(load_folder(run / "best"), data, split="test"), out / "results")
     write_text(run / "eval.json", record_text(record))
-    dataset, model = load_dataset(data), load_folder(run / "best").eval()
+    dataset, model = load_dataset(data), load_folder(run / "best")
     for sample in dataset.samples("test")[:SHOWN]:
         image, truth = read_pair(sample, dataset)
         predicted = predict_mask(model, image)
