@@ -20,6 +20,7 @@ from safetensors.torch import load, save, save_file
 import zoo
 from zoo.cli.main import run
 from zoo.common.errors import InputError, RunError
+from zoo.hub import decoder_only
 from zoo.hub.card import fields_of
 from zoo.hub.folder import save_folder
 from zoo.models.segmentation import SegmentationModel
@@ -317,6 +318,15 @@ def test_hostile_descriptions(
         zoo.create(folder)
     assert any("/cdn/" in line for line in hub.lines) == ("tensors_sha256" in changes)
     assert bool(hub.lines) == any("sha256" in key for key in changes)
+
+
+def test_a_file_beyond_all_encoders_is_not_downloaded(
+    hub: LoopbackHub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder_only, "MAX_ENCODER_BYTES", 1000)
+    with pytest.raises(InputError, match="is larger than 1000 bytes; refused"):
+        zoo.create(folder)
+    assert not any("/cdn/" in line for line in hub.lines)
 
 
 def test_a_folder_is_whole_with_its_encoder_and_holds_no_more(

@@ -30,6 +30,9 @@ PREFIX = "encoder."
 """What the names of the encoder's tensors begin with in a network's state dict."""
 
 STATISTICS = (".running_mean", ".running_var", ".num_batches_tracked")
+MAX_ENCODER_BYTES = 40_000_000_000
+"""timm's largest encoder has 27 GB; a config.json of others may not name a larger file."""
+
 WHOLE = "the whole model: push it without --decoder-only"
 ELSEWHERE = (
     "the cache of a machine that has a connection: copy its HF_HOME folder and point HF_HOME at "
@@ -172,7 +175,7 @@ def _fetch(task: Task, name: str, wanted: str | None = None) -> tuple[Path, str]
         reason = f"{name} has the SHA-256 {listed.digest[:12]}... there, not {wanted[:12]}..."
     if listed is None or reason is not None:
         raise InputError(task.failure(f"{reason} at {listing.commit[:12]}"))
-    path = download(task, listing, name, timeout)
+    path = download(task, listing, name, timeout, MAX_ENCODER_BYTES)
     verify_safetensors(path)
     note_verified(task, listing, [name])
     return path, listed.digest
