@@ -40,7 +40,7 @@ def test_any_size_in_the_same_size_out(name: str) -> None:
         assert model(torch.zeros(1, 3, 75, 101)).shape == (1, 2, 75, 101)
 
 
-PYRAMID_DECODERS = sorted(set(DECODERS) - {"dpt", "eomt"})
+PYRAMID_DECODERS = sorted(set(DECODERS) - {"dpt", "eomt", "pmt"})
 
 
 @pytest.mark.parametrize("decoder", PYRAMID_DECODERS)

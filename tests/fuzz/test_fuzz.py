@@ -395,7 +395,7 @@ ARGUMENTS = (
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    st.sampled_from(sorted(set(DECODERS) - {"dpt", "eomt"})),
+    st.sampled_from(sorted(set(DECODERS) - {"dpt", "eomt", "pmt"})),
     st.sampled_from(ARGUMENTS),
     st.one_of(JUNK, JUNK.map(np.array), st.frozensets(st.integers()), st.binary(max_size=4)),
 )

@@ -22,7 +22,7 @@ SMP_DECODERS = sorted(name for name, row in DECODERS.items() if row.smp)
 
 
 def name_with(decoder: str) -> str:
-    return f"{decoder}-test_vit" if decoder in ("dpt", "eomt") else f"{decoder}-test_resnet"
+    return f"{decoder}-test_vit" if decoder in ("dpt", "eomt", "pmt") else f"{decoder}-test_resnet"
 
 
 @pytest.mark.parametrize("decoder", sorted(DECODERS))
@@ -54,7 +54,7 @@ PAIRS = [
     pytest.param(decoder, encoder, marks=SLOW.get(encoder, []))
     for decoder in sorted(DECODERS)
     for encoder in ("test_resnet", "test_convnext", "test_vit")
-    if decoder != "eomt" or encoder == "test_vit"  # which takes plain transformers only
+    if decoder not in ("eomt", "pmt") or encoder == "test_vit"  # plain transformers only
 ]
 
 

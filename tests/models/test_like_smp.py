@@ -221,8 +221,8 @@ def test_first_convolutions_for_one_to_five_channels_are_timms(
 def test_channels_in_and_classes_out_of_every_decoder(
     decoder: str, channels: int, classes: int, tmp_path: Path
 ) -> None:
-    encoder = "test_vit" if decoder in ("dpt", "eomt") else "test_resnet"
-    classes += decoder == "eomt" and classes == 1  # it chooses between classes
+    encoder = "test_vit" if decoder in ("dpt", "eomt", "pmt") else "test_resnet"
+    classes += decoder in ("eomt", "pmt") and classes == 1  # it chooses between classes
     model = made(f"{decoder}-{encoder}", classes, in_chans=channels)
     with torch.no_grad():
         assert model(torch.randn(1, channels, 75, 101)).shape == (1, classes, 75, 101)

@@ -48,6 +48,7 @@ def test_the_real_registry_has_the_decoders_and_four_recipes() -> None:
         "linear",
         "fcn",
         "eomt",
+        "pmt",
     ]
     assert {"cnn", "transformer", "scratch", "quickstart"} <= registry.recipes.keys()
     assert registry.overlay is None

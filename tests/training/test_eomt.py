@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from helpers.engine_runs import logged
+from safetensors.torch import save_file
 
 from zoo.cli.main import run
 from zoo.creation.create import create
@@ -111,3 +113,26 @@ def test_a_resumed_run_draws_and_learns_as_one_that_never_stopped(
     assert run([*arguments(small_scenes, stopped), "--resume"]) == 0
     assert logged(stopped, "step", "loss") == logged(straight, "step", "loss")
     assert len(logged(straight, "step", "loss")) == 4
+
+
+@pytest.mark.parametrize(
+    ("more", "frozen"),
+    [
+        (["stages.decoder.epochs=2"], True),
+        (["stages.decoder.epochs=2", "feature_views=2"], True),
+        (["stages.decoder.epochs=1", "stages.decoder.unfreeze=1.0"], False),
+    ],
+)
+def test_the_recipe_of_pmt_leaves_every_bit_of_the_encoder_unless_asked(
+    small_scenes: Path, tmp_path: Path, more: list[str], frozen: bool
+) -> None:
+    state = timm.create_model("test_vit").state_dict()
+    save_file(state, tmp_path / "vit.safetensors")
+    asked = [
+        "finetune", "pmt-test_vit", "--data", str(small_scenes), "--out", str(tmp_path / "run"),
+        "--encoder-weights", str(tmp_path / "vit.safetensors"), "crop=64", "batch_size=4",
+        "workers=0", "precision=fp32", *more,
+    ]  # fmt: skip
+    assert run(asked) == 0
+    encoder = load_folder(tmp_path / "run" / "best").net.encoder.model.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in encoder.items()) is frozen

@@ -326,7 +326,7 @@ def test_features_of_any_kind_come_back_as_they_were() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["unet-test_resnet", "dpt-test_vit", "linear-test_vit", "eomt-test_vit"]
+    "name", ["unet-test_resnet", "dpt-test_vit", "linear-test_vit", "eomt-test_vit", "pmt-test_vit"]
 )
 def test_features_take_the_place_of_images(name: str) -> None:
     model = model_of(name).eval()

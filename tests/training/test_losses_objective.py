@@ -265,7 +265,7 @@ def test_targets_and_weights_that_do_not_fit() -> None:
 
 
 def model_of(decoder: str) -> SegmentationModel:
-    encoder = "test_vit" if decoder in ("dpt", "eomt") else "test_resnet"
+    encoder = "test_vit" if decoder in ("dpt", "eomt", "pmt") else "test_resnet"
     torch.manual_seed(0)
     return zoo.create(f"{decoder}-{encoder}", classes=3, encoder_weights=None).eval()
 

@@ -157,7 +157,7 @@ class MaskTransformer(nn.Module):
     def _predictions(self, features: list[Level], learning: bool) -> tuple[Queries, ...]:
         patches = features[-1][0]
         grid = (patches.shape[-2], patches.shape[-1])
-        queries = self.decoder.queries.expand(len(patches), -1, -1)
+        queries = self.decoder.queries.expand(patches.shape[0], -1, -1)
         tokens = torch.cat([queries, self.decoder.tokens(features)], dim=1)
         found: list[Queries] = []
         passes = self.decoder.passes(self.encoder, grid)

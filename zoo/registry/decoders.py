@@ -180,6 +180,18 @@ class EomtOptions(Strict):
     blocks: Annotated[int, Field(ge=1, le=256)] | None = None
 
 
+class PmtOptions(Strict):
+    """Options of `pmt`: its queries, its own blocks, and how many of the encoder's blocks it reads.
+
+    `mlp_ratio` is the width of the MLPs in its blocks relative to the encoder's width.
+    """
+
+    queries: Annotated[int, Field(ge=1, le=4096)] = 100
+    blocks: Annotated[int, Field(ge=1, le=64)] = 4
+    levels: Annotated[int, Field(ge=1, le=256)] = 4
+    mlp_ratio: Annotated[float, Field(ge=0.25, le=8)] = 1.0
+
+
 FROM_TWO = (2, 4, 8, 16, 32)
 PYRAMID = ["2/4/8/16/32", "4/8/16/32", "1/2/4/8/16/32"]
 """Strides of an encoder's maps that SMP's classes accept."""
@@ -306,6 +318,14 @@ DECODERS: dict[str, Decoder] = {
         takes={"module": ["vision_transformer", "deit", "eva"]},
         leaves_out={"name": ["*_18x2_*", "*_xp_*", "*pwee_*"]},
         why="queries only pass through plain transformers whose blocks have no parallel parts",
+    ),
+    "pmt": Decoder(
+        title="Plain mask transformer",
+        paper="2603.25398",
+        options=PmtOptions,
+        strides=(),
+        recipe="pmt",
+        takes={"module": ["vision_transformer", "deit", "eva"]},
     ),
 }
 

@@ -251,7 +251,7 @@ def check_loss(recipe: Recipe, decoder: str) -> None:
     if queries and "queries" not in defaults(decoder):
         raise InputError(
             f"{', '.join(sorted(queries))} need mask queries, which {decoder} does not have. Take "
-            "a model of the decoder eomt, or another loss."
+            "a model of the decoder eomt or pmt, or another loss."
         )
     if queries and recipe.activation == "sigmoid":
         raise InputError(

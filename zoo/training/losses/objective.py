@@ -102,7 +102,7 @@ class Objective(nn.Module):
         if self._queries:
             raise InputError(
                 f"{', '.join(sorted(self._queries))} need mask queries, which this model does not "
-                "have. Take a model of the decoder eomt, or another loss."
+                "have. Take a model of the decoder eomt or pmt, or another loss."
             )
         if isinstance(output, Tensor):
             height, width = output.shape[-2:]
