@@ -326,6 +326,7 @@ DECODERS: dict[str, Decoder] = {
         strides=(),
         recipe="pmt",
         takes={"module": ["vision_transformer", "deit", "eva"]},
+        why="tokens of several blocks only add up in plain transformers",
     ),
 }
 
