@@ -134,6 +134,7 @@ def test_the_encoder_is_left_out_and_comes_back_bit_identical(
             ["encoder.model.model.patch_embed.proj.weight", "encoder.model.model.pos_embed"],
         ),
         ("linear-test_resnet", {"in_chans": 4}, ["encoder.model.conv1.0.weight"]),
+        ("pmt-test_vit", {"queries": 5}, []),
     ],
 )
 def test_what_timm_computes_from_the_file_stays_in_the_folder(
