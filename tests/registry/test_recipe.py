@@ -144,8 +144,58 @@ def test_defaults_are_filled_in() -> None:
             "optimizer.momentum: should be less than 1, got 1",
         ),
         (
-            {"optimizer": {"lr": 1, "name": "adam"}},
-            "optimizer.name: should be 'adamw' or 'sgd', got 'adam'",
+            {"optimizer": {"lr": 1, "name": "lam"}},
+            "optimizer.name: there is no optimizer 'lam'; did you mean lamb or lambw or lambc? "
+            "Available: adamw, sgd, nesterov, momentum, ",
+        ),
+        (
+            {"optimizer": {"lr": 1, "name": "adahessian", "hessian_power": 0.5}},
+            "optimizer.name: adahessian needs second-order gradients, a second backward pass in "
+            "each step; take adamw",
+        ),
+        (
+            {"optimizer": {"lr": 1, "name": "bnblion"}},
+            "optimizer.name: bnblion is of the package bitsandbytes; take adamw, sgd or lion",
+        ),
+        (
+            {"optimizer": {"lr": 1, "name": "lamb", "beta": [0.9, 0.99]}},
+            "optimizer.beta: there is no key 'beta'; allowed: betas, ",
+        ),
+        (
+            {"optimizer": {"lr": 1, "name": "lion", "eps": 1e-8}},
+            "optimizer.eps: there is no key 'eps'; allowed: ",
+        ),
+        (
+            {"optimizer": {"lr": 1, "name": "adan", "betas": [0.9, 0.99]}},
+            "optimizer.betas: should be a list of 3 numbers, got [0.9, 0.99]",
+        ),
+        (
+            {"optimizer": {"lr": 1, "betas": [0.9, 1]}},
+            "optimizer.betas: the numbers should be from 0 and below 1, got [0.9, 1]",
+        ),
+        (
+            {"optimizer": {"lr": 1, "amsgrad": 1}},
+            "optimizer.amsgrad: should be true or false, got 1",
+        ),
+        (
+            {"optimizer": {"lr": 1, "eps": True}},
+            "optimizer.eps: should be a finite number, got True",
+        ),
+        (
+            {"optimizer": {"lr": 1, "eps": float("inf")}},
+            "optimizer.eps: should be a finite number, got inf",
+        ),
+        (
+            {"optimizer": {"lr": 1, "name": "muon", "ns_steps": 2.5}},
+            "optimizer.ns_steps: should be a whole number from 0, got 2.5",
+        ),
+        (
+            {"optimizer": {"lr": 1, "name": "mars", "mars_type": "sgd"}},
+            "optimizer.mars_type: should be adamw or lion, got 'sgd'",
+        ),
+        (
+            {"optimizer": {"lr": 1, "name": "lamb", "momentum": 0.5}},
+            "optimizer: lamb has no momentum; leave momentum at 0.9",
         ),
         ({"batch_size": 0}, "batch_size: should be greater than or equal to 1, got 0"),
         ({"batch_size": 8.0}, "batch_size: should be a whole number, got 8.0"),
@@ -301,6 +351,23 @@ def test_a_default_that_is_written_out_changes_no_hash() -> None:
     plain = recipe_hash(Recipe.model_validate(SMALLEST))
     written = SMALLEST | {"class_weights": "none", "augment": {"flip": 0.5}}
     assert recipe_hash(Recipe.model_validate(written)) == plain
+
+
+def test_an_optimizer_is_what_it_is_given_besides_its_defaults() -> None:
+    def made(**settings: Any) -> Recipe:
+        return Recipe.model_validate(SMALLEST | {"optimizer": {"lr": 1, **settings}})
+
+    lamb = made(name="lamb", betas=[0.9, 0.999], max_grad_norm=1, caution=False)
+    assert lamb == made(name="lamb")
+    assert recipe_hash(lamb) == recipe_hash(made(name="lamb")) != recipe_hash(made())
+    changed = made(name="lamb", max_grad_norm=2, betas=(0.8, 0.9))
+    assert recipe_dict(changed)["optimizer"] == {
+        "name": "lamb", "lr": 1.0, "weight_decay": 0.01, "momentum": 0.9, "max_grad_norm": 2.0,
+        "betas": [0.8, 0.9],
+    }  # fmt: skip
+    assert Recipe.model_validate(recipe_dict(changed)) == changed
+    assert recipe_hash(changed) not in (recipe_hash(lamb), recipe_hash(made()))
+    assert changed.optimizer.arguments == {"max_grad_norm": 2.0, "betas": [0.8, 0.9]}
 
 
 def test_class_weights_of_ones_own_are_numbers_in_recipe_and_hash() -> None:

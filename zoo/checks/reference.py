@@ -22,6 +22,7 @@ from zoo.records.metrics import METRICS
 from zoo.registry.decoders import DECODERS, defaults
 from zoo.registry.load import registry_file
 from zoo.registry.losses import LOSSES
+from zoo.registry.optimizers import OPTIMIZER_ROWS, Arguments
 
 Cells = Sequence[Sequence[str]]
 
@@ -136,6 +137,22 @@ def _loss_options() -> Cells:
     return rows
 
 
+def _optimizers() -> Cells:
+    def written(arguments: Arguments) -> str:
+        return ", ".join(f"`{key}` {json.dumps(value)}" for key, value in arguments.items())
+
+    rows = []
+    for row in OPTIMIZER_ROWS:
+        names = ", ".join(
+            f"`{name}`" + (f" ({written(changed)})" if changed else "")
+            for name, changed in row.names.items()
+        )
+        momentum = "yes" if row.momentum else ""
+        rate = "" if row.lr is None else f"{row.lr:g}"
+        rows.append([names, row.title, written(row.arguments), momentum, rate])
+    return rows
+
+
 def _value(value: float | None) -> str:
     return "null" if value is None else str(value)
 
@@ -170,6 +187,12 @@ TABLES: dict[str, DocTable] = {
         "zoo/registry/losses.py",
         ("key", "unit", "allowed", "default"),
         _loss_options,
+    ),
+    "optimizers": DocTable(
+        "recipes.md",
+        "zoo/registry/optimizers.py",
+        ("name", "optimizer", "own arguments and defaults", "`momentum`", "default `lr` in timm"),
+        _optimizers,
     ),
     "codes": DocTable(
         "doctor.md",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
     AfterValidator,
+    ConfigDict,
     Field,
     PlainValidator,
     ValidationInfo,
@@ -17,9 +18,16 @@ from pydantic import (
 )
 
 from zoo.common.files import hash_of
-from zoo.common.schema import Strict, written_as
+from zoo.common.schema import Strict, unknown_key, written_as
 from zoo.registry.encoders import MAX_SIDE
 from zoo.registry.losses import LOSSES, LossOption
+from zoo.registry.optimizers import (
+    OPTIMIZERS,
+    checked_argument,
+    is_default,
+    known_optimizer,
+    own_arguments,
+)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
@@ -30,13 +38,65 @@ InputScale = Annotated[float, Field(ge=0.1, le=10)]
 """A factor on both sides of an image."""
 
 
-class Optimizer(Strict):
-    """The optimizer; `lr` is the decoder's peak learning rate, `momentum` is for sgd only."""
+class _Given(NamedTuple):
+    """An argument of an optimizer on its way from the recipe to its check."""
 
-    name: Literal["adamw", "sgd"] = "adamw"
+    optimizer: str
+    key: str
+    value: object
+
+
+def _own_argument(given: object) -> object:
+    """The checked value of an optimizer's own argument."""
+    if not isinstance(given, _Given):
+        return given  # the optimizer's name is wrong, which says enough
+    defaults = own_arguments(given.optimizer)
+    if given.key not in defaults:
+        raise ValueError(unknown_key(given.key, [*Optimizer.model_fields, *defaults]))
+    return checked_argument(given.key, given.value, defaults[given.key])
+
+
+class Optimizer(Strict):
+    """The optimizer, by timm's name, and its own arguments as further keys.
+
+    `lr` is the decoder's peak learning rate. `momentum` is for those that have one. An argument
+    that is given at its default is left out, so that it changes no hash.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Annotated[Any, PlainValidator(_own_argument)]]
+
+    name: Annotated[str, AfterValidator(known_optimizer)] = "adamw"
     lr: Positive
     weight_decay: NotNegative = 0.01
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+
+    @model_validator(mode="before")
+    @classmethod
+    def _collect_arguments(cls, values: object) -> object:
+        """Pair every own argument with the optimizer's name, by which it is checked."""
+        name = values.get("name", "adamw") if isinstance(values, dict) else None
+        if not isinstance(values, dict) or not isinstance(name, str) or name not in OPTIMIZERS:
+            return values
+        kept: dict[Any, object] = {}
+        for key, value in values.items():
+            if key in cls.model_fields or not isinstance(key, str):
+                kept[key] = value
+            elif not is_default(name, key, value):
+                kept[key] = _Given(name, key, value)
+        return kept
+
+    @model_validator(mode="after")
+    def _momentum_is_taken(self) -> Self:
+        # adamw has always ignored it
+        if self.momentum != 0.9 and self.name != "adamw" and not OPTIMIZERS[self.name].momentum:
+            raise ValueError(f"{self.name} has no momentum; leave momentum at 0.9")
+        return self
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The own arguments that are given, each other than its default."""
+        return dict(self.__pydantic_extra__ or {})
 
 
 ScheduleKind = Literal[

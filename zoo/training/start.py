@@ -22,7 +22,7 @@ from zoo.registry.resolve import resolve
 from zoo.runtime.precision import resolve_precision
 from zoo.runtime.processes import Ranks
 from zoo.training.engine.features import check_encoder
-from zoo.training.engine.optim import check_schedules, rate_scale
+from zoo.training.engine.optim import check_optimizer, check_schedules, rate_scale
 from zoo.training.engine.trainer import Trainer
 from zoo.training.plan import Plan
 
@@ -56,6 +56,7 @@ def prepare(plan: Plan, ranks: Ranks, *, dry_run: bool = False) -> Start:
     """
     recipe = plan.recipe
     precision = resolve_precision(recipe.precision, ranks.device)
+    check_optimizer(recipe.optimizer)
     scan = scan_labels(plan.dataset, ["train", "val"])
     empty = [split for split, found in scan.splits.items() if not found.pixels.any()]
     if empty:

@@ -255,7 +255,10 @@ def _misfits(
             continue
         shape = parameters[number].shape
         for key, value in values.items():
-            if isinstance(value, Tensor) and value.ndim and value.shape != shape:
+            fits = not isinstance(value, Tensor) or not value.ndim or value.shape == shape
+            if str(key).startswith("exp_avg_sq_"):  # Adafactor's means along sides of a parameter
+                fits = fits or {1, *shape}.issuperset(value.shape)
+            if not fits:
                 yield f"optimizer.state.{number}.{key} is {_described(value)}, not {[*shape]}"
             elif isinstance(value, Tensor) and not _finite(value):
                 yield f"optimizer.state.{number}.{key} holds NaN"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from timm.optim import get_optimizer_class
 from timm.scheduler import (
     CosineLRScheduler,
     MultiStepLRScheduler,
@@ -18,6 +19,7 @@ from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from zoo.common.errors import InputError, join_problems
 from zoo.models.layers import encoder_layers, spared_from_decay
+from zoo.registry.optimizers import OPTIMIZERS, own_arguments
 from zoo.registry.recipe import FLOOR
 
 if TYPE_CHECKING:
@@ -55,13 +57,32 @@ def parameter_groups(model: SegmentationModel, weight_decay: float) -> list[dict
 
 def make_optimizer(model: SegmentationModel, settings: Optimizer) -> torch.optim.Optimizer:
     """The recipe's optimizer over `parameter_groups`; each stage sets the learning rates."""
-    groups = parameter_groups(model, settings.weight_decay)
-    if settings.name == "sgd":
-        whole = not any(isinstance(parameter, DTensor) for parameter in model.parameters())
-        return torch.optim.SGD(  # torch has no fused SGD for sharded weights
-            groups, lr=settings.lr, momentum=settings.momentum, nesterov=True, fused=whole
+    whole = not any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    return _optimizer(parameter_groups(model, settings.weight_decay), settings, whole)
+
+
+def check_optimizer(settings: Optimizer) -> None:
+    """Raise InputError where the optimizer refuses its arguments."""
+    _optimizer([{"params": [torch.zeros(1)]}], settings, whole=True)
+
+
+def _optimizer(
+    groups: list[dict[str, Any]], settings: Optimizer, whole: bool
+) -> torch.optim.Optimizer:
+    """The recipe's optimizer of timm or torch over `groups`; `whole` weights are not sharded."""
+    arguments = own_arguments(settings.name) | settings.arguments
+    given = {key: tuple(v) if isinstance(v, list) else v for key, v in arguments.items()}
+    if OPTIMIZERS[settings.name].momentum:
+        given["momentum"] = settings.momentum
+    if settings.name == "adamw" or (settings.name == "sgd" and whole):
+        given["fused"] = True  # torch has no fused SGD for sharded weights
+    try:
+        made: torch.optim.Optimizer = get_optimizer_class(settings.name)(
+            groups, lr=settings.lr, **given
         )
-    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
+    except (ValueError, AssertionError) as error:
+        raise InputError(f"optimizer: {settings.name} refuses its arguments: {error}.") from error
+    return made
 
 
 def rate_scale(below_top: int | None, stage: Stage) -> float:
@@ -97,7 +118,7 @@ class OneCycle(Scheduler):
     """torch's OneCycleLR (arXiv 1708.07120) as a function of the step.
 
     The rate rises from 1/25 of the peak along a cosine for the fraction `rise` of `steps`, then
-    falls to 1/250000 of it; momentum (AdamW's first beta) moves inversely between 0.95 and 0.85.
+    falls to 1/250000 of it; momentum and the first beta move inversely between 0.95 and 0.85.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, steps: int, rise: float):
@@ -112,8 +133,8 @@ class OneCycle(Scheduler):
         _, momentum = self._at(num_updates)
         for group in self.optimizer.param_groups:
             if "betas" in group:
-                group["betas"] = (momentum, group["betas"][1])
-            else:
+                group["betas"] = (momentum, *group["betas"][1:])
+            if group.get("momentum"):  # 0 means none, and no buffer for it
                 group["momentum"] = momentum
 
     def _get_lr(self, t: int) -> list[float]:

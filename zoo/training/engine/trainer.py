@@ -177,7 +177,8 @@ class Trainer:
         self.step.prepare()
         at_start = epoch_in_stage == 0 and self.progress.step_in_epoch == 0
         if stage.optimizer_state == "fresh" and at_start:
-            self.optimizer.state.clear()
+            fresh = make_optimizer(self.model, self.recipe.optimizer)
+            self.optimizer.load_state_dict(fresh.state_dict())  # some count steps in their groups
         self._schedule = start_stage(
             self.optimizer, stage, self.recipe.optimizer.lr, self.train_loader.steps_per_epoch
         )
