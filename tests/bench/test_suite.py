@@ -62,7 +62,11 @@ def test_options_of_the_model_make_another_job(suite_file: Path) -> None:
     recipe = apply_overrides(load_registry().recipe("scratch"), base.overrides)
     assert base.recipe_hash == recipe_hash(recipe)
     assert again.recipe_hash == recipe_hash(recipe, {"decoder_channels": [16, 16, 8, 8, 8]})
-    changed(suite_file, (option, "model.decoder_chanels=[8]"))
+    dropped = "model.encoder_args.drop_path_rate=0.1"
+    changed(suite_file, (option, dropped))
+    _, again, *_ = suite_jobs(read_suite(suite_file))
+    assert again.recipe_hash == recipe_hash(recipe, {"encoder_args": {"drop_path_rate": 0.1}})
+    changed(suite_file, (dropped, "model.decoder_chanels=[8]"))
     assert "variants.again, unet-test_resnet: " in message(suite_file)
     assert "unet has no option decoder_chanels" in message(suite_file)
 

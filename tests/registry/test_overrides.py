@@ -186,6 +186,7 @@ def test_what_cannot_be_an_option_of_the_model() -> None:
         "model.a=3",
         "model.a.b=1",
         "model.img_size=9",
+        "model.encoder_args.img_size=9",
     ]
     with pytest.raises(InputError) as caught:
         model_options(given)
@@ -196,4 +197,6 @@ def test_what_cannot_be_an_option_of_the_model() -> None:
         "  - model.classes: the data give the classes",
         "  - model.a.b: model.a is given a value of its own too",
         "  - model.img_size: the encoder is built for the recipe's crop: write crop=PIXELS",
+        "  - model.encoder_args.img_size: the encoder is built for the recipe's crop: write "
+        "crop=PIXELS",
     ]

@@ -132,6 +132,29 @@ def test_options_of_the_decoder_are_in_the_run_its_model_and_its_record(
         run(scenes, tmp_path / "run", "stages=[{name: all, epochs: 1}]", resume=True)
 
 
+def test_arguments_of_the_encoder_are_in_the_run_its_model_and_its_record(
+    scenes: Path, tmp_path: Path
+) -> None:
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("encoders:\n  - where: {name: test_resnet}\n    args: {act_layer: gelu}\n")
+    dropped = "model.encoder_args.drop_path_rate=0.1"
+    finetune(
+        MODEL, scenes, recipe="scratch", encoder_weights=None, out=tmp_path / "run",
+        registry=overlay,
+        overrides=["crop=64", "batch_size=4", "stages=[{name: all, epochs: 1}]", dropped],
+    )  # fmt: skip
+    described = json.loads((tmp_path / "run" / "run.json").read_text())
+    model = create(tmp_path / "run")
+    given = {"act_layer": "gelu", "drop_path_rate": 0.1}
+    assert model.spec.encoder_args == described["spec"]["encoder_args"] == given
+    record = make_record(evaluate(model, scenes, split="test"))
+    stated = {f"model.encoder_args.{name}": value for name, value in given.items()}
+    assert record.overrides.items() >= stated.items()
+    assert described["overrides"] == record.overrides
+    recipe = Recipe.model_validate(described["recipe"])
+    assert record.recipe_hash == recipe_hash(recipe, {"encoder_args": given})
+
+
 def test_few_steps_are_said_first(
     scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -25,6 +25,10 @@ from zoo.common.errors import InputError
             {"decoder_channels": [8, 4]},
             r'an option of the model: overrides=\["model.decoder_channels=\[8, 4\]"\]',
         ),
+        (
+            {"encoder_args": {"patch_size": 32}},
+            r'no argument encoder_args; write overrides=\["model.encoder_args.KEY=VALUE"\]',
+        ),
         ({"recipes": "cnn"}, "there is no argument recipes; did you mean recipe"),
         ({"model": object()}, "model should be a name, .* got <object object"),
         ({"data": np.zeros(3)}, "data should be .* got a value of the type numpy.ndarray"),
@@ -66,6 +70,11 @@ def test_arguments_of_other_types_and_names(call: Any, given: dict[str, Any], me
             ["--encoder-weights", "none", "model.decoder_channels=[8]"],
             "decoder_channels: should be",
         ),
+        (
+            ["--encoder-weights", "none", "model.encoder_args.patch_size=8"],
+            "patch_size: only plain transformers can be built with other patches",
+        ),
+        (["--encoder-weights", "none", "model.encoder_args=8"], "encoder_args should be a mapping"),
         (["--encoder-weights", "none", "--track", "tensorbord"], "Did you mean tensorboard"),
         (["--encoder-weights", "none", "--resume"], "has no run to resume"),
         (

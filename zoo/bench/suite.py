@@ -16,7 +16,7 @@ from zoo.common.files import hash_of, read_yaml, sha256
 from zoo.common.schema import Strict, dotted, problems, written_as
 from zoo.records.record import Record
 from zoo.registry.load import load_registry
-from zoo.registry.overrides import apply_overrides, model_options
+from zoo.registry.overrides import ENCODER_ARGS, apply_overrides, model_options, with_chosen_args
 from zoo.registry.recipe import recipe_hash
 from zoo.registry.resolve import resolve
 
@@ -255,7 +255,8 @@ def block_jobs(
                 problems.append(f"variants.{name}: {indented(error)}")
                 continue
             try:
-                resolved.check(options)
+                built = resolve(model, registry, options.get(ENCODER_ARGS))
+                built.check(options)
             except InputError as error:
                 problems.append(f"variants.{name}, {model}: {indented(error)}")
                 continue
@@ -269,7 +270,7 @@ def block_jobs(
                     overrides=overrides,
                     encoder_weights=variant.encoder_weights,
                     split=suite.split,
-                    recipe_hash=recipe_hash(changed, options),
+                    recipe_hash=recipe_hash(changed, with_chosen_args(options, built.encoder_args)),
                 )
                 for data in block.data
                 for seed in block.seeds or suite.seeds

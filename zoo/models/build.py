@@ -43,7 +43,7 @@ from zoo.registry.decoders import (
     defaults,
     filled_options,
 )
-from zoo.registry.encoder_args import EncoderArguments
+from zoo.registry.encoder_args import chosen_args
 from zoo.registry.encoders import timm_version
 
 TRACED = 256
@@ -87,7 +87,7 @@ def build(spec: ModelSpec, encoder_file: Path | None = None) -> SegmentationMode
     except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError,
             AssertionError) as error:  # fmt: skip
         reason = str(error) or "the encoder refuses what the decoder asks for"
-        if given := _given_args(spec):
+        if given := chosen_args(spec.encoder_args):
             reason = f"timm knows no {reason}" if isinstance(error, KeyError) else reason
             raise InputError(
                 f"{spec.name} cannot be built with encoder_args {given}: {reason} "
@@ -380,7 +380,7 @@ def _check_fitting(spec: ModelSpec) -> None:
             return None
         return {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}
 
-    given = _given_args(spec)
+    given = chosen_args(spec.encoder_args)
     usual = parameters() if given.keys() - RESAMPLED else None
     wrong = {
         name: value
@@ -393,12 +393,6 @@ def _check_fitting(spec: ModelSpec) -> None:
             "has other parameters then. Leave that out, or start from random weights with "
             "encoder_weights=None (on the command line: --encoder-weights none)."
         )
-
-
-def _given_args(spec: ModelSpec) -> dict[str, Any]:
-    """The arguments of the encoder that a user chose, not zoo."""
-    known = EncoderArguments.model_fields
-    return {name: value for name, value in spec.encoder_args.items() if name in known}
 
 
 def _check_loaded(encoder: nn.Module, written: Written, spec: ModelSpec, file: Path) -> None:

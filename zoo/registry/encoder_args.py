@@ -125,6 +125,12 @@ def encoder_problems(encoder: Encoder, given: Mapping[str, Any]) -> list[str]:
     return wrong
 
 
+def chosen_args(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a model's arguments of the encoder that a user or an overlay chose, not zoo."""
+    known = EncoderArguments.model_fields
+    return {name: value for name, value in arguments.items() if name in known}
+
+
 def built_with(encoder: Encoder, arguments: Mapping[str, Any]) -> Encoder:
     """The row of the net that timm builds with these arguments.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -10,10 +10,13 @@ from pydantic import ValidationError
 from zoo.common.errors import InputError, join_problems, unknown
 from zoo.common.files import parse_yaml
 from zoo.common.schema import dotted, problems, submodel, unknown_key
+from zoo.registry.encoder_args import chosen_args
 from zoo.registry.recipe import PRESET_KEYS, Recipe, recipe_dict
 
 MODEL = "model"
 """Overrides that begin with this and a dot change the model that is built."""
+ENCODER_ARGS = "encoder_args"
+"""The option of `zoo.create` whose keys are arguments of the encoder."""
 NO_OPTIONS = {
     "classes": "the data give the classes",
     "in_chans": "the data give the channels",
@@ -64,8 +67,9 @@ def apply_overrides(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
 def model_options(overrides: Sequence[str]) -> dict[str, Any]:
     """The overrides `model.KEY=value`, as `options` of `zoo.create`; values are YAML.
 
-    `model.KEY.PART=value` sets one key of an option that is a mapping. Raises InputError with
-    everything that cannot be an option of a model; whether it has the others is not looked at.
+    `model.KEY.PART=value` sets one key of an option that is a mapping, as `encoder_args` is. Raises
+    InputError with everything that cannot be an option of a model; whether it has the others is not
+    looked at.
     """
     options: dict[str, Any] = {}
     wrong: list[str] = []
@@ -89,9 +93,21 @@ def model_options(overrides: Sequence[str]) -> dict[str, Any]:
                     break
             else:
                 current[parts[-1]] = parse_yaml(text, key)
+    encoder_args = options.get(ENCODER_ARGS)
+    if isinstance(encoder_args, dict) and "img_size" in encoder_args:
+        wrong.append(f"{MODEL}.{ENCODER_ARGS}.img_size: {NO_OPTIONS['img_size']}")
     if wrong:
         raise InputError(join_problems("These options of the model cannot be used:", wrong))
     return options
+
+
+def with_chosen_args(options: Mapping[str, Any], encoder_args: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` with all arguments of the encoder that tell a model from others of its name.
+
+    `encoder_args` are those that it is built with, wherever they come from.
+    """
+    chosen = chosen_args(encoder_args)
+    return {**options, ENCODER_ARGS: chosen} if chosen else dict(options)
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:

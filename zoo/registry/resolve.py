@@ -138,7 +138,11 @@ class Resolved:
         return f"{self.encoder}.{self.tag}" if self.tag else self.encoder
 
     def check(self, options: Mapping[str, Any]) -> None:
-        """Raise InputError where the pair is not supported or does not take `options`."""
+        """Raise InputError where the pair is not supported or does not take `options`.
+
+        `encoder_args` among them are left out: `resolve` has checked those.
+        """
+        options = {name: value for name, value in options.items() if name != "encoder_args"}
         own = EncoderArguments.model_fields.keys() & options.keys()
         if moved := sorted(own if not self.smp_loadable else own & {"patch_size"}):
             raise InputError(

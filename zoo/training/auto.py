@@ -21,7 +21,6 @@ from zoo.registry.load import load_registry
 from zoo.registry.losses import LOSSES
 from zoo.registry.overrides import apply_overrides, parse_overrides
 from zoo.registry.recipe import Recipe, recipe_dict
-from zoo.registry.resolve import resolve
 from zoo.runtime.processes import Ranks, default_device
 from zoo.training.budget import (
     MEASURING_FRACTION,
@@ -139,7 +138,7 @@ def resolve_auto(plan: Plan, processes: int = 1) -> Plan:
                 "stages.NAME.epochs, or start one process."
             )
         scan = scan_labels(plan.dataset, ["train", "val"])
-        row = resolve(plan.model, request.registry).row
+        row = plan.resolved.row
         facts = facts_of(
             scan.splits["train"],
             base=plan.usual,

@@ -17,6 +17,7 @@ from zoo.data.load import data_source
 from zoo.evaluation.evaluate import score
 from zoo.hub.folder import load_folder, read_folder, save_folder
 from zoo.models.norms import has_batch_norm
+from zoo.registry.overrides import ENCODER_ARGS, MODEL, with_chosen_args
 from zoo.registry.recipe import Recipe, recipe_dict, recipe_hash
 from zoo.runtime.environment import versions
 from zoo.runtime.processes import Ranks, start_ranks
@@ -102,14 +103,22 @@ def _run(request: RunRequest, plan: Plan | None, held: contextlib.ExitStack) -> 
         check_batch_size(plan.recipe, ranks.world)
         start = prepare(plan, ranks)
     spec, recipe, dataset = start.net.spec, plan.recipe, plan.dataset
+    # what the model was built with, also by an overlay or by the run that it started from
+    options = with_chosen_args(plan.options, spec.encoder_args)
+    stated = plan.options.get(ENCODER_ARGS) or {}
+    overrides = plan.overrides | {
+        f"{MODEL}.{ENCODER_ARGS}.{name}": value
+        for name, value in options.get(ENCODER_ARGS, {}).items()
+        if name not in stated
+    }
     # stored in the model folder and copied into records: how the weights were trained
     training = {
         "dataset": dataset.name,
         "data_hash": start.hashes,
         "chosen_on": "val",
         "recipe": plan.recipe_name,
-        "recipe_hash": recipe_hash(recipe, plan.options),
-        "overrides": plan.overrides,
+        "recipe_hash": recipe_hash(recipe, options),
+        "overrides": overrides,
         "seed": recipe.seed,
         "encoder_init": start.encoder_init,
         "encoder_weights": spec.encoder_weights,
@@ -130,7 +139,7 @@ def _run(request: RunRequest, plan: Plan | None, held: contextlib.ExitStack) -> 
         },
         "recipe_name": plan.recipe_name,
         "recipe": recipe_dict(recipe),
-        "overrides": plan.overrides,
+        "overrides": overrides,
         "seed": recipe.seed,
         "precision": start.precision,
         "encoder_init": start.encoder_init,

@@ -22,9 +22,15 @@ from zoo.hub.folder import read_folder
 from zoo.registry.decoders import DECODERS, defaults
 from zoo.registry.load import load_registry
 from zoo.registry.losses import LOSSES
-from zoo.registry.overrides import MODEL, apply_overrides, model_options, parse_overrides
+from zoo.registry.overrides import (
+    ENCODER_ARGS,
+    MODEL,
+    apply_overrides,
+    model_options,
+    parse_overrides,
+)
 from zoo.registry.recipe import Augment, Optimizer, Recipe, Stage
-from zoo.registry.resolve import resolve
+from zoo.registry.resolve import Resolved, resolve
 
 AUTO = "auto"
 """The name under which a recipe chosen from the data is requested and recorded."""
@@ -64,7 +70,7 @@ class Plan:
     `model` is the architecture's name and `folder` the trained model to start from, if any. `usual`
     is the registry's recipe for the model. With the recipe name `auto`, `recipe` is the one that
     the choice starts from, until `resolve_auto` has made it; `auto` then has choices and reasons.
-    `options` of the decoder are what the overrides `model.KEY=value` give.
+    `options` of the model are what the overrides `model.KEY=value` give.
     `divided` says how the val split was made, where the data had none, see `with_val`.
     """
 
@@ -89,9 +95,14 @@ class Plan:
         return self.recipe.stages[-1] if name is None else stages[name]
 
     @property
+    def resolved(self) -> Resolved:
+        """What the registry says of the model, with its options for the encoder."""
+        return resolve(self.model, self.request.registry, self.options.get(ENCODER_ARGS))
+
+    @property
     def img_size(self) -> int | None:
         """The crop, where the encoder has to be built for a size and can be; else None."""
-        row = resolve(self.model, self.request.registry).row
+        row = self.resolved.row
         return self.recipe.crop if row is not None and row.resizes == "img_size" else None
 
 
@@ -137,6 +148,8 @@ def make_request(*, unknown: Mapping[str, Any], **given: Any) -> RunRequest:
         text = f"there is no argument {name}"
         if place is not None:
             text += f'; it is a value of the recipe: overrides=["{place}{name}={value}"]'
+        elif name == ENCODER_ARGS:
+            text += f'; write overrides=["{MODEL}.{ENCODER_ARGS}.KEY=VALUE"]'
         elif any(name in defaults(decoder) for decoder in DECODERS):
             text += f'; it is an option of the model: overrides=["{MODEL}.{name}={value}"]'
         elif close := nearest(name, [*_ARGUMENTS, "overrides", "track"]):
@@ -176,8 +189,8 @@ def make_plan(request: RunRequest) -> Plan:
             request = _for_one_class(request)
     if folder is not None and weights != DEFAULT:
         raise InputError(f"{request.model} is a trained model; encoder_weights is for names only.")
-    resolved = resolve(name, registry)
     options = model_options(request.overrides)
+    resolved = resolve(name, registry, options.get(ENCODER_ARGS) if folder is None else None)
     if folder is None:
         resolved.check(options)
         check_encoder_weights(resolved, weights)

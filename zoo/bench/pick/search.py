@@ -39,7 +39,7 @@ from zoo.data.split import RUN as RUN_FILE
 from zoo.data.split import with_val
 from zoo.leaderboard.render import escape, table_lines
 from zoo.registry.load import load_registry
-from zoo.registry.overrides import apply_overrides, model_options, parse_overrides
+from zoo.registry.overrides import ENCODER_ARGS, apply_overrides, model_options, parse_overrides
 from zoo.registry.recipe import Recipe
 from zoo.registry.resolve import resolve
 from zoo.training.budget import duration
@@ -91,7 +91,8 @@ def pick(asked: Asked, out: Path, *, worker: str = WORKER) -> Picked:
     models = named(asked.models, asked.registry_path)
     for model in models:
         apply_overrides(_recipe(asked, model), asked.overrides)
-        resolve(model, asked.registry_path).check(model_options(asked.overrides))
+        options = model_options(asked.overrides)
+        resolve(model, asked.registry_path, options.get(ENCODER_ARGS)).check(options)
     dataset, _ = with_val(load_dataset(asked.data))  # as each run will divide it
     for split in ("train", "val"):
         dataset.samples(split)
