@@ -129,9 +129,9 @@ def test_the_encoder_is_left_out_and_comes_back_bit_identical(
     ("name", "options", "computed"),
     [
         (
-            "linear-test_vit",
+            "pmt-test_vit",
             {"encoder_args": {"patch_size": 8}},
-            ["encoder.model.model.patch_embed.proj.weight", "encoder.model.model.pos_embed"],
+            ["encoder.model.patch_embed.proj.weight", "encoder.model.pos_embed"],
         ),
         ("linear-test_resnet", {"in_chans": 4}, ["encoder.model.conv1.0.weight"]),
         ("pmt-test_vit", {"queries": 5}, []),
@@ -423,20 +423,24 @@ def test_a_file_of_another_encoder(hub: LoopbackHub) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("name", ["linear-test_resnet", "pmt-test_vit"])
 def test_training_with_a_frozen_encoder_gives_such_a_model_and_starts_from_one(
-    hub: LoopbackHub, tmp_path: Path
+    hub: LoopbackHub, tmp_path: Path, name: str
 ) -> None:
     from zoo.data.scenes import write_scenes
 
     data = write_scenes(tmp_path / "data", train=2, val=2, test=2, size=(64, 64))
     short = ["crop=32", "batch_size=2", "ema=0.9", "precision=fp32"]
-    frozen = [*short, "stages=[{name: head, epochs: 1, learn: decoder}]"]
-    zoo.finetune("linear-test_resnet", data, out=tmp_path / "one", overrides=frozen)
+    frozen = [*short, "stages=[{name: head, epochs: 1, unfreeze: 0.0}]"]
+    zoo.finetune(name, data, out=tmp_path / "one", overrides=frozen)
     zoo.push(tmp_path / "one", REPO, decoder_only=True)
-    assert not load(held(hub)["model.safetensors"]).keys() & encoder_of(made())
+    assert not load(held(hub)["model.safetensors"]).keys() & encoder_of(made(name))
     assert zoo.evaluate(ADDRESS, data).metrics == zoo.evaluate(tmp_path / "one", data).metrics
     zoo.finetune(ADDRESS, data, out=tmp_path / "two", overrides=frozen)
     zoo.push(tmp_path / "two", REPO, decoder_only=True)
+    out = tmp_path / "predictions"
+    assert run(["predict", ADDRESS, str(data / "test" / "images"), "--out", str(out)]) == 0
+    assert len([*out.glob("masks/*.png")]) == 2
     whole = [*short, "stages=[{name: all, epochs: 1}]"]
     zoo.finetune(ADDRESS, data, out=tmp_path / "three", overrides=whole)
     with pytest.raises(InputError, match="tensors of its encoder are not those of"):
