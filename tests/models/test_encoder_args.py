@@ -92,17 +92,20 @@ def test_another_patch_is_in_the_description_and_loads_again_to_equal_outputs(
             assert torch.equal(plain(whole), model.net(whole))
 
 
-def test_patches_of_32_double_once_more_in_eomt_and_quarter_its_tokens() -> None:
+@pytest.mark.parametrize("decoder", ["eomt", "pmt"])
+def test_patches_of_32_double_once_more_and_quarter_the_tokens(decoder: str) -> None:
     shapes = {}
     for patch in (16, 32):
         model = create(
-            "eomt-test_vit", classes=3, encoder_weights=None, encoder_args={"patch_size": patch}
-        ).eval()
+            f"{decoder}-test_vit", classes=3, encoder_weights=None,
+            encoder_args={"patch_size": patch}, queries=5, blocks=2,
+        ).eval()  # fmt: skip
         net = model.net
         assert isinstance(net, MaskTransformer)
         with torch.no_grad():
             patches = net.encoder(images(160, 160))[-1][0]
             masks = net.decoder.upscale(patches)
+            assert model(images(97, 130)).shape == (1, 3, 97, 130)
         shapes[patch] = len(net.decoder.upscale), patches.shape[2:], masks.shape[2:]
     assert shapes == {16: (2, (10, 10), (40, 40)), 32: (3, (5, 5), (40, 40))}
 
