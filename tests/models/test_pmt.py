@@ -28,6 +28,8 @@ from zoo.models.meta import without_memory
 from zoo.models.outputs import MaskOutputs, pixel_logits
 from zoo.models.segmentation import SegmentationModel, normalise
 from zoo.models.spec import model_spec
+from zoo.registry.decoders import DECODERS
+from zoo.registry.encoders import encoders
 from zoo.registry.load import load_registry
 from zoo.registry.resolve import list_models, resolve
 from zoo.training.losses import Objective
@@ -117,6 +119,18 @@ def test_tokens_of_every_kind_of_transformer(
     assert angles.shape[-2:] == (16, 2 * encoder.width // block.attn.num_heads)
 
 
+@pytest.mark.parametrize(("name", "patch"), [("vit_tiny_patch16_224", 16), (EVA, 14), (MIXED, 16)])
+def test_another_grid_at_each_forward(name: str, patch: int) -> None:
+    net = network_of(name, dynamic_img_size=True, **SMALL).eval()
+    with torch.no_grad():
+        for height, width in ((2, 5), (4, 3)):
+            images = torch.randn(1, 3, height * patch, width * patch)
+            (prediction,) = net.training_outputs(images).predictions[-1:]
+            cells = 4 if patch == 16 else 2  # of each patch, along each side
+            assert prediction.masks.shape == (1, 4, height * cells, width * cells)
+            assert net(images).shape == (1, 2, *images.shape[-2:])
+
+
 def test_a_level_adds_its_normalised_tokens_and_their_mlp_times_a_scale() -> None:
     net = network_of(VIT).train()
     lateral = net.decoder.levels[0]
@@ -161,6 +175,7 @@ def test_blocks_as_wide_as_the_options_say() -> None:
     assert count(blocks=1, mlp_ratio=4.0) == block + 3 * (2 * width**2 + width)
 
 
+@pytest.mark.long
 def test_the_large_dinov3_takes_it() -> None:
     spec = model_spec(resolve("pmt-vit_large_patch16_dinov3"), 150)
     spec = spec.model_copy(update={"decoder_args": {"blocks": 6}})
@@ -233,6 +248,7 @@ def test_a_saved_model_gives_the_same_logits_and_takes_other_classes(tmp_path: P
         assert other(images).shape == (1, 2, 60, 70)
 
 
+@pytest.mark.long
 def test_a_trace_takes_other_sizes() -> None:
     model, images = model_of().eval(), torch.randn(2, 3, 64, 64)
     with warnings.catch_warnings(), torch.no_grad():
@@ -273,12 +289,12 @@ def test_other_networks_are_refused_by_name() -> None:
         plain_transformer("test_resnet")
 
 
-def test_its_recipe_trains_the_decoder_only_and_plain_transformers_are_listed() -> None:
+def test_its_recipe_trains_the_decoder_only_and_parallel_blocks_are_taken() -> None:
     assert resolve(f"pmt-{VIT}").recipe == "pmt"
     recipe = load_registry().recipe("pmt")
     assert [stage.unfreeze for stage in recipe.stages] == [0.0]
-    assert len(list_models(decoder="pmt")) == 244
-    assert list_models(decoder="pmt", encoder="resnet*18") == []
+    assert list_models(decoder="pmt", encoder="*_18x2_*") != []
+    assert sum(DECODERS["pmt"].refuses(row) is None for row in encoders().values()) == 244
     parallel = model_spec(resolve("pmt-vit_small_patch16_18x2_224"), 2)
     with without_memory():
         assert build(parallel).net.encoder.after == [3, 8, 12, 17]
