@@ -287,6 +287,32 @@ def test_wrappers_and_names_that_look_like_them() -> None:
         assert len(encoder_layers(model)) == count
 
 
+@pytest.mark.parametrize(
+    ("encoder", "stem", "second", "last", "count"),
+    [
+        # stem; the blocks of each stage, its downsampling with its first one
+        ("repvit_m0_9", {"stem"}, "stages_0.blocks.0.", "stages_3.blocks.1.", 1 + 2 + 2 + 14 + 2),
+        ("hgnetv2_b0", {"stem"}, "stages_0.blocks.0.", "stages_3.blocks.0.", 1 + 1 + 1 + 2 + 1),
+        # a layer is a stage
+        ("mvitv2_tiny", {"patch_embed"}, "stages.0.blocks.0.", "stages.3.blocks.1.", 1 + 4),
+        # the normalisation before the first block belongs to the stem
+        (
+            "vit_base_patch16_clip_224",
+            {"cls_token", "pos_embed", "patch_embed", "norm_pre"},
+            "blocks.0.", "blocks.11.", 1 + 12,
+        ),
+    ],
+)  # fmt: skip
+def test_order_of_layers_that_timm_has_mended(
+    encoder: str, stem: set[str], second: str, last: str, count: int
+) -> None:
+    layers = [[unwrapped(name) for name in layer] for layer in encoder_layers(Wrapped(encoder))]
+    assert {name.partition(".")[0] for name in layers[0]} == stem
+    assert any(name.startswith(second) for name in layers[1])
+    assert any(name.startswith(last) for name in layers[-1])
+    assert len(layers) == count
+
+
 def test_layers_of_a_net_that_timm_does_not_number() -> None:
     layers = [set(layer) for layer in encoder_layers(Wrapped("poolformerv2_s12"))]
     prefix = "net.encoder.model."

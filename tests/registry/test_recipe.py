@@ -107,6 +107,7 @@ def test_defaults_are_filled_in() -> None:
                     "gamma": 0.1,
                     "cycles": 2,
                     "patience": 2,
+                    "decay": 0.2,
                 },
             }
         ],
@@ -308,6 +309,10 @@ def test_defaults_are_filled_in() -> None:
         (
             {"stages": [stage(unfreeze_from=0.0, unfreeze_names=["a"])]},
             "stages[0]: give unfreeze_from or unfreeze_names, not both",
+        ),
+        (
+            {"stages": [stage(schedule={"kind": "wsd", "warmup": 0.5, "decay": 0.6})]},
+            "stages[0]: schedule.warmup of 0.5 and schedule.decay of 0.6 take more than the stage;",
         ),
         ({"dropout": 1.0}, "dropout: should be less than 1, got 1.0"),
         ({"batch_norm": "sync"}, "batch_norm: should be 'train', 'frozen' or 'group', got 'sync'"),

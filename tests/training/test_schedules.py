@@ -23,6 +23,7 @@ KINDS: list[dict[str, Any]] = [
     {"kind": "poly", "warmup": 0.1},
     {"kind": "cosine", "warmup": 0.1},
     {"kind": "cosine_restarts", "gamma": 0.5, "warmup": 0.1},
+    {"kind": "wsd", "decay": 0.4, "warmup": 0.1},
     {"kind": "one_cycle"},
     {"kind": "plateau", "patience": 1, "warmup": 0.1},
 ]
@@ -153,6 +154,17 @@ def test_cosine_restarts_share_an_odd_number_of_steps() -> None:
     assert found[6] < 0.001 > found[13]
 
 
+@pytest.mark.parametrize(("warmup", "rising"), [(0.0, []), (0.1, [0.01 / 3, 0.02 / 3])])
+def test_wsd_rises_stays_and_falls_as_one_minus_the_root(
+    warmup: float, rising: list[float]
+) -> None:
+    found = decoder_rates({"kind": "wsd", "decay": 0.2, "warmup": warmup})
+    # the last four of twenty steps begin at the peak; t is 0, 1, 2 and 3 quarters
+    falling = [1e-5 + (0.01 - 1e-5) * (1 - math.sqrt(t / 4)) for t in range(4)]
+    assert found == pytest.approx([*rising, *[0.01] * (16 - len(rising)), *falling])
+    assert found[18] == pytest.approx(0.0029360, rel=1e-4)
+
+
 @pytest.mark.parametrize("warmup", [0.0, 0.3, 0.5])
 def test_one_cycle_is_torchs(warmup: float) -> None:
     expected = from_torch_one_cycle(warmup or 0.3)
@@ -232,6 +244,12 @@ def test_plateau_ignores_the_warm_up() -> None:
             "the warm-up of 0.95 takes all of the stage's 5 steps (1 epochs of 5)",
         ),
         ({"kind": "cosine_restarts", "cycles": 3, "gamma": 0.5}, 1, "3 cycles need at least 6"),
+        (
+            {"kind": "wsd"},
+            1,
+            "wsd needs two steps to fall, a decay of 0.2 of the stage's 5 steps (1 epochs of 5) is "
+            "fewer; raise decay or epochs",
+        ),
         ({"kind": "one_cycle"}, 1, "one_cycle needs two steps to rise and two to fall"),
     ],
 )

@@ -100,12 +100,13 @@ class Optimizer(Strict):
 
 
 ScheduleKind = Literal[
-    "constant", "step", "multistep", "poly", "cosine", "cosine_restarts", "one_cycle", "plateau"
-]
+    "constant", "step", "multistep", "poly", "cosine", "cosine_restarts", "wsd", "one_cycle",
+    "plateau",
+]  # fmt: skip
 
 
 FLOOR = 1e-3
-"""The fraction of the peak rate at which poly and the cosines end."""
+"""The fraction of the peak rate at which poly, the cosines and wsd end."""
 
 
 class Schedule(Strict):
@@ -114,6 +115,7 @@ class Schedule(Strict):
     `power` is for poly. step multiplies the rate by `gamma` after every `step_epochs` epochs,
     multistep at each of `milestones` (fractions of the stage), plateau after `patience` validations
     without a better mIoU. cosine_restarts falls `cycles` times, each peak `gamma` times the last.
+    wsd stays at the peak until the last fraction `decay` of the stage, in which it falls.
     For one_cycle `warmup` is the length of the rise; 0 stands for 0.3 there.
     """
 
@@ -125,6 +127,7 @@ class Schedule(Strict):
     gamma: PositiveFraction = 0.1
     cycles: Annotated[int, Field(ge=2)] = 2
     patience: Count = 2
+    decay: PositiveFraction = 0.2
 
     @model_validator(mode="after")
     def _kind_has_what_it_needs(self) -> Self:
@@ -196,6 +199,11 @@ class Stage(Strict):
             wrong.append(
                 f"schedule.milestones begin at {plan.milestones[0]:g} of the stage, within its "
                 f"warm-up of {plan.warmup:g}; shorten the warm-up or move the milestone"
+            )
+        if plan.kind == "wsd" and plan.warmup + plan.decay > 1:
+            wrong.append(
+                f"schedule.warmup of {plan.warmup:g} and schedule.decay of {plan.decay:g} take "
+                "more than the stage; lower one of them"
             )
         if wrong:
             raise ValueError("; ".join(wrong))

@@ -12,6 +12,7 @@ from timm.scheduler import (
     MultiStepLRScheduler,
     PolyLRScheduler,
     StepLRScheduler,
+    WSDLRScheduler,
 )
 from timm.scheduler.scheduler import Scheduler
 from torch.distributed.tensor import DTensor
@@ -232,6 +233,14 @@ def make_schedule(
         return MultiStepLRScheduler(
             optimizer, decay_t=at, decay_rate=schedule.gamma, warmup_prefix=False, **warmed
         )
+    if schedule.kind == "wsd":  # falls as 1 - sqrt(t), the best in arXiv 2405.18392
+        return WSDLRScheduler(
+            optimizer,
+            t_initial=steps - warmup,
+            decay_t=min(round(schedule.decay * steps), steps - warmup),
+            lr_min=peak * FLOOR,
+            **warmed,
+        )
     falling = warmed | {"lr_min": peak * FLOOR, "warmup_prefix": True}
     length = max(1, steps - warmup)
     if schedule.kind == "poly":
@@ -263,6 +272,11 @@ def check_schedules(stages: Sequence[Stage], steps_per_epoch: int) -> None:
             problem = (
                 f"{plan.cycles} cycles need at least {2 * plan.cycles} steps after the warm-up, "
                 f"{length} leave {steps - warmup}; lower cycles or raise epochs"
+            )
+        elif plan.kind == "wsd" and round(plan.decay * steps) < 2:
+            problem = (
+                f"wsd needs two steps to fall, a decay of {plan.decay:g} of {length} is fewer; "
+                "raise decay or epochs"
             )
         elif plan.kind == "one_cycle" and min(rise, 1 - rise) * steps < 2:
             problem = (
