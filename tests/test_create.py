@@ -308,6 +308,11 @@ def test_a_folder_gives_back_the_same_model(tmp_path: Path) -> None:
         assert torch.equal(model(images), again(images))
 
 
+def test_a_folder_without_a_model_says_so_first(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is not a model folder: it holds no config\.json"):
+        zoo.create(tmp_path, encoder_weights=None)
+
+
 def test_a_saved_model_is_loaded_again_in_evaluation_mode(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     model = zoo.create(f"unet-{TINY}", classes=["a", "b"], encoder_weights=None)

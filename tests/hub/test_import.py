@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -82,6 +84,10 @@ TWO_SETS: dict[str, Any] = {
         "model_ema": {"n_averaged": torch.tensor(4)}
         | {f"module.{name}": tensor for name, tensor in averaged(s).items()},
     },
+    "what scripts store beside them": lambda s: {
+        "state_dict": s, "state_dict_ema": averaged(s), "metric": np.float64(0.5),
+        "args": argparse.Namespace(lr=0.1, data=PosixPath("data"), epochs=np.int64(3)),
+    },
     "state dictionaries": lambda s: {"model_state_dict": s, "ema_state_dict": averaged(s)},
     "with decay": lambda s: {"net": s, "ema": {"module": averaged(s), "updates": 7}},
     "by name": lambda s: {"model": s, "ema": {"shadow": averaged(s), "decay": 0.999}},
@@ -100,6 +106,7 @@ TWO_SETS: dict[str, Any] = {
     },
     "MMSegmentation 0.x": lambda s: {"state_dict": joined("", "ema_", "_", s)},
     "ema-pytorch": lambda s: joined("online_model.", "ema_model.", ".", s),
+    "a module beside the model": lambda s: {"state_dict": joined("net.", "net_ema.", ".", s)},
     "LitEma": lambda s: {"state_dict": joined("model.", "model_ema.", "", s)},
 }  # fmt: skip
 
@@ -192,6 +199,8 @@ def test_nothing_is_executed(tmp_path: Path, write: Any, monkeypatch: pytest.Mon
     [
         (b"", "is not a PyTorch checkpoint"),
         (b"hello", "run code|is not a PyTorch checkpoint"),
+        (b"\x80\x02cnumpy\ndtype\n)R.", r"is not a PyTorch checkpoint \("),
+        (b"\x80\x02cargparse\nNamespace\n(K\x01tR.", r"is not a PyTorch checkpoint \("),
         (None, "There is no checkpoint"),
     ],
 )

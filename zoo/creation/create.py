@@ -112,12 +112,13 @@ def create(
     else:
         folder = model_folder(model if weights is None else weights, registry, names=False)
     if folder is not None:
+        found = read_folder(folder, registry).spec
         if changed:
             raise InputError(
                 f"{weights or model} is a trained model; only classes= can be changed."
             )
         if weights is not None:
-            wanted, found = resolve(str(model), registry), read_folder(folder, registry).spec
+            wanted = resolve(str(model), registry)
             encoder = found.encoder.partition(".")[0]
             if (found.decoder, encoder) != (wanted.decoder, wanted.encoder):
                 raise InputError(

@@ -5,12 +5,15 @@ Only tensors are read; nothing in the file is executed.
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from zoo.common.errors import InputError, printable, unknown
 
@@ -26,7 +29,20 @@ BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 DEEPEST = 8
 """How many dictionaries deep weights are looked for; one may hold itself."""
 EMA_KEY = re.compile(r"(?:^|_)ema(?:_|$)", re.IGNORECASE)
-EMA_NAME = re.compile(r"(?P<before>(?:\w+\.)*?)(?:model_ema|ema_model|ema)[._](?P<name>.+)")
+EMA_NAME = re.compile(
+    r"(?P<before>(?:\w+\.)*?)(?:(?:model_ema|ema_model|ema)[._]|\w+_ema\.)(?P<name>.+)"
+)
+PLAIN: list[Any] = [
+    argparse.Namespace,
+    *((PurePath, f"{module}.{kind}Path") for module in ("pathlib", "pathlib._local")
+      for kind in ("Posix", "Windows")),
+    *((np.float64(0).__reduce__()[0], f"numpy.{module}.multiarray.scalar")
+      for module in ("core", "_core")),
+    np.dtype,
+    *(type(np.dtype(code)) for code in "?bhilqBHILQefd"),
+]  # fmt: skip
+"""What scripts store beside the weights and torch does not read by itself: arguments, paths and
+NumPy's numbers. Reading them runs no code."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +94,8 @@ def _content(path: Path) -> Any:
     if not path.is_file():
         raise InputError(f"There is no checkpoint {path}.")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(PLAIN):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f" ({named[1]})" if named else ""
@@ -87,7 +104,7 @@ def _content(path: Path) -> Any:
             "not. Where you trust its origin, load it in its own project and save "
             "only model.state_dict()."
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle raises whatever it leads to
         reason = printable(error).strip()[:200] or type(error).__name__
         raise InputError(f"{path} is not a PyTorch checkpoint ({reason}).") from error
 
