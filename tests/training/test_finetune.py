@@ -125,7 +125,7 @@ def test_options_of_the_decoder_are_in_the_run_its_model_and_its_record(
     assert record.overrides["model.decoder_channels"] == [16, 16, 8, 8, 8]
     recipe = Recipe.model_validate(described["recipe"])
     assert record.recipe_hash == recipe_hash(recipe, model.spec.decoder_args) != recipe_hash(recipe)
-    with pytest.raises(InputError, match=r"is a trained model, .* out model\.decoder_channels, or"):
+    with pytest.raises(InputError, match=r"is built already, .* out model\.decoder_channels, or"):
         finetune(tmp_path / "run", scenes, out=tmp_path / "next", overrides=[narrow])
     (tmp_path / "run" / "result.json").unlink()
     with pytest.raises(InputError, match=r"spec\.decoder_args\.decoder_channels: the run has \[16"):

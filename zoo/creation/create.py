@@ -282,9 +282,4 @@ def _from_folder(
     names = class_names(classes)
     if not isinstance(plain_value(classes), list) and len(names) == len(spec.classes):
         names = spec.classes
-    if names != spec.classes:
-        info(
-            f"{folder}: the segmentation head is replaced ({len(spec.classes)} -> "
-            f"{len(names)} classes) and starts from random weights."
-        )
     return load_folder(folder, names, registry)

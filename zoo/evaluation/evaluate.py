@@ -24,7 +24,7 @@ from zoo.data.loading.loader import EvalLoader
 from zoo.data.split import as_recorded
 from zoo.evaluation.counts import Confusion
 from zoo.inference.tiling import predict_ids
-from zoo.models.build import gmacs, params_m
+from zoo.models.build import gmacs, params_m, weights_id
 from zoo.models.layers import in_eval_mode
 from zoo.models.outputs import Outputs
 from zoo.models.segmentation import SegmentationModel
@@ -217,6 +217,13 @@ def write_result(found: Evaluation, folder: Path) -> Record:
     return record
 
 
+def _encoder_init(model: SegmentationModel) -> str:
+    """How the encoder of a model started that no run of zoo has trained."""
+    if model.spec.encoder_weights is not None:
+        return "pretrained"
+    return "random" if model.provenance is None else weights_id(model.net.state_dict())
+
+
 def make_record(found: Evaluation) -> Record:
     """The record of an evaluation. Raises InputError where `check_reportable` does."""
     check_reportable(found.model, found.split)
@@ -228,9 +235,7 @@ def make_record(found: Evaluation) -> Record:
         "schema": SCHEMA,
         "protocol": PROTOCOL,
         "model": spec.name,
-        "encoder_init": training.get(
-            "encoder_init", "random" if spec.encoder_weights is None else "pretrained"
-        ),
+        "encoder_init": training.get("encoder_init") or _encoder_init(found.model),
         "encoder_weights": training.get("encoder_weights", spec.encoder_weights),
         "dataset": found.dataset.name,
         "data_hash": data_hash(found.dataset, found.split),

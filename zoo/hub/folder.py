@@ -11,6 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.common.console import info
 from zoo.common.errors import InputError, type_words
 from zoo.common.files import OutputFolder, json_text, list_written, new_folder
 from zoo.hub.card import Extras, card
@@ -173,28 +174,44 @@ def load_folder(
     InputError where the weights do not fit the description or hold NaN, and for an encoder that
     cannot be had or is another one; RunError where the Hub fails.
     """
-    from zoo.models.build import (
-        build,
-        check_keys,
-        check_values,
-        read_weights,
-        with_tied_names,
-    )
+    from zoo.models.build import read_weights
 
     described, commit = read_folder(path, registry), snapshot_origin(path)
-    spec, state = described.spec, read_weights(path / WEIGHTS)
-    left_out = described.encoder_on_hub
+    state, left_out = read_weights(path / WEIGHTS), described.encoder_on_hub
     encoder = None if left_out is None else fetch_left_out(left_out, path)
-    origin: dict[str, Any] = {} if commit is None else {"pulled_from": commit}
+    origin = None if commit is None else {"pulled_from": commit}
+    return restored(described, state, path, classes, encoder, origin)
+
+
+def restored(
+    described: Described,
+    state: dict[str, torch.Tensor],
+    source: Path | str,
+    classes: list[str] | None = None,
+    encoder: Path | None = None,
+    origin: dict[str, Any] | None = None,
+) -> SegmentationModel:
+    """The model of a description and its weights `state`, which messages call `source`.
+
+    `classes` as in `load_folder`; `encoder` is the file with the encoder where `state` leaves it
+    out; `origin` is what the model's provenance says beside its training.
+    """
+    from zoo.models.build import build, check_keys, check_values, with_tied_names
+
+    spec, origin = described.spec, origin or {}
     if classes is None or classes == spec.classes:
         model = build(spec, encoder)
-        check_values(state, path, model.net)
+        check_values(state, source, model.net)
         load_state(model, state, described)
         model.provenance = (described.training or {}) | origin or None
         return model.eval()
+    info(
+        f"{source}: the segmentation head is replaced ({len(spec.classes)} -> "
+        f"{len(classes)} classes) and starts from random weights."
+    )
     model = build(with_classes(spec, classes), encoder)
     fresh = model.net.state_dict()
-    check_values(state, path, model.net)
+    check_values(state, source, model.net)
     state = with_left_out(model.net, state, described)
     if described.foreign:
         old = build(spec)

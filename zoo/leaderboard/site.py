@@ -91,7 +91,10 @@ def _options(names: set[str]) -> list[tuple[str, str]]:
 
 
 def commands(table: BoardTable, row: Entry) -> str:
-    """The commands that measure the row's first run again; DATA is the user's copy of the data."""
+    """The commands that measure the row's first run again; DATA is the user's copy of the data.
+
+    GIVEN is a folder with the weights that the table says by their digest.
+    """
     run = row.runs[0]
     commit = run.commit.removesuffix("-dirty")
     lines = [f"git checkout {shlex.quote(commit)}"] if commit else []
@@ -101,7 +104,8 @@ def commands(table: BoardTable, row: Entry) -> str:
     if row.recipe != "none":
         target = "RUN"
         given = [f"{key}={json.dumps(value)}" for key, value in sorted(row.overrides.items())]
-        words = ["zoo", "finetune", row.model, "--data", "DATA", "--recipe", row.recipe]
+        model = "GIVEN" if table.encoder_init.startswith("given-") else row.model
+        words = ["zoo", "finetune", model, "--data", "DATA", "--recipe", row.recipe]
         words += ["--out", target]
         words += ["--encoder-weights", "none"] if table.encoder_init == "random" else []
         lines.append(shlex.join([*words, f"seed={run.seed}", *given]))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,20 @@ def with_tied_names(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tenso
                 )
         complete |= {name: state[held[0]] for name in group if held}
     return complete
+
+
+def weights_id(state: Mapping[str, Tensor]) -> str:
+    """`given-` and 12 hexadecimal digits that name these weights: how a record tells them apart.
+
+    They are of a SHA-256 over names, shapes and values in fp32 (counters in int64).
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        kind = torch.float32 if tensor.is_floating_point() else torch.int64
+        values = tensor.detach().to("cpu", kind).contiguous()
+        digest.update(f"{name} {tuple(values.shape)}\n".encode())
+        digest.update(values.numpy().tobytes())
+    return f"given-{digest.hexdigest()[:12]}"
 
 
 def check_keys(net: nn.Module, state: dict[str, Tensor]) -> None:

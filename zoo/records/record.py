@@ -72,8 +72,10 @@ else:
 class Record(Strict):
     """One measured run: what was measured, on which data, how, and the confusion matrix.
 
-    `size` is [height, width] in pixels or None where the images differ in size, `input_size` the
-    size that they are resized to for the network, where it differs (`gmacs` counts that);
+    `encoder_init` says how the encoder started: `given-...` is the digest of all weights of a model
+    that no run of zoo had made. `size` is [height, width] in pixels or None where the images differ
+    in size, `input_size` the size that they are resized to for the network, where it differs
+    (`gmacs` counts that);
     `confusion` holds pixel counts, rows are the truth and columns the prediction, in the order of
     `classes`; `chosen_on` is the split that chose the epoch or anything else, None where nothing
     was chosen; `chosen_miou` is the mIoU on it, where known, by which settings may be compared and
@@ -84,7 +86,9 @@ class Record(Strict):
 
     schema_version: Literal[1] = Field(default=SCHEMA, alias="schema")
     model: Text
-    encoder_init: Annotated[str, Field(pattern=r"^(pretrained|random|frozen-[a-z0-9._-]+)$")]
+    encoder_init: Annotated[
+        str, Field(pattern=r"^(pretrained|random|frozen-[a-z0-9._-]+|given-[0-9a-f]{12})$")
+    ]
     encoder_weights: Text | None
     dataset: Text
     data_hash: Hash
@@ -125,7 +129,8 @@ class Record(Strict):
                 f"chosen_on: must differ from split (both are {self.split!r}); "
                 "a split that chose the model cannot report it"
             )
-        if (self.encoder_init == "random") != (self.encoder_weights is None):
+        given = self.encoder_init.startswith("given-")  # whatever the encoder was before
+        if not given and (self.encoder_init == "random") != (self.encoder_weights is None):
             problems.append(
                 "encoder_weights: must be null for a random encoder and named for any other "
                 f"(encoder_init is {self.encoder_init!r}, encoder_weights {self.encoder_weights!r})"

@@ -26,6 +26,7 @@ from zoo.training.start import make_trainer, prepare
 if TYPE_CHECKING:
     import altair
 
+    from zoo.models.segmentation import SegmentationModel
     from zoo.registry.recipe import Stage
     from zoo.training.engine.trainer import Trainer
 
@@ -68,7 +69,7 @@ class Finding:
 
 
 def find_lr(
-    model: str | Path,
+    model: str | Path | SegmentationModel,
     data: str | Path,
     *,
     stage: str | None = None,

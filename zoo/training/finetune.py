@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.common.console import info
 from zoo.common.errors import InputError
@@ -24,6 +24,7 @@ from zoo.runtime.processes import Ranks, start_ranks
 from zoo.training.auto import announce_choices, resolve_auto
 from zoo.training.charts import write_curves
 from zoo.training.engine.trainer import Result
+from zoo.training.given import keep
 from zoo.training.plan import (
     CHECKPOINT,
     Plan,
@@ -34,6 +35,7 @@ from zoo.training.plan import (
 )
 from zoo.training.run_folder import (
     BEST,
+    GIVEN,
     RESULT,
     check_out,
     check_trackers,
@@ -43,9 +45,12 @@ from zoo.training.run_folder import (
 )
 from zoo.training.start import Start, make_trainer, prepare
 
+if TYPE_CHECKING:
+    from zoo.models.segmentation import SegmentationModel
+
 
 def finetune(
-    model: str | Path,
+    model: str | Path | SegmentationModel,
     data: str | Path,
     *,
     recipe: str | None = None,
@@ -59,7 +64,10 @@ def finetune(
     budget: str | None = None,
     **unknown: Any,
 ) -> Result:
-    """Fine-tune `model` (a name, or the folder of a trained model) on the train split of `data`.
+    """Fine-tune `model` on the train split of `data`.
+
+    `model`: a name, the folder of a trained model, or a model object that `zoo.create` made. The
+    run trains a copy of an object's weights, whatever changed them, and leaves the object alone.
 
     The best weights by mIoU on the val split are kept as a model folder in `out`/best. `recipe` is
     a name in the registry (default: the model's own, `scratch` for random weights) or `auto`, which
@@ -102,6 +110,12 @@ def _run(request: RunRequest, plan: Plan | None, held: contextlib.ExitStack) -> 
         announce_choices(plan)
         check_batch_size(plan.recipe, ranks.world)
         start = prepare(plan, ranks)
+    with ranks.raise_on_all_ranks():
+        if len(set(ranks.gather(start.encoder_init))) > 1:
+            raise InputError(
+                "The processes were given different weights. Call torch.manual_seed(0) before "
+                "zoo.create, or load the same file in each of them."
+            )
     spec, recipe, dataset = start.net.spec, plan.recipe, plan.dataset
     # what the model was built with, also by an overlay or by the run that it started from
     options = with_chosen_args(plan.options, spec.encoder_args)
@@ -124,11 +138,14 @@ def _run(request: RunRequest, plan: Plan | None, held: contextlib.ExitStack) -> 
         "encoder_weights": spec.encoder_weights,
         "precision": start.precision,
     }
+    started_from = None if plan.folder is None else plan.folder.name
+    if plan.given is not None:
+        started_from = GIVEN
     # run.json: everything that a resumed run must share
     description: dict[str, Any] = {
         "schema": 1,
         "model": plan.model,
-        "started_from": None if plan.folder is None else plan.folder.name,
+        "started_from": started_from,
         "data": {
             "name": dataset.name,
             "source": data_source(request.data),
@@ -156,6 +173,8 @@ def _run(request: RunRequest, plan: Plan | None, held: contextlib.ExitStack) -> 
         if ranks.first:
             if not request.resume:
                 held.enter_context(only_run(plan.out, resume=False))
+                if plan.given is not None:
+                    keep(plan.given, plan.out / GIVEN)
             open_run(plan.out, description, request.resume)
     _announce(plan, start, ranks)
     has_checkpoint = ranks.any((plan.out / CHECKPOINT).is_file())

@@ -31,6 +31,7 @@ from zoo.registry.overrides import (
 )
 from zoo.registry.recipe import Augment, Optimizer, Recipe, Stage
 from zoo.registry.resolve import Resolved, resolve
+from zoo.training.given import GivenModel, is_model, take
 
 AUTO = "auto"
 """The name under which a recipe chosen from the data is requested and recorded."""
@@ -50,7 +51,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600}
 class RunRequest:
     """What a run is asked to do: the arguments of `zoo.finetune`, which explains them."""
 
-    model: str | Path
+    model: str | Path | GivenModel
     data: str | Path
     recipe: str | None = None
     out: Path | None = None
@@ -67,11 +68,12 @@ class RunRequest:
 class Plan:
     """What a run will do: the request with its names, recipe and data set resolved.
 
-    `model` is the architecture's name and `folder` the trained model to start from, if any. `usual`
-    is the registry's recipe for the model. With the recipe name `auto`, `recipe` is the one that
-    the choice starts from, until `resolve_auto` has made it; `auto` then has choices and reasons.
-    `options` of the model are what the overrides `model.KEY=value` give.
-    `divided` says how the val split was made, where the data had none, see `with_val`.
+    `model` is the architecture's name; `folder` is the trained model to start from, if any, and
+    `given` the weights of a model object. `usual` is the registry's recipe for the model. With the
+    recipe name `auto`, `recipe` is the one that the choice starts from, until `resolve_auto` has
+    made it; `auto` then has choices and reasons. `options` of the model are what the overrides
+    `model.KEY=value` give. `divided` says how the val split was made, where the data had none, see
+    `with_val`.
     """
 
     request: RunRequest
@@ -86,6 +88,11 @@ class Plan:
     divided: dict[str, Any] | None = None
     auto: dict[str, Any] | None = None
     options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def given(self) -> GivenModel | None:
+        """The model object that the run starts from, if any."""
+        return self.request.model if isinstance(self.request.model, GivenModel) else None
 
     def stage(self, name: str | None) -> Stage:
         """The stage of the recipe with this name, None: the last. Raises InputError."""
@@ -108,7 +115,11 @@ class Plan:
 
 _PATH = (str, Path)
 _ARGUMENTS: dict[str, tuple[tuple[type, ...], str]] = {
-    "model": (_PATH, "a name, such as unet-resnet18, or the folder of a trained model"),
+    "model": (
+        _PATH,
+        "a name, such as unet-resnet18, the folder of a trained model or what zoo.create returned, "
+        "without a wrapper",
+    ),
     "data": (_PATH, "a folder, a dataset.yaml or FORMAT:PATH"),
     "recipe": ((str, type(None)), "the name of a recipe; single values go into overrides"),
     "out": ((*_PATH, type(None)), "a folder"),
@@ -129,10 +140,14 @@ def make_request(*, unknown: Mapping[str, Any], **given: Any) -> RunRequest:
     Raises InputError for these, with the override that stands for each, and for other types.
     """
     problems = []
+    model = given.get("model")
+    is_object = not isinstance(model, _PATH) and is_model(model)
     sections: dict[str, type[BaseModel]] = {
         "": Recipe, "optimizer.": Optimizer, "augment.": Augment,
     }  # fmt: skip
     for name, (types, words) in _ARGUMENTS.items():
+        if name == "model" and is_object:
+            continue
         if name in given and not isinstance(given[name], types):
             problems.append(f"{name} should be {words}, got {type_words(given[name])}")
     for name, example in (("overrides", '["batch_size=4"]'), ("track", '["tensorboard"]')):
@@ -160,6 +175,8 @@ def make_request(*, unknown: Mapping[str, Any], **given: Any) -> RunRequest:
     for name in ("out", "registry"):
         if given.get(name) is not None:
             given[name] = Path(given[name])
+    if is_object:
+        given["model"] = take(given["model"])
     return RunRequest(**given)
 
 
@@ -180,23 +197,26 @@ def make_plan(request: RunRequest) -> Plan:
     if request.recipe not in (None, AUTO):
         known.recipe(str(request.recipe))
     weights, registry = request.encoder_weights, request.registry
-    folder = model_folder(request.model, registry, names=weights == DEFAULT)
-    name = str(request.model)
-    if folder is not None:
-        spec = read_folder(folder, registry).spec
-        name = spec.name
-        if len(spec.classes) == 1 and not request.new_head:
+    name, folder, described = str(request.model), None, None
+    if isinstance(request.model, GivenModel):
+        described = request.model.described
+    else:
+        folder = model_folder(request.model, registry, names=weights == DEFAULT)
+        described = None if folder is None else read_folder(folder, registry)
+    if described is not None:
+        name = described.spec.name
+        if len(described.spec.classes) == 1 and not request.new_head:
             request = _for_one_class(request)
-    if folder is not None and weights != DEFAULT:
-        raise InputError(f"{request.model} is a trained model; encoder_weights is for names only.")
+        if weights != DEFAULT:
+            raise InputError(f"{request.model} has weights; encoder_weights is for names only.")
     options = model_options(request.overrides)
-    resolved = resolve(name, registry, options.get(ENCODER_ARGS) if folder is None else None)
-    if folder is None:
+    resolved = resolve(name, registry, options.get(ENCODER_ARGS) if described is None else None)
+    if described is None:
         resolved.check(options)
         check_encoder_weights(resolved, weights)
     elif options:
         raise InputError(
-            f"{request.model} is a trained model, whose network is fixed. Leave out "
+            f"{request.model} is built already, so its network is fixed. Leave out "
             f"{', '.join(f'{MODEL}.{key}' for key in options)}, or start from a name."
         )
     usual = SCRATCH if weights is None else resolved.recipe

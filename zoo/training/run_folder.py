@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 LOG = "log.jsonl"
 RESULT = "result.json"
 BEST = "best"
+GIVEN = "given"
+"""The model folder with the weights of the model object that a run was given."""
 LOCK = "run.lock"
 FREE = ("workers", "checkpoint_minutes", "micro_batch", "activation_checkpointing", "evidence")
 """Keys of a recipe that may change when a run is resumed."""
@@ -48,8 +50,11 @@ def check_out(out: Path, resume: bool) -> None:
     """
     taken = out.exists() and (
         not out.is_dir()
-        # but for what a run leaves that was killed while it wrote run.json
-        or any(at.name != LOCK and not at.name.startswith(f".{RUN}.") for at in out.iterdir())
+        # but for what a run leaves that was killed before run.json was there
+        or any(
+            at.name not in (LOCK, GIVEN) and not at.name.startswith((f".{RUN}.", f".{GIVEN}."))
+            for at in out.iterdir()
+        )
     )
     if resume and not (out / RUN).is_file():
         raise InputError(f"{out} has no run to resume: {RUN} is missing. Start without --resume.")
@@ -101,6 +106,8 @@ def open_run(out: Path, description: dict[str, Any], resume: bool) -> None:
         return
     before, now = read_json(out / RUN), json.loads(json.dumps(description))
     before["recipe"] = _with_defaults(before.get("recipe"))
+    if before.get("encoder_init") == "pretrained" and before.get("encoder_weights") is None:
+        before["encoder_init"] = now["encoder_init"]  # older versions had no digest of the weights
     problems = [
         f"{key}: the run has {_short(old)}, now it is {_short(new)}"
         for key, old, new in _differences(before, now)
@@ -131,7 +138,7 @@ def open_run(out: Path, description: dict[str, Any], resume: bool) -> None:
 
 def remove_unfinished(out: Path) -> None:
     """Remove what a killed run was writing when it died."""
-    for name in (RUN, LOG, RESULT, BEST, CHECKPOINT, *CURVES):
+    for name in (RUN, LOG, RESULT, BEST, GIVEN, CHECKPOINT, *CURVES):
         for left in out.glob(f".{name}.*"):
             if left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zoo.common.console import warn
+from zoo.common.console import info, warn
 from zoo.common.errors import InputError
 from zoo.creation.create import create, needs_network
 from zoo.data.inspect.imbalance import PER_IMAGE, RARE, class_weights, repeat_factors
@@ -15,15 +15,19 @@ from zoo.data.inspect.scan import ScanResult, check_depth, count_labels, data_ha
 from zoo.data.loading.loader import EvalLoader, TrainLoader
 from zoo.data.loading.transforms import mix
 from zoo.evaluation.evaluate import check_input
-from zoo.hub.folder import read_folder
+from zoo.hub.config import Described
+from zoo.hub.folder import load_folder, read_folder, restored
+from zoo.models.build import weights_id
 from zoo.models.layers import encoder_layers, learning_names
 from zoo.models.regularise import apply_recipe
+from zoo.models.spec import class_names
 from zoo.registry.resolve import resolve
 from zoo.runtime.precision import resolve_precision
 from zoo.runtime.processes import Ranks
 from zoo.training.engine.features import check_encoder
 from zoo.training.engine.optim import check_optimizer, check_schedules, rate_scale
 from zoo.training.engine.trainer import Trainer
+from zoo.training.given import GivenModel
 from zoo.training.plan import Plan
 
 if TYPE_CHECKING:
@@ -35,7 +39,8 @@ class Start:
     """What a run starts from.
 
     `encoder_init` says how the encoder was initialised, "pretrained" or "random"; a trained model
-    keeps its value. `hashes` are those of the data, by split.
+    keeps its value, other weights have that of `weights_id`. `hashes` are those of the data, by
+    split.
     """
 
     net: SegmentationModel
@@ -117,7 +122,7 @@ def _make_model(plan: Plan) -> tuple[SegmentationModel, str]:
     """The model, and how its encoder was initialised."""
     dataset, request = plan.dataset, plan.request
     classes = dataset.classes
-    if plan.folder is None:
+    if plan.folder is None and plan.given is None:
         model = create(
             plan.model, classes=classes, in_chans=dataset.channels, palette=dataset.palette,
             encoder_weights=request.encoder_weights, img_size=plan.img_size,
@@ -126,23 +131,52 @@ def _make_model(plan: Plan) -> tuple[SegmentationModel, str]:
         model.spec = model.spec.model_copy(update={"value_range": dataset.value_range})
         encoder_init = "random" if model.spec.encoder_weights is None else "pretrained"
     else:
-        before = read_folder(plan.folder, request.registry)
-        trained = before.spec.id_names
-        if not request.new_head and before.spec.predicts(classes):
-            classes = before.spec.classes
-        elif trained != classes and not request.new_head:
-            raise InputError(
-                f"{plan.folder} was trained on {len(trained)} classes ({', '.join(trained[:5])} "
-                f"...), {dataset.name} has {len(classes)} ({', '.join(classes[:5])} ...). Give "
-                "--new-head to start with a new segmentation head."
-            )
-        model = create(plan.folder, classes=classes, registry=request.registry)
-        encoder_init = str((before.training or {}).get("encoder_init", "pretrained"))
+        model, encoder_init = _trained_model(plan)
     check_input(model, dataset)
     apply_recipe(model, plan.recipe)
     if plan.recipe.feature_views is not None:
         check_encoder(model, plan.recipe.crop)
     return model, encoder_init
+
+
+def _trained_model(plan: Plan) -> tuple[SegmentationModel, str]:
+    """The trained model that the run starts from, for the classes of the data."""
+    dataset, registry, source = plan.dataset, plan.request.registry, plan.given or plan.folder
+    assert source is not None
+    before: Described
+    if isinstance(source, GivenModel):
+        before = source.described
+    else:
+        before = read_folder(source, registry)
+    spec, classes = before.spec, dataset.classes
+    known, names = spec.id_names, None
+    if plan.request.new_head:
+        pass
+    elif spec.predicts(classes):
+        classes = spec.classes
+    elif spec.classes == class_names(len(spec.classes)) and len(known) == len(classes):
+        names, classes = classes[len(known) - len(spec.classes) :], spec.classes
+    else:
+        verb = "has" if isinstance(source, GivenModel) else "was trained on"
+        raise InputError(
+            f"{source} {verb} {len(known)} classes ({', '.join(known[:5])} ...), {dataset.name} "
+            f"has {len(classes)} ({', '.join(classes[:5])} ...). Give --new-head (new_head=True) "
+            "to start with a new segmentation head."
+        )
+    if isinstance(source, GivenModel):
+        model = restored(before, source.state, str(source), classes)
+    else:
+        model = create(source, classes=classes, registry=registry)
+    if names is not None:  # the classes were only counted when the model was made
+        info(f"{source}: its {len(names)} classes take the names of {dataset.name}.")
+        palette = dataset.palette[-len(names) :]
+        model.spec = model.spec.model_copy(update={"classes": names, "palette": palette})
+    if isinstance(known_init := (before.training or {}).get("encoder_init"), str):
+        return model, known_init
+    if isinstance(source, GivenModel) or (before.foreign and spec.encoder_weights is not None):
+        return model, "pretrained"
+    # imported, or saved in somebody's own loop
+    return model, weights_id(load_folder(source, registry=registry).net.state_dict())
 
 
 def _balance(plan: Plan, scan: ScanResult) -> tuple[torch.Tensor | None, list[float] | None]:
