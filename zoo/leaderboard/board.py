@@ -185,13 +185,15 @@ class Board:
         """The timings in a setup, by the id of the row that they are of.
 
         Recipes may let a network see another size than that of the images: a row has only the
-        timings of its model at the size that its network sees.
+        timings of its model at the size that its network sees, and none where overrides changed
+        the model.
         """
         timed = {(s.model, *s.size): s for s in self.speeds if s.setup == setup and s.size}
         found = {}
         for table, row in self.entries():
             seen = row.input_size or table.size or ()
-            if (speed := timed.get((row.model, *seen))) is not None:
+            changed = any(key.startswith("model.") for key in row.overrides)
+            if not changed and (speed := timed.get((row.model, *seen))) is not None:
                 found[row.id] = speed
         return found
 

@@ -143,11 +143,9 @@ def _trained_model(plan: Plan) -> tuple[SegmentationModel, str]:
     """The trained model that the run starts from, for the classes of the data."""
     dataset, registry, source = plan.dataset, plan.request.registry, plan.given or plan.folder
     assert source is not None
-    before: Described
-    if isinstance(source, GivenModel):
-        before = source.described
-    else:
-        before = read_folder(source, registry)
+    before: Described = (
+        source.described if isinstance(source, GivenModel) else read_folder(source, registry)
+    )
     spec, classes = before.spec, dataset.classes
     known, names = spec.id_names, None
     if plan.request.new_head:
