@@ -183,6 +183,7 @@ def test_the_row_counts_registers() -> None:
 def test_the_table_of_arguments_is_what_timm_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert PROBES.keys() | {"patch_size"} == EncoderArguments.model_fields.keys()
     assert EncoderArguments.model_fields.keys() <= ENCODER_ARGS
+    assert {row.module for row in encoders().values()} == accepted().keys()
     assert not EncoderArguments.model_fields.keys() & INSTEAD.keys()
     some = {name: encoders()[name] for name in ("test_vit", "test_resnet", "test_efficientnet")}
     monkeypatch.setattr("zoo.checks.encoder_table.table.encoders", lambda: some)
@@ -272,7 +273,7 @@ def test_what_cannot_be_used_is_one_line_each(name: str, args: dict[str, Any], l
         ),
         (
             {"patch_size": 32},
-            "patch_size belong to the encoder: write encoder_args={'patch_size': 32}.",
+            "patch_size: for arguments of the encoder write encoder_args={'patch_size': 32}.",
         ),
         (
             {"encoder_args": {"act_layer": "gilu"}},

@@ -146,7 +146,7 @@ class Resolved:
         own = EncoderArguments.model_fields.keys() & options.keys()
         if moved := sorted(own if not self.smp_loadable else own & {"patch_size"}):
             raise InputError(
-                f"{', '.join(moved)} belong to the encoder: write "
+                f"{', '.join(moved)}: for arguments of the encoder write "
                 f"encoder_args={ {name: options[name] for name in moved} }."
             )
         if not self.supported:
