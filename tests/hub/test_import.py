@@ -163,6 +163,27 @@ def test_a_file_without_the_wanted_weights(
     assert not (tmp_path / "new").exists()
 
 
+def test_raw_weights_beside_a_list_that_does_not_match(tmp_path: Path) -> None:
+    state = dict(tiny().net.state_dict())
+    torch.save({"model": state, "ema": {"shadow_params": in_order(state)[1:]}}, tmp_path / "a.pth")
+    import_checkpoint(tmp_path / "a.pth", NAME, 2, tmp_path / "new", checkpoint_weights="raw")
+    assert same_output(zoo.create(tmp_path / "new"), tiny())
+
+
+def test_numbers_of_an_average_are_no_weights(tmp_path: Path) -> None:
+    state = dict(tiny().net.state_dict())
+    numbers = {"decay": torch.tensor(0.9), "updates": torch.tensor(3)}
+    torch.save({"ema": numbers, "model": state}, tmp_path / "a.pth")
+    made = import_checkpoint(tmp_path / "a.pth", NAME, 2, tmp_path / "new")
+    assert made.weights == "raw"
+    assert same_output(zoo.create(tmp_path / "new"), tiny())
+    encoder = {name: tensor for name, tensor in state.items() if name.startswith("encoder.")}
+    torch.save({"model": state, "model_ema": encoder}, tmp_path / "b.pth")
+    words = r"its EMA weights \(model_ema\); it holds raw weights too: --checkpoint-weights raw"
+    with pytest.raises(InputError, match=words):
+        import_checkpoint(tmp_path / "b.pth", NAME, 2, tmp_path / "half")
+
+
 def test_a_dictionary_that_holds_itself(tmp_path: Path) -> None:
     content: dict[str, Any] = {"epoch": 3}
     content |= {"model": content, "ema": content}

@@ -113,6 +113,12 @@ def import_checkpoint(
     except InputError as error:
         lines = [line.strip(" -") for line in str(error).splitlines()[1:]]
         held = shortened(sorted(kept), 3)
+        if len(sets) > 1:
+            (rest,) = sets.keys() - {kind}
+            lines.append(
+                f"these are its {KINDS[kind]} weights ({sets[kind].place}); it holds "
+                f"{KINDS[rest]} weights too: --checkpoint-weights {rest}"
+            )
         raise InputError(
             join_problems(f"{path} does not fit {spec.name} (it holds {held}):", lines)
         ) from error

@@ -61,7 +61,7 @@ def read_weights_of_kind(path: Path, wanted: str | None) -> tuple[str, dict[str,
     """
     if wanted is not None and wanted not in KINDS:
         raise InputError(unknown("kind of checkpoint weights", str(wanted), KINDS))
-    sets = _weight_sets(_content(path), path)
+    sets = _weight_sets(_content(path), None if wanted == "raw" else path)
     if not sets:
         raise InputError(
             f"{path} holds no weights by name; expected are tensors at the top, or under one of "
@@ -109,8 +109,8 @@ def _content(path: Path) -> Any:
         raise InputError(f"{path} is not a PyTorch checkpoint ({reason}).") from error
 
 
-def _weight_sets(content: Any, path: Path, depth: int = DEEPEST) -> dict[str, WeightSet]:
-    """The sets of weights in `content` by kind."""
+def _weight_sets(content: Any, path: Path | None, depth: int = DEEPEST) -> dict[str, WeightSet]:
+    """The sets of weights in `content` by kind; `path` as in `_averaged`."""
     if not isinstance(content, Mapping) or depth == 0:
         return {}
     tensors = _tensors(content)
@@ -173,26 +173,39 @@ def _split_by_name(tensors: dict[str, torch.Tensor]) -> dict[str, WeightSet]:
     )
 
 
-def _average(holder: Any, raw: WeightSet | None, path: Path) -> WeightSet | None:
-    """The averaged weights under a key of `holder` that has `ema` in it, or None."""
+def _average(holder: Any, raw: WeightSet | None, path: Path | None) -> WeightSet | None:
+    """The averaged weights under a key of `holder` that has `ema` in it, or None.
+
+    Tensors without an encoder beside raw weights with one are numbers of the EMA, such as a decay.
+    """
     if not isinstance(holder, Mapping):
         return None
-    for key in map(str, holder):
-        if EMA_KEY.search(key) and (tensors := _averaged(holder[key], raw, path)):
-            return WeightSet(key, tensors)
+    whole = raw is not None and any("encoder" in name for name in raw.tensors)
+    for key in holder:
+        if not EMA_KEY.search(str(key)):
+            continue
+        tensors = _averaged(holder[key], raw, path)
+        if tensors and (not whole or any("encoder" in name for name in tensors)):
+            return WeightSet(str(key), tensors)
     return None
 
 
 def _averaged(
-    value: Any, raw: WeightSet | None, path: Path, depth: int = DEEPEST
+    value: Any, raw: WeightSet | None, path: Path | None, depth: int = DEEPEST
 ) -> dict[str, torch.Tensor]:
-    """The tensors of an EMA: by name, under a key of its own, or as a list in the raw's order."""
+    """The tensors of an EMA: by name, under a key of its own, or as a list in the raw's order.
+
+    Raises InputError, which names the file `path`, for a list that does not match; without `path`
+    the list is skipped.
+    """
     import torch
 
     if isinstance(value, list | tuple) and value and isinstance(value[0], torch.Tensor):
         ours = {} if raw is None else raw.tensors
         names = [name for name in ours if name.rpartition(".")[2] not in BUFFERS]
         if [ours[name].shape for name in names] != [getattr(one, "shape", ()) for one in value]:
+            if path is None:
+                return {}
             raise InputError(
                 f"{path} holds EMA weights without names, {len(value)} tensors that do not match "
                 f"the {len(names)} parameters of its raw weights. Give --checkpoint-weights raw "
