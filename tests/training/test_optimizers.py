@@ -156,6 +156,17 @@ MODULE: Any = torch.nn.Linear(1, 1)
 """Stands for a model whose parameters are `groups`."""
 
 
+def test_a_checkpoint_with_factored_state_of_another_shape(net: Any) -> None:
+    optimizer = make_optimizer(net, Optimizer(name="adafactorbv", lr=RATE))
+    state = weights_and_optimizer(net, None, optimizer)
+    state |= {"scaler": None, "plateau": None, "random": [random_state()]}
+    number = next(i for i, p in enumerate(net.parameters()) if p.ndim == 2)
+    state["optimizer"]["state"][number] = {"exp_avg_sq_r": torch.zeros(1, 7)}
+    with pytest.raises(InputError) as caught:
+        restore_weights_and_optimizer(state, net, None, optimizer)
+    assert f"optimizer.state.{number}.exp_avg_sq_r is [1, 7] of float32, not [" in str(caught.value)
+
+
 def groups() -> list[dict[str, Any]]:
     """The same weights at the decoder's rate, at a hundredth of it, and at none."""
     return [

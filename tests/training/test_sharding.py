@@ -144,7 +144,8 @@ def test_what_split_weights_cannot_do_is_refused_in_both_processes(seen: Seen) -
 
 def recipe(**values: Any) -> Recipe:
     stages = [Stage(name="all", epochs=1)]
-    return Recipe(optimizer=Optimizer(lr=0.01), batch_size=4, crop=64, stages=stages, **values)
+    values = {"optimizer": Optimizer(lr=0.01), **values}
+    return Recipe(batch_size=4, crop=64, stages=stages, **values)
 
 
 def test_all_that_does_not_go_with_split_weights_is_named_at_once() -> None:
@@ -152,11 +153,13 @@ def test_all_that_does_not_go_with_split_weights_is_named_at_once() -> None:
     check_sharding(net, recipe(), "bf16")
     odd = copy.deepcopy(net)
     odd.net.register_parameter("gain", nn.Parameter(torch.tensor(1.0)))
+    muon = Optimizer(name="muon", lr=0.01)
     with pytest.raises(InputError) as caught:
-        check_sharding(odd, recipe(feature_views=2), "fp16")
+        check_sharding(odd, recipe(feature_views=2, optimizer=muon), "fp16")
     text = str(caught.value)
     assert "feature_views: stored features" in text
     assert "fp16 scales whole gradients; use bf16 or fp32" in text
+    assert "optimizer.name: muon needs whole weights; use adamw or sgd" in text
     assert "net.gain is a single number and cannot be split" in text
     assert "start the run without FSDP" in text
 

@@ -185,8 +185,7 @@ class MaskTransformer(nn.Module):
 def plain_transformer(name: str, **arguments: Any) -> Any:
     """The timm transformer `name` without its classifier. Raises ValueError for other networks."""
     model: Any = timm.create_model(name, num_classes=0, **arguments)
-    whole = all(hasattr(model, part) for part in ("blocks", "norm", "num_prefix_tokens"))
-    if not whole or not hasattr(model, "forward_intermediates"):
+    if not all(hasattr(model, part) for part in ("blocks", "norm", "num_prefix_tokens")):
         raise ValueError(
             f"{name} is not a plain transformer of timm's modules vision_transformer, deit or eva"
         )

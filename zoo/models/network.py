@@ -97,8 +97,7 @@ def encoder_levels(name: str, **arguments: Any) -> tuple[list[Level], bool]:
         net: Any = timm.create_model(name, features_only=True, **arguments)
     levels = levels_of(net)
     whole = getattr(net, "model", None)  # as timm wraps nets that give their own maps
-    is_whole = hasattr(whole, "forward_intermediates")
-    plain = is_whole and len({level.stride for level in levels}) == 1
+    plain = whole is not None and len({level.stride for level in levels}) == 1
     return (levels[-1:] if plain else levels), plain
 
 

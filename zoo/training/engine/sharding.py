@@ -31,7 +31,8 @@ def check_sharding(model: SegmentationModel, recipe: Recipe, precision: str) -> 
     if precision == "fp16":
         problems.append("precision: fp16 scales whole gradients; use bf16 or fp32")
     if recipe.optimizer.name not in ("adamw", "sgd"):
-        problems.append(f"optimizer.name: {recipe.optimizer.name} needs whole weights; use adamw")
+        name = recipe.optimizer.name
+        problems.append(f"optimizer.name: {name} needs whole weights; use adamw or sgd")
     scalars = [name for name, value in model.named_parameters() if value.ndim == 0]
     if scalars:
         problems.append(f"{model.spec.name}: {scalars[0]} is a single number and cannot be split")
