@@ -185,7 +185,8 @@ def test_the_table_of_arguments_is_what_timm_takes(monkeypatch: pytest.MonkeyPat
     assert EncoderArguments.model_fields.keys() <= ENCODER_ARGS
     assert {row.module for row in encoders().values()} == accepted().keys()
     assert not EncoderArguments.model_fields.keys() & INSTEAD.keys()
-    some = {name: encoders()[name] for name in ("test_vit", "test_resnet", "test_efficientnet")}
+    names = ("test_vit", "test_resnet", "test_efficientnet", "twins_svt_small")
+    some = {name: encoders()[name] for name in names}
     monkeypatch.setattr("zoo.checks.encoder_table.table.encoders", lambda: some)
     assert dict(argument_rows()) == {
         row.module: "/".join(accepted()[row.module]) for row in some.values()

@@ -140,7 +140,7 @@ def _arguments(row: Encoder) -> str:
     for name in EncoderArguments.model_fields:
         try:
             net = _build(row.name, **{name: PROBES.get(name, 2 * stride)})
-        except TypeError:
+        except (AssertionError, TypeError):
             continue
         if name == "patch_size" and (
             row.blocks == "0" or {*net.feature_info.reduction()} != {2 * stride}
