@@ -250,6 +250,11 @@ def test_a_timing_belongs_to_rows_whose_network_sees_its_size(tmp_path: Path) ->
     timing(tmp_path, "unet-resnet18", 70.0, size=[450, 600])
     board = made(tmp_path)
     assert [s.p50 for setup in board.setups for s in board.speed_in(setup).values()] == [40, 70]
+    other = {"overrides": {"model.encoder_depth": 4}, "recipe_hash": "cd" * 8}
+    put(tmp_path, {**other, "confusion": confusion_with(70)})  # nobody has timed that network
+    board = made(tmp_path)
+    assert len(board.tables[0].rows) == 3
+    assert [s.p50 for setup in board.setups for s in board.speed_in(setup).values()] == [40, 70]
 
 
 def test_latency_is_of_this_machine_unless_another_is_named(

@@ -193,6 +193,19 @@ def test_find_lr_takes_an_object_and_leaves_it(scenes: Path, tmp_path: Path) -> 
     ]
 
 
+def test_scores_and_predictions_leave_modes_and_learning_alone(
+    finished: Path, scenes: Path
+) -> None:
+    given = create(finished).train()
+    given.net.encoder.eval().requires_grad_(False)
+    modes = [layer.training for layer in given.modules()]
+    learns = [parameter.requires_grad for parameter in given.parameters()]
+    evaluate(given, scenes, split="val")
+    zoo.predict(given, sorted((scenes / "val" / "images").iterdir())[0])
+    assert [layer.training for layer in given.modules()] == modes
+    assert [parameter.requires_grad for parameter in given.parameters()] == learns
+
+
 def test_a_run_from_imported_weights_has_a_record(scenes: Path, tmp_path: Path) -> None:
     torch.save(model().net.state_dict(), tmp_path / "old.pt")
     import_checkpoint(tmp_path / "old.pt", MODEL, 8, tmp_path / "imported")
