@@ -29,11 +29,11 @@ UNUSED = {"inner.0.weight", "inner.0.bias"}
 
 
 def test_what_gets_no_gradient_is_named() -> None:
-    assert unused_parameters(Net, in_chans=3, side=8) == UNUSED
+    assert unused_parameters(Net, in_chans=3, size=(8, 8)) == UNUSED
 
 
 def test_a_net_that_does_not_run_without_numbers_keeps_everything() -> None:
-    assert unused_parameters(Reads, in_chans=3, side=8) == set()
+    assert unused_parameters(Reads, in_chans=3, size=(8, 8)) == set()
 
 
 def test_kept_parameters_are_stored_and_do_not_learn() -> None:

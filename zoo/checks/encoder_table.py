@@ -13,7 +13,7 @@ import io
 import random
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from zoo.common.console import info, track
 from zoo.common.errors import InputError, shortened
 from zoo.common.files import write_text
 from zoo.models.dilation import can_dilate
+from zoo.models.meta import sketched
 from zoo.registry import encoders as table
 from zoo.registry.decoders import defaults
 from zoo.registry.encoder_args import ARGUMENTS_FILE, EncoderArguments, accepted
@@ -158,10 +159,21 @@ def _tags(name: str) -> list[str]:
 
 def _build(name: str, *, device: str = "meta", **arguments: Any) -> Any:
     """A features-only timm net, in eval mode, its parameters frozen."""
-    with torch.device(device), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quietly(device):
         net = timm.create_model(name, features_only=True, **arguments)
     return net.eval().requires_grad_(False)
+
+
+@contextlib.contextmanager
+def _quietly(device: str = "meta") -> Iterator[None]:
+    """A context in which nets are built on a device, without warnings."""
+    if device == "meta":
+        with sketched():
+            yield
+    else:
+        with torch.device(device), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
 
 
 def _reads_numbers(net: Any, size: Size) -> bool:
@@ -245,15 +257,39 @@ def _kind(net: nn.Module, has_attention: bool) -> str:
 
 
 def _resizes(name: str, net: Any) -> str:
-    """Whether the net takes any size as built, or when built with `img_size`, or only its own."""
+    """What the net takes: see `Encoder.resizes`."""
     stride = max(net.feature_info.reduction())
-    sizes = [(-(-side // stride) * stride,) * 2 for side in SIDES]
-    if all(_accepts(net, size) for size in sizes):
+    one, other = (-(-side // stride) * stride for side in SIDES)
+    squares: list[Size] = [(one, one), (other, other)]
+    sizes = [*squares, (one, other), (other, one)]
+    if all(_accepts(net, size) for size in squares):
         return "any"
     with contextlib.suppress(TypeError):
-        if all(_accepts(_build(name, img_size=size), size) for size in sizes):
-            return "img_size"
+        dynamic = _build(name, dynamic_img_size=True)
+        if all(_accepts(dynamic, size) for size in sizes):
+            return "dynamic"
+    with contextlib.suppress(TypeError):
+        if all(_accepts_built(name, size) for size in squares):
+            fits = all(_accepts_built(name, size) for size in sizes[2:])
+            return "rectangle" if fits else "img_size"
     return "no"
+
+
+def _accepts_built(name: str, size: Size) -> bool:
+    """Whether the net takes images of `size` when it is built for them.
+
+    For a rectangle timm must also resample pretrained weights.
+    """
+    if size[0] == size[1]:
+        return _accepts(_build(name, img_size=size), size)
+    with _quietly():
+        state = timm.create_model(name).state_dict()
+    overlay = {"state_dict": state}
+    try:
+        net = _build(name, img_size=size, pretrained=True, pretrained_cfg_overlay=overlay)
+    except (AssertionError, RuntimeError, ValueError):
+        return False
+    return _accepts(net, size)
 
 
 def _accepts(net: Any, size: Size) -> bool:
@@ -276,8 +312,7 @@ def _dilates(name: str, stride: int, size: Size) -> bool:
 
 def _blocks(name: str, size: Size) -> tuple[int, int]:
     """How many blocks and prefix tokens of the whole net can be read, (0, 0) where none can."""
-    with torch.device("meta"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quietly():
         net = timm.create_model(name, num_classes=0).eval().requires_grad_(False)
     prefix_tokens = getattr(net, "num_prefix_tokens", 0)
     options = {"return_prefix_tokens": True} if prefix_tokens else {}

@@ -215,6 +215,8 @@ def _spec_problems(spec: ModelSpec) -> Iterator[str]:
     allowed = allowed_options(spec.decoder) | ENCODER_ARGS
     yield from wrong_arguments(spec.decoder_args, allowed, "spec.decoder_args")
     yield from wrong_arguments(spec.encoder_args, ENCODER_ARGS, "spec.encoder_args")
-    for key in ("size_multiple", "size_minimum", "img_size", "in_chans", "input_side"):
+    if max(spec.window or (0, 0)) > MAX_SIDE:
+        yield f"spec.img_size: {spec.img_size} is above {MAX_SIDE}"
+    for key in ("size_multiple", "size_minimum", "in_chans", "input_side"):
         if (getattr(spec, key) or 0) > MAX_SIDE:
             yield f"spec.{key}: {getattr(spec, key)} is above {MAX_SIDE}"

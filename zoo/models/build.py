@@ -48,9 +48,6 @@ from zoo.registry.decoders import (
 from zoo.registry.encoder_args import chosen_args
 from zoo.registry.encoders import timm_version
 
-TRACED = 256
-"""The side in pixels, rounded up to the encoder's stride, at which unused parameters are found."""
-
 RESAMPLED = {"patch_size", "window_size"}
 """Arguments of encoders to which timm resamples pretrained weights."""
 
@@ -288,7 +285,7 @@ def _smp_net(spec: ModelSpec, pretrained: dict[str, Any]) -> Any:
         with sketched():
             sketch = cls(**config).to("meta").eval()
         try:
-            sketch(torch.empty(1, spec.in_chans, TRACED, TRACED, device="meta"))
+            sketch(torch.empty(1, spec.in_chans, *spec.example_size(), device="meta"))
         except RuntimeError as error:
             raise InputError(
                 f"{spec.name} cannot be built with encoder_depth {depth}: {spec.encoder} has no "
@@ -300,7 +297,7 @@ def _smp_net(spec: ModelSpec, pretrained: dict[str, Any]) -> Any:
         def whole() -> nn.Module:
             return cls(**config).to("meta")  # some layers ignore the default device
 
-        unused = unused_parameters(whole, spec.in_chans, spec.img_size or 256)
+        unused = unused_parameters(whole, spec.in_chans, spec.example_size())
         keep_as_buffers(net, [name for name in unused if name.startswith("encoder.")])
     hub_config: Any = net.config  # what SMP would store if asked to save the net by itself
     hub_config["encoder_weights"] = None
@@ -363,8 +360,7 @@ def _adapted_net(spec: ModelSpec, pretrained: dict[str, Any]) -> Any:
         **spec.encoder_args,
     )
     encoder = make(**pretrained)
-    side = spec.img_size or -(-TRACED // levels[-1].stride) * levels[-1].stride
-    keep_as_buffers(encoder, unused_parameters(make, spec.in_chans, side))
+    keep_as_buffers(encoder, unused_parameters(make, spec.in_chans, spec.example_size()))
 
     classes = len(spec.classes)
     if module is not None:

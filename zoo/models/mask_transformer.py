@@ -18,7 +18,6 @@ from zoo.models.outputs import MaskOutputs, Queries, pixel_logits
 from zoo.models.spec import ModelSpec
 
 ANNEALING_POWER = 0.9
-TRACED = 256
 
 Level = tuple[Tensor, ...]
 """Patch tokens B x C x h x w after a block, and prefix tokens B x P x C if there are any."""
@@ -235,8 +234,7 @@ def without_unused(
 ) -> MaskTransformer:
     """`make(**pretrained)`, its parameters that get no gradient turned into buffers."""
     net = make(**pretrained)
-    side = spec.img_size or -(-TRACED // spec.size_multiple) * spec.size_multiple
-    keep_as_buffers(net, unused_parameters(make, spec.in_chans, side))
+    keep_as_buffers(net, unused_parameters(make, spec.in_chans, spec.example_size()))
     return net
 
 

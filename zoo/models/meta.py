@@ -113,17 +113,19 @@ class PlainNorms(TorchFunctionMode):
         return features
 
 
-def unused_parameters(make: Callable[[], nn.Module], in_chans: int, side: int) -> set[str]:
+def unused_parameters(
+    make: Callable[[], nn.Module], in_chans: int, size: tuple[int, int]
+) -> set[str]:
     """Names of the parameters of `make()` that get no gradient from any of its outputs.
 
-    The module is built and run on the meta device with one square image of `side` pixels. Returns
+    The module is built and run on the meta device with one image of `size` (height, width). Returns
     an empty set for a module that cannot run there.
     """
     try:
         with sketched():
             module = make().train()
         with PlainNorms():
-            outputs = module(torch.empty(1, in_chans, side, side, device="meta"))
+            outputs = module(torch.empty(1, in_chans, *size, device="meta"))
     except (RuntimeError, NotImplementedError):
         return set()
     # the tensors whose gradient the backward pass would write

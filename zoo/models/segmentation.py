@@ -52,18 +52,18 @@ class SegmentationModel(nn.Module):
         B x classes x H x W. Inside, the images are resized by `factor` (None: by what `spec` says
         for images of this size), then padded at the bottom and at the right to a size that the
         network takes, by repeating their last row and column; the logits are resized back.
-        Both resizes are bilinear. A network of a fixed size (`spec.img_size`) uses sliding-window
+        Both resizes are bilinear. A network of a fixed size (`spec.window`) uses sliding-window
         inference on larger images and averages the logits where windows overlap.
         """
-        spec, side = self.spec, self.spec.img_size
+        spec, window = self.spec, self.spec.window
         if factor is None:
             scaled = rescaled(images, spec.input_scale, spec.input_side)
         else:
             scaled = rescaled(images, factor)
         padded = self.padded(scaled)
         with self._normalising(padded):
-            if side and padded.shape[-2:] != (side, side):
-                logits = self._windows(padded, side, self.net)
+            if window and padded.shape[-2:] != window:
+                logits = self._windows(padded, window, self.net)
             else:
                 logits = self.net(padded)
         found: torch.Tensor = cut_back(logits, padded, scaled, images)
@@ -93,8 +93,8 @@ class SegmentationModel(nn.Module):
     ) -> Outputs | MaskOutputs | torch.Tensor:
         """The training outputs of `images`, which are `padded` to what the network takes."""
         height, width = images.shape[-2:]
-        side = self.spec.img_size
-        if not side or padded.shape[-2:] == (side, side):
+        window = self.spec.window
+        if not window or padded.shape[-2:] == window:
             outputs = self._net_outputs(padded, features)
             if isinstance(outputs, torch.Tensor):
                 return outputs[..., :height, :width]
@@ -103,13 +103,13 @@ class SegmentationModel(nn.Module):
         # logits of full size from sliding windows, beside them those of the auxiliary heads
         factors: list[float] = []
 
-        def stacked(window: torch.Tensor) -> torch.Tensor:
-            outputs = self._net_outputs(window)
+        def stacked(part: torch.Tensor) -> torch.Tensor:
+            outputs = self._net_outputs(part)
             if isinstance(outputs, MaskOutputs):
                 raise InputError(
-                    f"{self.spec.name} learns from images of {side} x {side} pixels at most, got "
-                    f"{height} x {width}. Set crop to {side} or less, or build it with "
-                    "img_size= as large as the crop."
+                    f"{self.spec.name} learns from images of {window[0]} x {window[1]} pixels at "
+                    f"most, got {height} x {width}. Set crop to {min(window)} or less, or build it "
+                    "with img_size= as large as the crop."
                 )
             if isinstance(outputs, torch.Tensor):
                 return outputs
@@ -118,7 +118,7 @@ class SegmentationModel(nn.Module):
             return torch.cat([full_size(outputs), *others], dim=1)
 
         planes: tuple[torch.Tensor, ...] = torch.split(
-            self._windows(padded, side, stacked), len(self.spec.classes), dim=1
+            self._windows(padded, window, stacked), len(self.spec.classes), dim=1
         )
         logits, *others = planes
         if not others:
@@ -163,10 +163,10 @@ class SegmentationModel(nn.Module):
         padded: torch.Tensor = padded_to(images, *self.input_grid())
         return padded
 
-    def input_grid(self) -> tuple[int, int]:
-        """What both sides are a multiple of, and the least of them, in pixels."""
-        side = self.spec.img_size
-        return (1, side) if side else (self.spec.size_multiple, self.spec.size_minimum)
+    def input_grid(self) -> tuple[int, tuple[int, int]]:
+        """What both sides are a multiple of, and the least height and width, in pixels."""
+        spec, window = self.spec, self.spec.window
+        return (1, window) if window else (spec.size_multiple, (spec.size_minimum,) * 2)
 
     def _normalising(self, images: torch.Tensor) -> contextlib.AbstractContextManager[object]:
         """A context in which the network also trains on one image.
@@ -183,16 +183,20 @@ class SegmentationModel(nn.Module):
         return SingleValues()
 
     def _windows(
-        self, images: torch.Tensor, side: int, net: Callable[[torch.Tensor], torch.Tensor]
+        self,
+        images: torch.Tensor,
+        window: tuple[int, int],
+        net: Callable[[torch.Tensor], torch.Tensor],
     ) -> torch.Tensor:
         """The mean of the outputs of `net` over overlapping windows, at full size."""
         height, width = images.shape[-2:]
+        window_height, window_width = window
         total: torch.Tensor | None = None
         count = images.new_zeros((height, width))
-        for top in window_starts(height, side):
-            for left in window_starts(width, side):
-                place = (..., slice(top, top + side), slice(left, left + side))
-                found = resized(net(images[place]), (side, side))
+        for top in window_starts(height, window_height):
+            for left in window_starts(width, window_width):
+                place = (..., slice(top, top + window_height), slice(left, left + window_width))
+                found = resized(net(images[place]), window)
                 if total is None:
                     total = images.new_zeros((*found.shape[:2], height, width))
                 total[place] += found
@@ -249,7 +253,7 @@ class Scriptable(nn.Module):
             ) from error
         self.classes = len(model.spec.classes)
         self.input_side, self.input_scale = model.spec.input_side, model.spec.input_scale
-        self.side = model.spec.img_size or 0
+        self.window = model.spec.window or (0, 0)
         self.multiple, self.minimum = model.input_grid()
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -257,18 +261,18 @@ class Scriptable(nn.Module):
         scaled = rescaled(images, self.input_scale, self.input_side)
         padded = padded_to(scaled, self.multiple, self.minimum)
         height, width = padded.shape[-2], padded.shape[-1]
-        side = self.side
-        if side == 0 or (height == side and width == side):
+        window = self.window
+        if window[0] == 0 or (height == window[0] and width == window[1]):
             logits: torch.Tensor = cut_back(self.net(padded), padded, scaled, images)
             return logits
         total = padded.new_zeros([padded.shape[0], self.classes, height, width])
         count = padded.new_zeros([height, width])
-        for top in window_starts(height, side):
-            for left in window_starts(width, side):
-                window = padded[..., top : top + side, left : left + side]
-                found = resized(self.net(window), (side, side))
-                total[..., top : top + side, left : left + side] += found
-                count[..., top : top + side, left : left + side] += 1
+        for top in window_starts(height, window[0]):
+            for left in window_starts(width, window[1]):
+                bottom, right = top + window[0], left + window[1]
+                found = resized(self.net(padded[..., top:bottom, left:right]), window)
+                total[..., top:bottom, left:right] += found
+                count[..., top:bottom, left:right] += 1
         mean: torch.Tensor = cut_back(total / count, padded, scaled, images)
         return mean
 
@@ -313,13 +317,13 @@ def rescaled(images: torch.Tensor, scale: float, side: int | None = None) -> tor
 
 
 @torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
-def padded_to(images: torch.Tensor, multiple: int, minimum: int) -> torch.Tensor:
+def padded_to(images: torch.Tensor, multiple: int, minimum: tuple[int, int]) -> torch.Tensor:
     """`images`, B x C x H x W, with both sides padded to a multiple and a minimum, in pixels.
 
     The last row and column are repeated.
     """
-    height = padding(images.shape[-2], multiple, minimum)
-    width = padding(images.shape[-1], multiple, minimum)
+    height = padding(images.shape[-2], multiple, minimum[0])
+    width = padding(images.shape[-1], multiple, minimum[1])
     if height == 0 and width == 0:
         return _another(images)
     return functional.pad(images, [0, width, 0, height], mode="replicate")

@@ -12,13 +12,16 @@ from zoo.common.class_lists import Colour, default_palette
 from zoo.common.errors import InputError, brief, shortened, type_words
 from zoo.common.schema import plain_value
 from zoo.registry.decoders import defaults, input_minimum, input_multiple
-from zoo.registry.encoders import MAX_SIDE
+from zoo.registry.encoders import MAX_SIDE, Encoder
 from zoo.registry.recipe import InputScale
 from zoo.registry.resolve import Resolved
 
 Count = Annotated[int, Field(ge=1)]
+Sides = Annotated[tuple[Count, Count], Field(strict=False)]
 MOST_CLASSES = 255
 BACKGROUND = "background"
+EXAMPLE = 256
+"""The side in pixels of an image by which a network is tried out."""
 
 
 class ModelSpec(BaseModel):
@@ -28,7 +31,9 @@ class ModelSpec(BaseModel):
     the id of pixels without a label. `encoder_weights` is a timm tag, `sha256:` with the hash
     of a local file, or None for random weights. `dilated` is the output stride that zoo dilates the
     encoder to where timm cannot, else None. `size_multiple` and `size_minimum` are in pixels;
-    `img_size` is the side of the square that a fixed-size encoder was built for, else None;
+    `img_size` is the side of the square, or the height and width, that a fixed-size encoder was
+    built for: larger images are seen through windows of it. None stands for a network that sees
+    every image whole, which many transformers do with `dynamic_img_size` in `encoder_args`.
     `value_range` are the stored pixel values that became 0 and 255, None for 8-bit images. `norm`
     is "group" where every BatchNorm of the network was replaced by a GroupNorm.
 
@@ -63,7 +68,7 @@ class ModelSpec(BaseModel):
     dilated: Literal[8, 16] | None = None
     size_multiple: Count = 32
     size_minimum: Count = 32
-    img_size: Count | None = None
+    img_size: Count | Sides | None = None
     value_range: Annotated[tuple[float, float], Field(strict=False)] | None = None
     norm: Literal["batch", "group"] = "batch"
     input_side: Count | None = None
@@ -108,6 +113,18 @@ class ModelSpec(BaseModel):
         added = len(self.id_names) - len(self.classes)
         return list(classes[added:]) == self.classes and len(classes) == len(self.id_names)
 
+    @property
+    def window(self) -> tuple[int, int] | None:
+        """`img_size` as height and width in pixels."""
+        size = self.img_size
+        return (size, size) if isinstance(size, int) else size
+
+    def example_size(self) -> tuple[int, int]:
+        """Height and width in pixels of an image that the network takes as it is."""
+        multiple = self.size_multiple
+        side = -(-max(EXAMPLE, self.size_minimum) // multiple) * multiple
+        return self.window or (side, side)
+
     def input_factor(self, height: int, width: int) -> float:
         """The factor by which an image of this size, in pixels, is resized before the network."""
         return size_factor(height, width, self.input_side, self.input_scale)
@@ -135,13 +152,12 @@ def model_spec(
 ) -> ModelSpec:
     """The description, with random weights, of what the registry says of a model.
 
-    `classes` is a number or a list of names, `img_size` the side in pixels that a fixed-size
-    encoder is built for, `encoder_args` are arguments of timm's builder that take precedence over
+    `classes` is a number or a list of names, `img_size` the side, or height and width, in
+    pixels that an encoder is built for which does not take any size as it is, `encoder_args` are arguments of timm's builder that take precedence over
     the registry's, `options` are arguments of the decoder. Raises InputError for classes, colours,
     channels and sizes that the model does not take.
     """
     options, row = dict(options or {}), resolved.row
-    given = resolved.encoder_args | dict(encoder_args or {})
     names = class_names(classes)
     in_chans = whole_number("in_chans", in_chans, "a number of input channels")
     if len(names) == 1 and "queries" in defaults(resolved.decoder):
@@ -150,24 +166,19 @@ def model_spec(
             f'classes=["{BACKGROUND}", "{names[0]}"].'
         )
 
-    # the side of the only square that the encoder takes, in pixels; None where it takes any size
-    if row is None or row.resizes == "any":
-        if img_size is not None:
-            raise InputError(f"{resolved.encoder} takes images of any size; leave img_size out.")
-        side = given.get("img_size") if row is None else None
-    else:
-        native = int(row.input_size.split("/")[1])
-        if img_size is not None and row.resizes == "no":
-            raise InputError(
-                f"{resolved.encoder} takes {native} x {native} pixels only (larger images take "
-                "sliding-window inference); leave img_size out."
-            )
-        side = native if img_size is None else _square(img_size, resolved.encoder)
-
+    # what the encoder is built with, and the only size that it then takes, if there is one
     way = resolved.adapter_dilation(options)
-    built_with = (way.encoder_args if way else {}) | given
-    if row is not None and row.resizes == "img_size":
-        built_with["img_size"] = side
+    asked = dict(encoder_args or {})
+    if "dynamic_img_size" in options:  # SMP's DPT has it among its own
+        asked["dynamic_img_size"] = options.pop("dynamic_img_size")
+    if img_size is not None:
+        if "img_size" in asked:
+            raise InputError("img_size is given twice; leave it out of encoder_args.")
+        asked["img_size"] = img_size
+    given = (way.encoder_args if way else {}) | resolved.encoder_args | asked
+    fixed = given.get("img_size")
+    if row is not None:
+        fixed = _fit_size(given, row)
     return ModelSpec(
         name=resolved.name,
         decoder=resolved.decoder,
@@ -177,12 +188,12 @@ def model_spec(
         in_chans=in_chans,
         mean=per_channel(resolved.mean, in_chans),
         std=per_channel(resolved.std, in_chans),
-        encoder_args=built_with,
+        encoder_args=given,
         decoder_args=resolved.args | options,
         dilated=way.dilated if way else None,
         size_multiple=input_multiple(resolved.decoder, row, resolved.adapted is None),
         size_minimum=input_minimum(resolved.decoder, row, resolved.args | options),
-        img_size=side,
+        img_size=fixed,
         smp_loadable=resolved.adapted is None,
     )
 
@@ -284,17 +295,54 @@ def whole_number(name: str, value: object, meaning: str) -> int:
     return given
 
 
-def _square(img_size: object, encoder: str) -> int:
-    """The side in pixels; a pair of equal sides is one. Raises InputError."""
-    given = plain_value(img_size)
-    if isinstance(given, list) and len(given) == 2 and len(set(map(str, given))) == 1:
-        given = given[0]
-    elif isinstance(given, list):
+def _fit_size(given: dict[str, Any], encoder: Encoder) -> int | list[int] | None:
+    """Complete the arguments `given` of an encoder by those on sizes.
+
+    Returns the side, or [height, width], of the only images that the encoder then takes, None where
+    it takes all. Raises InputError for a size that it cannot be built for.
+    """
+    way, name, native = encoder.resizes, encoder.name, _as_square(encoder.native_size())
+    size = plain_value(given.get("img_size"))
+    if size is not None:
+        if way == "any":
+            raise InputError(f"{name} takes images of any size; leave img_size out.")
+        if way == "no":
+            words = " x ".join(map(str, encoder.native_size()))
+            raise InputError(
+                f"{name} takes {words} pixels only (larger images take sliding-window "
+                "inference); leave img_size out."
+            )
+        size = given["img_size"] = _sides(size, given["img_size"], encoder)
+    if way == "any" or (way == "dynamic" and given.setdefault("dynamic_img_size", True)):
+        return None
+    if size is None and way != "no":
+        given["img_size"] = native
+    return native if size is None else size
+
+
+def _sides(size: Any, img_size: object, encoder: Encoder) -> int | list[int]:
+    """`size`, a plain value of what was given as `img_size`: the side of a square, or two sides.
+
+    Raises InputError for what the encoder cannot be built for.
+    """
+    size = _as_square(size) if isinstance(size, list) else size
+    if not isinstance(size, list):
+        return whole_number("img_size", size, "the side of a square in pixels")
+    if encoder.resizes == "img_size":
         raise InputError(
-            f"img_size is {brief(img_size)}; {encoder} is built for squares only. Give one side in "
-            "pixels; images of other shapes take sliding-window inference."
+            f"img_size is {brief(img_size)}; {encoder.name} is built for squares only. Give one "
+            "side in pixels; images of other shapes take sliding-window inference."
         )
-    return whole_number("img_size", given, "the side of a square in pixels")
+    if len(size) != 2:
+        raise InputError(
+            f"img_size is {brief(img_size)}; give one side in pixels, or height and width."
+        )
+    return [whole_number("img_size", side, "height and width in pixels") for side in size]
+
+
+def _as_square(size: list[Any]) -> Any:
+    """The side of a square that has `size`; other sizes as they are."""
+    return size[0] if len(size) == 2 and len(set(map(str, size))) == 1 else size
 
 
 def per_channel(values: list[float], in_chans: int) -> list[float]:

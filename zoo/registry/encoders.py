@@ -27,9 +27,10 @@ COVERAGE_COMMAND = "zoo check encoders --write"
 class Encoder(NamedTuple):
     """One timm architecture as text, just as the table has it; lists are joined by `/`.
 
-    `inexact_sizes` holds the strides whose feature maps are not input / stride, `resizes` is
-    `any` (every size as built), `img_size` (when built with `img_size=`) or `no` (bound to
-    `input_size`), `dilates` holds the output strides that timm builds the net for and `dilatable`
+    `inexact_sizes` holds the strides whose feature maps are not input / stride. `resizes` is `any`
+    (every size as built), `dynamic` (every size when built with `dynamic_img_size=True`),
+    `rectangle` (the height and width that it is built for with `img_size=`), `img_size` (the square
+    that it is built for) or `no` (bound to `input_size`). `dilates` holds the output strides that timm builds the net for and `dilatable`
     those that zoo dilates it to where timm does not, `blocks` is the number of equal-stride blocks
     whose features and prefix tokens can be read (`0` elsewhere).
     """
@@ -57,15 +58,35 @@ class Encoder(NamedTuple):
         pairs = zip(self.reductions.split("/"), self.channels.split("/"), strict=True)
         return next((int(count) for at, count in pairs if at == str(stride)), None)
 
+    @property
+    def sees_whole(self) -> bool:
+        """Whether a net built by default sees images of every size whole, without windows."""
+        return self.resizes in ("any", "dynamic")
+
+    @property
+    def built_for_size(self) -> bool:
+        """Whether the net takes only one size, which is chosen when it is built."""
+        return self.resizes in ("rectangle", "img_size")
+
+    def native_size(self) -> list[int]:
+        """[height, width] in pixels of the images that it was made for."""
+        return [int(side) for side in self.input_size.split("/")[1:]]
+
     def sizes(self) -> str:
         """The images that the net takes, in words, and what is done about others."""
         if self.resizes == "any":
             return "any size"
-        native = self.input_size.partition("/")[2].replace("/", " x ")
+        native = " x ".join(map(str, self.native_size()))
+        if self.resizes == "dynamic":
+            return (
+                f"any size with dynamic_img_size=True (the default); made for {native}, position "
+                "embeddings are resampled for each image"
+            )
         windows = "larger images take sliding-window inference, smaller ones are padded"
         if self.resizes == "no":
             return f"{native} only; {windows}"
-        rebuilt = "rebuilt for another side with img_size=, position embeddings resampled"
+        other = "height and width" if self.resizes == "rectangle" else "side"
+        rebuilt = f"rebuilt for another {other} with img_size=, position embeddings resampled"
         return f"{native}, or {rebuilt}; {windows}"
 
 

@@ -144,7 +144,7 @@ def resolve_auto(plan: Plan, processes: int = 1) -> Plan:
             base=plan.usual,
             kind="" if row is None else row.kind,
             pretrained=request.encoder_weights is not None,
-            any_size=row is None or row.resizes == "any",
+            any_size=row is None or row.sees_whole,
         )
 
         def measure(recipe: Recipe) -> Cost:

@@ -110,7 +110,7 @@ class Plan:
     def img_size(self) -> int | None:
         """The crop, where the encoder has to be built for a size and can be; else None."""
         row = self.resolved.row
-        return self.recipe.crop if row is not None and row.resizes == "img_size" else None
+        return self.recipe.crop if row is not None and row.built_for_size else None
 
 
 _PATH = (str, Path)

@@ -45,11 +45,12 @@ class Bench:
         if setting.threads is not None:
             torch.set_num_threads(setting.threads)
 
-        # A net that can be built for a square size is built for it.
+        # A net that takes only one size is built for that of the images, where it can be.
         height, width = setting.size
         row = resolve(model).row
-        square = height == width and row is not None and row.resizes == "img_size"
-        options: dict[str, Any] = {"img_size": height} if square else {}
+        fits = row is not None and row.built_for_size
+        fits &= height == width or (row is not None and row.resizes == "rectangle")
+        options: dict[str, Any] = {"img_size": (height, width)} if fits else {}
 
         # Import all that the model needs, so that neither its time nor its memory counts.
         with contextlib.suppress(RuntimeError, NotImplementedError), torch.device("meta"):

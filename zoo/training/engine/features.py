@@ -30,16 +30,17 @@ Place = Literal["memory", "disk", "nowhere"]
 
 def check_encoder(model: SegmentationModel, crop: int) -> None:
     """Raise InputError unless `model` reads a crop of `crop` pixels through one encoder at once."""
-    side = model.spec.img_size
+    window = model.spec.window
     if not isinstance(getattr(model.net, "encoder", None), nn.Module):
         raise InputError(
             f"{model.spec.name} has no encoder apart from its decoder, so its features cannot be "
             "stored. Leave feature_views out."
         )
-    if side is not None and crop > side:
+    if window is not None and crop > min(window):
         raise InputError(
-            f"{model.spec.name} sees a crop of {crop} pixels as several windows of {side}, so its "
-            f"features cannot be stored. Set crop to {side} or less, or leave feature_views out."
+            f"{model.spec.name} sees a crop of {crop} pixels as several windows of {window[0]} x "
+            f"{window[1]}, so its features cannot be stored. Set crop to {min(window)} or less, or "
+            "leave feature_views out."
         )
 
 
