@@ -40,6 +40,23 @@ def test_runs_that_cannot_be_compared_stand_in_two_tables(change: dict[str, Any]
     assert [len(table.rows) for table in tables] == [1, 1]
 
 
+def test_transformers_that_see_whole_images_never_stand_with_those_that_saw_windows() -> None:
+    cnn, vit = record(), {"model": "linear-vit_tiny_patch16_224"}
+    whole = record(**vit, sizes="dynamic")
+    assert [len(table.rows) for table in rank(_named(cnn, whole))] == [2]
+    for older in (record(**vit), record(**vit, sizes="windows"), record(model="unet-test_vit3")):
+        before, after = rank(_named(cnn, older)), rank(_named(cnn, older, whole))
+        assert [table.key.sizes for table in after] == ["", "dynamic"]
+        assert after[0].key == before[0].key
+        assert [row.first.model for row in after[0].rows] == [
+            row.first.model for row in before[0].rows
+        ]
+        assert [row.first for row in after[1].rows] == [whole]
+    # nets of one size see windows in both, so nothing changed for them
+    mixer = record(model="linear-mixer_b16_224", sizes="windows")
+    assert [len(table.rows) for table in rank(_named(cnn, mixer, whole))] == [3]
+
+
 def test_the_same_hash_with_other_masks_is_refused() -> None:
     other = record(confusion=[[8, 3, 0], [1, 9, 0], [0, 0, 0]], seed=1)
     with pytest.raises(InputError, match="do not belong in one table") as caught:

@@ -227,6 +227,8 @@ def test_the_text_of_a_record_has_one_line_per_field() -> None:
 def test_records_from_before_there_was_a_chosen_miou_keep_their_names() -> None:
     assert '"chosen_miou"' not in record_text(record())
     assert '"input_size"' not in record_text(record())
+    assert '"sizes"' not in record_text(record())
+    assert '  "sizes": "dynamic",' in record_text(record(sizes="dynamic")).splitlines()
     assert record_name(record(chosen_miou=None)) == record_name(record())
     results = Path(__file__).parents[2] / "benchmarks" / "results"
     for path in results.rglob("*.json"):

@@ -27,6 +27,7 @@ from zoo.models.regularise import add_dropout
 from zoo.models.segmentation import SegmentationModel
 from zoo.registry.recipe import Stage
 from zoo.registry.resolve import list_models, resolve
+from zoo.training.engine.features import check_encoder
 
 VIT, DINOV3, MIXED = (
     "test_vit",
@@ -133,8 +134,31 @@ def test_a_query_sees_the_patches_of_its_mask_and_everything_else_is_seen_by_all
     assert float(many[:, 0, :500, -1].float().mean()) == pytest.approx(0.7, abs=0.05)
 
 
+def test_crops_above_the_built_size_train() -> None:
+    model = model_of("test_vit3").train()  # made for 160 x 160
+    images = torch.randn(2, 3, 203, 231)
+    outputs = model.training_outputs(images)
+    assert outputs.crop == (203, 231)
+    assert outputs.predictions[-1].masks.shape[-2:] == (52, 60)  # 13 x 15 patches, doubled twice
+    sum(one.masks.square().mean() + one.classes.square().mean() for one in outputs.predictions
+        ).backward()  # fmt: skip
+    assert all(p.grad is not None for p in model.net.encoder.parameters())
+    position = model.net.encoder.model.pos_embed
+    assert bool(position.grad.abs().sum(-1).gt(0).all())
+
+    # the features of such a crop can be stored
+    model.eval()
+    check_encoder(model, 203)
+    with torch.no_grad():
+        direct = model.training_outputs(images)
+        stored = model.training_outputs(images, model.encode(images))
+        assert torch.equal(direct.predictions[-1].masks, stored.predictions[-1].masks)
+        assert torch.equal(pixel_logits(direct), model(images))
+
+
 def test_images_that_need_windows_do_not_train() -> None:
-    model = model_of("vit_tiny_patch16_224", img_size=64).train()
+    model = model_of().train()
+    model.spec = model.spec.model_copy(update={"img_size": 64})
     assert model(torch.randn(1, 3, 64, 100)).shape == (1, 3, 64, 100)
     with pytest.raises(InputError, match=r"64 x 64 pixels at most, got 64 x 100. Set crop to 64"):
         model.training_outputs(torch.randn(1, 3, 64, 100))

@@ -109,7 +109,6 @@ def test_sizes_that_are_refused() -> None:
         (fixed, {"img_size": 64}, "takes 224 x 224 pixels only"),
         (dynamic, {"img_size": (64, 96, 3)}, r"img_size is \(64, 96, 3\); give one side in pixels"),
         (dynamic, {"img_size": (64, "96")}, "img_size should be height and width in pixels, a who"),
-        (dynamic, {"img_size": 64, "encoder_args": {"img_size": 64}}, "img_size is given twice"),
     ]:
         with pytest.raises(InputError, match=message):
             model_spec(resolved, 2, **given)

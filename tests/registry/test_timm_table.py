@@ -98,21 +98,22 @@ def test_every_net_measures_as_the_table_says() -> None:
         ("convnext_tiny", {"kind": "cnn", "reductions": "4/8/16/32", "dilates": "8/16"}),
         (
             "swin_tiny_patch4_window7_224",
-            {"kind": "transformer", "reductions": "4/8/16/32", "resizes": "img_size"},
+            {"kind": "transformer", "reductions": "4/8/16/32", "resizes": "dynamic"},
         ),
         (
             "vit_tiny_patch16_224",
             {
                 "kind": "transformer",
                 "reductions": "16/16/16",
-                "resizes": "img_size",
+                "resizes": "dynamic",
                 "blocks": "12",
                 "prefix_tokens": "1",
             },
         ),
         ("vit_base_patch16_dinov3", {"prefix_tokens": "5", "resizes": "any"}),
         ("mixer_b16_224", {"kind": "mlp", "resizes": "img_size"}),
-        ("coatnet_0_rw_224", {"kind": "hybrid"}),
+        ("coatnet_0_rw_224", {"kind": "hybrid", "resizes": "rectangle"}),
+        ("halonet26t", {"resizes": "no"}),
         ("maxvit_tiny_tf_224", {"kind": "hybrid"}),
         ("pvt_v2_b0", {"kind": "transformer"}),
         ("poolformer_s12", {"kind": "cnn"}),
@@ -130,6 +131,17 @@ def test_known_nets_are_described_rightly(name: str, expected: dict[str, str]) -
         ("resnet18", "any size"),
         (
             "vit_tiny_patch16_224",
+            "any size with dynamic_img_size=True (the default); made for 224 x 224, position "
+            "embeddings are resampled for each image",
+        ),
+        (
+            "beit_base_patch16_224",
+            "224 x 224, or rebuilt for another height and width with img_size=, position "
+            "embeddings resampled; larger images take sliding-window inference, smaller ones are "
+            "padded",
+        ),
+        (
+            "mixer_b16_224",
             "224 x 224, or rebuilt for another side with img_size=, position embeddings resampled; "
             "larger images take sliding-window inference, smaller ones are padded",
         ),

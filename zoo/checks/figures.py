@@ -10,9 +10,9 @@ from pathlib import Path
 
 from zoo.common.console import track
 from zoo.common.errors import InputError
-from zoo.creation.create import create
 from zoo.leaderboard.board import Board, shipped
-from zoo.models.build import gmacs, params_m
+from zoo.models.build import build, gmacs, params_m
+from zoo.models.spec import model_spec
 from zoo.records.record import read_record
 from zoo.registry.load import CuratedModel, TrainedWeights, load_registry, registry_file
 from zoo.registry.overrides import model_options
@@ -57,7 +57,8 @@ def count_problems(sample: int | None = None, board: Board | None = None) -> lis
         with contextlib.suppress(InputError):
             known = resolve(row.model).row
             crop = row.overrides.get("crop") or load_registry().recipe(row.recipe).crop
-            side = int(crop) if known is not None and known.resizes == "img_size" else 0
+            fixed = known is not None and (known.built_for_size or known.resizes == "dynamic")
+            side = int(crop) if fixed and row.sizes != "dynamic" else 0
         given = model_options([f"{key}={json.dumps(v)}" for key, v in row.overrides.items()])
         options = json.dumps(given, sort_keys=True)
         key = row.model, len(table.classes), tuple(table.size or ()), side, options
@@ -69,10 +70,15 @@ def count_problems(sample: int | None = None, board: Board | None = None) -> lis
     for name, classes, size, side, options in track(keys, "models of the leaderboard", len(keys)):
         params, macs = stated[name, classes, size, side, options]
         try:
-            model = create(
-                name, classes=classes, encoder_weights=None, img_size=side or None,
-                **json.loads(options),
+            resolved = resolve(name)
+            given = json.loads(options)
+            resolved.check(given)
+            windows = bool(side) and resolved.row is not None and resolved.row.sees_whole
+            spec = model_spec(
+                resolved, classes, img_size=side or None, options=given,
+                encoder_args={"dynamic_img_size": False} if windows else None,
             )  # fmt: skip
+            model = build(spec)
         except InputError as error:
             problems.append(f"{name} is on the leaderboard and cannot be built: {error}")
             continue

@@ -60,7 +60,7 @@ def create(
     in_chans: int | None = None,
     encoder_weights: str | Path | None = DEFAULT,
     weights: str | Path | None = None,
-    img_size: int | None = None,
+    img_size: int | Sequence[int] | None = None,
     encoder_args: Mapping[str, Any] | None = None,
     palette: Sequence[Sequence[int]] | None = None,
     license: str | None = None,
@@ -78,8 +78,8 @@ def create(
     segmentation head). `in_chans`: input channels, 3 by default. `palette`: a colour (red, green,
     blue) in [0, 255] for each class. `encoder_weights` (names only): "default"
     for the tag's own from the Hub, a .safetensors file, a timm repository as
-    `hf-hub:ORG/REPO[@REVISION]`, or None for random weights. `img_size`: side in pixels that a
-    fixed-size encoder is built for. `encoder_args` (names only): arguments of timm's builder, such
+    `hf-hub:ORG/REPO[@REVISION]`, or None for random weights. `img_size`: side, or height and
+    width, in pixels that an encoder is built for which does not take any size as it is. `encoder_args` (names only): arguments of timm's builder, such
     as `{"patch_size": 32, "drop_path_rate": 0.1}`; docs/create.md lists them. `license`: the terms
     that pretrained or trained weights have to come under, a pattern such as `mit`, or `open`.
     `registry`: an overlay file. Other `options` are arguments of the decoder's constructor, such as

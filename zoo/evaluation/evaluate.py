@@ -246,6 +246,7 @@ def make_record(found: Evaluation) -> Record:
         "ignore": spec.ignore_index,
         "size": size,
         "input_size": None if input_size == size else input_size,
+        "sizes": spec.sizes,
         "tta": "none",
         "images": len(found.dataset.samples(found.split)),
         "recipe": training.get("recipe", "none"),

@@ -43,6 +43,7 @@ class Entry:
     `family` is timm's module of the encoder; `licence` that of the encoder's weights. `params_m` in
     millions, `gmacs` in 1e9 multiply-accumulates of one image. `input_size` is what the network
     sees of an image, [height, width] in pixels, where that is not the size of the table's images.
+    `sizes` is `dynamic` for a transformer that sees images of every size whole.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Entry:
     runs: list[Run]
     folds: int = 1
     input_size: list[int] | None = None
+    sizes: str | None = None
 
     @property
     def repeats(self) -> str:
@@ -110,11 +112,13 @@ class BoardTable:
     classes: list[str]
     ignore: list[str]
     rows: list[Entry]
+    sizes: str | None = None
 
     @property
     def title(self) -> str:
-        """The data set, the split and the encoder's initialisation in words."""
-        return f"{self.dataset}, {self.split}, {self.encoder_init} encoder"
+        """The data set, the split, the encoder's initialisation and `sizes` in words."""
+        whole = ", whole images" if self.sizes else ""
+        return f"{self.dataset}, {self.split}, {self.encoder_init} encoder{whole}"
 
 
 @dataclass(frozen=True)
@@ -296,11 +300,16 @@ def change_lines(board: Board) -> list[str]:
 def _plain(value: Any) -> dict[str, Any]:
     """The fields of a dataclass as they are in the file, the metrics of a row among the others."""
     if not isinstance(value, Entry):
-        return dict(vars(value))
+        return _known(value)
     fields: dict[str, Any] = {}
-    for name, item in vars(value).items():
+    for name, item in _known(value).items():
         fields |= item if name == "metrics" else {name: item}
     return fields
+
+
+def _known(value: Any) -> dict[str, Any]:
+    """The fields of a dataclass without a `sizes` that is None, which boards of before lack."""
+    return {key: item for key, item in vars(value).items() if key != "sizes" or item is not None}
 
 
 def _lines(value: Any, depth: int, indent: str = "") -> str:

@@ -157,6 +157,7 @@ def assemble(
             data_hash=table.key.data_hash,
             images=table.key.images,
             classes=list(table.key.classes),
+            sizes=table.key.sizes or None,
             ignore=sorted({str(r.ignore) for row in table.rows for r in row.records.values()}),
             rows=[_entry(table, row, results, environments) for row in table.rows],
         )
@@ -269,6 +270,7 @@ def _entry(table: Table, row: Row, results: Path, environments: dict[str, str]) 
         chosen_on=row.distinct(lambda record: record.chosen_on or "nothing"),
         runs=runs,
         input_size=None if first.input_size is None else list(first.input_size),
+        sizes=first.sizes if first.sizes == "dynamic" else None,
     )
 
 

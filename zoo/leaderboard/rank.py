@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import json
 import math
 import re
@@ -17,6 +19,7 @@ from zoo.leaderboard.board import repeats
 from zoo.leaderboard.bootstrap import Samples, half_width
 from zoo.records.metrics import ON_LEADERBOARD
 from zoo.records.record import Record
+from zoo.registry.resolve import resolve
 
 _FOLD = re.compile(r"/fold_\d+$")
 
@@ -37,6 +40,7 @@ class TableKey:
     data_hash: str
     images: int
     classes: tuple[str, ...]
+    sizes: str = field(default="", repr=False)  # left out, as the ids of rows hash the text
 
 
 @dataclass(frozen=True)
@@ -121,12 +125,14 @@ def rank(records: Mapping[Path, Record], sampling: Sampling | None = None) -> li
     run on several folds (drive/fold_0, drive/fold_1) makes one row of the whole (drive), with the
     mean over the folds, in a table of settings that were run on the same folds. Raises InputError
     where records of one data hash count different numbers of true pixels: they cannot come from the
-    same masks.
+    same masks. Transformers that saw whole images (`sizes` dynamic) get a table of their own where
+    the others are joined by transformers that could have and saw windows.
     """
+    keys_of = _table_keys(records)
     groups: dict[TableKey, dict[Path, Record]] = {}
     settings: dict[tuple[TableKey, str], dict[Path, Record]] = {}
     for path in sorted(records):
-        record, key = records[path], table_key(records[path])
+        record, key = records[path], keys_of[path]
         groups.setdefault(key, {})[path] = record
         settings.setdefault((_without_fold(key), _setting(record)), {})[path] = record
     problems = []
@@ -143,7 +149,7 @@ def rank(records: Mapping[Path, Record], sampling: Sampling | None = None) -> li
         raise InputError(join_problems("These records do not belong in one table:", problems))
     tables: dict[TableKey, list[dict[Path, Record]]] = {}
     for runs in settings.values():
-        keys = sorted({table_key(record) for record in runs.values()})
+        keys = sorted({keys_of[path] for path in runs})
         if len(keys) > 1 and len({key.dataset for key in keys}) == len(keys):
             hashes, images = hash_of([key.data_hash for key in keys]), sum(k.images for k in keys)
             whole = replace(_without_fold(keys[0]), data_hash=hashes, images=images)
@@ -152,13 +158,38 @@ def rank(records: Mapping[Path, Record], sampling: Sampling | None = None) -> li
         # One data set, or folds that are not of one division, since one of them occurs twice, with
         # different pixels.
         for key in keys:
-            own = {path: record for path, record in runs.items() if table_key(record) == key}
+            own = {path: record for path, record in runs.items() if keys_of[path] == key}
             tables.setdefault(key, []).append(own)
     return [Table(key, _rows(tables[key], sampling)) for key in sorted(tables)]
 
 
+def _table_keys(records: Mapping[Path, Record]) -> dict[Path, TableKey]:
+    """The table that each record belongs to."""
+    keys = {path: table_key(record) for path, record in records.items()}
+    windowed = {
+        _without_fold(keys[path])
+        for path, record in records.items()
+        if record.sizes != "dynamic" and _could_see_whole(record.model)
+    }
+    return {
+        path: replace(key, sizes="dynamic")
+        if records[path].sizes == "dynamic" and _without_fold(key) in windowed
+        else key
+        for path, key in keys.items()
+    }
+
+
+@functools.cache
+def _could_see_whole(model: str) -> bool:
+    """Whether the model's encoder takes images of any size when it is built so."""
+    with contextlib.suppress(InputError):
+        row = resolve(model).row
+        return row is not None and row.resizes == "dynamic"
+    return False
+
+
 def table_key(record: Record) -> TableKey:
-    """The table that a record belongs to."""
+    """The table that a record belongs to, whatever other records there are."""
     return TableKey(
         dataset=record.dataset,
         split=record.split,
@@ -262,7 +293,8 @@ def _samples(records: Mapping[Path, Record], sampling: Sampling) -> Samples | No
 def _setting(record: Record) -> str:
     overrides = json.dumps(record.overrides, sort_keys=True)
     weights = record.encoder_weights
-    return json.dumps([record.model, weights, record.recipe, record.recipe_hash, overrides])
+    sizes = ["dynamic"] if record.sizes == "dynamic" else []
+    return json.dumps([record.model, weights, record.recipe, record.recipe_hash, overrides, *sizes])
 
 
 def _mean(records: Iterable[Record], key: str, name: str | None = None) -> float | None:

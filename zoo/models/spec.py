@@ -119,6 +119,13 @@ class ModelSpec(BaseModel):
         size = self.img_size
         return (size, size) if isinstance(size, int) else size
 
+    @property
+    def sizes(self) -> Literal["dynamic", "windows"] | None:
+        """How images of another size than the encoder's own are taken; None where it has none."""
+        if self.window is not None:
+            return "windows"
+        return "dynamic" if self.encoder_args.get("dynamic_img_size") else None
+
     def example_size(self) -> tuple[int, int]:
         """Height and width in pixels of an image that the network takes as it is."""
         multiple = self.size_multiple
@@ -172,8 +179,6 @@ def model_spec(
     if "dynamic_img_size" in options:  # SMP's DPT has it among its own
         asked["dynamic_img_size"] = options.pop("dynamic_img_size")
     if img_size is not None:
-        if "img_size" in asked:
-            raise InputError("img_size is given twice; leave it out of encoder_args.")
         asked["img_size"] = img_size
     given = (way.encoder_args if way else {}) | resolved.encoder_args | asked
     fixed = given.get("img_size")

@@ -75,7 +75,9 @@ class Record(Strict):
     `encoder_init` says how the encoder started: `given-...` is the digest of all weights of a model
     that no run of zoo had made. `size` is [height, width] in pixels or None where the images differ
     in size, `input_size` the size that they are resized to for the network, where it differs
-    (`gmacs` counts that);
+    (`gmacs` counts that); `sizes` says how the network takes images of other sizes than its
+    weights: `dynamic` (whole, its position embeddings resampled) or `windows` of the size that it
+    was built for, None for networks of any size and in older records;
     `confusion` holds pixel counts, rows are the truth and columns the prediction, in the order of
     `classes`; `chosen_on` is the split that chose the epoch or anything else, None where nothing
     was chosen; `chosen_miou` is the mIoU on it, where known, by which settings may be compared and
@@ -100,6 +102,7 @@ class Record(Strict):
     protocol: Positive
     size: Size | None
     input_size: Size | None = None
+    sizes: Literal["dynamic", "windows"] | None = None
     tta: Text
     images: Positive
     recipe: Text
@@ -213,7 +216,7 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def _content(record: Record) -> dict[str, Any]:
-    younger = ("chosen_miou", "image_counts", "input_size")  # than the oldest files
+    younger = ("chosen_miou", "image_counts", "input_size", "sizes")  # than the oldest files
     unset = {name for name in younger if getattr(record, name) is None}
     content = record.model_dump(mode="json", by_alias=True, exclude={"record_hash", *unset})
     content["metrics"] = record.metrics.model_dump(mode="json", exclude_unset=True)
