@@ -187,7 +187,7 @@ SWIN = "unet-swin_tiny_patch4_window7_224"
         (TINY, {"palette": [(0, 0, True)] * 2}, f"palette has [0, 0, True]; {COLOUR}"),
         (TINY, {"palette": [(0, 0, 0)] * 3}, "palette has 3 colours for 2 classes."),
         # the side of a fixed-size encoder
-        ("unet-nest_tiny", {"img_size": (256, 512)}, "is built for squares only. Give one side in pixels"),
+        ("unet-nest_tiny", {"img_size": (256, 512)}, "is built for squares only. Give one side"),
         (SWIN, {"img_size": 0}, f"{SIDE}0 (int)."),
         (SWIN, {"img_size": "224"}, f"{SIDE}'224' (str)."),
         (SWIN, {"img_size": True}, f"{SIDE}True (bool)."),

@@ -105,7 +105,7 @@ def test_half_precision_and_float_counters_are_weights(folder: Path) -> None:
         ({"classes": "9" * 5000}, r"classes: should be 1 to 255, got '9{56}\.\.\."),
         ({"in_channels": 10**400}, r"in_channels: should be 1 to 4096, got 10{56}\.\.\."),
         ({"encoder_name": "x" * 5000}, r"spec\.encoder: Unknown encoder 'x{96}\.\.\.\."),
-        ({"img_size": "64"}, "img_size: should be a whole number, got '64'"),
+        ({"img_size": "64"}, "img_size.side: should be a whole number, got '64'"),
         ({"decoder_channels": [[1]]}, r"decoder_channels: a list within a list"),
         ({"decoder_channels": 10**400}, r"decoder_channels: a number beyond 65536"),
         ({"": 1}, "no model folder may hold this argument"),

@@ -79,8 +79,9 @@ def create(
     blue) in [0, 255] for each class. `encoder_weights` (names only): "default"
     for the tag's own from the Hub, a .safetensors file, a timm repository as
     `hf-hub:ORG/REPO[@REVISION]`, or None for random weights. `img_size`: side, or height and
-    width, in pixels that an encoder is built for which does not take any size as it is. `encoder_args` (names only): arguments of timm's builder, such
-    as `{"patch_size": 32, "drop_path_rate": 0.1}`; docs/create.md lists them. `license`: the terms
+    width, in pixels that an encoder is built for which does not take any size as it is.
+    `encoder_args` (names only): arguments of timm's builder, such as
+    `{"patch_size": 32, "drop_path_rate": 0.1}`; docs/create.md lists them. `license`: the terms
     that pretrained or trained weights have to come under, a pattern such as `mit`, or `open`.
     `registry`: an overlay file. Other `options` are arguments of the decoder's constructor, such as
     `decoder_channels`.

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from zoo.common.class_lists import Colour, default_palette
 from zoo.common.errors import InputError, brief, shortened, type_words
@@ -17,7 +17,13 @@ from zoo.registry.recipe import InputScale
 from zoo.registry.resolve import Resolved
 
 Count = Annotated[int, Field(ge=1)]
-Sides = Annotated[tuple[Count, Count], Field(strict=False)]
+ImageSize = Annotated[
+    Annotated[Count, Tag("side")]
+    | Annotated[tuple[Count, Count], Field(strict=False), Tag("height_width")],
+    Discriminator(lambda given: "height_width" if isinstance(given, list | tuple) else "side"),
+]
+"""The side of a square, or height and width."""
+
 MOST_CLASSES = 255
 BACKGROUND = "background"
 EXAMPLE = 256
@@ -68,7 +74,7 @@ class ModelSpec(BaseModel):
     dilated: Literal[8, 16] | None = None
     size_multiple: Count = 32
     size_minimum: Count = 32
-    img_size: Count | Sides | None = None
+    img_size: ImageSize | None = None
     value_range: Annotated[tuple[float, float], Field(strict=False)] | None = None
     norm: Literal["batch", "group"] = "batch"
     input_side: Count | None = None
@@ -159,10 +165,10 @@ def model_spec(
 ) -> ModelSpec:
     """The description, with random weights, of what the registry says of a model.
 
-    `classes` is a number or a list of names, `img_size` the side, or height and width, in
-    pixels that an encoder is built for which does not take any size as it is, `encoder_args` are arguments of timm's builder that take precedence over
-    the registry's, `options` are arguments of the decoder. Raises InputError for classes, colours,
-    channels and sizes that the model does not take.
+    `classes` is a number or a list of names, `img_size` the side, or height and width, in pixels
+    that an encoder is built for which does not take any size as it is. `encoder_args` are arguments
+    of timm's builder that take precedence over the registry's, `options` those of the decoder.
+    Raises InputError for classes, colours, channels and sizes that the model does not take.
     """
     options, row = dict(options or {}), resolved.row
     names = class_names(classes)

@@ -46,7 +46,9 @@ class EncoderArguments(Strict):
 
 _CLASSIFIER = "it belongs to the classifier, which a segmentation model does not have"
 _WEIGHTS = "say which weights with encoder_weights="
-_SIZES = "zoo chooses how the encoder takes images of other sizes; img_size= says which it is built for"
+_SIZES = (
+    "zoo chooses how the encoder takes images of other sizes; img_size= says which it is built for"
+)
 _SHAPE = "it makes another architecture; choose an encoder that is built so (`zoo list`)"
 _EXPORT = "every model is built so that it can be exported"
 INSTEAD = {

@@ -30,9 +30,10 @@ class Encoder(NamedTuple):
     `inexact_sizes` holds the strides whose feature maps are not input / stride. `resizes` is `any`
     (every size as built), `dynamic` (every size when built with `dynamic_img_size=True`),
     `rectangle` (the height and width that it is built for with `img_size=`), `img_size` (the square
-    that it is built for) or `no` (bound to `input_size`). `dilates` holds the output strides that timm builds the net for and `dilatable`
-    those that zoo dilates it to where timm does not, `blocks` is the number of equal-stride blocks
-    whose features and prefix tokens can be read (`0` elsewhere).
+    that it is built for) or `no` (bound to `input_size`). `dilates` holds the output strides that
+    timm builds the net for and `dilatable` those that zoo dilates it to where timm does not,
+    `blocks` is the number of equal-stride blocks whose features and prefix tokens can be read (`0`
+    elsewhere).
     """
 
     name: str
