@@ -70,12 +70,14 @@ def count_problems(sample: int | None = None, board: Board | None = None) -> lis
     for name, classes, size, side, options in track(keys, "models of the leaderboard", len(keys)):
         params, macs = stated[name, classes, size, side, options]
         try:
-            resolved = resolve(name)
             given = json.loads(options)
+            arguments = given.pop("encoder_args", {})
+            built_for = arguments.pop("img_size", side) or None
+            resolved = resolve(name, None, arguments or None)
             resolved.check(given)
             windows = bool(side) and resolved.row is not None and resolved.row.sees_whole
             spec = model_spec(
-                resolved, classes, img_size=side or None, options=given,
+                resolved, classes, img_size=built_for, options=given,
                 encoder_args={"dynamic_img_size": False} if windows else None,
             )  # fmt: skip
             model = build(spec)

@@ -312,7 +312,8 @@ def _fit_size(given: dict[str, Any], encoder: Encoder) -> int | list[int] | None
     Returns the side, or [height, width], of the only images that the encoder then takes, None where
     it takes all. Raises InputError for a size that it cannot be built for.
     """
-    way, name, native = encoder.resizes, encoder.name, _as_square(encoder.native_size())
+    way, name = encoder.resizes, encoder.name
+    native: int | list[int] = _as_square(encoder.native_size())
     size = plain_value(given.get("img_size"))
     if size is not None:
         if way == "any":
