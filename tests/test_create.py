@@ -341,6 +341,13 @@ def test_what_could_not_be_loaded_again_is_not_saved(tmp_path: Path) -> None:
     model = zoo.create(f"unet-{TINY}", classes=2, encoder_weights=None)
     with pytest.raises(InputError, match=r"zoo\.save takes what zoo\.create returned, not"):
         zoo.save(model.net, folder)
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match="is a file, not a folder; give another place"):
+            zoo.save(model, file, overwrite=overwrite)
+    assert [one.name for one in tmp_path.iterdir()] == ["file"]
+    assert file.read_text() == "mine"
     for wrong in (None, 3, ""):
         with pytest.raises(InputError, match=r"folder should be a path, got"):
             zoo.save(model, wrong)

@@ -305,11 +305,14 @@ def _identity(path: Path) -> tuple[int, int] | str:
 def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path` when the block ends without an error.
 
-    Raises InputError where `path` holds anything, unless `replace` says that all of it may go. A
+    Raises InputError where `path` is no folder, or holds anything, unless `replace` says that all
+    of it may go. A
     reader sees the old folder or the new one, never a mixture of both; between the two renames
     a kill can leave the old one under the name `.NAME.old`, which `recover_folder` puts back.
     """
-    if not replace and os.path.lexists(path) and (not path.is_dir() or any(path.iterdir())):
+    if os.path.lexists(path) and not path.is_dir():  # a file or a device stays, whatever is asked
+        raise InputError(f"{path} is a file, not a folder; give another place for the output.")
+    if not replace and path.is_dir() and any(path.iterdir()):
         raise InputError(f"{path} is not an empty folder; give a new one.")
     with contextlib.ExitStack() as stack:
         try:
