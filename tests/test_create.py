@@ -344,7 +344,7 @@ def test_what_could_not_be_loaded_again_is_not_saved(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("mine")
     for overwrite in (False, True):
-        with pytest.raises(InputError, match="is a file, not a folder; give another place"):
+        with pytest.raises(InputError, match="is not a folder; give another place"):
             zoo.save(model, file, overwrite=overwrite)
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
     assert file.read_text() == "mine"

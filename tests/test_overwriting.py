@@ -17,7 +17,7 @@ from zoo.bench.runner import orders
 from zoo.bench.suite import read_suite
 from zoo.cli.main import run
 from zoo.common.errors import InputError
-from zoo.common.files import MANIFEST, OutputFolder, new_folder
+from zoo.common.files import MANIFEST, OutputFolder, new_folder, write_text
 from zoo.creation.create import create
 from zoo.data.scenes import write_scenes
 from zoo.hub.folder import save_folder
@@ -151,6 +151,29 @@ def test_a_kill_between_the_manifest_and_the_file_allows_nothing(tmp_path: Path)
                if line.endswith(b"}")]  # fmt: skip
     assert [entry["file"] for entry in entries] == ["a", "a", "b", "c"]
     assert all(len(entry["sha256"]) == 64 for entry in entries)
+
+
+def test_what_is_no_folder_or_no_file_is_never_replaced(model: Path, tmp_path: Path) -> None:
+    net, file, pipe = zoo.create(model), tmp_path / "notes.txt", tmp_path / "pipe"
+    file.write_text("mine")
+    os.mkfifo(pipe)
+    for path in (file, pipe):
+        for overwrite in (False, True):
+            with pytest.raises(InputError, match=f"{path} is not a folder; give another place"):
+                save_folder(net, path, overwrite=overwrite)
+    with pytest.raises(InputError, match=f"{pipe} is a named pipe, not a file"):
+        write_text(pipe, "text")
+    assert pipe.is_fifo()
+    assert file.read_text() == "mine"
+    link, away = tmp_path / "link", tmp_path / "away"
+    away.mkdir()
+    link.symlink_to(away)
+    save_folder(net, link)
+    assert link.is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "away", "link", "notes.txt", "pipe"
+    ]  # fmt: skip
+    assert zoo.create(away).spec == net.spec
 
 
 def test_a_new_folder_replaces_nothing_unasked(model: Path, tmp_path: Path) -> None:

@@ -45,9 +45,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to a temporary file beside `path`, sync it and rename it over `path`."""
+    """Write `content` to a temporary file beside `path`, sync it and rename it over `path`.
+
+    Raises InputError where a folder, a device or the like is there.
+    """
     temporary: Path | None = None
     try:
+        with contextlib.suppress(FileNotFoundError):
+            check_file(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         # The temporary name is 10 bytes longer than the name, of which 255 are allowed.
         prefix = f".{path.name}." if len(os.fsencode(path.name)) < 240 else ".zoo."
@@ -306,14 +311,15 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path` when the block ends without an error.
 
     Raises InputError where `path` is no folder, or holds anything, unless `replace` says that all
-    of it may go. A
-    reader sees the old folder or the new one, never a mixture of both; between the two renames
-    a kill can leave the old one under the name `.NAME.old`, which `recover_folder` puts back.
+    of it may go. Where it is a link, the folder that it leads to is replaced. A reader sees the old
+    folder or the new one, never a mixture of both; between the two renames a kill can leave the old
+    one under the name `.NAME.old`, which `recover_folder` puts back.
     """
     if os.path.lexists(path) and not path.is_dir():  # a file or a device stays, whatever is asked
-        raise InputError(f"{path} is a file, not a folder; give another place for the output.")
+        raise InputError(f"{path} is not a folder; give another place for the output.")
     if not replace and path.is_dir() and any(path.iterdir()):
         raise InputError(f"{path} is not an empty folder; give a new one.")
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     with contextlib.ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
