@@ -112,3 +112,12 @@ def test_sizes_that_are_refused() -> None:
     ]:
         with pytest.raises(InputError, match=message):
             model_spec(resolved, 2, **given)
+
+
+@pytest.mark.parametrize("decoder", ["unet", "dpt", "eomt"])
+def test_a_trace_of_a_dynamic_encoder_takes_other_sizes(decoder: str) -> None:
+    model = build(model_spec(resolve(f"{decoder}-test_vit3"), 2)).eval()
+    with torch.inference_mode():
+        traced = torch.jit.trace(model, torch.randn(1, 3, 203, 231), check_trace=False)
+        images = torch.randn(1, 3, 160, 256)
+        torch.testing.assert_close(traced(images), model(images))
