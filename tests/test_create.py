@@ -348,7 +348,7 @@ def test_what_could_not_be_loaded_again_is_not_saved(tmp_path: Path) -> None:
             zoo.save(model, file, overwrite=overwrite)
     assert [one.name for one in tmp_path.iterdir()] == ["file"]
     assert file.read_text() == "mine"
-    for wrong in (None, 3, ""):
+    for wrong in (None, 3, "", "a\0b"):
         with pytest.raises(InputError, match=r"folder should be a path, got"):
             zoo.save(model, wrong)
     with torch.no_grad():

@@ -56,7 +56,7 @@ def save(model: SegmentationModel, folder: str | Path, *, overwrite: bool = Fals
             "zoo.save takes what zoo.create returned, not a wrapper or a part of it, got "
             f"{type_words(model)}."
         )
-    if not isinstance(folder, str | Path) or not str(folder):
+    if not isinstance(folder, str | Path) or not str(folder) or "\0" in str(folder):
         raise InputError(f"folder should be a path, got {type_words(folder)}.")
     state, name = model.net.state_dict(), model.spec.name
     if any(tensor.is_meta for tensor in state.values()):
