@@ -68,6 +68,7 @@ def test_stages_are_edited_by_name_or_replaced_whole() -> None:
         "gamma": 0.1,
         "cycles": 2,
         "patience": 2,
+        "decay": 0.2,
     }
     whole = apply_overrides(RECIPE, ["stages=[{name: one, epochs: 2}]", "stages.one.unfreeze=0.5"])
     assert [(s.name, s.epochs, s.unfreeze) for s in whole.stages] == [("one", 2, 0.5)]
@@ -176,6 +177,20 @@ def test_overrides_of_the_model_are_its_options_and_leave_the_recipe_alone() -> 
     assert parse_overrides(given)["model.decoder_channels"] == [64, 32]
     with pytest.raises(InputError, match=r"model\.x is given twice"):
         apply_overrides(RECIPE, ["model.x=1", "model.x=2"])
+    parts = ["model.encoder_args.patch_size=8", "model.encoder_args.qk_norm=true"]
+    whole = ["model.encoder_args={patch_size: 8, qk_norm: true}"]
+    mixed = ["model.encoder_args={patch_size: 8}", parts[1]]
+    for same in (parts, whole, mixed):
+        assert model_options(same) == {"encoder_args": {"patch_size": 8, "qk_norm": True}}
+        assert parse_overrides(same) == {
+            "model.encoder_args.patch_size": 8,
+            "model.encoder_args.qk_norm": True,
+        }
+    for lost in (parts[:1] + whole, whole + parts[:1]):
+        with pytest.raises(
+            InputError, match=f"{lost[1][:18]}.* is given twice, whole and in parts"
+        ):
+            model_options(lost)
 
 
 def test_what_cannot_be_an_option_of_the_model() -> None:

@@ -92,6 +92,8 @@ def model_options(overrides: Sequence[str]) -> dict[str, Any]:
                     wrong.append(f"{key}: {key.rpartition('.')[0]} is given a value of its own too")
                     break
             else:
+                if parts[-1] in current:
+                    wrong.append(f"{key} is given twice, whole and in parts")
                 current[parts[-1]] = parse_yaml(text, key)
     encoder_args = options.get(ENCODER_ARGS)
     if isinstance(encoder_args, dict) and "img_size" in encoder_args:
@@ -113,10 +115,17 @@ def with_chosen_args(options: Mapping[str, Any], encoder_args: Mapping[str, Any]
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     """The overrides as a mapping from key to value, for records; expects them to be valid.
 
-    `seed` is left out: records have a field for it, and runs that differ in it make one row.
+    `seed` is left out: records have a field for it, and runs that differ in it make one row. The
+    arguments of the encoder are there one by one, however they were given.
     """
-    pairs = (override.partition("=") for override in overrides)
-    return {key: parse_yaml(text, key) for key, _, text in pairs if key != "seed"}
+    found: dict[str, Any] = {}
+    for key, _, text in (override.partition("=") for override in overrides):
+        value = parse_yaml(text, key)
+        if key == f"{MODEL}.{ENCODER_ARGS}" and isinstance(value, dict):
+            found |= {f"{key}.{name}": part for name, part in value.items()}
+        elif key != "seed":
+            found[key] = value
+    return found
 
 
 def _is_of_model(key: str) -> bool:
