@@ -289,6 +289,23 @@ def test_other_mistakes_have_one_message(arguments: dict[str, Any], message: str
     assert str(error.value) == message
 
 
+@pytest.mark.parametrize(
+    ("encoder", "args"),
+    [
+        ("gcvit_xxtiny", {"window_size": 4}),
+        ("deit_tiny_distilled_patch16_224", {"no_embed_class": True}),
+    ],
+)
+def test_an_encoder_that_is_built_but_cannot_run_is_refused(
+    encoder: str, args: dict[str, Any]
+) -> None:
+    with pytest.raises(InputError) as error:
+        create(f"linear-{encoder}", encoder_weights=None, encoder_args=args)
+    text = str(error.value)
+    assert text.startswith(f"linear-{encoder} cannot be built with encoder_args {args}: shape '")
+    assert text.endswith("(RuntimeError). Change or leave out one of them.")
+
+
 def test_a_trained_model_takes_no_arguments(tmp_path: Path) -> None:
     save_folder(create("unet-test_resnet", encoder_weights=None), tmp_path / "model")
     with pytest.raises(InputError, match=r"is a trained model; only classes= can be changed\."):

@@ -51,6 +51,9 @@ from zoo.registry.encoders import timm_version
 RESAMPLED = {"patch_size", "window_size"}
 """Arguments of encoders to which timm resamples pretrained weights."""
 
+MAY_NOT_RUN = {"no_embed_class", "norm_layer", "window_size"}
+"""Arguments with which timm builds encoders that then fail on any image."""
+
 WHOLE_DEPTH = 5
 """Stages of an encoder that SMP counts as a whole one."""
 
@@ -81,6 +84,7 @@ def build(spec: ModelSpec, encoder_file: Path | None = None) -> SegmentationMode
         written = Written()
         with written if pretrained else contextlib.nullcontext():
             net = (_smp_net if in_smp(spec) else _adapted_net)(spec, pretrained)
+        _check_runs(spec)
     except InputError:
         raise
     except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, ArithmeticError,
@@ -108,6 +112,17 @@ def build(spec: ModelSpec, encoder_file: Path | None = None) -> SegmentationMode
     if spec.norm == "group":
         to_group_norm(net)
     return SegmentationModel(net, spec)
+
+
+def _check_runs(spec: ModelSpec) -> None:
+    """Run the encoder once, on the meta device, if it has arguments that it may not run with."""
+    if not chosen_args(spec.encoder_args).keys() & MAY_NOT_RUN:
+        return
+    beside = {"img_size", "dynamic_img_size", "dynamic_img_pad", "strict_img_size"}
+    given = {k: v for k, v in spec.encoder_args.items() if k in beside}
+    with sketched(), torch.no_grad():
+        net = timm.create_model(spec.encoder, **chosen_args(spec.encoder_args), **given).eval()
+        net(torch.empty(1, 3, *spec.example_size()))
 
 
 def build_with_weights(spec: ModelSpec, state: dict[str, Tensor]) -> SegmentationModel:
