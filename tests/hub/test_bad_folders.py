@@ -16,6 +16,7 @@ import zoo
 from zoo.common.errors import InputError
 from zoo.creation.import_checkpoint import import_checkpoint
 from zoo.hub.push import plan_upload
+from zoo.models.build import check_values
 
 ENCODER = "encoder.model."
 SMP = {"_model_class": "Unet", "encoder_name": "tu-test_resnet", "in_channels": 3, "classes": 2}
@@ -70,6 +71,18 @@ def test_weights_that_are_no_weights(folder: Path, kind: str, reader: str) -> No
         message = f"holds weights that are NaN or infinite: {name}."
     assert message in str(caught.value)
     assert not (folder / "out").exists()
+
+
+def test_only_limits_may_be_infinite() -> None:
+    """As the clipping layers of timm's gemma4_vit have them."""
+    net = torch.nn.Linear(1, 1)
+    net.register_buffer("input_max", torch.tensor(float("inf")))
+    check_values(net.state_dict(), "the net", net)
+    net.register_buffer("input_max", torch.tensor(float("nan")))
+    with pytest.raises(InputError, match=r"the net holds weights that are NaN .*: input_max\."):
+        check_values(net.state_dict(), "the net", net)
+    with pytest.raises(InputError, match=r"the file holds weights that are NaN .*: limit\."):
+        check_values({"limit": torch.tensor(float("inf"))}, "the file")
 
 
 def test_integers_under_a_name_that_is_not_a_weights(tmp_path: Path) -> None:

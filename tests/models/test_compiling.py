@@ -72,7 +72,7 @@ def test_traced(decoder: str) -> None:
     check(whole, model, [(128, 128), (150, 203)])  # the trace pads as the model does
 
 
-@pytest.mark.parametrize("make", [torch.jit.script, torch.jit.trace])
+@pytest.mark.parametrize("way", ["script", "trace"])
 @pytest.mark.parametrize(
     ("changes", "sizes"),
     [
@@ -81,11 +81,11 @@ def test_traced(decoder: str) -> None:
     ],
 )
 def test_the_size_that_the_network_sees(
-    make: Callable[..., Forward], changes: dict[str, object], sizes: list[tuple[int, int]]
+    way: str, changes: dict[str, object], sizes: list[tuple[int, int]]
 ) -> None:
     model = made(f"linear-{ENCODER}", **changes)
-    given = (torch.randn(1, 3, 64, 96),) if make is torch.jit.trace else ()
-    check(make(model, *given), model, sizes)
+    given = (torch.randn(1, 3, 64, 96),) if way == "trace" else ()
+    check(getattr(torch.jit, way)(model, *given), model, sizes)
 
 
 class Square(nn.Module):

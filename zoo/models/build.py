@@ -54,6 +54,9 @@ RESAMPLED = {"patch_size", "window_size"}
 MAY_NOT_RUN = {"no_embed_class", "norm_layer", "window_size"}
 """Arguments with which timm builds encoders that then fail on any image."""
 
+CALLED_WEIGHTS = (".weight", ".bias", ".running_mean", ".running_var")
+"""How the names of tensors end that are weights in any net."""
+
 WHOLE_DEPTH = 5
 """Stages of an encoder that SMP counts as a whole one."""
 
@@ -197,23 +200,26 @@ def check_values(
     """Raise InputError for tensors of `state` that are NaN, infinite or not floating point.
 
     Integers are allowed in counters, where the tensor of the same name in `net` holds them, and,
-    where `net` has none of that name, in what is not called a weight. `source` names the file.
+    where `net` has none of that name, in what is not called a weight. Buffers of `net` that are not
+    called weights may be infinite, as limits are. `source` names the file.
     """
     wanted = {} if net is None else net.state_dict()
+    buffers = set() if net is None else {name for name, _ in net.named_buffers()}
     kinds, broken = [], []
     for name, tensor in state.items():
-        floating = tensor.is_floating_point()
+        floating, weight = tensor.is_floating_point(), name.endswith(CALLED_WEIGHTS)
         if name in wanted:
             right = wanted[name].is_floating_point() == floating and not tensor.is_complex()
             right |= floating and name.endswith("num_batches_tracked")  # an average of models
         else:
-            weight = name.endswith((".weight", ".bias", ".running_mean", ".running_var"))
             right = floating or not (weight or tensor.is_complex())
         if not right:
             kinds.append(f"{name} ({str(tensor.dtype).removeprefix('torch.')})")
         elif floating and tensor.numel():
             numbers = tensor.float() if tensor.element_size() == 1 else tensor  # 8-bit floats
-            if not torch.stack(numbers.aminmax()).isfinite().all():
+            ends = torch.stack(numbers.aminmax())
+            limits = name in buffers and not weight
+            if (ends.isnan() if limits else ~ends.isfinite()).any():
                 broken.append(name)
     problems = []
     if kinds:
