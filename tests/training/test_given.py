@@ -206,6 +206,31 @@ def test_scores_and_predictions_leave_modes_and_learning_alone(
     assert [parameter.requires_grad for parameter in given.parameters()] == learns
 
 
+def test_what_is_still_known_of_changed_weights(
+    finished: Path, scenes: Path, tmp_path: Path
+) -> None:
+    training = read_folder(finished / "best").training
+    assert training is not None
+    loaded = create(finished).double().float().train()
+    zoo.save(loaded, tmp_path / "same")
+    assert read_folder(tmp_path / "same").training == training
+    loaded.net.segmentation_head[0].bias.data[3] += 0.5
+    seen = {key: training[key] for key in ("dataset", "data_hash", "chosen_on")}
+    assert seen["chosen_on"] == "val"
+    zoo.save(loaded, tmp_path / "saved")
+    assert read_folder(tmp_path / "saved").training == seen
+    digest = weights_id(loaded.net.state_dict())
+    for found in (loaded, tmp_path / "saved"):
+        with pytest.raises(InputError, match="The split 'val' chose the best epoch"):
+            evaluate(found, scenes, split="val", out=tmp_path / "records")
+        record = make_record(evaluate(found, scenes, split="test"))
+        assert (record.encoder_init, record.chosen_on, record.chosen_miou) == (digest, "val", None)
+        assert (record.recipe, record.steps, record.overrides) == ("none", 0, {})
+    run(loaded, scenes, tmp_path / "run")
+    given = read_folder(tmp_path / "run" / "given").training
+    assert given == seen | {"encoder_init": digest}
+
+
 def test_a_run_from_imported_weights_has_a_record(scenes: Path, tmp_path: Path) -> None:
     torch.save(model().net.state_dict(), tmp_path / "old.pt")
     import_checkpoint(tmp_path / "old.pt", MODEL, 8, tmp_path / "imported")

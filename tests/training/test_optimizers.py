@@ -19,6 +19,7 @@ from zoo.registry.optimizers import (
     OPTIMIZER_ROWS,
     OPTIMIZERS,
     REFUSED_OPTIMIZERS,
+    checked_argument,
     own_arguments,
 )
 from zoo.registry.recipe import Optimizer, Stage
@@ -257,3 +258,9 @@ def test_what_the_optimizer_itself_refuses(settings: dict[str, Any], message: st
     with pytest.raises(InputError) as caught:
         check_optimizer(Optimizer.model_validate({"lr": 0.1} | settings))
     assert str(caught.value).startswith(message)
+
+
+def test_a_step_of_muon_cannot_last_for_ever() -> None:
+    assert checked_argument("ns_steps", 100, 5) == 100
+    with pytest.raises(ValueError, match="should be at most 100, got 1000000000"):
+        checked_argument("ns_steps", 10**9, 5)

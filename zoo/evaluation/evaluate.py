@@ -23,6 +23,7 @@ from zoo.data.load import load_dataset
 from zoo.data.loading.loader import EvalLoader
 from zoo.data.split import as_recorded
 from zoo.evaluation.counts import Confusion
+from zoo.hub.folder import known_training
 from zoo.inference.tiling import predict_ids
 from zoo.models.build import gmacs, params_m, weights_id
 from zoo.models.layers import in_eval_mode
@@ -227,7 +228,7 @@ def _encoder_init(model: SegmentationModel) -> str:
 def make_record(found: Evaluation) -> Record:
     """The record of an evaluation. Raises InputError where `check_reportable` does."""
     check_reportable(found.model, found.split)
-    spec, training = found.model.spec, found.model.provenance or {}
+    spec, training = found.model.spec, known_training(found.model) or {}
     sizes = scan_labels(found.dataset, [found.split]).splits[found.split].sizes
     size = list(next(iter(sizes))) if len(sizes) == 1 else None
     input_size = None if size is None else list(spec.input_size(*size))

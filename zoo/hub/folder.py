@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.common.console import info
-from zoo.common.errors import InputError, type_words
+from zoo.common.errors import InputError, join_problems, type_words
 from zoo.common.files import OutputFolder, json_text, list_written, new_folder
 from zoo.hub.card import Extras, card
 from zoo.hub.config import SCHEMA, WITHOUT_ENCODER, Described, EncoderOnHub, read_config
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 CARD = "README.md"
+SEEN = ("dataset", "data_hash", "chosen_on")
+"""What a folder says of the data that its weights learned from and were chosen by."""
 NOT_SMP = "zoo"
 """The class that config.json names where SMP has none, so that SMP refuses to load it."""
 
@@ -43,33 +45,70 @@ class ModelFolder(Described):
 def save(model: SegmentationModel, folder: str | Path, *, overwrite: bool = False) -> None:
     """Write `model` to the model folder `folder`, which `zoo.create` loads.
 
-    The folder says nothing of training, since zoo does not know what changed the weights. What this
-    wrote there before is replaced as a whole. Raises InputError for a model that could not be
-    loaded again and, unless `overwrite` is set, where the folder holds anything else; RunError
-    where it cannot be written.
+    The folder says of training what `known_training` gives. What this wrote there before is
+    replaced as a whole. Raises InputError for a model that could not be loaded again and, unless
+    `overwrite` is set, where the folder holds anything else; RunError where it cannot be written.
     """
-    from zoo.models.build import check_keys, check_values
     from zoo.models.segmentation import SegmentationModel
 
     if not isinstance(model, SegmentationModel):
         raise InputError(
-            "zoo.save takes what zoo.create returned, not a wrapper or a part of it, got "
+            "The model should be what zoo.create returned, not a wrapper or a part of it, got "
             f"{type_words(model)}."
         )
     if not isinstance(folder, str | Path) or not str(folder) or "\0" in str(folder):
         raise InputError(f"folder should be a path, got {type_words(folder)}.")
-    state, name = model.net.state_dict(), model.spec.name
+    check_unchanged(
+        model,
+        model.spec.name,
+        "zoo.create would build others; save model.state_dict() with torch.save instead",
+    )
+    save_folder(model, Path(folder), training=known_training(model), overwrite=overwrite)
+
+
+def known_training(model: SegmentationModel) -> dict[str, Any] | None:
+    """What is known of the training of `model`: all of it while it has the weights of its folder.
+
+    Of weights that were changed since, only the data that they learned from and were chosen by.
+    """
+    from zoo.models.build import checksum
+
+    known = model.provenance
+    if not known or model.loaded is None or checksum(model.net.state_dict()) == model.loaded:
+        return known
+    return {key: known[key] for key in SEEN if key in known} or None
+
+
+def check_unchanged(model: SegmentationModel, name: str, consequence: str) -> SegmentationModel:
+    """The model of its description, on the meta device.
+
+    Raises InputError unless the layers of `model` are the same, which else has `consequence`, and
+    its weights are there and finite. `name` stands for it in messages.
+    """
+    from zoo.models.build import check_keys, check_values, kinds_of_layers
+
+    state = model.net.state_dict()
     if any(tensor.is_meta for tensor in state.values()):
-        raise InputError(f"{name} has no weights to save: it is on the meta device.")
-    try:
-        check_keys(build_on_meta(model.spec).net, state)
-    except InputError as error:
         raise InputError(
-            f"Layers of {name} were changed since zoo.create made it, so zoo.create could not load "
-            f"it. Save model.state_dict() with torch.save instead.\n{error}"
-        ) from error
-    check_values(state, name, model.net)
-    save_folder(model, Path(folder), overwrite=overwrite)
+            f"{name} has no weights: it is on the meta device. Load its weights first."
+        )
+    blank = build_on_meta(model.spec)
+    wanted, found = kinds_of_layers(blank.net), kinds_of_layers(model.net)
+    changed = [
+        f"{f'net.{place}'.rstrip('.')} is {found.get(place, 'missing')}, zoo.create makes "
+        f"{wanted.get(place, 'nothing there')}"
+        for place in dict.fromkeys([*wanted, *found])
+        if found.get(place) != wanted.get(place)
+    ]
+    header = f"Layers of {name} were changed; {consequence}:"
+    if changed:
+        raise InputError(join_problems(header, changed, 5))
+    try:
+        check_keys(blank.net, state)
+    except InputError as error:
+        raise InputError(f"{header}\n{error}") from error
+    check_values(state, name, blank.net)
+    return blank
 
 
 def save_folder(
@@ -196,7 +235,7 @@ def restored(
     `classes` as in `load_folder`; `encoder` is the file with the encoder where `state` leaves it
     out; `origin` is what the model's provenance says beside its training.
     """
-    from zoo.models.build import build, check_keys, check_values, with_tied_names
+    from zoo.models.build import build, check_keys, check_values, checksum, with_tied_names
 
     spec, origin = described.spec, origin or {}
     if classes is None or classes == spec.classes:
@@ -204,6 +243,7 @@ def restored(
         check_values(state, source, model.net)
         load_state(model, state, described)
         model.provenance = (described.training or {}) | origin or None
+        model.loaded = checksum(model.net.state_dict())
         return model.eval()
     info(
         f"{source}: the segmentation head is replaced ({len(spec.classes)} -> "

@@ -38,7 +38,7 @@ from zoo.hub.folder import (
     load_folder,
     make_config,
     read_folder,
-    save_folder,
+    save,
     write_weights,
 )
 from zoo.hub.pull import MAX_CARD_BYTES
@@ -177,7 +177,7 @@ def push(
             check_snapshot(folder, (CONFIG, WEIGHTS))
         else:
             folder = scratch / "model"
-            save_folder(model, folder, training=model.provenance)
+            save(model, folder)
         plan = plan_upload(
             folder,
             repo,

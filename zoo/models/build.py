@@ -178,6 +178,24 @@ def weights_id(state: Mapping[str, Tensor]) -> str:
     return f"given-{digest.hexdigest()[:12]}"
 
 
+def checksum(state: Mapping[str, Tensor]) -> int:
+    """A number that changes with any weight: the sum of all their bits, read as integers.
+
+    It is exact, and so the same on every device; much faster than `weights_id`.
+    """
+    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return sum(
+        int(tensor.detach().view(kinds[tensor.element_size()]).sum(dtype=torch.int64))
+        for tensor in state.values()
+    )
+
+
+def kinds_of_layers(net: nn.Module) -> dict[str, str]:
+    """The class of every module by its place; SyncBatchNorm counts as BatchNorm2d."""
+    kinds = {place: type(layer).__qualname__ for place, layer in net.named_modules()}
+    return {at: "BatchNorm2d" if kind == "SyncBatchNorm" else kind for at, kind in kinds.items()}
+
+
 def check_keys(net: nn.Module, state: dict[str, Tensor]) -> None:
     """Raise InputError unless `state` has exactly the names and shapes of `net`."""
     wanted = {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}

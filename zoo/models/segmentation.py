@@ -22,9 +22,12 @@ class SegmentationModel(nn.Module):
     """A segmentation network with its description; takes images of any height and width.
 
     `net` is the network itself, whose state dict is what is stored; `spec` says what it expects and
-    what its outputs mean; `provenance` says how it was trained (None for a fresh model).
+    what its outputs mean; `provenance` says how it was trained (None for a fresh model), of the
+    weights with the checksum `loaded`, None where they came from no folder.
     With `holds_frozen`, set by `zoo.freeze`, `train()` keeps frozen modules in evaluation mode.
     """
+
+    loaded: int | None = None
 
     def __init__(self, net: nn.Module, spec: ModelSpec):
         super().__init__()

@@ -230,6 +230,8 @@ OPTIMIZER_ROWS = (
 )  # fmt: skip
 """Left out are arguments that decide how, and not what, an optimizer computes (`foreach`)."""
 
+MOST_STEPS = 100
+"""Newton-Schulz iterations of Muon within one step; timm takes 5."""
 BIG = 1e30
 """Numbers are finite, and small enough for the float32 of weights."""
 
@@ -320,6 +322,8 @@ def checked_argument(key: str, value: object, default: Any) -> Any:
     elif isinstance(default, int):
         if type(value) is not int or value < 0:
             raise ValueError(f"should be a whole number from 0, got {value!r}")
+        if key == "ns_steps" and value > MOST_STEPS:
+            raise ValueError(f"should be at most {MOST_STEPS}, got {value}")
     else:
         if not isinstance(value, int | float) or isinstance(value, bool) or not -BIG < value < BIG:
             raise ValueError(f"should be a finite number, got {value!r}")

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoo.common.errors import InputError, join_problems
 from zoo.hub.config import Described
-from zoo.hub.folder import build_on_meta, restored, save_folder
+from zoo.hub.folder import SEEN, check_unchanged, known_training, restored, save_folder
 
 if TYPE_CHECKING:
     import torch
@@ -43,37 +42,18 @@ def take(model: SegmentationModel) -> GivenModel:
     Raises InputError for weights that are NaN, infinite or on the meta device, and where layers
     were changed since `zoo.create`: a run builds the network from the description again.
     """
-    from zoo.models.build import check_keys, check_values, weights_id
+    from zoo.models.build import weights_id
 
-    spec, state = model.spec, model.net.state_dict()
-    name = f"the given {spec.name}"
-    if any(tensor.is_meta for tensor in state.values()):
-        raise InputError(
-            f"{name} has no weights: it is on the meta device. Load its weights first."
-        )
-    blank = build_on_meta(spec).net
-    wanted = {place: type(layer).__qualname__ for place, layer in blank.named_modules()}
-    found = {place: type(layer).__qualname__ for place, layer in model.net.named_modules()}
-    changed = [
-        f"{f'net.{place}'.rstrip('.')} is {found.get(place, 'missing')}, zoo.create makes "
-        f"{wanted.get(place, 'nothing there')}"
-        for place in dict.fromkeys([*wanted, *found])
-        if found.get(place) != wanted.get(place)
-    ]
-    header = f"Layers of {name} were changed; a run can only take over its weights:"
-    if changed:
-        raise InputError(join_problems(header, changed, 5))
-    try:
-        check_keys(blank, state)
-    except InputError as error:
-        raise InputError(f"{header}\n{error}") from error
-    check_values(state, name, blank)
+    name = f"the given {model.spec.name}"
+    blank = check_unchanged(model, name, "a run can only take over its weights").net
     kinds = {place: tensor.dtype for place, tensor in blank.state_dict().items()}
     state = {
-        place: tensor.detach().to("cpu", kinds[place], copy=True) for place, tensor in state.items()
+        place: tensor.detach().to("cpu", kinds[place], copy=True)
+        for place, tensor in model.net.state_dict().items()
     }
-    training = {"encoder_init": weights_id(state)}
-    return GivenModel(Described(spec, training), state)
+    known = known_training(model) or {}
+    kept = {key: known[key] for key in SEEN if key in known}
+    return GivenModel(Described(model.spec, kept | {"encoder_init": weights_id(state)}), state)
 
 
 def keep(given: GivenModel, folder: Path) -> None:
