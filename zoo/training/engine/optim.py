@@ -75,8 +75,8 @@ def _optimizer(
     given = {key: tuple(v) if isinstance(v, list) else v for key, v in arguments.items()}
     if OPTIMIZERS[settings.name].momentum:
         given["momentum"] = settings.momentum
-    if settings.name == "adamw" or (settings.name == "sgd" and whole):
-        given["fused"] = True  # torch has no fused SGD for sharded weights
+    if settings.name in ("adamw", "sgd"):  # torch has no fused SGD for sharded weights
+        given["fused"] = whole or settings.name == "adamw"
     try:
         made: torch.optim.Optimizer = get_optimizer_class(settings.name)(
             groups, lr=settings.lr, **given
