@@ -124,6 +124,22 @@ def test_the_page_states_the_speed_of_training() -> None:
     assert row in page, row
 
 
+def test_the_page_of_encoders_states_what_whole_images_cost() -> None:
+    page = (ROOT / "docs" / "encoders.md").read_text()
+    models = result("image_sizes.json")["models"]
+    assert len(models) == 3
+    for model, sizes in models.items():
+        for size, found in sizes.items():
+            tokens, seconds = found["tokens"], found["seconds_median"]
+            row = (
+                f"| `{model}` | {size.replace('x', ' x ')} | {found['passes']['windows']}, "
+                f"{tokens['windows']:,} tokens, {seconds['windows']:.2f} s | "
+                f"{tokens['whole']:,} tokens, {seconds['whole']:.2f} s | "
+                f"{found['whole_against_windows_median']:.2f} |"
+            )
+            assert row in page, row
+
+
 def test_the_pages_state_what_stored_features_gain() -> None:
     page = (ROOT / "docs" / "speed.md").read_text()
     models = result("feature_cache.json")["models"]
