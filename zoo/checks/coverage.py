@@ -26,7 +26,7 @@ from zoo.models.outputs import MaskOutputs, Outputs, pixel_logits
 from zoo.models.spec import ModelSpec, model_spec
 from zoo.registry import encoders as table
 from zoo.registry.decoders import DECODERS
-from zoo.registry.encoders import Encoder, Pair, encoders
+from zoo.registry.encoders import Encoder, Pair, encoders, smallest_encoders
 from zoo.registry.load import load_registry
 from zoo.registry.resolve import resolve
 
@@ -44,12 +44,7 @@ def wanted(module: str = "*", decoder: str = "*") -> list[tuple[Encoder, str]]:
 
     Raises InputError where nothing matches.
     """
-    smallest: dict[str, Encoder] = {}
-    for row in encoders().values():
-        known = smallest.get(row.module)
-        if known is None or float(row.params_m) < float(known.params_m):
-            smallest[row.module] = row
-    rows = load_registry().decoders
+    smallest, rows = smallest_encoders(), load_registry().decoders
     pairs = [
         (smallest[name], key)
         for name in sorted(smallest)

@@ -128,11 +128,7 @@ def weight_rows() -> list[Weights]:
 
 def argument_rows() -> list[tuple[str, str]]:
     """The arguments that the smallest net of each timm module can be built with, by module."""
-    smallest: dict[str, Encoder] = {}
-    for row in table.encoders().values():
-        if row.module not in smallest or float(row.params_m) < float(smallest[row.module].params_m):
-            smallest[row.module] = row
-    return [(module, _arguments(row)) for module, row in sorted(smallest.items())]
+    return [(module, _arguments(row)) for module, row in sorted(table.smallest_encoders().items())]
 
 
 def _arguments(row: Encoder) -> str:

@@ -126,7 +126,7 @@ def create(
                     f"{folder} holds {found.decoder}-{encoder}, not {model}. Leave the name out: "
                     "zoo.create takes a folder or hf-hub:ORG/REPO by itself."
                 )
-        return _from_folder(folder, classes, license, registry)
+        return _from_folder(folder, found, classes, license, registry)
 
     # an architecture, its encoder pretrained or not
     from zoo.models.build import build
@@ -273,9 +273,13 @@ def encoder_source(
 
 
 def _from_folder(
-    folder: Path, classes: int | Sequence[str] | None, license: str | None, registry: Path | None
+    folder: Path,
+    spec: ModelSpec,
+    classes: int | Sequence[str] | None,
+    license: str | None,
+    registry: Path | None,
 ) -> SegmentationModel:
-    spec = read_folder(folder, registry).spec
+    """The model in `folder`, which `spec` describes, with other classes where they are given."""
     if license is not None and spec.encoder_weights is not None:
         check_license(license, spec.license, str(folder))
     if classes is None:

@@ -120,6 +120,16 @@ def weights() -> dict[tuple[str, str], Weights]:
     return {(row[0], row[1]): Weights._make(row) for row in table_rows(WEIGHTS_FILE)}
 
 
+def smallest_encoders() -> dict[str, Encoder]:
+    """The architecture with the fewest parameters of each timm module, by module."""
+    found: dict[str, Encoder] = {}
+    for row in encoders().values():
+        known = found.get(row.module)
+        if known is None or float(row.params_m) < float(known.params_m):
+            found[row.module] = row
+    return found
+
+
 def timm_version() -> str:
     """The timm version that the table was generated from."""
     return _text(MODELS_FILE).split("\n", 1)[0].rsplit(" ", 1)[1]
