@@ -37,7 +37,7 @@ OPTIONAL = {
     "datasets", "imagecodecs", "optuna", "pycocotools", "ray", "tensorboard", "trackio", "wandb",
 }  # fmt: skip
 LINES = (
-    "cli", "checks", "bench", "training", "evaluation", "inference", "creation",
+    "cli", "checks", "bench", "demo", "export", "training", "evaluation", "inference", "creation",
     "hub", "leaderboard", "models", "data", "registry", "records", "remote", "runtime", "common",
 )  # fmt: skip
 """The packages under zoo/; each may import itself and those after it."""
