@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,24 @@ def test_a_kill_between_the_manifest_and_the_file_allows_nothing(tmp_path: Path)
                if line.endswith(b"}")]  # fmt: skip
     assert [entry["file"] for entry in entries] == ["a", "a", "b", "c"]
     assert all(len(entry["sha256"]) == 64 for entry in entries)
+
+
+def test_threads_write_into_one_folder(tmp_path: Path) -> None:
+    out = OutputFolder(tmp_path, [])
+    names = [f"masks/{number}.png" for number in range(200)]
+    before = os.umask(0o027)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda name: out.write(name, name.encode()), names))
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+    listed = [json.loads(line)["file"] for line in (tmp_path / MANIFEST).read_text().splitlines()]
+    assert sorted(listed) == sorted(names)
+    assert {(tmp_path / name).stat().st_mode & 0o777 for name in names} == {0o640}
+    assert {path.name for path in (tmp_path / "masks").iterdir()} == {
+        f"{n}.png" for n in range(200)
+    }
 
 
 def test_what_is_no_folder_or_no_file_is_never_replaced(model: Path, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,13 +58,12 @@ def write_bytes(path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The temporary name is 10 bytes longer than the name, of which 255 are allowed.
         prefix = f".{path.name}." if len(os.fsencode(path.name)) < 240 else ".zoo."
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix)
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as stream:
+        beside = path.with_name(f"{prefix}{secrets.token_hex(4)}")
+        with beside.open("xb") as stream:
+            temporary = beside
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
         if temporary is not None:
@@ -180,6 +181,7 @@ class OutputFolder:
         replaced: bool = False,
     ):
         self.folder, self._written = folder, _read_manifest(folder)
+        self._manifest = threading.Lock()
         wanted = list(dict.fromkeys(Path(name).as_posix() for name in names))
         self._replaced = wanted if replaced else None
         try:
@@ -209,25 +211,29 @@ class OutputFolder:
             raise InputError(f"{named}\n{advice}")
 
     def write(self, name: str | Path, content: bytes) -> Path:
-        """Write one of the files and return its path.
+        """Write one of the files and return its path; several threads may write at once.
 
         The digest is in the manifest first: a kill in between leaves an entry without its file,
         which allows nothing, and never a file without its entry.
         """
         name, digest = Path(name).as_posix(), hashlib.sha256(content).hexdigest()
         path = self.folder / name
-        if digest not in self._written.setdefault(name, set()):
-            self._written[name].add(digest)
-            entry = json.dumps({"file": name, "sha256": digest})
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                with (self.folder / MANIFEST).open("ab") as stream:
-                    torn = stream.tell() and not _ends_line(self.folder / MANIFEST)
-                    stream.write(f"{chr(10) if torn else ''}{entry}\n".encode())
-            except OSError as error:
-                raise _cannot_write(path, error) from error
+        with self._manifest:
+            if digest not in self._written.setdefault(name, set()):
+                self._written[name].add(digest)
+                self._add_entry(name, digest)
         write_bytes(path, content)
         return path
+
+    def _add_entry(self, name: str, digest: str) -> None:
+        entry = json.dumps({"file": name, "sha256": digest})
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / MANIFEST).open("ab") as stream:
+                torn = stream.tell() and not _ends_line(self.folder / MANIFEST)
+                stream.write(f"{chr(10) if torn else ''}{entry}\n".encode())
+        except OSError as error:
+            raise _cannot_write(self.folder / name, error) from error
 
     def _files(self, hidden: bool) -> Iterator[str]:
         """Everything below the folder that is no folder; a link to a folder is not followed."""
