@@ -188,6 +188,12 @@ SWIN = "unet-swin_tiny_patch4_window7_224"
         (TINY, {"palette": [(0, 0, 0)] * 3}, "palette has 3 colours for 2 classes."),
         # the side of a fixed-size encoder
         ("unet-nest_tiny", {"img_size": (256, 512)}, "is built for squares only. Give one side"),
+        (
+            "linear-test_vit_relpos",
+            {"img_size": (100, 64)},
+            "img_size is 100 x 64; test_vit_relpos takes patches of 16 pixels, so both sides "
+            "must be multiples of 16. Try 112 x 64.",
+        ),
         (SWIN, {"img_size": 0}, f"{SIDE}0 (int)."),
         (SWIN, {"img_size": "224"}, f"{SIDE}'224' (str)."),
         (SWIN, {"img_size": True}, f"{SIDE}True (bool)."),

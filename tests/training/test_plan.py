@@ -12,6 +12,8 @@ from helpers.training_settings import MODEL
 import zoo
 from zoo.cli.main import run as command
 from zoo.common.errors import InputError
+from zoo.registry.recipe import Recipe
+from zoo.training.plan import Plan, RunRequest
 
 
 @pytest.mark.parametrize("call", [zoo.finetune, zoo.find_lr])
@@ -91,3 +93,16 @@ def test_a_dry_run_refuses_what_the_run_refuses(
     assert command([*given, "crop=64", *how]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "run" / "log.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "crop", "side"),
+    [("test_vit_relpos", 100, 112), ("test_vit_relpos", 96, 96), ("test_resnet", 100, None)],
+)
+def test_the_encoder_is_built_for_whole_patches(encoder: str, crop: int, side: int | None) -> None:
+    recipe = Recipe.model_construct(crop=crop)
+    plan = Plan(
+        request=RunRequest(model="", data=""), model=f"linear-{encoder}", folder=None,
+        dataset=None, recipe=recipe, recipe_name="", usual="", overrides={}, out=Path(),
+    )  # fmt: skip
+    assert plan.img_size == side

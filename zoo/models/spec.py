@@ -325,6 +325,14 @@ def _fit_size(given: dict[str, Any], encoder: Encoder) -> int | list[int] | None
                 "inference); leave img_size out."
             )
         size = given["img_size"] = _sides(size, given["img_size"], encoder)
+        step = encoder.size_step
+        sides = size if isinstance(size, list) else [size]
+        if any(side % step for side in sides):
+            larger = " x ".join(str(-(-side // step) * step) for side in sides)
+            raise InputError(
+                f"img_size is {' x '.join(map(str, sides))}; {name} takes patches of {step} "
+                f"pixels, so both sides must be multiples of {step}. Try {larger}."
+            )
     if way == "any" or (way == "dynamic" and given.setdefault("dynamic_img_size", True)):
         return None
     if size is None and way != "no":

@@ -69,6 +69,11 @@ class Encoder(NamedTuple):
         """Whether the net takes only one size, which is chosen when it is built."""
         return self.resizes in ("rectangle", "img_size")
 
+    @property
+    def size_step(self) -> int:
+        """What both sides of `img_size` are multiples of, in pixels: patches do not overlap."""
+        return int(self.reductions.split("/")[0]) if self.kind in ("transformer", "mlp") else 1
+
     def native_size(self) -> list[int]:
         """[height, width] in pixels of the images that it was made for."""
         return [int(side) for side in self.input_size.split("/")[1:]]

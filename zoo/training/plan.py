@@ -108,9 +108,11 @@ class Plan:
 
     @property
     def img_size(self) -> int | None:
-        """The crop, where the encoder has to be built for a size and can be; else None."""
+        """The crop in whole patches, where the encoder must be built for a size; else None."""
         row = self.resolved.row
-        return self.recipe.crop if row is not None and row.built_for_size else None
+        if row is None or not row.built_for_size:
+            return None
+        return -(-self.recipe.crop // row.size_step) * row.size_step
 
 
 _PATH = (str, Path)

@@ -50,7 +50,9 @@ class Bench:
         row = resolve(model).row
         fits = row is not None and row.built_for_size
         fits &= height == width or (row is not None and row.resizes == "rectangle")
-        options: dict[str, Any] = {"img_size": (height, width)} if fits else {}
+        step = row.size_step if row is not None else 1
+        sides = [-(-side // step) * step for side in (height, width)]
+        options: dict[str, Any] = {"img_size": sides} if fits else {}
 
         # Import all that the model needs, so that neither its time nor its memory counts.
         with contextlib.suppress(RuntimeError, NotImplementedError), torch.device("meta"):
