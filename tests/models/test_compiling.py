@@ -88,6 +88,20 @@ def test_the_size_that_the_network_sees(
     check(getattr(torch.jit, way)(model, *given), model, sizes)
 
 
+def test_fx() -> None:
+    model = made(f"unet-{ENCODER}")
+    check(torch.fx.symbolic_trace(model.net), model.net, [(128, 128), (160, 192)])
+
+
+def test_exported_for_every_size() -> None:
+    model, dynamic = made(f"linear-{ENCODER}"), torch.export.Dim.DYNAMIC
+    images = torch.randn(2, 3, 64, 96)  # need no padding
+    exported = torch.export.export(
+        model, (images,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},)
+    )
+    check(exported.module(), model, [(64, 96), (70, 90), (150, 203)])
+
+
 class Square(nn.Module):
     """A net that takes 64 x 64 pixels only."""
 

@@ -40,10 +40,26 @@ def full_size(outputs: Outputs) -> torch.Tensor:
     return resized(outputs.logits, outputs.size, outputs.align_corners)[..., :height, :width]
 
 
+def same_size(size: tuple[int, int], other: tuple[int, int]) -> bool:
+    """Whether two sizes are equal; in `torch.export`, whether they are for images of every size."""
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return size[0] == other[0] and size[1] == other[1]
+    return all(_always(a == b) for a, b in zip(size, other, strict=True))
+
+
+def _always(condition: bool) -> bool:
+    """The condition, or in `torch.export` whether no size makes it false; that adds no guard."""
+    if hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting():
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        return statically_known_true(condition)
+    return condition
+
+
 def resized(maps: torch.Tensor, size: tuple[int, int], align_corners: bool = False) -> torch.Tensor:
     """`maps`, B x K x h x w, resized bilinearly to `size`; returned as they are if they have it."""
     height, width = size
-    same = maps.shape[-2] == height and maps.shape[-1] == width
+    same = same_size((maps.shape[-2], maps.shape[-1]), size)
     # a trace is to resize maps of other sizes
     if same and not torch.jit.is_tracing():  # type: ignore[attr-defined]
         return maps

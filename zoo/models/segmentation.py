@@ -14,7 +14,7 @@ from zoo.common.errors import InputError
 from zoo.models import smp_parts
 from zoo.models.network import class_layers
 from zoo.models.norms import SingleValues, has_batch_norm
-from zoo.models.outputs import Auxiliary, MaskOutputs, Outputs, full_size, resized
+from zoo.models.outputs import Auxiliary, MaskOutputs, Outputs, full_size, resized, same_size
 from zoo.models.spec import ModelSpec, scaled_size, size_factor
 
 
@@ -311,12 +311,15 @@ def rescaled(images: torch.Tensor, scale: float, side: int | None = None) -> tor
 
     With `side` the shorter side is that many pixels before.
     """
+    if side is None and scale == 1.0:
+        return _another(images)
     size = (images.shape[-2], images.shape[-1])
     factor = size_factor(size[0], size[1], side, scale)
-    height, width = scaled_size(size, factor)
-    if (height, width) == size:
+    new = scaled_size(size, factor)
+    if same_size(new, size):
         return _another(images)
-    return functional.interpolate(images, [height, width], mode="bilinear", antialias=factor < 1.0)
+    antialias = factor < 1.0
+    return functional.interpolate(images, [new[0], new[1]], mode="bilinear", antialias=antialias)
 
 
 @torch.jit.script_if_tracing  # type: ignore[untyped-decorator]
@@ -327,7 +330,7 @@ def padded_to(images: torch.Tensor, multiple: int, minimum: tuple[int, int]) -> 
     """
     height = padding(images.shape[-2], multiple, minimum[0])
     width = padding(images.shape[-1], multiple, minimum[1])
-    if height == 0 and width == 0:
+    if same_size((height, width), (0, 0)):
         return _another(images)
     return functional.pad(images, [0, width, 0, height], mode="replicate")
 
@@ -342,10 +345,10 @@ def cut_back(
     they are resized to it first.
     """
     size = (padded.shape[-2], padded.shape[-1])
-    if (logits.shape[-2], logits.shape[-1]) != size:
+    if not same_size((logits.shape[-2], logits.shape[-1]), size):
         logits = resized(logits, size)
     logits = logits[..., : scaled.shape[-2], : scaled.shape[-1]]
-    if scaled.shape == images.shape:
+    if same_size((scaled.shape[-2], scaled.shape[-1]), (images.shape[-2], images.shape[-1])):
         return logits
     return resized(logits, (images.shape[-2], images.shape[-1]))
 
