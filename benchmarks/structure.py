@@ -37,8 +37,9 @@ OPTIONAL = {
     "datasets", "imagecodecs", "optuna", "pycocotools", "ray", "tensorboard", "trackio", "wandb",
 }  # fmt: skip
 LINES = (
-    "cli", "checks", "bench", "demo", "export", "training", "evaluation", "inference", "creation",
-    "hub", "leaderboard", "models", "data", "registry", "records", "remote", "runtime", "common",
+    "cli", "checks", "bench", "demo", "exporting", "training", "evaluation", "inference",
+    "creation", "hub", "leaderboard", "models", "data", "registry", "records", "remote", "runtime",
+    "common",
 )  # fmt: skip
 """The packages under zoo/; each may import itself and those after it."""
 STRANGERS = {"models", "data"}

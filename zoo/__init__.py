@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from zoo.creation.locate import pull
     from zoo.data.load import load_dataset
     from zoo.evaluation.evaluate import evaluate
+    from zoo.exporting.export import export
     from zoo.hub.folder import save
     from zoo.hub.push import push
     from zoo.inference.predictor import predict
@@ -31,6 +32,7 @@ _HOMES = {
     "ZooError": "zoo.common.errors",
     "create": "zoo.creation.create",
     "evaluate": "zoo.evaluation.evaluate",
+    "export": "zoo.exporting.export",
     "find_lr": "zoo.training.find_lr",
     "finetune": "zoo.training.finetune",
     "freeze": "zoo.models.layers",
@@ -50,6 +52,7 @@ __all__ = [
     "__version__",
     "create",
     "evaluate",
+    "export",
     "find_lr",
     "finetune",
     "freeze",

@@ -20,7 +20,7 @@ from zoo.cli.data import data_app, doctor_command
 from zoo.cli.hub import import_command, pull_command, push_command, registry_app
 from zoo.cli.models import check_app, leaderboard_app, list_command, show_command
 from zoo.cli.train import finetune_command, quickstart_command, report_command
-from zoo.cli.use import eval_command, predict_command
+from zoo.cli.use import eval_command, export_command, predict_command
 from zoo.common.console import first_process, print_line
 from zoo.common.errors import InputError, ZooError, printable_lines
 from zoo.runtime.environment import versions
@@ -40,6 +40,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "report": report_command,
     "eval": eval_command,
     "predict": predict_command,
+    "export": export_command,
     "pick": pick_command,
     "push": push_command,
     "pull": pull_command,

@@ -1,4 +1,4 @@
-"""The verbs that use a trained model: `zoo eval` and `zoo predict`."""
+"""The verbs that use a trained model: `zoo eval`, `zoo predict` and `zoo export`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zoo.cli import (
     OverwriteOption,
     PrecisionOption,
 )
-from zoo.common.console import print_line, show
+from zoo.common.console import info, print_line, show
 from zoo.common.errors import InputError, escaped
 from zoo.creation.locate import check_trained
 from zoo.runtime.precision import check_precision
@@ -104,3 +104,40 @@ def predict_command(
         print_line("\t".join(escaped(path) for path in files))
     if failure is not None:
         raise failure
+
+
+def export_command(
+    model: TrainedArgument,
+    format: Annotated[str, typer.Option(help="onnx, openvino or torch-export.")] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; default: the model's name.")
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="HxW, the only size to take, or dynamic (default, where it can be)."),
+    ] = None,
+    uint8: Annotated[
+        bool, typer.Option("--uint8", help="Take pixels and normalise them inside the file.")
+    ] = False,
+    argmax: Annotated[
+        bool, typer.Option("--argmax", help="Give class ids in the place of logits.")
+    ] = False,
+    overwrite: OverwriteOption = False,
+) -> None:
+    """Write MODEL as a file for another runtime, compared with the model before it is kept."""
+    from zoo.exporting.formats import find_format
+
+    find_format(format)
+    check_trained(model)
+    from zoo.exporting.export import export
+
+    found = export(
+        model, format, out, size=size, uint8=uint8, argmax=argmax, overwrite=overwrite
+    )  # fmt: skip
+    for one in found.described.parity:
+        logits = ""
+        if one.cosine is not None:
+            logits = f"cosine {one.cosine:.6f}, largest difference {one.max_difference:.1e}, "
+        size_words = f"{one.height}x{one.width}" + ("" if one.seen else " (not seen at export)")
+        info(f"{size_words}: {logits}{100 * one.equal:.3f} % of pixels equal")
+    print_line(f"{escaped(found.path)}\t{escaped(found.json)}")
