@@ -40,8 +40,7 @@ def test_sliding_windows_equal_the_whole_image(monkeypatch: pytest.MonkeyPatch) 
     whole = predict_ids(model_with(net), images)
     assert len(whole.unique()) == 3
     monkeypatch.setattr(tiling, "MOST_PIXELS", 1000)
-    monkeypatch.setattr(tiling, "WINDOW", 32)
-    monkeypatch.setattr(tiling, "MARGIN", 8)
+    monkeypatch.setattr(tiling, "WINDOW", 64)
     assert torch.equal(predict_ids(model_with(net), images), whole)
 
 
@@ -68,17 +67,16 @@ def test_sliding_windows_of_scaled_images_equal_the_whole(
 ) -> None:
     torch.manual_seed(0)
     net = nn.Conv2d(3, 3, 7, padding=3, padding_mode="replicate")
-    images = torch.randint(0, 256, (1, 3, 96, 128), dtype=torch.uint8)
+    images = torch.randint(0, 256, (1, 3, 160, 256), dtype=torch.uint8)
     model = scaled(model_with(net), input_scale=factor)
     whole = predict_ids(model, images)
     monkeypatch.setattr(tiling, "MOST_PIXELS", 500)
-    monkeypatch.setattr(tiling, "WINDOW", 32)
-    monkeypatch.setattr(tiling, "MARGIN", 8)
+    monkeypatch.setattr(tiling, "WINDOW", 64)
     sizes: list[tuple[int, ...]] = []
     net.register_forward_hook(lambda _, given, __: sizes.append(tuple(given[0].shape)))
     assert torch.equal(predict_ids(model, images), whole)
     assert len(sizes) > 1
-    assert max(max(size[-2:]) for size in sizes) <= 64  # 48 and what fills it up to 32s
+    assert max(max(size[-2:]) for size in sizes) <= 64
 
 
 def test_best_class_equals_the_argmax_of_upsampled_logits() -> None:
