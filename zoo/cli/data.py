@@ -104,10 +104,28 @@ def doctor_command(
         Path | None, typer.Option("--fix", help="A new folder for a corrected copy.")
     ] = None,
     overwrite: OverwriteOption = False,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A trained model that did not learn from the labels: which it disputes."),
+    ] = None,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="With --model: a split to compare; repeatable. Default: all but train."),
+    ] = None,
+    top: Annotated[int, typer.Option(help="With --model: how many images to show.")] = 12,
 ) -> None:
     """Look at every image and mask of DATA and report what is wrong; exit code 2 at an error."""
+    from zoo.creation.locate import check_trained
     from zoo.data.doctor import doctor
 
-    code = doctor(data, out, as_json, fix, overwrite)
+    labels = None
+    if model is not None:
+        check_trained(model)
+        from zoo.evaluation.label_issues import LabelCheck
+
+        labels = LabelCheck(model, data, split or (), top)
+    elif split:
+        raise InputError("--split goes with --model: the doctor itself looks at every split.")
+    code = doctor(data, out, as_json, fix, overwrite, labels)
     if code:
         raise typer.Exit(code)

@@ -50,6 +50,11 @@ def data_block(name: str, value: object) -> Markup:
     return Markup(f'<script type="application/json" id="{name}">{text}</script>')
 
 
+def data_url(content: bytes, kind: str) -> str:
+    """An image as the `src` of an element; `kind` is png or webp."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
 def script_hash(script: str) -> str:
     """What the page's policy says of the only script that the browser may run."""
     digest = hashlib.sha256(str(script).encode("utf-8")).digest()

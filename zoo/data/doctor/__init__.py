@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
 from zoo.common.console import info, track
 from zoo.common.files import natural_key
 from zoo.data.dataset import Sample
-from zoo.data.doctor.codes import CODES, Diagnosis, Finding
+from zoo.data.doctor.codes import CODES, Diagnosis, Finding, LabelIssues
 from zoo.data.doctor.file_checks import check_images, check_masks, levels_of
 from zoo.data.doctor.fix import check_target, repair
 from zoo.data.doctor.look import Pair, look_at_image
-from zoo.data.doctor.output import page_target, show, write_page
+from zoo.data.doctor.output import page_target, show, show_labels, write_page
 from zoo.data.doctor.set_checks import (
     check_classes,
     check_duplicates,
@@ -39,21 +40,28 @@ def doctor(
     as_json: bool = False,
     fix: Path | None = None,
     overwrite: bool = False,
+    labels: Callable[[], LabelIssues] | None = None,
 ) -> int:
     """Print what is wrong with `data`; returns 2 if there is an error, else 0.
 
-    `out` is a folder for report.html, `fix` a new folder for a corrected copy. Raises InputError
-    if there is no data to look at, if the copy cannot be made, or if report.html is there and zoo
-    did not write it, unless `overwrite` is set.
+    `out` is a folder for report.html, `fix` a new folder for a corrected copy. `labels` compares
+    the labels with a model, see `zoo.evaluation.label_issues`. Raises InputError if there is no
+    data to look at, if the copy cannot be made, or if report.html is there and zoo did not write
+    it, unless `overwrite` is set.
     """
     target = None if out is None else page_target(out, overwrite)
     diagnosis = diagnose(data)
     if fix is not None:
         check_target(diagnosis, fix)
+    if not as_json:
+        show(diagnosis)
+    if labels is not None:
+        issues = labels()
+        diagnosis = replace(diagnosis, labels=issues)
+        if not as_json:
+            show_labels(issues)
     if as_json:
         sys.stdout.write(json.dumps(diagnosis.as_json(), indent=2) + "\n")
-    else:
-        show(diagnosis)
     if target is not None:
         info(f"Wrote {write_page(diagnosis, target)}")
     if fix is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from zoo.data.doctor.look import Pair
@@ -40,13 +40,65 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class DisputedPair:
+    """How many pixels of the class `label` a model says are of the class `model`.
+
+    `fraction` is that of the pixels with this label.
+    """
+
+    label: str
+    model: str
+    pixels: int
+    fraction: float
+
+
+@dataclass(frozen=True)
+class DisputedImage:
+    """One image whose labels were compared with a model's prediction.
+
+    `score`, in [0, 1], is the quality of its labels: the lower, the more a model doubts them.
+    `disputed` of its `pixels` labelled ones are in question, most of them as `pairs` say.
+    """
+
+    split: str
+    name: str
+    image: str
+    score: float
+    disputed: int
+    pixels: int
+    pairs: tuple[DisputedPair, ...]
+
+
+@dataclass(frozen=True)
+class LabelIssues:
+    """Labels that a model disputes: images from the lowest score on, pairs from the most pixels on.
+
+    `pictures` are WebP files of the first images: image, label, model, disputed pixels.
+    """
+
+    model: str
+    splits: tuple[str, ...]
+    images: list[DisputedImage]
+    pairs: list[DisputedPair]
+    pictures: list[bytes]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values for a machine, without the pictures."""
+        return {key: value for key, value in asdict(self).items() if key != "pictures"}
+
+
+@dataclass(frozen=True)
 class Diagnosis:
-    """All findings in order of their codes, the files they were found in, and statistics."""
+    """All findings in order of their codes, the files they were found in, and statistics.
+
+    `labels` is what a model disputes, if one was asked.
+    """
 
     source: Source
     pairs: list[Pair]
     findings: list[Finding]
     facts: dict[str, Any]
+    labels: LabelIssues | None = None
 
     def of(self, severity: Severity) -> list[Finding]:
         """The findings of one severity."""
@@ -88,6 +140,7 @@ class Diagnosis:
             }
             for finding in self.findings
         ]
+        labels = {} if self.labels is None else {"labels": self.labels.as_json()}
         return {
             "data": self.source.name,
             "root": str(self.source.root),
@@ -95,6 +148,7 @@ class Diagnosis:
             "counts": self.counts,
             "findings": findings,
             "facts": self.facts,
+            **labels,
         }
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import sys
 from pathlib import Path
 
@@ -14,9 +13,9 @@ from rich.text import Text
 
 from zoo.common.errors import InputError, printable_lines, shortened
 from zoo.common.files import OutputFolder
-from zoo.common.html import render
+from zoo.common.html import data_url, render
 from zoo.data.dataset import IGNORE
-from zoo.data.doctor.codes import SEVERITIES, Diagnosis
+from zoo.data.doctor.codes import SEVERITIES, Diagnosis, LabelIssues
 from zoo.data.doctor.look import Pair
 from zoo.data.doctor.source import Source
 from zoo.data.pixels.images import read_image
@@ -70,6 +69,28 @@ def show(diagnosis: Diagnosis) -> None:
     console.print(Text(f"\n{diagnosis.summary}", style="bold"))
 
 
+def show_labels(labels: LabelIssues) -> None:
+    """Print which images and which labels a model disputes most, to stdout."""
+    console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
+    images = Table(
+        "score", "disputed", "split", "image", "mostly", box=None, title_justify="left",
+        title=Text(f"Labels that {printable_lines(labels.model)} disputes", style="bold"),
+    )  # fmt: skip
+    for image in labels.images[:LISTED_CLASSES]:
+        mostly = ", ".join(f"{pair.label} -> {pair.model}" for pair in image.pairs[:1])
+        part = f"{100 * image.disputed / image.pixels:.2f} %"
+        cells = (f"{image.score:.4f}", part, image.split, image.image, mostly)
+        images.add_row(*(Text(printable_lines(cell)) for cell in cells))
+    pairs = Table("label", "model says", "pixels", "of the label", box=None)
+    for pair in labels.pairs[:LISTED_CLASSES]:
+        of_label = f"{100 * pair.fraction:.2f} %"
+        row = (pair.label, pair.model, f"{pair.pixels:,}", of_label)
+        pairs.add_row(*(Text(printable_lines(cell)) for cell in row))
+    for table in (images, pairs):
+        console.print()
+        console.print(table)
+
+
 def page_target(folder: Path, overwrite: bool = False) -> OutputFolder:
     """The place of `write_page`. Raises InputError for a report.html that zoo did not write."""
     return OutputFolder(folder, [PAGE], overwrite=overwrite, shared=True)
@@ -103,6 +124,10 @@ def write_page(diagnosis: Diagnosis, target: OutputFolder) -> Path:
         classes=classes if pixels else [],
         samples=diagnosis.pairs[:: max(1, -(-len(diagnosis.pairs) // SAMPLES))],
         listed=LISTED,
+        labels=diagnosis.labels,
+        urls=[data_url(one, "webp") for one in diagnosis.labels.pictures]
+        if diagnosis.labels
+        else [],
         shown=source.shown,
         image=lambda pair: _data_url(source, pair),
     )
@@ -139,4 +164,4 @@ def _data_url(source: Source, pair: Pair) -> str | None:
         mixed = np.where(hidden[places.reshape(height, width, 1)], image, mixed)
         gap = np.full((height, 4, 3), 255, dtype=np.uint8)
         image = np.concatenate([image, gap, mixed], axis=1)
-    return f"data:image/png;base64,{base64.b64encode(png(image)).decode('ascii')}"
+    return data_url(png(image), "png")

@@ -410,6 +410,13 @@ def png(image: Pixels, compress_level: int = 6) -> bytes:
     return _png_file(Image.fromarray(image), compress_level)
 
 
+def webp(image: Pixels) -> bytes:
+    """The image, uint8 HxWx3, as a lossy WebP file for pages: about an eighth of its PNG."""
+    stream = io.BytesIO()
+    Image.fromarray(image).save(stream, format="WEBP", quality=70)
+    return stream.getvalue()
+
+
 def _png_file(image: Image.Image, compress_level: int) -> bytes:
     stream = io.BytesIO()
     image.save(stream, format="PNG", compress_level=compress_level)

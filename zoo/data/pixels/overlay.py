@@ -155,18 +155,25 @@ def comparison(
     palette: Sequence[Colour],
     *,
     alpha: float = 0.6,
+    disputed: NDArray[np.bool_] | None = None,
+    longest: int | None = None,
 ) -> Pixels:
     """Image, truth, prediction and errors side by side, with titles and a legend.
 
-    The background class, by its name, is not painted (see `background_id`). Wrong pixels are red;
-    the last title gives their fraction of the valid pixels. Raises InputError if sizes differ or an
-    id has no colour.
+    The background class, by its name, is not painted (see `background_id`). Wrong pixels are red,
+    or instead of them the `disputed` ones (bool HxW); the last title gives their fraction of the
+    valid pixels. With `longest` each panel is reduced to at most so many pixels a side. Raises
+    InputError if sizes differ or an id has no colour.
     """
     _check_pair(image, truth)
     _check_pair(image, prediction)
     valid = truth != IGNORE
-    wrong = valid & (truth != prediction)
-    errors = f"{wrong.sum() / valid.sum():.2%}" if valid.any() else "no valid pixels"
+    wrong = valid & (truth != prediction) if disputed is None else disputed
+    what = "errors" if disputed is None else "disputed"
+    fraction = f"{wrong.sum() / valid.sum():.2%}" if valid.any() else "no valid pixels"
+    if longest is not None and max(truth.shape) > longest:
+        image, truth, prediction, wrong = _reduced(image, truth, prediction, wrong, longest)
+        valid = truth != IGNORE
     # a pale gray image with the wrong pixels in red and the ignored ones hatched
     gray = 110 + image.mean(axis=2, keepdims=True) * 0.45
     marked = np.repeat(gray, 3, axis=2).astype(np.uint8)
@@ -175,13 +182,16 @@ def comparison(
     unpainted = background_id(classes)
     panels = [
         ("image", image),
-        ("truth", overlay(image, truth, palette, alpha, background=unpainted)),
+        (
+            "truth" if disputed is None else "label",
+            overlay(image, truth, palette, alpha, background=unpainted),
+        ),
         ("prediction", overlay(image, prediction, palette, alpha, background=unpainted)),
-        (f"errors: {errors}", marked),
+        (f"{what}: {fraction}", marked),
     ]
     titled = []
     for title, panel in panels:
-        large = _upsampled(panel, 320)
+        large = _upsampled(panel, 320 if longest is None else 1)
         font, line = _font(large)
         high, wide = large.shape[:2]
         page = Image.new("RGB", (max(wide, 150), high + line), _PAPER)
@@ -226,6 +236,25 @@ def _check_pair(image: NDArray[Any], mask: NDArray[Any]) -> None:
         raise InputError(f"An image must be uint8 HxWx3, not {image.dtype} of {image.shape}.")
     if image.shape[:2] != mask.shape:
         raise InputError(f"The image is {image.shape[:2]}, its mask {mask.shape}: (height, width).")
+
+
+def _reduced(
+    image: Pixels, truth: Pixels, prediction: Pixels, wrong: NDArray[np.bool_], longest: int
+) -> tuple[Pixels, Pixels, Pixels, NDArray[np.bool_]]:
+    """All four at `longest` pixels a side; a pixel is wrong if half of its area is."""
+    high, wide = truth.shape
+    scale = longest / max(high, wide)
+    size = (max(1, round(wide * scale)), max(1, round(high * scale)))
+
+    def to_size(pixels: Pixels, resample: Image.Resampling) -> Pixels:
+        return np.asarray(Image.fromarray(pixels).resize(size, resample))
+
+    return (
+        to_size(image, Image.Resampling.BOX),
+        to_size(truth, Image.Resampling.NEAREST),
+        to_size(prediction, Image.Resampling.NEAREST),
+        to_size(wrong.astype(np.uint8) * 255, Image.Resampling.BOX) >= 128,
+    )
 
 
 def _upsampled(image: Pixels, width: int) -> Pixels:
