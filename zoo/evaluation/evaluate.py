@@ -65,15 +65,16 @@ def evaluate(
     split: str = "test",
     precision: str = "fp32",
     out: str | Path | None = None,
+    on_logits: Callable[[Outputs, Tensor], None] | None = None,
 ) -> Evaluation:
     """Score `model` once on one split, at the images' own resolution.
 
     `model`: a run folder, a model folder, a repository, a name that stands for trained weights, or
     a model. Returns `.metrics` (see docs/metrics.md) and `.confusion`; writes the record into the
     folder `out` if given. `precision`: fp32, bf16, fp16 or auto; the result states it. Under
-    torchrun or `accelerate launch` the processes share the images, each image scored once. Raises
-    InputError where the classes differ, where every pixel is ignored, and where a record is asked
-    for of the split that chose the model.
+    torchrun or `accelerate launch` the processes share the images, each image scored once.
+    `on_logits` is that of `score`. Raises InputError where the classes differ, where every pixel is
+    ignored, and where a record is asked for of the split that chose the model.
     """
     if not isinstance(split, str):
         raise InputError(f"split should be a name, such as test, got {type_words(split)}.")
@@ -103,6 +104,7 @@ def evaluate(
         device=ranks.device,
         ranks=ranks,
         per_image=per_image,
+        on_logits=on_logits,
     )
     by_name = sorted(range(len(samples)), key=lambda index: samples[index].name)
     found = Evaluation(
