@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from zoo.exporting.export import export
     from zoo.hub.folder import save
     from zoo.hub.push import push
-    from zoo.inference.predictor import predict
+    from zoo.inference.predictor import Predictor, predict
     from zoo.leaderboard.lookup import show
     from zoo.models.layers import freeze
     from zoo.registry.resolve import list_models
@@ -28,6 +28,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "InputError": "zoo.common.errors",
+    "Predictor": "zoo.inference.predictor",
     "RunError": "zoo.common.errors",
     "ZooError": "zoo.common.errors",
     "create": "zoo.creation.create",
@@ -47,6 +48,7 @@ _HOMES = {
 
 __all__ = [
     "InputError",
+    "Predictor",
     "RunError",
     "ZooError",
     "__version__",

@@ -152,11 +152,11 @@ def test_a_run_records_its_split_and_keeps_it(tmp_path: Path) -> None:
         assert len(found.per_image) == 3
         assert found.metrics["miou"] == pytest.approx(result.best_miou, abs=1e-6)
     for source in ({}, {"data": data}):
-        predicted = zoo.predict(run, split="val", precision="fp32", **source)
+        predicted = list(zoo.predict(run, split="val", precision="fp32", **source))
         assert [file.image.stem for file in predicted] == recorded["divided"]["val"]
     save(data / "images" / "new.png", np.zeros((60, 60, 3), np.uint8))
     save(data / "masks" / "new.png", np.zeros((60, 60), np.uint8))
-    assert len(zoo.predict(run, split="train", precision="fp32")) == 8
+    assert len(list(zoo.predict(run, split="train", precision="fp32"))) == 8
     assert len(zoo.evaluate(run, data, split="val").per_image) == 3
     with pytest.raises(InputError, match=r"Unknown split 'val'.* `zoo data split"):
         zoo.evaluate(zoo.create(run), data, split="val")

@@ -31,7 +31,7 @@ def test_functions_that_take_a_model_leave_every_mode_as_it_was(
     broken.write_bytes(b"no image")
     for images in ([broken], [image, broken]):
         with pytest.raises(zoo.ZooError, match="cannot be predicted"):
-            zoo.predict(model, images)
+            list(zoo.predict(model, images))
         check_modes()
     zoo.evaluate(model, data, split="val")
     check_modes()

@@ -201,7 +201,7 @@ def test_scores_and_predictions_leave_modes_and_learning_alone(
     modes = [layer.training for layer in given.modules()]
     learns = [parameter.requires_grad for parameter in given.parameters()]
     evaluate(given, scenes, split="val")
-    zoo.predict(given, sorted((scenes / "val" / "images").iterdir())[0])
+    next(zoo.predict(given, sorted((scenes / "val" / "images").iterdir())[0]))
     assert [layer.training for layer in given.modules()] == modes
     assert [parameter.requires_grad for parameter in given.parameters()] == learns
 

@@ -89,21 +89,14 @@ def predict_command(
             raise InputError(
                 f"{given} is not an image, a folder with images or a pattern: nothing is there."
             )
-    from zoo.inference.predictor import BrokenImagesError, predict
+    from zoo.inference.predictor import predict
 
-    failure = None
-    try:
-        found = predict(
-            model, inputs, out=out, split=split, data=dataset, background=background,
-            overwrite=overwrite, precision=precision,
-        )  # fmt: skip
-    except BrokenImagesError as error:
-        found, failure = list(error.predictions), error
-    for prediction in found:
-        files = (prediction.mask_file, prediction.overlay_file)
+    for prediction in predict(
+        model, inputs, out=out, split=split, data=dataset, background=background,
+        overwrite=overwrite, precision=precision,
+    ):  # fmt: skip
+        files = prediction.files.values()
         print_line("\t".join(escaped(path) for path in files))
-    if failure is not None:
-        raise failure
 
 
 def export_command(

@@ -143,7 +143,7 @@ def duration(seconds: float) -> str:
     return str(datetime.timedelta(seconds=round(seconds)))
 
 
-def track(items: Iterable[T], description: str, total: int) -> Iterator[T]:
+def track(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
     """Iterate over `items` with a progress bar on stderr."""
     with progress_bar() as bar:
         yield from bar.track(items, total=total, description=description)

@@ -16,7 +16,7 @@ from zoo.data.scenes import write_scenes
 from zoo.evaluation.evaluate import evaluate, write_result
 from zoo.hub.encoders import hub_answers
 from zoo.hub.folder import load_folder
-from zoo.inference.predictor import predict_mask
+from zoo.inference.predictor import Predictor
 from zoo.leaderboard import build
 from zoo.records.record import record_text
 from zoo.registry.resolve import resolve
@@ -49,10 +49,10 @@ def quickstart(out: Path) -> str:
     finetune(MODEL, data, recipe=RECIPE, out=run, encoder_weights=weights)
     record = write_result(evaluate(load_folder(run / "best"), data, split="test"), out / "results")
     write_text(run / "eval.json", record_text(record))
-    dataset, model = load_dataset(data), load_folder(run / "best")
+    dataset, predictor = load_dataset(data), Predictor(run / "best", precision="fp32")
     for sample in dataset.samples("test")[:SHOWN]:
         image, truth = read_pair(sample, dataset)
-        predicted = predict_mask(model, image)
+        predicted = predictor(image).mask
         compared = comparison(image, truth, predicted, dataset.classes, dataset.palette)
         write_bytes(run / "pictures" / f"{sample.name}.png", png(compared))
     page = report(run, out / "report.html")

@@ -16,6 +16,7 @@ from zoo.data.pixels.opening import (
     PixelError,
     check_frames,
     check_pixels,
+    decodable,
     is_cut,
     is_rescaled,
     is_wide,
@@ -58,6 +59,36 @@ def read_pixels(
     return to_bytes(values, value_range, path, bits)
 
 
+def array_pixels(
+    values: NDArray[Any],
+    channels: int = 3,
+    value_range: tuple[float, float] | None = None,
+    name: Path | str = "the array",
+) -> Pixels:
+    """An array HxW or HxWxC as `read_pixels` gives the .npy file that holds it.
+
+    `name` is what messages call it. Raises InputError as `read_pixels` does.
+    """
+    stored, bits = _array(values, channels, value_range, name)
+    return to_bytes(stored, value_range, name, bits)
+
+
+def picture_pixels(
+    picture: Image.Image,
+    channels: int = 3,
+    value_range: tuple[float, float] | None = None,
+    name: Path | str = "the image",
+) -> Pixels:
+    """An image of Pillow as `read_pixels` gives the file that it was read from.
+
+    `name` is what messages call it. Raises InputError as `read_pixels` does.
+    """
+    with decodable(name):
+        check_pixels(name, picture.height, picture.width)
+        stored, bits = _picture(picture, channels, value_range, name)
+    return to_bytes(stored, value_range, name, bits)
+
+
 def used_bits(path: Path, channels: int) -> int:
     """How many bits the brightest value of an image takes, out of 16 with which it is stored.
 
@@ -73,36 +104,57 @@ def _read(
     """The values HxWxC as stored, and how many bits each has."""
     if path.suffix.lower() in ARRAY_EXTENSIONS:
         with readable(path):
-            stored = _three_axes(np.load(path, mmap_mode="r", allow_pickle=False), path)
-            _check_type(stored.dtype, 8 * stored.dtype.itemsize, value_range, path)
-            values = np.array(stored, dtype=stored.dtype.newbyteorder("="))
-        return _to_channels(values, channels, path), 8 * values.dtype.itemsize
+            stored = np.load(path, mmap_mode="r", allow_pickle=False)
+            return _array(stored, channels, value_range, path)
     with opened_file(path) as original:
         if isinstance(original, Tiff):
             return _tiff_pixels(original, channels, value_range)
-        check_frames(original, path)
-        cut, mode = is_cut(original), MODES.get(channels)
-        if value_range is not None and (cut or is_rescaled(original)):
-            what = "several channels of 16 bits" if cut else "values scaled to another range"
-            raise PixelError(
-                f"{path} has {what}, which cannot be read exactly from {original.format}. With "
-                f"`range`, store it as TIFF or .npy.",
-                "unsupported",
-            )
-        image = ImageOps.exif_transpose(original)
-        if is_wide(image):
-            values = read_wide(image, path, ranged=value_range is not None)
-            return _to_channels(values[:, :, None], channels, path), 16
-        if mode not in {"L", "RGB"} and image.mode != mode:  # never invent a channel
-            raise PixelError(
-                f"{path} has {len(image.getbands())} channels ({image.mode}), the data set "
-                f"{channels}. Write the number of channels of all images as `channels:` in "
-                f"dataset.yaml.",
-                "channels",
-            )
-        values = np.array(image.convert(mode), dtype=np.uint8)
-        values = values if values.ndim == 3 else values[:, :, None]
-        return (values.astype(np.uint16) * 257, 16) if cut else (values, 8)
+        return _picture(original, channels, value_range, path)
+
+
+def _array(
+    values: NDArray[Any],
+    channels: int,
+    value_range: tuple[float, float] | None,
+    name: Path | str,
+) -> tuple[NDArray[Any], int]:
+    """The channels of an array, in memory and in this machine's order of bytes."""
+    stored = _three_axes(values, name)
+    _check_type(stored.dtype, 8 * stored.dtype.itemsize, value_range, name)
+    values = np.array(stored, dtype=stored.dtype.newbyteorder("="))
+    return _to_channels(values, channels, name), 8 * values.dtype.itemsize
+
+
+def _picture(
+    original: Image.Image,
+    channels: int,
+    value_range: tuple[float, float] | None,
+    name: Path | str,
+) -> tuple[NDArray[Any], int]:
+    """The channels of what Pillow has opened, rotated by its EXIF orientation."""
+    check_frames(original, name)
+    cut, mode = is_cut(original), MODES.get(channels)
+    if value_range is not None and (cut or is_rescaled(original)):
+        what = "several channels of 16 bits" if cut else "values scaled to another range"
+        raise PixelError(
+            f"{name} has {what}, which cannot be read exactly from {original.format}. With "
+            f"`range`, store it as TIFF or .npy.",
+            "unsupported",
+        )
+    image = ImageOps.exif_transpose(original)
+    if is_wide(image):
+        values = read_wide(image, name, ranged=value_range is not None)
+        return _to_channels(values[:, :, None], channels, name), 16
+    if mode not in {"L", "RGB"} and image.mode != mode:  # never invent a channel
+        raise PixelError(
+            f"{name} has {len(image.getbands())} channels ({image.mode}), the data set "
+            f"{channels}. Write the number of channels of all images as `channels:` in "
+            f"dataset.yaml.",
+            "channels",
+        )
+    values = np.array(image.convert(mode), dtype=np.uint8)
+    values = values if values.ndim == 3 else values[:, :, None]
+    return (values.astype(np.uint16) * 257, 16) if cut else (values, 8)
 
 
 def _tiff_pixels(
@@ -179,7 +231,7 @@ def image_header(path: Path) -> tuple[tuple[int, int], int]:
         return size[::-1] if orientation in TURNED else size, bits
 
 
-def read_wide(image: Image.Image, path: Path, *, ranged: bool = False) -> NDArray[Any]:
+def read_wide(image: Image.Image, path: Path | str, *, ranged: bool = False) -> NDArray[Any]:
     """Gray of 16 bits as uint16 HxW; with `ranged` also floats.
 
     Raises InputError for floats without a range and for values beyond 65535.
@@ -194,7 +246,7 @@ def read_wide(image: Image.Image, path: Path, *, ranged: bool = False) -> NDArra
 
 
 def to_bytes(
-    values: NDArray[Any], value_range: tuple[float, float] | None, path: Path, bits: int
+    values: NDArray[Any], value_range: tuple[float, float] | None, path: Path | str, bits: int
 ) -> NDArray[np.uint8]:
     """Pixel values as uint8: `value_range` is scaled to 0 to 255, values outside are clipped.
 
@@ -216,7 +268,7 @@ def to_bytes(
 
 
 def _check_type(
-    dtype: np.dtype[Any], bits: int, value_range: tuple[float, float] | None, path: Path
+    dtype: np.dtype[Any], bits: int, value_range: tuple[float, float] | None, path: Path | str
 ) -> None:
     """Raise PixelError for numbers that have no fixed range, where none is given."""
     if dtype.kind == "c":
@@ -229,7 +281,7 @@ def _check_type(
         raise PixelError(_no_range(path, kind), "range")
 
 
-def _no_range(path: Path, kind: str) -> str:
+def _no_range(path: Path | str, kind: str) -> str:
     return (
         f"{path} has {kind} pixels, which have no fixed range. Save it with 8 or 16 bits per "
         f"channel; for images, `range: [low, high]` in dataset.yaml says which values become "
@@ -237,7 +289,7 @@ def _no_range(path: Path, kind: str) -> str:
     )
 
 
-def _to_channels(values: NDArray[Any], channels: int, path: Path) -> NDArray[Any]:
+def _to_channels(values: NDArray[Any], channels: int, path: Path | str) -> NDArray[Any]:
     """The HxWxC array with `channels` channels: gray is repeated, anything else must fit."""
     found = values.shape[2]
     if found == channels:
@@ -250,14 +302,14 @@ def _to_channels(values: NDArray[Any], channels: int, path: Path) -> NDArray[Any
     raise PixelError(_other_channels(path, found, channels) + hint, "channels")
 
 
-def _other_channels(path: Path, found: int, channels: int) -> str:
+def _other_channels(path: Path | str, found: int, channels: int) -> str:
     return (
         f"{path} has {found} channels, the data set {channels}. Write the number of channels of "
         f"all images as `channels:` in dataset.yaml."
     )
 
 
-def _three_axes(stored: NDArray[Any], path: Path) -> NDArray[Any]:
+def _three_axes(stored: NDArray[Any], path: Path | str) -> NDArray[Any]:
     if stored.ndim not in (2, 3) or stored.dtype.kind not in "uif" or not stored.size:
         raise InputError(
             f"{path} holds an array of shape {stored.shape} and type {stored.dtype}; an image is "

@@ -78,27 +78,34 @@ def readable(path: Path) -> Iterator[None]:
 
     The block is not entered for a named pipe or anything else that is no file.
     """
-    try:
+    with decodable(path):
         check_file(path)
+        yield
+
+
+@contextlib.contextmanager
+def decodable(name: Path | str) -> Iterator[None]:
+    """As `readable` for an image that is open already, which messages call `name`."""
+    try:
         yield
     except InputError:
         raise
     except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist.") from error
+        raise InputError(f"{name} does not exist.") from error
     except UnidentifiedImageError as error:
         raise InputError(
-            f"{path} is not an image in a known format: {shortened(_formats())}."
+            f"{name} is not an image in a known format: {shortened(_formats())}."
         ) from error
     except Exception as error:  # decoders raise nearly anything on a broken file
         if isinstance(error, OSError) and error.errno is not None:
-            raise InputError(f"{path} cannot be read: {error.strerror}.") from error
+            raise InputError(f"{name} cannot be read: {error.strerror}.") from error
         raise InputError(
-            f"{path} cannot be decoded: {error}. The file is broken or cut short; replace it or "
+            f"{name} cannot be decoded: {error}. The file is broken or cut short; replace it or "
             f"remove it together with its partner."
         ) from error
 
 
-def check_frames(image: Image.Image, path: Path) -> None:
+def check_frames(image: Image.Image, path: Path | str) -> None:
     """Raise PixelError for an animation; the second picture of a phone's JPEG does not count."""
     frames = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
     if frames > 1:
@@ -109,7 +116,7 @@ def check_frames(image: Image.Image, path: Path) -> None:
         )
 
 
-def check_pixels(path: Path, height: int, width: int) -> None:
+def check_pixels(path: Path | str, height: int, width: int) -> None:
     """Raise InputError for an image with more pixels than allowed."""
     limit = max_pixels()
     if height * width > limit:
