@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -163,8 +163,9 @@ class LabelCheck:
                 np.empty(labels.shape, np.uint8),
                 np.empty(labels.shape, np.bool_),
             )
+            planes: tuple[NDArray[Any], ...] = whole
             for rows, columns, part in parts:
-                for plane, here in zip(whole, part, strict=True):
+                for plane, here in zip(planes, part, strict=True):
                     plane[rows, columns] = here
             here_counts = np.zeros_like(counts)
             places = (labels[whole.disputed], whole.predicted[whole.disputed])
