@@ -81,7 +81,7 @@ def test_predict_runs_again_over_its_own_files_but_not_over_edited_ones(
     asked = ("predict", model, data / "val" / "images", "--out", out)
     first = said(capsys, 0, *asked)
     before = contents(out)
-    assert len(before) == 7  # three masks, three overlays, the manifest
+    assert len(before) == 10  # three masks, three overlays, three JSON files, the manifest
     assert said(capsys, 0, *asked) == first
     assert contents(out) == before
     edited = out / "masks" / "val_0001.png"

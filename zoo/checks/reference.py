@@ -18,6 +18,7 @@ from zoo.data.dataset import IGNORE
 from zoo.data.doctor.codes import CODES
 from zoo.data.formats.trees import TREES, Tree
 from zoo.hub.config import json_schema, write_json_schema
+from zoo.inference.outputs import OUTPUTS
 from zoo.records.metrics import METRICS
 from zoo.registry.decoders import DECODERS, defaults
 from zoo.registry.load import registry_file
@@ -153,6 +154,18 @@ def _optimizers() -> Cells:
     return rows
 
 
+def _outputs() -> Cells:
+    return [
+        [
+            f"`{kind}`",
+            f"`{output.folder}/NAME{output.suffix}`",
+            output.meaning,
+            "rasterio (`segmentation-zoo[geo]`)" if output.module else "",
+        ]
+        for kind, output in OUTPUTS.items()
+    ]
+
+
 def _value(value: float | None) -> str:
     return "null" if value is None else str(value)
 
@@ -193,6 +206,12 @@ TABLES: dict[str, DocTable] = {
         "zoo/registry/optimizers.py",
         ("name", "optimizer", "own arguments and defaults", "`momentum`", "default `lr` in timm"),
         _optimizers,
+    ),
+    "outputs": DocTable(
+        "predict.md",
+        "zoo/inference/outputs.py",
+        ("`--save`", "file below `--out`", "what it holds", "needs"),
+        _outputs,
     ),
     "codes": DocTable(
         "doctor.md",

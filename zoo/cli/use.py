@@ -70,17 +70,31 @@ def eval_command(
 
 def predict_command(
     model: TrainedArgument,
-    out: Annotated[Path, typer.Option(help="Folder for masks/ and overlays/.")],
+    out: Annotated[Path, typer.Option(help="Folder for masks/, overlays/ and other files.")],
     inputs: Annotated[list[str] | None, typer.Argument(help="Images, folders or patterns.")] = None,
     split: Annotated[
         str | None, typer.Option(help="Instead of images: a split of the run's data, or of --data.")
     ] = None,
     data: Annotated[str | None, typer.Option("--data", help=f"With --split: {DATA_HELP}")] = None,
+    save: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KIND",
+            help="A kind of file to write, such as index or geojson, repeatable; default: palette "
+            "and overlay. docs/predict.md lists them.",
+        ),
+    ] = None,
+    min_area: Annotated[int, typer.Option(help="Remove connected components of fewer pixels.")] = 0,
     background: BackgroundOption = "auto",
     overwrite: OverwriteOption = False,
     precision: PrecisionOption = "auto",
 ) -> None:
-    """Segment images: index masks and coloured overlays with a legend."""
+    """Segment images: masks, coloured overlays with a legend, and other files."""
+    from zoo.inference.outputs import SAVE, check_kinds, check_min_area
+
+    kinds = list(dict.fromkeys(save or SAVE))
+    check_kinds(kinds)
+    check_min_area(min_area)
     check_precision(precision)
     check_trained(model)
     dataset = None if data is None else _load(data, split)
@@ -93,9 +107,9 @@ def predict_command(
 
     for prediction in predict(
         model, inputs, out=out, split=split, data=dataset, background=background,
-        overwrite=overwrite, precision=precision,
+        overwrite=overwrite, precision=precision, save=kinds, min_area=min_area,
     ):  # fmt: skip
-        files = prediction.files.values()
+        files = [prediction.files[kind] for kind in kinds]
         print_line("\t".join(escaped(path) for path in files))
 
 

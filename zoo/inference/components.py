@@ -6,6 +6,7 @@ the id 255 have no class; they belong to no component.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from zoo.data.dataset import IGNORE
 from zoo.data.pixels.images import Pixels
 
 Labels = NDArray[np.int32]
+_DRAWING = threading.Lock()
+"""One thread at a time: rasterio changes the filters of Python's warnings while it draws."""
 
 
 @dataclass(frozen=True)
@@ -138,11 +141,12 @@ def outlines(
     Raises InputError where rasterio is not installed, and where the coordinates have no equivalent
     in longitude and latitude.
     """
-    features = extra("rasterio.features", "geo", "Polygons (geojson)")
+    features = extra("rasterio.features", "geo", "The output geojson")
     found = find_components(mask)
     shown = (mask != IGNORE) if background is None else (mask != IGNORE) & (mask != background)
     located = {} if crs is None else {"transform": transform}
-    drawn = list(features.shapes(found.labels, mask=shown, connectivity=4, **located))
+    with _DRAWING:
+        drawn = list(features.shapes(found.labels, mask=shown, connectivity=4, **located))
     labels = np.array([label for _, label in drawn], np.int64)
     geometries = [geometry for geometry, _ in drawn]
     if crs is not None and geometries:
@@ -172,7 +176,7 @@ def outlines(
 
 def _in_degrees(geometries: list[Any], crs: Any) -> list[Any]:
     """Polygons of the coordinate system `crs` in longitude and latitude."""
-    warp = extra("rasterio.warp", "geo", "Polygons (geojson)")
+    warp = extra("rasterio.warp", "geo", "The output geojson")
     try:
         return list(warp.transform_geom(crs, "EPSG:4326", geometries))
     except Exception as error:  # GDAL's errors come as classes of a private module

@@ -2,34 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import io
+import json
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.common.errors import InputError, unknown
-from zoo.common.files import OutputFolder
+from zoo.common.errors import InputError, extra, type_words, unknown
+from zoo.common.files import OutputFolder, json_text
+from zoo.data.dataset import IGNORE
 from zoo.data.pixels.images import Pixels
 from zoo.data.pixels.masks import png
-from zoo.data.pixels.overlay import as_rgb, checked_index_png, overlay, with_legend
+from zoo.data.pixels.opening import FORMATS
+from zoo.data.pixels.overlay import (
+    as_rgb,
+    background_id,
+    checked_index_png,
+    overlay,
+    with_legend,
+)
+from zoo.inference.components import outlines, remove_small
 from zoo.models.spec import ModelSpec
 
-OUTPUTS = {"palette": ("masks", ".png"), "overlay": ("overlays", ".png")}
-"""The folder and the suffix of each kind of file that is written for an image."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Measure = Literal["probabilities", "confidence", "entropy"]
+"""What can be had beside class ids; see `Prediction`."""
+SAVE = ("palette", "overlay")
+"""The kinds of files that are written unless others are asked for."""
+FAST = 1
+"""zlib's level for pictures: 4 to 8 times as fast as the usual 6, and files a tenth larger."""
 
 
 @dataclass(frozen=True)
 class Prediction:
     """One image's result: `mask` is uint8 H x W with class ids.
 
-    `image` is the image's file, or the number of an image that came from memory. `files` are those
-    that were written, by their kind.
+    `image` is the image's file, or the number of an image that came from memory. On request,
+    `probabilities` are those of the classes, float32 K x H x W (of a model of one class: of
+    background and class, K = 2), `confidence` is the largest of them, float32 H x W in [1/K, 1],
+    and `entropy` theirs, divided by that of equal probabilities: float32 H x W in [0, 1]. All three
+    are the network's: they stay as they are where `min_area` gives pixels to another class.
+
+    `statistics` has the size and the pixels of each class in the mask: what the JSON file of an
+    image says too (docs/predict.md). `files` are those that were written, by kind, see `OUTPUTS`.
     """
 
     image: Path | str
     mask: NDArray[np.uint8]
+    probabilities: NDArray[np.float32] | None = None
+    confidence: NDArray[np.float32] | None = None
+    entropy: NDArray[np.float32] | None = None
+    statistics: dict[str, Any] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
 
     @property
@@ -43,36 +73,302 @@ class Prediction:
         return self.files.get("overlay")
 
 
-def check_kinds(save: Iterable[str]) -> tuple[str, ...]:
-    """The kinds of files to write, each once. Raises InputError for one that there is not."""
-    kinds = tuple(dict.fromkeys(save))
+@dataclass(frozen=True)
+class Outcome:
+    """What the files of one image are made of: `pixels` are uint8 H x W x C, `mask` H x W."""
+
+    image: Path | str
+    pixels: Pixels
+    mask: NDArray[np.uint8]
+    measures: dict[Measure, NDArray[np.float32]]
+    described: dict[str, Any]
+    spec: ModelSpec
+    background: int | None
+
+
+@dataclass(frozen=True)
+class Output:
+    """A kind of file that is written for an image: `folder`/NAME`suffix` holds `content`.
+
+    `measure` is what the content needs beside class ids, `module` one that it needs from the
+    optional dependencies `geo`. `meaning` is for the documentation.
+    """
+
+    folder: str
+    suffix: str
+    meaning: str
+    content: Callable[[Outcome], bytes]
+    measure: Measure | None = None
+    module: str | None = None
+
+
+def _palette(outcome: Outcome) -> bytes:
+    return checked_index_png(outcome.mask, outcome.spec.id_palette)
+
+
+def _index(outcome: Outcome) -> bytes:
+    return png(outcome.mask, FAST)
+
+
+def _overlay(outcome: Outcome) -> bytes:
+    names, colours = outcome.spec.id_names, outcome.spec.id_palette
+    mask, unpainted = outcome.mask, outcome.background
+    shown = overlay(as_rgb(outcome.pixels), mask, colours, background=unpainted)
+    return png(with_legend(shown, names, colours, mask, background=unpainted), FAST)
+
+
+def _gray(measure: Measure) -> Callable[[Outcome], bytes]:
+    """The picture of a quantity in [0, 1]: 255 times it, rounded."""
+    return lambda outcome: png((outcome.measures[measure] * 255).round().astype(np.uint8), FAST)
+
+
+def _npz(outcome: Outcome) -> bytes:
+    stream = io.BytesIO()
+    np.savez(
+        stream,
+        probabilities=outcome.measures["probabilities"].astype(np.float16),
+        mask=outcome.mask,
+        classes=np.array(outcome.spec.id_names),
+    )
+    return stream.getvalue()
+
+
+def _geojson(outcome: Outcome) -> bytes:
+    transform, crs = _georeference(outcome.image)
+    found = outlines(
+        outcome.mask,
+        outcome.spec.id_names,
+        background=outcome.background,
+        confidence=outcome.measures.get("confidence"),
+        transform=transform,
+        crs=crs,
+    )
+    return f"{json.dumps(found, allow_nan=False, separators=(',', ':'))}\n".encode()
+
+
+def _georeference(image: Path | str) -> tuple[Any, Any]:
+    """Rasterio's transform and coordinate system of an image file, None where it has none."""
+    if not isinstance(image, Path) or image.suffix.lower() not in FORMATS["TIFF"]:
+        return None, None
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(image) as file:  # rasterio would warn of those that have none
+            page = file.pages.first
+            if not page.is_geotiff or page.tags.valueof("Orientation", 1) != 1:
+                return None, None
+    except tifffile.TiffFileError:  # another format by the name of a TIFF
+        return None, None
+    rasterio = extra("rasterio", "geo", "The output geojson")
+    with rasterio.open(image) as raster:
+        return raster.transform, raster.crs
+
+
+def _json(outcome: Outcome) -> bytes:
+    return json_text(outcome.described).encode()
+
+
+OUTPUTS: dict[str, Output] = {
+    "palette": Output(
+        "masks", ".png", "PNG whose pixels are class ids, with the colours of the classes", _palette
+    ),
+    "index": Output("index", ".png", "8-bit gray PNG whose pixels are class ids", _index),
+    "overlay": Output(
+        "overlays", ".png", "the mask over the image, with a legend, to look at", _overlay
+    ),
+    "npz": Output(
+        "probabilities",
+        ".npz",
+        "NumPy arrays: `probabilities` float16 K x H x W, `mask` uint8 H x W, `classes` (names)",
+        _npz,
+        measure="probabilities",
+    ),
+    "confidence": Output(
+        "confidence",
+        ".png",
+        "8-bit gray PNG, 255 times the largest class probability",
+        _gray("confidence"),
+        measure="confidence",
+    ),
+    "entropy": Output(
+        "entropy",
+        ".png",
+        "8-bit gray PNG, 255 times the entropy of the class probabilities: black is certain, "
+        "white undecided",
+        _gray("entropy"),
+        measure="entropy",
+    ),
+    "geojson": Output(
+        "polygons",
+        ".geojson",
+        "polygons of the connected components, as GeoJSON",
+        _geojson,
+        module="rasterio.features",
+    ),
+    "json": Output("statistics", ".json", "pixels of each class, model and settings", _json),
+}  # fmt: skip
+"""The kinds of files that are written for an image, by the names that `save` takes."""
+
+
+class Wanted(TypedDict, total=False):
+    """What a call may ask for; see `check_results` and docs/predict.md."""
+
+    save: str | Sequence[str]
+    probabilities: bool
+    confidence: bool
+    entropy: bool
+    min_area: int
+    background: str
+
+
+def check_results(spec: ModelSpec, **wanted: Unpack[Wanted]) -> Results:
+    """What a call asks for, checked.
+
+    `save` are kinds of files, see `OUTPUTS` (palette and overlay by default), `probabilities`,
+    `confidence` and `entropy` what predictions hold (nothing by default), `min_area` is that of
+    `remove_small` (0), `background` that of `background_id` ("auto"). Raises InputError for an
+    unknown kind of file, for one whose package is not installed, and for what is no number of
+    pixels and no class.
+    """
+    measures: tuple[Measure, ...] = ("probabilities", "confidence", "entropy")
+    return Results(
+        spec,
+        check_kinds(wanted.get("save", SAVE)),
+        frozenset(measure for measure in measures if wanted.get(measure)),
+        check_min_area(wanted.get("min_area", 0)),
+        background_id(spec.id_names, wanted.get("background", "auto")),
+    )
+
+
+def check_kinds(save: str | Iterable[str]) -> tuple[str, ...]:
+    """The kinds of files to write, each once, `json` always among them.
+
+    Raises InputError as `check_results` does.
+    """
+    kinds = [save] if isinstance(save, str) else list(save)
     for kind in kinds:
+        if not isinstance(kind, str):
+            raise InputError(f"save lists kinds of files by name, got {type_words(kind)}.")
         if kind not in OUTPUTS:
             raise InputError(unknown("kind of output", kind, OUTPUTS))
-    return kinds
+        if module := OUTPUTS[kind].module:
+            extra(module, "geo", f"The output {kind}")
+    return tuple(dict.fromkeys([*kinds, "json"]))
+
+
+def check_min_area(min_area: int) -> int:
+    """`min_area` as it is. Raises InputError unless it is a number of pixels."""
+    if isinstance(min_area, bool) or not isinstance(min_area, int | np.integer) or min_area < 0:
+        raise InputError(
+            "min_area (--min-area) is a number of pixels, 0 or more, and 0 leaves every component; "
+            f"got {type_words(min_area)}."
+        )
+    return int(min_area)
 
 
 def output_names(name: str, kinds: Iterable[str]) -> dict[str, str]:
     """The files of an image, relative to the output folder, by their kind."""
-    return {kind: f"{OUTPUTS[kind][0]}/{name}{OUTPUTS[kind][1]}" for kind in kinds}
+    return {kind: f"{OUTPUTS[kind].folder}/{name}{OUTPUTS[kind].suffix}" for kind in kinds}
 
 
-def write_outputs(
-    target: OutputFolder,
-    name: str,
-    kinds: Iterable[str],
-    image: Pixels,
-    mask: NDArray[np.uint8],
-    spec: ModelSpec,
-    background: int | None,
-) -> dict[str, Path]:
-    """Write the files of one image, uint8 H x W x C; returns them by their kind."""
-    files, colours = {}, spec.id_palette
-    for kind, file in output_names(name, kinds).items():
-        if kind == "palette":
-            content = checked_index_png(mask, colours)
-        else:
-            shown = overlay(as_rgb(image), mask, colours, background=background)
-            content = png(with_legend(shown, spec.id_names, colours, mask, background=background))
-        files[kind] = target.write(file, content)
-    return files
+def measured(probabilities: Tensor, wanted: Collection[Measure]) -> dict[Measure, Tensor]:
+    """The quantities `wanted` of class probabilities B x K x H x W; see `Prediction`.
+
+    Entropy is summed class by class, so that memory does not grow with the number of classes.
+    """
+    import torch
+
+    found: dict[Measure, Tensor] = {}
+    if "probabilities" in wanted:
+        found["probabilities"] = probabilities
+    if "confidence" in wanted:
+        found["confidence"] = probabilities.amax(dim=1)
+    if "entropy" in wanted:
+        total = torch.zeros_like(probabilities[:, 0])
+        for plane in probabilities.unbind(dim=1):
+            total += torch.special.entr(plane)
+        found["entropy"] = (total / math.log(probabilities.shape[1])).clamp_(0, 1)
+    return found
+
+
+@dataclass(frozen=True)
+class Results:
+    """How the images of one call are finished: small components, statistics, files.
+
+    `keep` are the quantities that a `Prediction` holds, `kinds` the files to write, `background`
+    the class that overlays leave unpainted and polygons leave out. Nothing here changes, so that
+    several threads may finish images at once.
+    """
+
+    spec: ModelSpec
+    kinds: tuple[str, ...]
+    keep: frozenset[Measure]
+    min_area: int
+    background: int | None
+
+    @property
+    def measures(self) -> set[Measure]:
+        """What must be computed beside class ids: what is kept, and what files are made of."""
+        needed = (OUTPUTS[kind].measure for kind in self.kinds)
+        return {*self.keep, *(measure for measure in needed if measure is not None)}
+
+    def finish(
+        self,
+        image: Path | str,
+        name: str,
+        pixels: Pixels,
+        mask: NDArray[np.uint8],
+        measures: dict[Measure, NDArray[np.float32]],
+        target: OutputFolder | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> Prediction:
+        """The prediction of one image, uint8 H x W x C; its files are written into `target`.
+
+        `mask` is uint8 H x W, `measures` are the quantities of `measured` for this image. `about`
+        is for the JSON file: `model` and `settings`. Raises InputError where a file cannot be made
+        of this image, RunError where one cannot be written.
+        """
+        mask = remove_small(mask, self.min_area)
+        statistics = {"image": str(image)} | _statistics(mask, measures, self.spec)
+        statistics["min_area"] = self.min_area
+        files: dict[str, Path] = {}
+        if target is not None:
+            names = output_names(name, self.kinds)
+            described = statistics | dict(about or {}) | {"files": names}
+            outcome = Outcome(image, pixels, mask, measures, described, self.spec, self.background)
+            contents = {kind: OUTPUTS[kind].content(outcome) for kind in names}
+            files = {kind: target.write(names[kind], contents[kind]) for kind in names}
+        kept = {measure: measures[measure] for measure in self.keep}
+        return Prediction(
+            image=image,
+            mask=mask,
+            probabilities=kept.get("probabilities"),
+            confidence=kept.get("confidence"),
+            entropy=kept.get("entropy"),
+            statistics=statistics,
+            files=files,
+        )
+
+
+def _statistics(
+    mask: NDArray[np.uint8], measures: dict[Measure, NDArray[np.float32]], spec: ModelSpec
+) -> dict[str, Any]:
+    """The size of a mask, the pixels of each class in it, and means over them."""
+    counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)
+    means: dict[str, NDArray[Any]] = {
+        measure: np.bincount(mask.ravel(), values.ravel(), IGNORE + 1)
+        for measure, values in measures.items()
+        if measure != "probabilities"
+    }
+    classes: list[dict[str, Any]] = [
+        {
+            "id": int(index),
+            "class": spec.id_names[index],
+            "pixels": int(counts[index]),
+            "fraction": round(counts[index] / mask.size, 6),
+        }
+        | {measure: round(sums[index] / counts[index], 6) for measure, sums in means.items()}
+        for index in np.flatnonzero(counts[:IGNORE])
+    ]
+    whole = {measure: round(sums.sum() / mask.size, 6) for measure, sums in means.items()}
+    return {"height": mask.shape[0], "width": mask.shape[1], **whole, "classes": classes}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -17,16 +17,27 @@ from zoo.creation.create import load_trained
 from zoo.data.dataset import Dataset
 from zoo.data.load import load_dataset
 from zoo.data.pixels.images import Pixels
-from zoo.data.pixels.overlay import background_id
 from zoo.data.split import as_recorded, recorded_data
+from zoo.hub.folder import known_training
 from zoo.inference.inputs import Item, items_of
 from zoo.inference.networks import TorchNetwork
-from zoo.inference.outputs import Prediction, check_kinds, output_names, write_outputs
-from zoo.inference.tiling import predict_ids
+from zoo.inference.outputs import (
+    SAVE,
+    Measure,
+    Prediction,
+    Results,
+    Wanted,
+    check_results,
+    measured,
+    output_names,
+)
+from zoo.inference.tiling import Tile, plan_windows, predict_tiles
+from zoo.models.build import weights_id
 from zoo.models.segmentation import SegmentationModel
 from zoo.runtime.processes import default_device
 
-SAVE = ("palette", "overlay")
+TRAINING = ("dataset", "recipe", "recipe_hash", "seed")
+"""What a JSON file says of a model's training."""
 NAMED = 10
 """How many broken images an error names."""
 
@@ -41,7 +52,8 @@ class Predictor:
     `model`: a run folder, a model folder, a repository, a name that stands for trained weights, or
     a model, which stays as it is. `precision`: fp32, bf16, fp16, or auto for the fastest that the
     device has. `device`: None for the accelerator, or the CPU without one. `spec` describes the
-    model; `settings` says how it is run. Raises InputError for what cannot be predicted with.
+    model, `identity` says which weights it has and `settings` how it is run. Raises InputError for
+    what cannot be predicted with.
     """
 
     def __init__(
@@ -53,6 +65,12 @@ class Predictor:
     ):
         loaded = load_trained(model)
         self.spec = loaded.spec
+        known = known_training(loaded) or {}
+        self.identity = {
+            "name": loaded.spec.name,
+            "weights": weights_id(loaded.net.state_dict()),
+            **{key: known[key] for key in TRAINING if key in known},
+        }
         self.network = TorchNetwork(
             loaded, precision=precision, device=default_device() if device is None else device
         )
@@ -67,94 +85,125 @@ class Predictor:
             "folded": network.folded,
         }
 
-    def __call__(self, image: Any) -> Prediction:
+    def __call__(self, image: Any, **wanted: Unpack[Wanted]) -> Prediction:
         """Segment one image: a file, an array H x W or H x W x C, of PIL, or a tensor C x H x W.
 
-        Raises InputError where it cannot be predicted.
+        `wanted` are `probabilities`, `confidence`, `entropy` and `min_area`, as for `stream`.
+        Raises InputError where the image cannot be predicted.
         """
         items = list(items_of(image))
         if len(items) != 1:
             raise InputError(f"One image was expected, got {len(items)}. Use stream() for several.")
-        return Prediction(items[0].image, self._ids(items[0].pixels(self.spec)))
+        results = check_results(self.spec, **wanted)
+        pixels = items[0].pixels(self.spec)
+        mask, measures = self._predicted(pixels, results.measures)
+        return results.finish(items[0].image, items[0].name, pixels, mask, measures)
 
     def stream(
         self,
         inputs: Any,
         *,
         out: str | Path | None = None,
-        save: Sequence[str] = SAVE,
-        background: str = "auto",
         overwrite: bool = False,
+        **wanted: Unpack[Wanted],
     ) -> Iterator[Prediction]:
         """Segment images one after another, in their order; nothing is kept.
 
         `inputs`: files, folders, patterns, arrays, images of PIL or tensors, one or many, or an
-        iterator over them. With `out`, the files of the kinds `save` are written below it;
-        `background` is the class that overlays leave unpainted, see `background_id`.
+        iterator over them. With `out`, files are written below it, of the kinds `save` (a name or
+        a list, palette and overlay by default; see docs/predict.md) and always the JSON.
+
+        Predictions hold what `probabilities`, `confidence` and `entropy` ask for, all False by
+        default. Components of fewer than `min_area` pixels (0) are removed, see `remove_small`.
+        `background` ("auto") is the class that overlays leave unpainted and polygons leave out, see
+        `background_id`.
 
         Raises InputError at once where `OutputFolder` refuses `out` (`overwrite` allows other files
         to be replaced), at the end where not one image can be predicted, and BrokenImagesError at
         the end where some cannot.
         """
+        results = check_results(self.spec, **wanted)
         folder = None if out is None else Path(out)
-        return self._start(items_of(inputs, folder), folder, save, background, overwrite)
+        return self._start(items_of(inputs, folder), folder, results, overwrite)
 
     def _start(
         self,
         items: Sequence[Item] | Iterator[Item],
         out: Path | None,
-        save: Sequence[str],
-        background: str,
+        results: Results,
         overwrite: bool,
         kept: Sequence[Path] = (),
     ) -> Iterator[Prediction]:
         """Check everything that can be checked beforehand; `kept` are files not to write to."""
-        kinds = check_kinds(save)
-        unpainted = background_id(self.spec.id_names, background)
         target, known = None, items if isinstance(items, Sequence) else ()
         if out is not None:
-            names = [name for item in known for name in output_names(item.name, kinds).values()]
+            names = [
+                name for item in known
+                for name in output_names(item.name, results.kinds).values()
+            ]  # fmt: skip
             inputs = [*(item.image for item in known if isinstance(item.image, Path)), *kept]
             target = OutputFolder(out, names, inputs=inputs, overwrite=overwrite)
-        return self._predict(items, target, kinds, unpainted)
+        return self._predict(items, target, results)
 
     def _predict(
         self,
         items: Sequence[Item] | Iterator[Item],
         target: OutputFolder | None,
-        kinds: Sequence[str],
-        unpainted: int | None,
+        results: Results,
     ) -> Iterator[Prediction]:
         broken: list[str] = []
         count = 0
         total = len(items) if isinstance(items, Sequence) else None
+        about = {"model": self.identity, "settings": self.settings}
         for item in track(items, "predict", total):
             count += 1
             try:
                 image = item.pixels(self.spec)
+                mask, measures = self._predicted(image, results.measures)
+                found = results.finish(
+                    item.image, item.name, image, mask, measures, target, about
+                )  # fmt: skip
             except InputError as error:
                 said = indented(error)
                 broken.append(said if str(item.image) in said else f"{item.image}: {said}")
                 continue
-            mask, files = self._ids(image), {}
-            if target is not None:
-                files = write_outputs(target, item.name, kinds, image, mask, self.spec, unpainted)
-            yield Prediction(item.image, mask, files)
+            yield found
         if broken:
             header = f"{len(broken)} of {count} images cannot be predicted"
             if len(broken) == count:
                 raise InputError(join_problems(f"{header}:", broken, NAMED))
             raise BrokenImagesError(join_problems(f"{header}, the others are done:", broken, NAMED))
 
-    def _ids(self, image: Pixels) -> NDArray[np.uint8]:
-        """Class ids, uint8 H x W, of one uint8 image H x W x C."""
+    def _predicted(
+        self, image: Pixels, wanted: Collection[Measure]
+    ) -> tuple[NDArray[np.uint8], dict[Measure, NDArray[np.float32]]]:
+        """Class ids, uint8 H x W, of one uint8 image H x W x C, and the quantities `wanted`."""
         batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).unsqueeze(0)
-        network = self.network
-        ids = predict_ids(
-            network.model, batch, precision=network.precision, device=network.device
-        )  # fmt: skip
-        found: NDArray[np.uint8] = ids[0].cpu().numpy()
-        return found
+        height, width = image.shape[:2]
+        windows = plan_windows(self.spec, height, width)
+        tiles = predict_tiles(self.network, self.spec, batch, windows)
+        ids, measures = assembled(tiles, (1, height, width), wanted)
+        return ids[0], {measure: values[0] for measure, values in measures.items()}
+
+
+def assembled(
+    tiles: Iterable[Tile], shape: tuple[int, int, int], wanted: Collection[Measure] = ()
+) -> tuple[NDArray[np.uint8], dict[Measure, NDArray[np.float32]]]:
+    """Tiles that cover B images of H x W pixels, `shape`, as one: class ids, uint8 B x H x W.
+
+    Beside them the quantities `wanted`, float32, see `measured`. Nothing else is kept of a tile.
+    """
+    ids = np.empty(shape, np.uint8)
+    measures: dict[Measure, NDArray[np.float32]] = {}
+    for tile in tiles:
+        ids[:, tile.rows, tile.columns] = tile.ids().cpu().numpy()
+        if wanted:
+            for measure, values in measured(tile.probabilities(), wanted).items():
+                if measure not in measures:
+                    whole = (*values.shape[:-2], *shape[1:])
+                    measures[measure] = np.empty(whole, np.float32)
+                measures[measure][..., tile.rows, tile.columns] = values.cpu().numpy()
+    return ids, measures
 
 
 def predict(
@@ -162,9 +211,13 @@ def predict(
     inputs: Any = None,
     *,
     out: str | Path | None = None,
-    save: Sequence[str] = SAVE,
     split: str | None = None,
     data: str | Path | Dataset | None = None,
+    save: str | Sequence[str] = SAVE,
+    probabilities: bool = False,
+    confidence: bool = False,
+    entropy: bool = False,
+    min_area: int = 0,
     background: str = "auto",
     overwrite: bool = False,
     **options: Any,
@@ -187,18 +240,20 @@ def predict(
             else "Give either images or a split (--split), not both."
         )
     predictor = model if isinstance(model, Predictor) else Predictor(model, **options)
+    results = check_results(
+        predictor.spec, save=save, probabilities=probabilities, confidence=confidence,
+        entropy=entropy, min_area=min_area, background=background,
+    )  # fmt: skip
+    folder = None if out is None else Path(out)
     if split is None:
-        return predictor.stream(
-            inputs, out=out, save=save, background=background, overwrite=overwrite
-        )
+        return predictor._start(items_of(inputs, folder), folder, results, overwrite)
     dataset = _data_of_run(model) if data is None else load_dataset(data)
     if isinstance(model, str | Path):
         dataset = as_recorded(dataset, model, split)
     samples = dataset.samples(split, masks=False)
     items = [Item(sample.image, sample.name, sample.image) for sample in samples]
     kept = [sample.mask for sample in samples if sample.mask is not None]
-    folder = None if out is None else Path(out)
-    return predictor._start(items, folder, save, background, overwrite, kept)
+    return predictor._start(items, folder, results, overwrite, kept)
 
 
 def _data_of_run(model: object) -> Dataset:

@@ -88,7 +88,9 @@ def overlay(
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha must be between 0 (image) and 1 (mask), not {alpha}.")
     colours = colour_mask(mask, palette)
-    mixed: Pixels = np.round((1 - alpha) * image + alpha * colours).astype(np.uint8)
+    mean = image * np.float32(1 - alpha)
+    mean += colours * np.float32(alpha)
+    mixed: Pixels = np.rint(mean, out=mean).astype(np.uint8)
     if outline:
         border = np.zeros(mask.shape, bool)  # the right or lower neighbour has another class
         border[:, :-1] |= mask[:, :-1] != mask[:, 1:]
