@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from helpers.hub_models import tiny
+from helpers.hub_models import tiny, write_tiny
 
 import zoo
-from zoo.common.errors import InputError
+from zoo.cli.main import run
+from zoo.common.errors import InputError, RunError
+from zoo.common.files import OutputFolder
+from zoo.exporting import export as exporting
 from zoo.exporting.export import Export, parse_size
-from zoo.inference.exported import open_exported, read_exported
+from zoo.inference import graphs
+from zoo.inference.exported import GraphNetwork, onnx_session, open_exported, read_exported
+from zoo.inference.graphs import AveragePooling, Graph, GraphOptions, to_onnx
+from zoo.inference.parity import compare
+from zoo.inference.runtimes import runtime_network
+from zoo.inference.tiling import best_class
 from zoo.models.outputs import resized
 from zoo.models.segmentation import SegmentationModel, normalise
+from zoo.registry.decoders import DECODERS
 
-FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}
+CLASSES = ["road", "sky", "tree"]
 UNSEEN = [(2, 96, 128), (1, 70, 90), (3, 64, 64), (1, 150, 203), (1, 33, 65), (1, 9, 300)]
-TRANSFORMERS = {"eomt", "pmt"}
 
 
 def settled(name: str, **options: Any) -> SegmentationModel:
     """A model whose running statistics have seen some images."""
-    model = tiny(name, **options).train()
+    model = tiny(name, **{"classes": CLASSES, **options}).train()
+    side = 128 if model.spec.window is None else model.spec.window[0]
     with torch.no_grad():
-        model(torch.randn(4, model.spec.in_chans, 128, 128))
+        model(torch.randn(4, model.spec.in_chans, side, side))
     return model.eval()
 
 
 @pytest.fixture(scope="module")
 def model() -> SegmentationModel:
-    return settled("linear-test_resnet", classes=["road", "sky", "tree"])
+    return settled("linear-test_resnet")
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +56,43 @@ def exported(model: SegmentationModel, tmp_path_factory: pytest.TempPathFactory)
     return zoo.export(model, out=tmp_path_factory.mktemp("export") / "tiny.onnx", uint8=True)
 
 
+@pytest.fixture
+def instant(exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every model is exported to the file of the first one."""
+
+    def copied(_: Graph, path: Path) -> int:
+        shutil.copy(exported.path, path)
+        return 20
+
+    monkeypatch.setitem(exporting.WRITERS, "onnx", copied)
+
+
 def pixels(batch: int, height: int, width: int, channels: int = 3) -> torch.Tensor:
     dice = torch.Generator().manual_seed(height * width)
     return torch.randint(0, 256, (batch, channels, height, width), generator=dice).to(torch.uint8)
 
 
-def logits_of(model: SegmentationModel, images: torch.Tensor) -> torch.Tensor:
+def logits_of(
+    model: SegmentationModel, images: torch.Tensor, factor: float | None = None
+) -> torch.Tensor:
     with torch.no_grad():
-        found: torch.Tensor = model(normalise(images, model.spec, "cpu"))
+        found: torch.Tensor = model(normalise(images, model.spec, "cpu"), factor)
     return found
+
+
+def check(
+    network: GraphNetwork, model: SegmentationModel, sizes: list[tuple[int, int, int]]
+) -> None:
+    """The network gives the model's logits; where it gives ids, those of nearly all pixels."""
+    for size in sizes:
+        images = pixels(*size, channels=model.spec.in_chans)
+        factor = model.spec.input_factor(*size[1:])
+        found, wanted = network(images, factor), logits_of(model, images)
+        if network.ids_only:
+            same = best_class(found, size[1:]) == best_class(wanted, size[1:])
+            assert same.float().mean() > 0.999
+        else:
+            torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_the_file_gives_what_the_model_gives_at_sizes_never_seen(
@@ -56,35 +100,166 @@ def test_the_file_gives_what_the_model_gives_at_sizes_never_seen(
 ) -> None:
     network, _ = open_exported(exported.path)
     assert (network.backend, network.precision, network.size) == ("onnxruntime", "fp32", None)
-    for size in UNSEEN:
-        images = pixels(*size)
-        torch.testing.assert_close(
-            network(images, 1.0), logits_of(model, images), atol=1e-5, rtol=1e-4
-        )
-        with torch.no_grad():
-            half = model(normalise(images, model.spec, "cpu"), factor=0.5)
-        found = resized(network(images, 0.5), (images.shape[-2], images.shape[-1]))
-        torch.testing.assert_close(found, half, atol=2e-2, rtol=0)  # pixels are rounded between
+    check(network, model, UNSEEN)
+    images = pixels(1, 150, 203)
+    found = resized(network(images, 0.5), (150, 203))
+    difference = (found - logits_of(model, images, 0.5)).abs().max()
+    assert difference < 0.02  # pixels are rounded once they are resized
 
 
 def test_what_the_json_says(model: SegmentationModel, exported: Export) -> None:
     found = read_exported(exported.path)
     assert found == exported.described
     assert found.spec == model.spec
-    assert found.input.model_dump() == {
-        "name": "images", "dtype": "uint8", "shape": ["batch", 3, "height", "width"]
-    }  # fmt: skip
-    assert found.output.model_dump() == {
-        "name": "logits", "dtype": "float32", "shape": ["batch", 3, "height", "width"]
-    }  # fmt: skip
+    axes = ["batch", 3, "height", "width"]
+    assert found.input.model_dump() == {"name": "images", "dtype": "uint8", "shape": axes}
+    assert found.output.model_dump() == {"name": "logits", "dtype": "float32", "shape": axes}
     sizes = [(one.batch, one.height, one.width, one.seen) for one in found.parity]
     assert sizes == [
         (2, 256, 288, True), (1, 61, 33, False), (1, 255, 325, False), (3, 295, 125, False)
     ]  # fmt: skip
-    assert all(one.equal == 1 and one.max_difference < 1e-5 for one in found.parity)  # type: ignore[operator]
+    for one in found.parity:
+        assert one.equal == 1
+        assert one.cosine == pytest.approx(1, abs=1e-9)
+        assert one.max_difference is not None
+        assert one.max_difference < 1e-5
     assert found.opset is not None
     assert found.opset >= 18
     assert {"zoo", "torch", "onnx", "onnxruntime"} <= set(found.versions)
+
+
+@pytest.mark.usefixtures("instant")
+def test_a_file_that_gives_something_else_is_not_kept(tmp_path: Path) -> None:
+    other = settled("linear-test_resnet")
+    with torch.no_grad():
+        next(other.net.segmentation_head.parameters()).neg_()
+    message = (
+        r"^The ONNX file of linear-test_resnet does not give what the model gives, so it is not "
+        r"kept:\n  - 256x288: the cosine of the logits is -?0\.\d{4}, below 0\.999\n"
+        r"  - 256x288: \d+\.\d\d % of the pixels have the same class, below 99\.9 %\n"
+    )
+    with pytest.raises(RunError, match=message):
+        zoo.export(other, out=tmp_path / "other.onnx", uint8=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("instant")
+def test_files_of_others_stay(model: SegmentationModel, tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text("{}")
+    with pytest.raises(InputError, match=r"mine\.json was not written by zoo"):
+        zoo.export(model, out=tmp_path / "mine.onnx", uint8=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.json"]
+    first = zoo.export(model, out=tmp_path / "new" / "mine.onnx", uint8=True)
+    again = zoo.export(model, out=tmp_path / "new" / "mine.onnx", uint8=True)
+    assert first == again
+    zoo.export(model, out=tmp_path / "mine.onnx", uint8=True, overwrite=True)
+    assert read_exported(tmp_path / "mine.onnx").spec == model.spec
+
+
+def test_a_file_without_its_json_is_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = OutputFolder(tmp_path, ["a.onnx", "a.json"])
+    write = target.write
+
+    def full(name: str, content: bytes) -> Path:
+        if name == "a.json":
+            raise RunError("No space left on device.")
+        return write(name, content)
+
+    monkeypatch.setattr(target, "write", full)
+    with pytest.raises(RunError, match="No space left"):
+        exporting._put(target, {"a.onnx": b"1", "a.json": b"2"})
+    assert not (tmp_path / "a.onnx").exists()
+
+
+def altered(text: str, **changes: Any) -> str:
+    return json.dumps(json.loads(text) | changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda _, beside: beside.unlink(), r"has no tiny\.json beside it, which says what"),
+        (lambda file, _: file.write_bytes(b"x"), r"not the file that tiny\.json describes"),
+        (lambda file, _: file.unlink(), r"Cannot read .+tiny\.onnx: No such file"),
+        (lambda _, beside: beside.write_text("{"), r"Cannot read .+tiny\.json as JSON"),
+        (
+            lambda _, beside: beside.write_text('{"schema": 1, "size": 3}'),
+            r"(?s)tiny\.json is not what `zoo export` writes beside .+format: Field required",
+        ),
+        (
+            lambda _, beside: beside.write_text(altered(beside.read_text(), schema=2)),
+            r"schema: Input should be less than or equal to 1",
+        ),
+        (
+            lambda _, beside: beside.write_text(beside.read_text().replace("tiny.onnx", "b.onnx")),
+            r"tiny\.json describes b\.onnx, not tiny\.onnx",
+        ),
+    ],
+)  # fmt: skip
+def test_files_that_cannot_be_used(
+    exported: Export, tmp_path: Path, change: Callable[[Path, Path], object], message: str
+) -> None:
+    file = Path(shutil.copy(exported.path, tmp_path / "tiny.onnx"))
+    beside = Path(shutil.copy(exported.json, tmp_path / "tiny.json"))
+    change(file, beside)
+    with pytest.raises(InputError, match=message):
+        open_exported(file)
+
+
+def test_a_file_that_may_hold_code_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "a.pt2").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"torch\.export, which can hold code; zoo runs no code"):
+        open_exported(tmp_path / "a.pt2")
+
+
+def test_a_precision_that_the_runtime_lacks(exported: Export) -> None:
+    with pytest.raises(InputError, match=r"ONNX Runtime runs in fp32 here, not bf16"):
+        open_exported(exported.path, "bf16")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["unet-test_resnet"], 2, "unet-test_resnet names an architecture"),
+        (["MODEL", "--format", "onxx"], 2, "Unknown format 'onxx'. Did you mean onnx?"),
+        (["MODEL", "--out", "a.pt"], 2, "ONNX files end in .onnx"),
+        (["MODEL", "--size", "5x"], 2, "size should be dynamic, or height x width in pixels"),
+        (["MODEL", "--out", "MODEL/config.json/a.onnx"], 1, "Cannot write"),
+        (["no/such/folder"], 2, "There is no folder no/such/folder"),
+    ],
+)
+def test_bad_input(
+    arguments: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_tiny(tmp_path / "MODEL", tiny("linear-test_resnet"))
+    assert run(["export", *arguments]) == code
+    assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["MODEL"]
+
+
+def test_an_extra_that_is_absent(
+    model: SegmentationModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    message = r"ONNX needs the package onnxscript.+pip install 'segmentation-zoo\[export\]'"
+    with pytest.raises(InputError, match=message):
+        zoo.export(model, out=tmp_path / "a.onnx")
+
+
+def test_weights_that_are_too_large_for_onnx(
+    model: SegmentationModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "MOST_BYTES", 1000)
+    with pytest.raises(InputError, match=r"take 0\.0 GB; an ONNX file holds at most 2 GB"):
+        to_onnx(Graph(model, GraphOptions()))
 
 
 def test_sizes() -> None:
@@ -97,3 +272,133 @@ def test_sizes() -> None:
 def test_a_size_that_is_none(size: object) -> None:
     with pytest.raises(InputError, match=r"size should be dynamic, or height x width in pixels"):
         parse_size(size)
+
+
+@pytest.mark.parametrize("bins", [(1, 1), (2, 3), (6, 6), (7, 2)])
+@pytest.mark.parametrize("size", [(1, 1), (2, 5), (6, 6), (13, 9)])
+def test_average_pooling(bins: tuple[int, int], size: tuple[int, int]) -> None:
+    maps = torch.randn(2, 3, *size)
+    wanted = torch.nn.functional.adaptive_avg_pool2d(maps, bins)
+    torch.testing.assert_close(AveragePooling(bins)(maps), wanted)
+
+
+ON_TRANSFORMERS = {"eomt", "pmt", "dpt", "segformer"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("decoder", [name for name in DECODERS if name != "linear"])
+def test_every_decoder_at_sizes_never_seen(decoder: str) -> None:
+    encoder = "test_vit" if decoder in ON_TRANSFORMERS else "test_resnet"
+    model, options = settled(f"{decoder}-{encoder}"), GraphOptions()
+    session = onnx_session(to_onnx(Graph(model, options)))
+    found = compare(
+        model, GraphNetwork("onnxruntime", session, model.spec, options, "fp32"), UNSEEN
+    )
+    for one in found:
+        assert one.max_difference is not None
+        assert one.max_difference < 2e-4
+        assert one.equal >= 0.999
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("format", ["openvino", "torch-export"])
+def test_other_formats(model: SegmentationModel, format: str, tmp_path: Path) -> None:
+    out = tmp_path / {"openvino": "a.xml", "torch-export": "a.pt2"}[format]
+    found = zoo.export(model, format, out, argmax=True)
+    assert [one.equal > 0.9999 for one in found.described.parity] == [True] * 4
+    assert found.described.output.shape == ["batch", "height", "width"]
+    if format == "openvino":
+        network, _ = open_exported(out, "fp32")
+        assert (network.backend, network.precision) == ("openvino", "fp32")
+        check(network, model, UNSEEN)
+        (tmp_path / "a.bin").write_bytes(b"0")
+        with pytest.raises(InputError, match=r"a\.bin is not the file that a\.json describes"):
+            open_exported(out)
+        return
+    program: Any = torch.export.load(out).module(check_guards=False)
+    images = pixels(1, 70, 90)
+    ids = program(normalise(images, model.spec, "cpu"))
+    assert torch.equal(ids, best_class(logits_of(model, images), (70, 90)))
+
+
+@pytest.mark.long
+def test_one_class_and_a_fixed_size(tmp_path: Path) -> None:
+    model = settled("linear-test_resnet", classes=["crack"], in_chans=1)
+    zoo.export(model, out=tmp_path / "a.onnx", size="96x128", argmax=True)
+    network, described = open_exported(tmp_path / "a.onnx")
+    assert network.size == (96, 128)
+    assert described.input.shape == ["batch", 1, 96, 128]
+    check(network, model, [(1, 96, 128), (3, 96, 128)])
+    assert network(pixels(1, 50, 128, 1), 1.0).shape == (1, 1, 50, 128)
+    with pytest.raises(InputError, match=r"takes images of 96x128 pixels only, got 97x128"):
+        network(pixels(1, 97, 128, 1), 1.0)
+
+
+@pytest.mark.long
+def test_resizing_is_part_of_the_file(tmp_path: Path) -> None:
+    model = settled("linear-test_resnet")
+    changes = {"input_side": 80, "input_scale": 1.25}
+    model.spec = model.spec.model_copy(update=changes)
+    zoo.export(model, out=tmp_path / "a.onnx")
+    network, _ = open_exported(tmp_path / "a.onnx")
+    check(network, model, [(1, 70, 90), (1, 150, 203), (2, 80, 80)])
+    with pytest.raises(InputError, match="resizes every image to a shorter side of 80 pixels"):
+        network(pixels(1, 70, 90), 1.0)
+
+
+@pytest.mark.long
+def test_a_transformer_of_one_size(tmp_path: Path) -> None:
+    model = settled(
+        "linear-test_vit", img_size=64, encoder_args={"dynamic_img_size": False}
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"takes images of 64x64 pixels only, not 96x96: its enc"):
+        zoo.export(model, out=tmp_path / "a.onnx", size="96x96")
+    with pytest.raises(InputError, match=r"takes images of 64x64 pixels only, not dynamic"):
+        zoo.export(model, out=tmp_path / "a.onnx", size="dynamic")
+    found = zoo.export(model, out=tmp_path / "a.onnx")
+    assert found.described.input.shape == ["batch", 3, 64, 64]
+    check(open_exported(found.path)[0], model, [(1, 64, 64), (2, 40, 64)])
+
+
+@pytest.mark.long
+def test_a_model_in_another_runtime_without_a_file(
+    model: SegmentationModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
+    changed = SegmentationModel(
+        model.net, model.spec.model_copy(update={"input_scale": 1.25})
+    ).eval()  # fmt: skip
+    network = runtime_network(changed, "openvino", "fp32")
+    assert (network.backend, network.precision, network.folded) == ("openvino", "fp32", True)
+    images = pixels(1, 70, 90)
+    found = resized(network(images, 1.25), (70, 90))
+    torch.testing.assert_close(found, logits_of(changed, images), atol=1e-4, rtol=1e-4)
+    (kept,) = (tmp_path / "graphs").iterdir()
+    monkeypatch.setattr("zoo.inference.runtimes.to_onnx", None)
+    again = runtime_network(changed, "openvino", "fp32")
+    assert torch.equal(again(images, 1.0), network(images, 1.0))
+    assert kept.exists()
+    with pytest.raises(InputError, match=r"Unknown backend 'tensorrt'.+torch, onnxruntime"):
+        runtime_network(changed, "tensorrt", "auto")
+
+
+@pytest.mark.long
+def test_openvino_reports_nothing_to_its_makers(tmp_path: Path) -> None:
+    code = """
+from zoo.inference.exported import import_openvino, openvino_precision
+import_openvino()
+print(openvino_precision("auto"))
+import openvino_telemetry
+assert openvino_telemetry.Telemetry().consent is False
+import os
+assert "CI" not in os.environ
+"""
+
+    env = {key: value for key, value in os.environ.items() if key not in ("CI", "TF_BUILD")}
+    env |= {"HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() in ("fp32", "bf16")
+    assert list(tmp_path.iterdir()) == []  # no identity of this computer was made

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -14,12 +15,11 @@ import torch
 from numpy.typing import NDArray
 
 from zoo.common.console import info
-from zoo.common.errors import InputError, RunError, extra, join_problems, type_words
+from zoo.common.errors import InputError, RunError, extra, type_words
 from zoo.common.files import OutputFolder, json_text, scratch_folder, sha256
 from zoo.common.schema import plain_value
 from zoo.creation.create import load_trained
 from zoo.exporting.formats import Format, find_format
-from zoo.exporting.parity import check_sizes, compare, problems
 from zoo.hub.folder import known_training
 from zoo.inference.exported import (
     ExportedFile,
@@ -33,6 +33,7 @@ from zoo.inference.exported import (
     openvino_session,
 )
 from zoo.inference.graphs import INPUT, Graph, GraphOptions, graph_size, quiet, to_onnx, to_program
+from zoo.inference.parity import checked
 from zoo.models.layers import in_eval_mode
 from zoo.models.segmentation import SegmentationModel
 from zoo.models.spec import ModelSpec
@@ -87,24 +88,10 @@ def export(
         path.parent, [*names, json_of(path).name], overwrite=overwrite, shared=True
     )
     info(f"Exporting {loaded.spec.name} to {row.title}; this takes seconds to minutes.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with scratch_folder(path.parent, f".{path.name}.zoo-") as scratch, in_eval_mode(loaded):
+    with _scratch(path) as scratch, in_eval_mode(loaded):
         draft = scratch / path.name
         opset = WRITERS[row.name](Graph(loaded, options), draft)
-        network = GraphNetwork(
-            row.name, _session(row, draft), loaded.spec, options, precision="fp32"
-        )
-        parity = compare(
-            Graph(loaded, GraphOptions()).model, network, check_sizes(loaded.spec, fixed)
-        )
-        if wrong := problems(parity):
-            raise RunError(
-                join_problems(
-                    f"The {row.title} file of {loaded.spec.name} does not give what the model "
-                    "gives, so it was deleted:",
-                    wrong,
-                )
-            )
+        network = GraphNetwork(row.name, _session(row, draft), loaded.spec, options, "fp32")
         described = ExportedFile(
             format=row.name,  # type: ignore[arg-type]
             files=[_entry(scratch / name) for name in names],
@@ -116,22 +103,38 @@ def export(
             resizes=options.resizes,
             argmax=argmax,
             opset=opset,
-            parity=parity,
+            parity=checked(loaded, network, f"The {row.title} file"),
             versions=_versions(row),
         )
         contents = {name: (scratch / name).read_bytes() for name in names}
-        contents[json_of(path).name] = json_text(
-            described.model_dump(mode="json", by_alias=True)
-        ).encode()
-        written: list[Path] = []
-        try:
-            for name, content in contents.items():
-                written.append(target.write(name, content))
-        except BaseException:
-            for file in written:
-                file.unlink(missing_ok=True)
-            raise
+        text = json_text(described.model_dump(mode="json", by_alias=True))
+        _put(target, contents | {json_of(path).name: text.encode()})
     return Export(path, json_of(path), described)
+
+
+@contextlib.contextmanager
+def _scratch(path: Path) -> Iterator[Path]:
+    """A folder for drafts where `path` will lie. Raises RunError where none can be made."""
+    with contextlib.ExitStack() as stack:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            folder = scratch_folder(path.parent, f".{path.name[:200]}.zoo-")
+            scratch = stack.enter_context(folder)
+        except OSError as error:
+            raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
+        yield scratch
+
+
+def _put(target: OutputFolder, contents: dict[str, bytes]) -> None:
+    """Write all files; none of them stays where one cannot be written."""
+    written: list[Path] = []
+    try:
+        for name, content in contents.items():
+            written.append(target.write(name, content))
+    except BaseException:
+        for file in written:
+            file.unlink(missing_ok=True)
+        raise
 
 
 def parse_size(size: object) -> tuple[int, int] | None:

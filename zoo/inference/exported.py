@@ -173,7 +173,7 @@ class GraphNetwork:
         for a factor that a graph which resizes images itself cannot be given.
         """
         size, options = (images.shape[-2], images.shape[-1]), self.options
-        if options.resizes:
+        if options.resizes:  # by itself, as the spec says
             own = self.spec.input_factor(*size)
             if not math.isclose(factor, own) and self.spec.input_side is not None:
                 raise InputError(

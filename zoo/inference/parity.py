@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import copy
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.common.errors import RunError, join_problems
 from zoo.inference.exported import GraphNetwork, Parity
 from zoo.inference.tiling import best_class
 from zoo.models.outputs import resized
@@ -44,16 +46,15 @@ def example_images(spec: ModelSpec, batch: int, height: int, width: int) -> Tens
 def compare(
     model: SegmentationModel, network: GraphNetwork, sizes: Sequence[tuple[int, int, int]]
 ) -> list[Parity]:
-    """The parity of a network with the torch model, in fp32 on the CPU, at each of the sizes.
-
-    The model must be in evaluation mode on the CPU.
-    """
+    """The parity of a network with the torch model, in fp32 on the CPU, at each of the sizes."""
+    model = copy.deepcopy(model).cpu().eval()
     found = []
     for batch, height, width in sizes:
         images = example_images(model.spec, batch, height, width)
+        own = network.options.resizes
+        factor = model.spec.input_factor(height, width) if own else 1.0
         with torch.inference_mode():
-            wanted = model(normalise(images, model.spec, "cpu"))
-        factor = model.spec.input_factor(height, width) if network.options.resizes else 1.0
+            wanted = model(normalise(images, model.spec, "cpu"), factor)
         got = network(images, factor)
         cosine = difference = None
         if not network.ids_only:
@@ -75,15 +76,25 @@ def compare(
     return found
 
 
-def problems(parity: Iterable[Parity]) -> list[str]:
-    """What is wrong with an export, one line a size; empty where it is good."""
-    found = []
-    for one in parity:
-        wrong = []
+def checked(model: SegmentationModel, network: GraphNetwork, what: str) -> list[Parity]:
+    """The parity of a network of fp32 with the model, at sizes seen at export and others.
+
+    Raises RunError where they differ; `what` names the network.
+    """
+    found = compare(model, network, check_sizes(model.spec, network.size))
+    wrong = []
+    for one in found:
+        size = f"{one.height}x{one.width}"
         if one.cosine is not None and not one.cosine >= LEAST_COSINE:
-            wrong.append(f"the cosine of the logits is {one.cosine:.4f}, below {LEAST_COSINE}")
+            wrong.append(
+                f"{size}: the cosine of the logits is {one.cosine:.4f}, below {LEAST_COSINE}"
+            )
         if not one.equal >= LEAST_EQUAL:
-            wrong.append(f"{100 * one.equal:.2f} % of pixels have the same class, below 99.9 %")
-        if wrong:
-            found.append(f"{one.height}x{one.width}: {' and '.join(wrong)}")
+            wrong.append(
+                f"{size}: {100 * one.equal:.2f} % of the pixels have the same class, below "
+                f"{100 * LEAST_EQUAL:g} %"
+            )
+    if wrong:
+        header = f"{what} of {model.spec.name} does not give what the model gives, so it is not "
+        raise RunError(join_problems(f"{header}kept:", wrong))
     return found
