@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.hub_models import tiny, write_tiny
+from PIL import Image
 
 import zoo
 from zoo.cli.main import run
@@ -171,6 +172,33 @@ def test_a_file_without_its_json_is_taken_back(
     with pytest.raises(RunError, match="No space left"):
         exporting._put(target, {"a.onnx": b"1", "a.json": b"2"})
     assert not (tmp_path / "a.onnx").exists()
+
+
+def test_predictions_from_a_file(
+    model: SegmentationModel, exported: Export, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    image = pixels(1, 70, 90)[0]
+    predictor = zoo.Predictor(exported.path)
+    assert predictor.settings["backend"] == "onnxruntime"
+    assert predictor.spec == model.spec
+    wanted = zoo.Predictor(model, precision="fp32", device="cpu")(image).mask
+    assert np.array_equal(predictor(image).mask, wanted)
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+    arguments = ["predict", str(exported.path), str(tmp_path / "a.png"), "--out"]
+    assert run([*arguments, str(tmp_path / "out")]) == 0
+    assert np.array_equal(np.array(Image.open(tmp_path / "out" / "masks" / "a.png")), wanted)
+    capsys.readouterr()
+    assert run([*arguments, str(tmp_path / "other"), "--backend", "torch"]) == 2
+    assert "tiny.onnx is not run by torch. Leave out --backend" in capsys.readouterr().err
+
+
+def test_where_a_file_cannot_stand_for_a_model(exported: Export) -> None:
+    with pytest.raises(InputError, match=r"is an exported file, which only zoo predict and zoo ev"):
+        zoo.export(str(exported.path))
+    with pytest.raises(InputError, match=r"tiny\.onnx runs on the CPU, not on cuda\."):
+        zoo.Predictor(exported.path, device="cuda")
+    with pytest.raises(InputError, match=r"Unknown backend 'tensorrt'.+auto, torch, onnxruntime"):
+        zoo.Predictor(exported.path, backend="tensorrt")
 
 
 def altered(text: str, **changes: Any) -> str:
@@ -330,6 +358,12 @@ def test_one_class_and_a_fixed_size(tmp_path: Path) -> None:
     assert described.input.shape == ["batch", 1, 96, 128]
     check(network, model, [(1, 96, 128), (3, 96, 128)])
     assert network(pixels(1, 50, 128, 1), 1.0).shape == (1, 1, 50, 128)
+    predictor = zoo.Predictor(tmp_path / "a.onnx")
+    image = pixels(1, 200, 150, 1)[0]
+    same = predictor(image).mask == zoo.Predictor(model, precision="fp32")(image).mask
+    assert same.mean() > 0.9  # windows see less around them
+    with pytest.raises(InputError, match=r"gives class ids, no confidence\. Export the model with"):
+        predictor(image, confidence=True)
     with pytest.raises(InputError, match=r"takes images of 96x128 pixels only, got 97x128"):
         network(pixels(1, 97, 128, 1), 1.0)
 

@@ -14,6 +14,9 @@ DataOption = Annotated[str, typer.Option("--data", help=DATA_HELP)]
 DataArgument = Annotated[str, typer.Argument(help=DATA_HELP)]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 PrecisionOption = Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")]
+BackendOption = Annotated[
+    str, typer.Option(help="torch, onnxruntime, openvino or auto (torch; of a file, its own).")
+]
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(

@@ -10,6 +10,7 @@ import typer
 
 from zoo.cli import (
     DATA_HELP,
+    BackendOption,
     BackgroundOption,
     DataOption,
     JsonOption,
@@ -18,7 +19,7 @@ from zoo.cli import (
 )
 from zoo.common.console import info, print_line, show
 from zoo.common.errors import InputError, escaped
-from zoo.creation.locate import check_trained
+from zoo.creation.locate import check_trained, is_exported
 from zoo.runtime.precision import check_precision
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def predict_command(
     background: BackgroundOption = "auto",
     overwrite: OverwriteOption = False,
     precision: PrecisionOption = "auto",
+    backend: BackendOption = "auto",
 ) -> None:
     """Segment images: masks, coloured overlays with a legend, and other files."""
     from zoo.inference.outputs import SAVE, check_kinds, check_min_area
@@ -96,7 +98,8 @@ def predict_command(
     check_kinds(kinds)
     check_min_area(min_area)
     check_precision(precision)
-    check_trained(model)
+    if not is_exported(model):
+        check_trained(model)
     dataset = None if data is None else _load(data, split)
     for given in inputs or []:
         if not set(given) & set("*?[") and not Path(given).exists():
@@ -107,7 +110,7 @@ def predict_command(
 
     for prediction in predict(
         model, inputs, out=out, split=split, data=dataset, background=background,
-        overwrite=overwrite, precision=precision, save=kinds, min_area=min_area,
+        overwrite=overwrite, precision=precision, save=kinds, min_area=min_area, backend=backend,
     ):  # fmt: skip
         files = [prediction.files[kind] for kind in kinds]
         print_line("\t".join(escaped(path) for path in files))

@@ -12,6 +12,9 @@ from zoo.registry.load import load_registry
 from zoo.registry.weights import Named, check_license, default_weights, non_commercial
 from zoo.remote.address import is_address, parse_address
 
+EXPORTED = (".onnx", ".xml", ".pt2")
+"""How the files of models end that `zoo export` writes."""
+
 
 def model_folder(
     model: str | Path, registry: Path | None = None, *, names: bool = True
@@ -44,11 +47,21 @@ def model_folder(
     return None
 
 
+def is_exported(model: str | Path) -> bool:
+    """Whether this is the path of a file that `zoo export` writes, by its ending."""
+    return Path(model).suffix in EXPORTED and not is_address(model) and not Path(model).is_dir()
+
+
 def check_trained(model: str | Path) -> None:
     """Raise InputError where `model` cannot name a trained model; torch is not imported for it.
 
     Folders, repositories and names that stand for trained weights pass; they are read later.
     """
+    if is_exported(model):
+        raise InputError(
+            f"{model} is an exported file, which only zoo predict and zoo eval take. Give the "
+            "model that it was exported from: its run folder or model folder."
+        )
     if Path(model).is_dir() or is_address(model) or named_weights(model) is not None:
         return
     if model_folder(model, names=False) is None:

@@ -34,6 +34,7 @@ from zoo.inference.exported import (
 )
 from zoo.inference.graphs import INPUT, Graph, GraphOptions, graph_size, quiet, to_onnx, to_program
 from zoo.inference.parity import checked
+from zoo.models.build import weights_id
 from zoo.models.layers import in_eval_mode
 from zoo.models.segmentation import SegmentationModel
 from zoo.models.spec import ModelSpec
@@ -96,6 +97,7 @@ def export(
             format=row.name,  # type: ignore[arg-type]
             files=[_entry(scratch / name) for name in names],
             spec=loaded.spec,
+            weights=weights_id(loaded.net.state_dict()),
             training=known_training(loaded),
             input=_input(loaded.spec, options),
             output=_output_port(loaded.spec, options),

@@ -17,6 +17,7 @@ from torch import Tensor
 from zoo.common.errors import InputError, RunError, extra, join_problems, printable, unknown
 from zoo.common.files import check_file, read_json, sha256
 from zoo.common.schema import Strict
+from zoo.creation.locate import EXPORTED
 from zoo.hub.config import check_spec
 from zoo.inference.graphs import INPUT, GraphOptions
 from zoo.models.outputs import resized
@@ -64,9 +65,9 @@ class Parity(Strict):
 class ExportedFile(Strict):
     """What the JSON beside an exported file says.
 
-    `spec` and `training` are those of the model folder. `normalises` is whether the graph takes
-    pixels, uint8, and normalises them; else it takes what `spec.mean` and `spec.std` make of them.
-    `resizes` is whether it resizes images as `spec` says; `argmax` whether it gives class ids.
+    `spec` and `training` are those of the model folder, `weights` names its weights. `normalises`
+    is whether the graph takes pixels, uint8, and normalises them; else it takes what `spec.mean`
+    and `spec.std` make of them. `resizes` is whether it resizes images as `spec` says; `argmax` whether it gives class ids.
     `opset` is that of ONNX. `miou` holds the mIoU of file and torch model on a split, if given.
     """
 
@@ -74,6 +75,7 @@ class ExportedFile(Strict):
     format: Literal["onnx", "openvino", "torch-export"]
     files: Annotated[list[FileEntry], Field(min_length=1, max_length=2)]
     spec: ModelSpec
+    weights: Annotated[str, Field(max_length=100)]
     training: dict[str, Any] | None
     precision: Literal["fp32", "int8"] = "fp32"
     input: Port
@@ -304,32 +306,33 @@ def _first(error: Exception) -> str:
     return printable(str(error).strip().partition("\n")[0])[:300]
 
 
-def open_exported(path: Path, precision: str = "auto") -> tuple[GraphNetwork, ExportedFile]:
+def open_exported(
+    path: Path, precision: str = "auto", backend: str = "auto"
+) -> tuple[GraphNetwork, ExportedFile]:
     """The network of an exported file, and what its JSON says.
 
-    Raises InputError for a file that cannot be run, and for a precision that its runtime lacks.
+    `backend`: onnxruntime or openvino, which both take ONNX; auto is the file's own. Raises
+    InputError for a file that cannot be run, and for a precision that its runtime lacks.
     """
-    if path.suffix not in SUFFIXES:
-        raise InputError(unknown("kind of exported file", path.suffix, SUFFIXES))
+    if path.suffix not in EXPORTED:
+        raise InputError(unknown("kind of exported file", path.suffix, EXPORTED))
     if path.suffix == ".pt2":
         raise InputError(
             f"{path} is a file of torch.export, which can hold code; zoo runs no code out of "
             "files. Load it by torch.export.load if you trust it, or use --format onnx."
         )
+    if backend == "torch" or (path.suffix == ".xml" and backend == "onnxruntime"):
+        raise InputError(f"{path} is not run by {backend}. Leave out --backend (backend=).")
     found = read_exported(path)
-    if path.suffix == ".onnx":
-        precision = onnx_precision(precision)
-        session, backend = onnx_session(path), "onnxruntime"
+    if path.suffix == ".onnx" and backend != "openvino":
+        backend, resolved = "onnxruntime", onnx_precision(precision)
+        session = onnx_session(path)
     else:
-        precision = openvino_precision(precision)
-        session, backend = openvino_session(path, precision), "openvino"
+        backend, resolved = "openvino", openvino_precision(precision)
+        session = openvino_session(path, resolved)
     if found.precision == "int8":
-        precision = "int8"
-    return GraphNetwork(backend, session, found.spec, found.options, precision), found
-
-
-SUFFIXES = (".onnx", ".xml", ".pt2")
-"""How exported files end."""
+        resolved = "int8"
+    return GraphNetwork(backend, session, found.spec, found.options, resolved), found
 
 
 def onnx_precision(precision: str) -> str:

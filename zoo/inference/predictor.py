@@ -13,14 +13,12 @@ from numpy.typing import NDArray
 from zoo.common.console import track
 from zoo.common.errors import InputError, RunError, indented, join_problems
 from zoo.common.files import OutputFolder
-from zoo.creation.create import load_trained
 from zoo.data.dataset import Dataset
 from zoo.data.load import load_dataset
 from zoo.data.pixels.images import Pixels
 from zoo.data.split import as_recorded, recorded_data
-from zoo.hub.folder import known_training
 from zoo.inference.inputs import Item, items_of
-from zoo.inference.networks import TorchNetwork
+from zoo.inference.networks import open_network
 from zoo.inference.outputs import (
     SAVE,
     Measure,
@@ -32,9 +30,7 @@ from zoo.inference.outputs import (
     output_names,
 )
 from zoo.inference.tiling import Tile, plan_windows, predict_tiles
-from zoo.models.build import weights_id
 from zoo.models.segmentation import SegmentationModel
-from zoo.runtime.processes import default_device
 
 TRAINING = ("dataset", "recipe", "recipe_hash", "seed")
 """What a JSON file says of a model's training."""
@@ -49,31 +45,30 @@ class BrokenImagesError(RunError):
 class Predictor:
     """A trained model that is ready to segment images.
 
-    `model`: a run folder, a model folder, a repository, a name that stands for trained weights, or
-    a model, which stays as it is. `precision`: fp32, bf16, fp16, or auto for the fastest that the
-    device has. `device`: None for the accelerator, or the CPU without one. `spec` describes the
-    model, `identity` says which weights it has and `settings` how it is run. Raises InputError for
-    what cannot be predicted with.
+    `model`: a run folder, a model folder, a repository, a name that stands for trained weights, a
+    file of `zoo export`, or a model, which stays as it is. `backend`: torch, onnxruntime, openvino,
+    or auto for torch, and for a file what it was exported for. `precision`: fp32, bf16, fp16, or
+    auto for the fastest that backend and device have. `device`: None for the accelerator, or the
+    CPU without one. `spec` describes the model, `identity` says which weights it has and `settings`
+    how it is run. Raises InputError for what cannot be predicted with.
     """
 
     def __init__(
         self,
         model: str | Path | SegmentationModel,
         *,
+        backend: str = "auto",
         precision: str = "auto",
         device: torch.device | str | None = None,
     ):
-        loaded = load_trained(model)
-        self.spec = loaded.spec
-        known = known_training(loaded) or {}
+        opened = open_network(model, backend=backend, precision=precision, device=device)
+        self.network, self.spec = opened.network, opened.spec
+        known = opened.training or {}
         self.identity = {
-            "name": loaded.spec.name,
-            "weights": weights_id(loaded.net.state_dict()),
+            "name": opened.spec.name,
+            "weights": opened.weights,
             **{key: known[key] for key in TRAINING if key in known},
         }
-        self.network = TorchNetwork(
-            loaded, precision=precision, device=default_device() if device is None else device
-        )
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -85,6 +80,19 @@ class Predictor:
             "folded": network.folded,
         }
 
+    def results(self, **wanted: Unpack[Wanted]) -> Results:
+        """What a call asks for, see `check_results`.
+
+        Raises InputError for probabilities of a file that gives class ids.
+        """
+        results = check_results(self.spec, **wanted)
+        if results.measures and self.network.ids_only:
+            raise InputError(
+                f"This file of {self.spec.name} gives class ids, no {min(results.measures)}. "
+                "Export the model without --argmax for that."
+            )
+        return results
+
     def __call__(self, image: Any, **wanted: Unpack[Wanted]) -> Prediction:
         """Segment one image: a file, an array H x W or H x W x C, of PIL, or a tensor C x H x W.
 
@@ -94,7 +102,7 @@ class Predictor:
         items = list(items_of(image))
         if len(items) != 1:
             raise InputError(f"One image was expected, got {len(items)}. Use stream() for several.")
-        results = check_results(self.spec, **wanted)
+        results = self.results(**wanted)
         pixels = items[0].pixels(self.spec)
         mask, measures = self._predicted(pixels, results.measures)
         return results.finish(items[0].image, items[0].name, pixels, mask, measures)
@@ -122,7 +130,7 @@ class Predictor:
         to be replaced), at the end where not one image can be predicted, and BrokenImagesError at
         the end where some cannot.
         """
-        results = check_results(self.spec, **wanted)
+        results = self.results(**wanted)
         folder = None if out is None else Path(out)
         return self._start(items_of(inputs, folder), folder, results, overwrite)
 
@@ -180,7 +188,7 @@ class Predictor:
         """Class ids, uint8 H x W, of one uint8 image H x W x C, and the quantities `wanted`."""
         batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).unsqueeze(0)
         height, width = image.shape[:2]
-        windows = plan_windows(self.spec, height, width)
+        windows = plan_windows(self.spec, height, width, size=self.network.size)
         tiles = predict_tiles(self.network, self.spec, batch, windows)
         ids, measures = assembled(tiles, (1, height, width), wanted)
         return ids[0], {measure: values[0] for measure, values in measures.items()}
