@@ -67,8 +67,9 @@ class ExportedFile(Strict):
 
     `spec` and `training` are those of the model folder, `weights` names its weights. `normalises`
     is whether the graph takes pixels, uint8, and normalises them; else it takes what `spec.mean`
-    and `spec.std` make of them. `resizes` is whether it resizes images as `spec` says; `argmax` whether it gives class ids.
-    `opset` is that of ONNX. `miou` holds the mIoU of file and torch model on a split, if given.
+    and `spec.std` make of them. `resizes` is whether it resizes images as `spec` says, `argmax`
+    whether it gives class ids. `opset` is that of ONNX. `miou` holds the mIoU of file and torch
+    model on a split, if given.
     """
 
     schema_version: Annotated[int, Field(alias="schema", ge=SCHEMA, le=SCHEMA)] = SCHEMA

@@ -248,8 +248,7 @@ def predict(
             else "Give either images or a split (--split), not both."
         )
     predictor = model if isinstance(model, Predictor) else Predictor(model, **options)
-    results = check_results(
-        predictor.spec, save=save, probabilities=probabilities, confidence=confidence,
+    results = predictor.results(save=save, probabilities=probabilities, confidence=confidence,
         entropy=entropy, min_area=min_area, background=background,
     )  # fmt: skip
     folder = None if out is None else Path(out)
