@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +41,17 @@ def find() -> str | None:
 
 
 class Chromium:
-    """One page of a browser; `problems` has every error of its console and every blocked load."""
+    """One page of a browser; `problems` has every error of its console and every blocked load.
+
+    `addresses` has every address that it asked for.
+    """
 
     def __init__(self, width: int = 1200, height: int = 900):
         command = find()
         if command is None:
             raise FileNotFoundError("no Chromium is installed")
         self.problems: list[str] = []
+        self.addresses: list[str] = []
         self._numbers = itertools.count(1)
         self._profile = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         ours, theirs = os.pipe(), os.pipe()  # what the browser reads, what it writes
@@ -63,7 +68,7 @@ class Chromium:
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
+        for domain in ("Page", "Runtime", "Log", "Network"):
             self.call(f"{domain}.enable")
 
     def __enter__(self) -> Chromium:
@@ -95,9 +100,10 @@ class Chromium:
             raise RuntimeError(f"{method}: {answer['error']}")
         return answer["result"]
 
-    def open(self, page: Path, fragment: str = "") -> None:
-        """Load a file and wait until it is complete."""
-        self.call("Page.navigate", url=page.resolve().as_uri() + fragment)
+    def open(self, page: Path | str, fragment: str = "") -> None:
+        """Load a file, or an address, and wait until it is complete."""
+        address = page.resolve().as_uri() if isinstance(page, Path) else page
+        self.call("Page.navigate", url=address + fragment)
         self.run(
             "new Promise(r => document.readyState === 'complete' ? r() : (onload = () => r()))"
         )
@@ -110,6 +116,21 @@ class Chromium:
         if "exceptionDetails" in answer:
             raise RuntimeError(json.dumps(answer["exceptionDetails"]))
         return answer["result"].get("value")
+
+    def wait(self, expression: str, seconds: float = 30.0) -> Any:
+        """The value of an expression as soon as it is true. Raises TimeoutError."""
+        end = time.monotonic() + seconds
+        while not (value := self.run(expression)):
+            if time.monotonic() > end:
+                raise TimeoutError(f"never true: {expression}")
+            time.sleep(0.05)
+        return value
+
+    def choose(self, selector: str, file: Path) -> None:
+        """Put a file into the file field that a CSS selector names, as a person would."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file.resolve())])
 
     def press(self, key: str, code: int, text: str = "") -> None:
         """One key, as a keyboard would send it."""
@@ -132,6 +153,8 @@ class Chromium:
 
     def _note(self, event: dict[str, Any]) -> None:
         method, said = event.get("method"), event.get("params", {})
+        if method == "Network.requestWillBeSent":
+            self.addresses.append(said["request"]["url"])
         kind = (
             said.get("entry", {}).get("level") if method == "Log.entryAdded" else said.get("type")
         )

@@ -51,6 +51,15 @@ def push_command(
     decoder_only: Annotated[
         bool, typer.Option("--decoder-only", help="Leave out a frozen encoder from the Hub.")
     ] = False,
+    space: Annotated[
+        bool, typer.Option("--space", help="Also publish the page of `zoo demo` as a Space.")
+    ] = False,
+    space_repo: Annotated[
+        str | None, typer.Option(help="With --space: ORG/NAME of the Space, by default REPO.")
+    ] = None,
+    handler: Annotated[
+        bool, typer.Option("--handler", help="Add the handler.py of inference endpoints.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show files and card, upload nothing.")
     ] = False,
@@ -63,7 +72,8 @@ def push_command(
         model, repo, private=private, branch=branch, tag=tag, pull_request=pull_request,
         message=message, license=license, data_license=data_license, picture=picture,
         records=record or [], eval_results=eval_results, register_in=register,
-        decoder_only=decoder_only, dry_run=dry_run,
+        decoder_only=decoder_only, space=space, space_repo=space_repo, handler=handler,
+        dry_run=dry_run,
     )  # fmt: skip
     if as_json:
         fields: dict[str, Any] = {**vars(done), "row": None if done.row is None else vars(done.row)}
@@ -75,6 +85,8 @@ def push_command(
         print_line(f"\n{done.card}")
     else:
         print_line(done.pull_request or f"hf-hub:{done.repo}@{done.revision}")
+        if done.space is not None:
+            print_line(done.space)
         if done.row is not None:
             print_line(f"\n{done.row.text().rstrip()}")
 

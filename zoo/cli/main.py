@@ -17,6 +17,7 @@ import typer
 
 from zoo.cli.bench import bench_app, pick_command
 from zoo.cli.data import data_app, doctor_command
+from zoo.cli.demo import demo_command
 from zoo.cli.hub import import_command, pull_command, push_command, registry_app
 from zoo.cli.models import check_app, leaderboard_app, list_command, show_command
 from zoo.cli.train import finetune_command, quickstart_command, report_command
@@ -41,6 +42,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "eval": eval_command,
     "predict": predict_command,
     "export": export_command,
+    "demo": demo_command,
     "pick": pick_command,
     "push": push_command,
     "pull": pull_command,

@@ -41,6 +41,15 @@ from zoo.hub.folder import (
     save,
     write_weights,
 )
+from zoo.hub.publish import (
+    HANDLER,
+    REQUIREMENTS,
+    Space,
+    check_ours,
+    find_space,
+    handler_files,
+    push_space,
+)
 from zoo.hub.pull import MAX_CARD_BYTES
 from zoo.hub.row import Row, numbers, register, weights_key
 from zoo.records.record import PROTOCOL, Record, parse_record
@@ -60,6 +69,7 @@ from zoo.remote.files import check_snapshot, download
 
 if TYPE_CHECKING:
     from zoo.models.segmentation import SegmentationModel
+    from zoo.models.spec import ModelSpec
 
 MAX_IMAGE_BYTES = 5_000_000
 IMAGE_STARTS = {".png": b"\x89PNG\r\n\x1a\n", ".jpg": b"\xff\xd8\xff", ".jpeg": b"\xff\xd8\xff"}
@@ -70,7 +80,8 @@ class Pushed:
     """What a push did, or would do in a dry run.
 
     `revision` is the commit (None in a dry run), `changed` the files that differ from what was
-    there, `files` all files with their sizes in bytes, `row` the row for registry.yaml.
+    there, `files` all files with their sizes in bytes, `row` the row for registry.yaml, `space` the
+    address of the page, whose files are named spaces/ORG/NAME/FILE.
     """
 
     repo: str
@@ -80,6 +91,7 @@ class Pushed:
     card: str
     row: Row | None
     pull_request: str | None = None
+    space: str | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +151,9 @@ def push(
     eval_results: str | None = None,
     register_in: str | Path | None = None,
     decoder_only: bool = False,
+    space: bool = False,
+    space_repo: str | None = None,
+    handler: bool = False,
     dry_run: bool = False,
     licence: str | None = None,
     data_licence: str | None = None,
@@ -152,17 +167,26 @@ def push(
     result files of this model for the card, `eval_results` a benchmark on the Hub whose results
     page is to show the first of them. `register_in` is an overlay file that gets the model's row.
     `decoder_only` leaves the encoder out, which has to be bit for bit what a file on the Hub gives
-    at the commit that the model records; whoever loads the model gets it from there. `dry_run`
-    sends nothing.
+    at the commit that the model records; whoever loads the model gets it from there. `space` also
+    writes the page of `zoo demo` to the Space `space_repo`, by default one of the model's name;
+    `handler` adds what an inference endpoint runs. `dry_run` sends nothing.
 
-    Raises InputError for a model or a license that must not be pushed, and for an encoder that
-    cannot be left out; RunError where the Hub fails. The repository is then as it was.
+    Raises InputError for a model or a license that must not be pushed, for an encoder that cannot
+    be left out, and for a page or a handler that zoo did not write; RunError where the Hub fails.
+    The repository is then as it was.
     """
     license = renamed("licence", licence, "license", license)
     data_license = renamed("data_licence", data_licence, "data_license", data_license)
     options = PushOptions(private, branch, tag, pull_request, message, dry_run)
     task = Task(f"push to {repo}", Address(repo, None if branch == "main" else branch))
     _check(task, options)
+    if space_repo is not None and not space:
+        raise InputError("space_repo= (--space-repo) goes with space=True (--space).")
+    if space and pull_request:
+        raise InputError(
+            "A Space shows what was pushed; --space and --pull-request exclude each other."
+        )
+    page = find_space(space_repo or repo, hub_timeout()) if space else None
     with contextlib.ExitStack() as stack:
         try:
             scratch = stack.enter_context(scratch_folder(Path(tempfile.gettempdir()), "zoo-push-"))
@@ -188,10 +212,29 @@ def push(
             eval_results=eval_results,
             decoder_only=scratch if decoder_only else None,
         )
+        if handler:
+            plan = replace(plan, files={**plan.files, **handler_files()})
         done = _send(task, options, plan)
+    if page is not None:
+        done = _with_space(done, page, plan.described.spec, options)
     if register_in is not None and done.row is not None:
         register(Path(register_in), [done.row])
     return done
+
+
+def _with_space(done: Pushed, page: Space, spec: ModelSpec, options: PushOptions) -> Pushed:
+    """`done` with the page that was, or in a dry run would be, written to the Space."""
+    model = Address(done.repo, done.revision or "<commit>")
+    sent, changed = push_space(
+        page, spec, model, private=options.private, dry_run=options.dry_run, timeout=hub_timeout()
+    )
+    place = f"spaces/{page.task.repo}/"
+    return replace(
+        done,
+        space=page.url,
+        changed=[*done.changed, *(place + name for name in changed)],
+        files=done.files | {place + name: len(content) for name, content in sent.items()},
+    )
 
 
 def _check(task: Task, options: PushOptions) -> None:
@@ -330,6 +373,8 @@ def _send(task: Task, options: PushOptions, plan: UploadPlan) -> Pushed:
         listing = None
     except NoRevisionError:  # the branch is still to be created, on top of main
         listing = list_files(on_main, timeout)
+    if listing is not None:
+        check_ours(task, listing, plan.files.keys() & {HANDLER, REQUIREMENTS}, timeout)
     text = _card(task, plan, listing, timeout)
     files = {**plan.files, CARD: text.encode()}
     changed = upload.changed(files, listing)

@@ -71,7 +71,7 @@ class Task:
     goal: str
     address: Address
     advice: tuple[str, ...] = ()
-    kind: Literal["model", "dataset"] = "model"
+    kind: Literal["model", "dataset", "space"] = "model"
 
     @property
     def repo(self) -> str:

@@ -45,11 +45,17 @@ class Change:
 
 
 def create_repository(task: Task, private: bool, timeout: float) -> None:
-    """Create the repository; one that exists is left as it is."""
+    """Create the repository, a Space for gradio; one that exists is left as it is."""
     client.call(
         task,
         WRITE_PATIENCE * timeout,
-        lambda: client.api().create_repo(task.repo, private=private, exist_ok=True),
+        lambda: client.api().create_repo(
+            task.repo,
+            private=private,
+            exist_ok=True,
+            repo_type=task.kind,
+            space_sdk="gradio" if task.kind == "space" else None,
+        ),
     )
 
 
@@ -108,6 +114,7 @@ def _commit(task: Task, change: Change, timeout: float) -> Commit:
         made = client.api().create_commit(
             task.repo,
             operations,
+            repo_type=task.kind,
             commit_message=change.message,
             revision=None if change.pull_request else change.branch,
             create_pr=change.pull_request,

@@ -25,7 +25,8 @@ INVERTED = bytes(255 - value for value in range(256))
 class LoopbackHub:
     """The server; `tokens` are the bearer tokens it knows, `requests` is the log.
 
-    `writers` are the tokens that may write, `objects` the large files that were uploaded.
+    `writers` are the tokens that may write, `objects` the large files that were uploaded. The
+    repository of a Space is held as "spaces/ORG/NAME".
     """
 
     def __init__(self, port: int = 0, tokens: tuple[str, ...] = ("fake",)) -> None:
@@ -268,9 +269,9 @@ def _answer(hub: LoopbackHub, request: Request) -> Response:
     return error(404, "Sorry, we can't find the page you are looking for.")
 
 
-REPO = r"(?P<repo>[^/]+/[^/]+)"
+REPO = r"(?P<repo>(?:spaces/)?[^/]+/[^/]+)"
 REVISION = r"(?P<revision>refs/pr/\d+|[^/]+)"
-API = rf"/api/(?:models|datasets)/{REPO}"
+API = rf"/api/(?:models/|datasets/|(?=spaces/)){REPO}"
 ROUTES: list[tuple[tuple[str, ...], str, Route]] = [
     (("GET",), r"/api/models", reading.models),
     (("GET",), rf"{API}(?:/revision/(?P<revision>.+))?", reading.info),

@@ -35,9 +35,9 @@ def info(hub: LoopbackHub, request: Request, repo: str, revision: str | None) ->
     return answer_json(
         {
             "_id": commit[:24],
-            "id": repo,
+            "id": repo.removeprefix("spaces/"),
             "modelId": repo,
-            "author": repo.partition("/")[0],
+            "author": repo.removeprefix("spaces/").partition("/")[0],
             "sha": commit,
             "private": held.private,
             "gated": gated,

@@ -35,12 +35,16 @@ def create_repo(hub: LoopbackHub, request: Request) -> Response:
         return refused
     asked = request.content
     repo_id = f"{asked.get('organization') or 'user'}/{asked['name']}"
+    files = {".gitattributes": b"*.safetensors filter=lfs\n"}
+    if asked.get("type") == "space":
+        repo_id = f"spaces/{repo_id}"
+        text = f"---\ntitle: {asked['name']}\nemoji: x\nsdk: {asked['sdk']}\n---\n\nSee the docs.\n"
+        files["README.md"] = text.encode()
     url = f"{hub.endpoint}/{repo_id}"
     if repo_id in hub.repos:
         return answer_json({"error": "You already created this model repo", "url": url}, 409)
     private = asked.get("visibility") == "private" or asked.get("private") is True
-    hub.add_repo(repo_id, {".gitattributes": b"*.safetensors filter=lfs\n"}, private=private,
-                 readers=(request.token or "",))  # fmt: skip
+    hub.add_repo(repo_id, files, private=private, readers=(request.token or "",))
     return answer_json({"url": url, "name": repo_id})
 
 

@@ -1,0 +1,35 @@
+"""The verb that shows a trained model in the browser: `zoo demo`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from zoo.cli import BackendOption, PrecisionOption
+from zoo.cli.use import TrainedArgument
+from zoo.creation.locate import check_trained, is_exported
+from zoo.runtime.precision import check_precision
+
+
+def demo_command(
+    model: TrainedArgument,
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 is all.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="The port to listen on.")] = 7860,
+    max_megapixels: Annotated[float, typer.Option(help="The largest image.")] = 40.0,
+    max_upload_mb: Annotated[float, typer.Option(help="The largest file, in MB.")] = 50.0,
+    queue: Annotated[int, typer.Option(help="How many requests may wait.")] = 64,
+    concurrency: Annotated[int, typer.Option(help="How many images at the same time.")] = 1,
+    precision: PrecisionOption = "auto",
+    backend: BackendOption = "auto",
+) -> None:
+    """Show MODEL in the browser, for people and programs (REST)."""
+    check_precision(precision)
+    if not is_exported(model):
+        check_trained(model)
+    from zoo.demo.page import Limits, serve
+
+    limits = Limits(max_megapixels, max_upload_mb, queue, concurrency)
+    serve(model, host=host, port=port, limits=limits, precision=precision, backend=backend)
