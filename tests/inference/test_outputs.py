@@ -236,12 +236,23 @@ def test_polygons_need_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
         check_kinds(["palette", "geojson"])
 
 
-@pytest.mark.parametrize("classes", [1, 4])
-def test_quantities_of_a_model_from_one_pass(classes: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("classes", "options"),
+    [
+        (1, {}),
+        (4, {}),
+        (4, {"window": 64, "blend": "cut"}),
+        (1, {"window": 64, "blend": "gaussian", "tta": "flip"}),
+    ],
+)
+def test_quantities_of_a_model_from_one_pass(
+    classes: int, options: dict[str, Any], tmp_path: Path
+) -> None:
     model = create("unet-test_resnet", classes=classes, encoder_weights=None).eval()
     image = np.random.default_rng(0).integers(0, 256, (40, 70, 3), dtype=np.uint8)
     asked = {"probabilities": True, "confidence": True, "entropy": True}
-    found = Predictor(model, precision="fp32")(image, **asked)
+    options = options | {"precision": "fp32"}
+    found = Predictor(model, **options)(image, **asked)
     probabilities, count = found.probabilities, max(2, classes)
     assert probabilities is not None
     assert (probabilities.dtype, probabilities.shape) == (np.float32, (count, 40, 70))
@@ -252,7 +263,7 @@ def test_quantities_of_a_model_from_one_pass(classes: int, tmp_path: Path) -> No
     assert np.allclose(found.entropy, by_hand, atol=1e-5)
 
     kinds = ["npz", "confidence", "index"]
-    (written,) = zoo.predict(model, image, out=tmp_path, save=kinds, precision="fp32")
+    (written,) = zoo.predict(model, image, out=tmp_path, save=kinds, **options)
     assert (written.probabilities, written.confidence) == (None, None)
     with np.load(written.files["npz"]) as arrays:
         assert np.abs(arrays["probabilities"] - probabilities).max() <= 2**-12
