@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import io
 import json
+import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from helpers.hub_models import METRICS, tiny
 from helpers.record_examples import record
+from helpers.stripes import CLASSES as STRIPES
+from helpers.stripes import brightest, relabel, write_stripes
 from PIL import Image
 
 from zoo.common.errors import InputError
-from zoo.records.record import record_text
+from zoo.hub.folder import save_folder
+from zoo.records.record import record_text, write_record
 from zoo.training.charts import curves, latest, read_log, svg, write_curves
-from zoo.training.report import MAX_PICTURES, report
+from zoo.training.report import MAX_PICTURES, measure, report
+from zoo.training.score_charts import MOST_CLASSES, confusion_chart
 
 SCRIPT = "<script>alert(1)</script>"
 CLASSES = ["road", SCRIPT, "sky"]
@@ -227,6 +235,87 @@ def test_an_evaluation_replaces_the_validation_table(tmp_path: Path) -> None:
     assert "73.86 %" in text
     assert "camvid, split test, 233 images, 360 x 480 pixels" in text
     assert "Measured on the test split." in text
+
+
+def _table(page: _Page, name: str) -> list[str]:
+    lines = page.text.split("\n")
+    return [line for line in lines[lines.index(name) :] if line.strip()]
+
+
+def test_records_in_the_run_folder_are_found(tmp_path: Path) -> None:
+    run = _run(tmp_path)
+    write_record(record(split="val", chosen_on=None), run)
+    assert "Evaluation on val" in _page(run).text
+    path = write_record(record(), run / "results")
+    page = _page(run)
+    assert "Evaluation on test" in page.text
+    # of the matrix [[8, 2, 0], [1, 9, 0], [0, 0, 0]]
+    table = _table(page, "predicted as")
+    assert table[1:11] == [
+        "pixels", "of the class", "road", "car", "2", "20.00 %", "car", "road", "1", "10.00 %",
+    ]  # fmt: skip
+    assert {"80", "20", "90", "10"} <= set(_table(page, "Confusion matrix"))
+    assert "Reliability" not in page.text
+    path.write_text("{}")
+    with pytest.raises(InputError, match=re.escape(path.name)):
+        report(run)
+
+
+def test_an_evaluation_has_reliability_and_best_and_worst_images(tmp_path: Path) -> None:
+    data, run = write_stripes(tmp_path / "stripes"), _run(tmp_path)
+    relabel(data, "test/g.png", slice(4, 12), slice(36, 44), 0)  # 64 pixels of a car
+    page = _Page(report(run, measured=measure(brightest(STRIPES), data, "test")).read_text())
+    sure = np.exp(6) / (np.exp(6) + 2)
+    table = _table(page, "Evaluation on test")
+    rows = dict(zip(table[1::2], table[2::2], strict=False))
+    assert rows["pixel accuracy"] == f"{100 * 3776 / 3840:.2f} %"
+    assert rows["expected calibration error"] == f"{100 * (sure - 3776 / 3840):.2f} %"
+    assert rows["data"] == "stripes, split test, 2 images"
+    assert _table(page, "predicted as")[3:7] == ["road", "<b>car</b>", "64", "4.76 %"]
+    assert "Reliability" in page.text
+    # of g: road 640 / 704, sky 1, car 576 / 640
+    assert _table(page, "Worst images of test")[1] == "g: mIoU 93.6 %"
+    assert _table(page, "Best images of test")[1] == "f: mIoU 100.0 %"
+    urls = [str(attrs["src"]) for tag, attrs in page.tags if tag == "img"]
+    assert [url[:23] for url in urls] == ["data:image/webp;base64,"] * 2
+    assert (run / "report.html").stat().st_size < 100_000
+    first = (run / "report.html").read_bytes()
+    report(run, measured=measure(brightest(STRIPES), data, "test"))
+    assert (run / "report.html").read_bytes() == first
+
+
+def test_a_split_is_evaluated_and_val_is_shown_by_default(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_stripes(tmp_path / "stripes")
+    run = _run(tmp_path, data={"name": "stripes", "source": str(data), "classes": STRIPES})
+    training = {"dataset": "stripes", "recipe": "cnn", "seed": 0, "steps": 7, "chosen_on": "val"}
+    save_folder(tiny(classes=STRIPES), run / "best", training=training, metrics=METRICS)
+    page = _page(run)
+    assert _table(page, "Images of val")[1:5] == ["b", "c", "d", "e"]
+    page = _Page(report(run, split="val").read_text())
+    assert "val: its score is too good to report" in page.text
+    assert "Worst images of val" in page.text
+    shutil.rmtree(data)
+    assert "Images of val" not in _page(run).text
+    assert "The page has no images: The data that" in " ".join(capsys.readouterr().err.split())
+    with pytest.raises(InputError, match=r"cannot be used; --data \(data=\) says where it is now"):
+        report(run, split="test")
+
+
+def test_a_run_that_does_not_know_its_data(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"does not say where its data is\. Give it by --data"):
+        report(_run(tmp_path), split="test")
+
+
+def test_only_the_classes_with_the_most_errors_are_in_a_matrix() -> None:
+    count = MOST_CLASSES + 5
+    matrix = np.diag(np.full(count, 100))
+    matrix[:MOST_CLASSES, 0] += 1
+    names = [f"class {index}" for index in range(count)]
+    text = svg(confusion_chart(matrix, names))
+    assert f">class {MOST_CLASSES - 1}<" in text
+    assert f">class {MOST_CLASSES}<" not in text
 
 
 def test_pictures_are_inlined_up_to_a_limit(tmp_path: Path) -> None:

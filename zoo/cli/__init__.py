@@ -17,6 +17,41 @@ PrecisionOption = Annotated[str, typer.Option(help="fp32, bf16, fp16 or auto.")]
 BackendOption = Annotated[
     str, typer.Option(help="torch, onnxruntime, openvino or auto (torch; of a file, its own).")
 ]
+FoldOption = Annotated[
+    bool,
+    typer.Option(" /--no-fold", help="Leave BatchNorm apart from the convolutions before it."),
+]
+CompileOption = Annotated[
+    bool, typer.Option("--compile", help="Compile the network: faster after a minute, GPUs only.")
+]
+WindowOption = Annotated[
+    str,
+    typer.Option(
+        help="Sliding windows: their side in pixels as the network sees them, none, or auto for "
+        "images of more than 4 megapixels."
+    ),
+]
+OverlapOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Fraction of a window that it shares with the next; 0.25 by default.",
+        show_default=False,
+    ),
+]
+BlendOption = Annotated[
+    str, typer.Option(help="How windows are joined: cut, gaussian or auto (by the model).")
+]
+TtaOption = Annotated[
+    str,
+    typer.Option(help="Test-time augmentation: none, flip, or flip and scales: flip,0.75,1.25."),
+]
+BatchSizeOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Images of one size that are predicted at once; by their size by default.",
+        show_default=False,
+    ),
+]
 OverridesArgument = Annotated[
     list[str] | None,
     typer.Argument(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zoo.cli import DataOption, OverridesArgument, OverwriteOption, RegistryOption, plain
+from zoo.cli import DATA_HELP, DataOption, OverridesArgument, OverwriteOption, RegistryOption, plain
 from zoo.common.console import print_line, print_table
 from zoo.common.errors import InputError
 
@@ -133,12 +133,18 @@ def report_command(
     out: Annotated[
         Path | None, typer.Option(help="The HTML file; default RUN/report.html.")
     ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Evaluate the best model on this split, and show the scores.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help=f"Default: the run's data. {DATA_HELP}")
+    ] = None,
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write a self-contained HTML page about a run: curves, scores, images."""
     from zoo.training.report import report
 
-    print_line(str(report(run, out, overwrite)))
+    print_line(str(report(run, out, overwrite, split=split, data=data)))
 
 
 def quickstart_command(

@@ -12,10 +12,17 @@ from zoo.cli import (
     DATA_HELP,
     BackendOption,
     BackgroundOption,
+    BatchSizeOption,
+    BlendOption,
+    CompileOption,
     DataOption,
+    FoldOption,
     JsonOption,
+    OverlapOption,
     OverwriteOption,
     PrecisionOption,
+    TtaOption,
+    WindowOption,
 )
 from zoo.common.console import info, print_line, show
 from zoo.common.errors import InputError, escaped
@@ -90,6 +97,13 @@ def predict_command(
     overwrite: OverwriteOption = False,
     precision: PrecisionOption = "auto",
     backend: BackendOption = "auto",
+    fold: FoldOption = True,
+    compile: CompileOption = False,
+    window: WindowOption = "auto",
+    overlap: OverlapOption = None,
+    blend: BlendOption = "auto",
+    tta: TtaOption = "none",
+    batch_size: BatchSizeOption = None,
 ) -> None:
     """Segment images: masks, coloured overlays with a legend, and other files."""
     from zoo.inference.outputs import SAVE, check_kinds, check_min_area
@@ -111,6 +125,8 @@ def predict_command(
     for prediction in predict(
         model, inputs, out=out, split=split, data=dataset, background=background,
         overwrite=overwrite, precision=precision, save=kinds, min_area=min_area, backend=backend,
+        fold=fold, compile=compile, window=window, overlap=overlap, blend=blend, tta=tta,
+        batch_size=batch_size,
     ):  # fmt: skip
         files = [prediction.files[kind] for kind in kinds]
         print_line("\t".join(escaped(path) for path in files))

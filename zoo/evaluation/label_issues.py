@@ -10,10 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from zoo.common.console import progress_bar, warn
@@ -29,14 +28,11 @@ from zoo.data.pixels.masks import webp
 from zoo.data.pixels.overlay import as_rgb, comparison
 from zoo.data.split import as_recorded
 from zoo.evaluation.evaluate import check_classes, check_input
-from zoo.inference.tiling import predict_ids
-from zoo.models.layers import in_eval_mode
-from zoo.models.outputs import Outputs, full_size
+from zoo.inference.networks import TorchNetwork
+from zoo.inference.tiling import Tile, plan_windows, predict_tiles
 from zoo.models.segmentation import SegmentationModel
-from zoo.runtime.precision import resolve_precision
 from zoo.runtime.processes import default_device
 
-R = TypeVar("R")
 EXTRA, PURPOSE = "labels", "Comparing labels with a model (doctor --model)"
 PAIRS = 3
 """How many pairs of classes are named for one image."""
@@ -104,14 +100,12 @@ class LabelCheck:
                     "divide the images into folds (zoo data split --folds) and compare each with a "
                     "model that was trained on the others."
                 )
-        self.device = default_device()
-        self.precision = resolve_precision("auto", self.device)
+        self.network = TorchNetwork(self.model, precision="auto", device=default_device())
 
     def __call__(self) -> LabelIssues:
         """Predict every image of the splits, twice. Raises InputError where all is ignored."""
         images = sum(len(self.dataset.samples(split)) for split in self.splits)
-        self.model.to(self.device)
-        with progress_bar() as bar, in_eval_mode(self.model):
+        with progress_bar() as bar:
             task = bar.add_task("compare labels", total=2 * images)
             thresholds = self._thresholds(lambda: bar.advance(task))
             return self._issues(thresholds, lambda: bar.advance(task))
@@ -123,15 +117,16 @@ class LabelCheck:
         inspector = batched.LabelInspector(num_class=classes, store_results=False, verbose=False)
         pixels = 0
 
-        def learn(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> int:
-            valid = labels != IGNORE
-            if valid.any():
-                found = np.ascontiguousarray(probabilities[:, valid].T)
-                inspector.update_confident_thresholds(labels[valid].astype(np.intp), found)
-            return int(valid.sum())
-
-        for *_, parts in self._predictions(learn):
-            pixels += sum(count for _, _, count in parts)
+        for _, _, _, labels, tiles in self._predictions():
+            for tile in tiles:
+                here = labels[tile.rows, tile.columns]
+                valid = here != IGNORE
+                if valid.any():
+                    probabilities = _probabilities(tile)[:, valid].T
+                    inspector.update_confident_thresholds(
+                        here[valid].astype(np.intp), np.ascontiguousarray(probabilities)
+                    )
+                    pixels += int(valid.sum())
             after_image()
         if not pixels:
             raise InputError(
@@ -145,28 +140,26 @@ class LabelCheck:
         self, thresholds: NDArray[np.float32], after_image: Callable[[], None]
     ) -> LabelIssues:
         classes = self.dataset.classes
-
-        def compare(labels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> _Compared:
-            return _compare(labels, probabilities, thresholds)
-
         found: list[DisputedImage] = []
         pictures: dict[DisputedImage, bytes] = {}
         counts = np.zeros((len(classes), len(classes)), np.int64)
         labelled = np.zeros(len(classes), np.int64)
-        for split, sample, image, labels, parts in self._predictions(compare):
-            after_image()
-            valid = labels != IGNORE
-            if not valid.any():
-                continue
+        for split, sample, image, labels, tiles in self._predictions():
             whole = _Compared(
                 np.empty(labels.shape, np.float32),
                 np.empty(labels.shape, np.uint8),
                 np.empty(labels.shape, np.bool_),
             )
-            planes: tuple[NDArray[Any], ...] = whole
-            for rows, columns, part in parts:
-                for plane, here in zip(planes, part, strict=True):
-                    plane[rows, columns] = here
+            for tile in tiles:
+                place = (tile.rows, tile.columns)
+                part = _compare(labels[place], _probabilities(tile), thresholds)
+                whole.quality[place] = part.quality
+                whole.predicted[place] = part.predicted
+                whole.disputed[place] = part.disputed
+            after_image()
+            valid = labels != IGNORE
+            if not valid.any():
+                continue
             here_counts = np.zeros_like(counts)
             places = (labels[whole.disputed], whole.predicted[whole.disputed])
             np.add.at(here_counts, places, 1)
@@ -200,41 +193,21 @@ class LabelCheck:
         )
 
     def _predictions(
-        self, reduce: Callable[[NDArray[np.uint8], NDArray[np.float32]], R]
-    ) -> Iterator[tuple[str, Sample, Pixels, NDArray[np.uint8], list[tuple[slice, slice, R]]]]:
-        """Each image with its labels, and what `reduce` makes of each part, one after another.
-
-        It gets the labels h x w and probabilities K x h x w of a window, or of the whole image.
-        """
+        self,
+    ) -> Iterator[tuple[str, Sample, Pixels, NDArray[np.uint8], Iterator[Tile]]]:
+        """Each image H x W x C with its labels H x W and what the model says, one after another."""
+        spec = self.model.spec
         for split in self.splits:
             samples = self.dataset.samples(split)
             for (index,), images, masks in EvalLoader(self.dataset, split, batch_pixels=1):
                 labels: NDArray[np.uint8] = masks[0].numpy()
-                parts = self._parts(images, labels, reduce)
-                yield split, samples[index], images[0].permute(1, 2, 0).numpy(), labels, parts
-
-    def _parts(
-        self,
-        images: torch.Tensor,
-        labels: NDArray[np.uint8],
-        reduce: Callable[[NDArray[np.uint8], NDArray[np.float32]], R],
-    ) -> list[tuple[slice, slice, R]]:
-        parts: list[tuple[slice, slice, R]] = []
-
-        def see(outputs: Outputs, rows: slice, columns: slice) -> None:
-            probabilities = _probabilities(outputs)
-            parts.append((rows, columns, reduce(labels[rows, columns], probabilities)))
-
-        predict_ids(self.model, images, precision=self.precision, device=self.device, on_logits=see)
-        return parts
+                tiles = predict_tiles(self.network, spec, images, plan_windows(spec, *labels.shape))
+                yield split, samples[index], images[0].permute(1, 2, 0).numpy(), labels, tiles
 
 
-def _probabilities(outputs: Outputs) -> NDArray[np.float32]:
-    """K x h x w of the only image; of a model of one class, those of the background and of it."""
-    logits = full_size(outputs)[0].float()
-    if len(logits) == 1:
-        logits = torch.cat([torch.zeros_like(logits), logits])
-    found: NDArray[np.float32] = logits.softmax(dim=0).cpu().numpy()
+def _probabilities(tile: Tile) -> NDArray[np.float32]:
+    """K x h x w of the only image."""
+    found: NDArray[np.float32] = tile.probabilities()[0].cpu().numpy()
     return found
 
 

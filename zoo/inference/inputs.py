@@ -18,7 +18,7 @@ from zoo.common.errors import InputError, printable, shortened, type_words
 from zoo.common.files import written_files
 from zoo.data.formats.pairs import list_files
 from zoo.data.pixels.images import Pixels, array_pixels, picture_pixels, read_pixels
-from zoo.data.pixels.opening import ARRAY_EXTENSIONS, IMAGE_EXTENSIONS
+from zoo.data.pixels.opening import ARRAY_EXTENSIONS, IMAGE_EXTENSIONS, PixelError
 from zoo.models.spec import ModelSpec
 
 IMAGE_SUFFIXES = {*IMAGE_EXTENSIONS, *ARRAY_EXTENSIONS}
@@ -40,6 +40,16 @@ class Item:
 
     def pixels(self, spec: ModelSpec) -> Pixels:
         """The image as `spec` takes it, uint8 H x W x C. Raises InputError as `read_pixels`."""
+        try:
+            return self._pixels(spec)
+        except PixelError as error:
+            if error.found is None:
+                raise
+            raise InputError(
+                f"{self.image} has {error.found} channels, {spec.name} takes {spec.in_chans}."
+            ) from error
+
+    def _pixels(self, spec: ModelSpec) -> Pixels:
         if isinstance(self.given, Path):
             return read_pixels(self.given, spec.in_chans, spec.value_range)
         if isinstance(self.given, Image.Image):

@@ -353,7 +353,16 @@ class Results:
 def _statistics(
     mask: NDArray[np.uint8], measures: dict[Measure, NDArray[np.float32]], spec: ModelSpec
 ) -> dict[str, Any]:
-    """The size of a mask, the pixels of each class in it, and means over them."""
+    """The size of a mask, the pixels of each class in it, and means over them.
+
+    Raises InputError where a quantity is not finite.
+    """
+    for measure, values in measures.items():
+        if not np.isfinite(values.sum()):
+            raise InputError(
+                f"The network gives no numbers (NaN) as {measure} of this image. Try --precision "
+                "fp32 (precision=)."
+            )
     counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)
     means: dict[str, NDArray[Any]] = {
         measure: np.bincount(mask.ravel(), values.ravel(), IGNORE + 1)

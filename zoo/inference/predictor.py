@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -10,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from zoo.common.console import track
+from zoo.common.console import progress_bar
 from zoo.common.errors import InputError, RunError, indented, join_problems
 from zoo.common.files import OutputFolder
 from zoo.data.dataset import Dataset
@@ -29,11 +34,23 @@ from zoo.inference.outputs import (
     measured,
     output_names,
 )
-from zoo.inference.tiling import Tile, plan_windows, predict_tiles
+from zoo.inference.tiling import (
+    NO_TTA,
+    Source,
+    Tile,
+    Tta,
+    Windows,
+    plan_windows,
+    predict_tiles,
+)
 from zoo.models.segmentation import SegmentationModel
+from zoo.models.spec import whole_number
 
 TRAINING = ("dataset", "recipe", "recipe_hash", "seed")
 """What a JSON file says of a model's training."""
+BATCH_PIXELS = {"cpu": 2**20, "accelerator": 2**23}
+"""How many pixels, as the network sees them, are predicted at once; one image may have more."""
+MOST_THREADS = 8
 NAMED = 10
 """How many broken images an error names."""
 
@@ -46,11 +63,16 @@ class Predictor:
     """A trained model that is ready to segment images.
 
     `model`: a run folder, a model folder, a repository, a name that stands for trained weights, a
-    file of `zoo export`, or a model, which stays as it is. `backend`: torch, onnxruntime, openvino,
+    model, which stays as it is, or a file of `zoo export`. `backend`: torch, onnxruntime, openvino,
     or auto for torch, and for a file what it was exported for. `precision`: fp32, bf16, fp16, or
-    auto for the fastest that backend and device have. `device`: None for the accelerator, or the
-    CPU without one. `spec` describes the model, `identity` says which weights it has and `settings`
-    how it is run. Raises InputError for what cannot be predicted with.
+    auto for the fastest that backend and device have. `fold` makes BatchNorm a part of the
+    convolutions before it, `compile` compiles the network, on GPUs only. `window`, `overlap`
+    and `blend` are those of `plan_windows`, `tta` that of `Tta.parse`. `device`: None for the
+    accelerator, or the CPU without one. `batch_size` is how many images of one size are predicted
+    at once, by default as many as have `BATCH_PIXELS` pixels together.
+
+    `spec` describes the model, `identity` says which weights it has and `settings` how it is run.
+    Raises InputError for what cannot be predicted with.
     """
 
     def __init__(
@@ -59,9 +81,21 @@ class Predictor:
         *,
         backend: str = "auto",
         precision: str = "auto",
+        fold: bool = True,
+        compile: bool = False,
+        window: int | str | None = "auto",
+        overlap: float | None = None,
+        blend: str = "auto",
+        tta: str = "none",
         device: torch.device | str | None = None,
+        batch_size: int | None = None,
     ):
-        opened = open_network(model, backend=backend, precision=precision, device=device)
+        self.batch_size = None
+        if batch_size is not None:
+            self.batch_size = whole_number("batch_size", batch_size, "a number of images")
+        opened = open_network(
+            model, backend=backend, precision=precision, device=device, fold=fold, compile=compile
+        )
         self.network, self.spec = opened.network, opened.spec
         known = opened.training or {}
         self.identity = {
@@ -69,16 +103,46 @@ class Predictor:
             "weights": opened.weights,
             **{key: known[key] for key in TRAINING if key in known},
         }
+        self.tta = Tta.parse(tta, self.network.size or self.spec.window)
+        self._windows: dict[str, Any] = {"window": window, "overlap": overlap, "blend": blend}
+        self.windows(*self.spec.example_size())  # what cannot be is said now
+        if self.tta != NO_TTA and self.network.ids_only:
+            raise InputError(
+                f"This file of {self.spec.name} gives class ids, so there are no probabilities to "
+                "average. Export the model without --argmax for that."
+            )
 
     @property
     def settings(self) -> dict[str, Any]:
-        """How images are predicted: what records and the files beside predictions state."""
-        network = self.network
+        """How images are predicted: what records and the files beside predictions state.
+
+        `window` is auto, None for whole images, or a side in pixels.
+        """
+        network, asked = self.network, self._windows["window"]
+        plan = self.windows(*self.spec.example_size())
+        side = int(asked) if isinstance(asked, str) and asked.isdecimal() else asked
         return {
             "backend": network.backend,
             "precision": network.precision,
             "folded": network.folded,
+            "window": None if side == "none" else side,
+            "overlap": plan.overlap,
+            "blend": plan.blend,
+            "tta": str(self.tta),
         }
+
+    def windows(self, height: int, width: int) -> Windows:
+        """How an image of `height` x `width` pixels is divided."""
+        return plan_windows(self.spec, height, width, size=self.network.size, **self._windows)
+
+    def tiles(self, images: torch.Tensor | Source) -> Iterator[Tile]:
+        """The scores of images, uint8 B x C x H x W, or of a source, part by part."""
+        if isinstance(images, torch.Tensor):
+            height, width = images.shape[-2:]
+        else:
+            height, width = images.height, images.width
+        windows = self.windows(height, width)
+        return predict_tiles(self.network, self.spec, images, windows, self.tta)
 
     def results(self, **wanted: Unpack[Wanted]) -> Results:
         """What a call asks for, see `check_results`.
@@ -104,7 +168,7 @@ class Predictor:
             raise InputError(f"One image was expected, got {len(items)}. Use stream() for several.")
         results = self.results(**wanted)
         pixels = items[0].pixels(self.spec)
-        mask, measures = self._predicted(pixels, results.measures)
+        ((mask, measures),) = self._predicted([pixels], results.measures)
         return results.finish(items[0].image, items[0].name, pixels, mask, measures)
 
     def stream(
@@ -115,7 +179,9 @@ class Predictor:
         overwrite: bool = False,
         **wanted: Unpack[Wanted],
     ) -> Iterator[Prediction]:
-        """Segment images one after another, in their order; nothing is kept.
+        """Segment images, whose results come in their order; nothing is kept.
+
+        Threads read the next images and write the last ones while the network runs.
 
         `inputs`: files, folders, patterns, arrays, images of PIL or tensors, one or many, or an
         iterator over them. With `out`, files are written below it, of the kinds `save` (a name or
@@ -159,39 +225,91 @@ class Predictor:
         target: OutputFolder | None,
         results: Results,
     ) -> Iterator[Prediction]:
-        broken: list[str] = []
-        count = 0
-        total = len(items) if isinstance(items, Sequence) else None
         about = {"model": self.identity, "settings": self.settings}
-        for item in track(items, "predict", total):
-            count += 1
-            try:
-                image = item.pixels(self.spec)
-                mask, measures = self._predicted(image, results.measures)
-                found = results.finish(
-                    item.image, item.name, image, mask, measures, target, about
-                )  # fmt: skip
-            except InputError as error:
-                said = indented(error)
-                broken.append(said if str(item.image) in said else f"{item.image}: {said}")
-                continue
-            yield found
+        total = len(items) if isinstance(items, Sequence) else None
+        broken: list[str] = []
+        count, most = 0, 1
+        following = iter(items)
+        reading: deque[tuple[Item, Future[Pixels]]] = deque()
+        finishing: deque[tuple[Item, Future[Any]]] = deque()  # predictions, and what failed before
+        with _threads() as threads, progress_bar() as bar:
+            task = bar.add_task("predict", total=total)
+            while True:
+                batch: list[tuple[Item, Pixels]] = []
+                while len(batch) < most:
+                    ahead = itertools.islice(following, max(0, 2 * most - len(reading)))
+                    reading.extend((item, threads.submit(item.pixels, self.spec)) for item in ahead)
+                    if not reading:
+                        break
+                    item, read = reading[0]
+                    if read.exception() is not None:
+                        finishing.append(reading.popleft())
+                        continue
+                    if batch and read.result().shape != batch[0][1].shape:
+                        break
+                    batch.append((item, read.result()))
+                    reading.popleft()
+                    most = self._most(read.result())
+                if batch:
+                    predicted = self._predicted([p for _, p in batch], results.measures)
+                    for (item, pixels), one in zip(batch, predicted, strict=True):
+                        finished = threads.submit(
+                            results.finish, item.image, item.name, pixels, *one, target, about
+                        )
+                        finishing.append((item, finished))
+                while finishing and (
+                    finishing[0][1].done() or len(finishing) > 2 * most or not batch
+                ):
+                    item, finished = finishing.popleft()
+                    count += 1
+                    bar.advance(task)
+                    try:
+                        prediction: Prediction = finished.result()
+                    except InputError as error:
+                        said = indented(error)
+                        broken.append(said if str(item.image) in said else f"{item.image}: {said}")
+                    else:
+                        yield prediction
+                if not batch and not reading:
+                    break
         if broken:
             header = f"{len(broken)} of {count} images cannot be predicted"
             if len(broken) == count:
                 raise InputError(join_problems(f"{header}:", broken, NAMED))
             raise BrokenImagesError(join_problems(f"{header}, the others are done:", broken, NAMED))
 
+    def _most(self, image: Pixels) -> int:
+        """How many images of this size are predicted at once."""
+        if self.batch_size is not None:
+            return self.batch_size
+        height, width = self.spec.input_size(*image.shape[:2])
+        most = BATCH_PIXELS["cpu" if self.network.device.type == "cpu" else "accelerator"]
+        return max(1, most // (height * width))
+
     def _predicted(
-        self, image: Pixels, wanted: Collection[Measure]
-    ) -> tuple[NDArray[np.uint8], dict[Measure, NDArray[np.float32]]]:
-        """Class ids, uint8 H x W, of one uint8 image H x W x C, and the quantities `wanted`."""
-        batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).unsqueeze(0)
-        height, width = image.shape[:2]
-        windows = plan_windows(self.spec, height, width, size=self.network.size)
-        tiles = predict_tiles(self.network, self.spec, batch, windows)
-        ids, measures = assembled(tiles, (1, height, width), wanted)
-        return ids[0], {measure: values[0] for measure, values in measures.items()}
+        self, images: Sequence[Pixels], wanted: Collection[Measure]
+    ) -> list[tuple[NDArray[np.uint8], dict[Measure, NDArray[np.float32]]]]:
+        """Class ids, uint8 H x W, of each of some images uint8 H x W x C of one size.
+
+        With them the quantities `wanted`.
+        """
+        batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+        shape = (len(images), *images[0].shape[:2])
+        ids, measures = assembled(self.tiles(batch), shape, wanted)
+        return [
+            (ids[index], {measure: values[index] for measure, values in measures.items()})
+            for index in range(len(images))
+        ]
+
+
+@contextlib.contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    """Threads for reading and writing; what has not begun when the block ends is dropped."""
+    threads = ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1), "zoo-predict")
+    try:
+        yield threads
+    finally:
+        threads.shutdown(cancel_futures=True)
 
 
 def assembled(
@@ -248,7 +366,8 @@ def predict(
             else "Give either images or a split (--split), not both."
         )
     predictor = model if isinstance(model, Predictor) else Predictor(model, **options)
-    results = predictor.results(save=save, probabilities=probabilities, confidence=confidence,
+    results = predictor.results(
+        save=save, probabilities=probabilities, confidence=confidence,
         entropy=entropy, min_area=min_area, background=background,
     )  # fmt: skip
     folder = None if out is None else Path(out)

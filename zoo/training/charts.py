@@ -33,12 +33,14 @@ SERIES = {
 }
 """The series of the three panels with their colours, readable on white and on black."""
 
+GREY = "#7a7f87"
+"""The colour of axes and rules."""
+
 CURVES = ("curves.svg", "curves.png")
 """What `write_curves` writes into a run folder."""
 
 _NUMBERS = ("loss", "lr", "train_loss", "val_loss", "seconds")
 _BY_STEP = ("training, steps", "learning rate")
-_GREY = "#7a7f87"
 _WIDTH = 640
 _MAX_POINTS = 400
 
@@ -113,13 +115,13 @@ def curves(log: list[Event]) -> altair.VConcatChart:
             starts.append((str(stage), before / length))
         before = event["step"]
     rules = _data([{"x": start} for _, start in starts[1:]]).mark_rule(
-        strokeDash=[4, 3], color=_GREY
+        strokeDash=[4, 3], color=GREY
     )
     # the stages' names above the first panel, each cut to the width of its stage
     bounds = [start / end * _WIDTH for _, start in starts] + [_WIDTH]
     names = [
         _data([{"name": name}])
-        .mark_text(align="left", fontSize=11, color=_GREY, limit=max(right - left - 6, 12))
+        .mark_text(align="left", fontSize=11, color=GREY, limit=max(right - left - 6, 12))
         .encode(x=alt.value(left + 3), y=alt.value(-7), text="name:N")
         for (name, _), (left, right) in zip(starts, itertools.pairwise(bounds), strict=True)
     ]
@@ -142,11 +144,15 @@ def curves(log: list[Event]) -> altair.VConcatChart:
         alt.layer(*marks).properties(width=_WIDTH, height=height)
         for marks, height in ((loss, 190), (miou, 190), (rate, 90))
     ]
-    chart = alt.vconcat(*panels, spacing=16).resolve_scale(color="independent")
+    return styled(alt.vconcat(*panels, spacing=16).resolve_scale(color="independent"))
+
+
+def styled(chart: altair.VConcatChart) -> altair.VConcatChart:
+    """The chart with a transparent background and the colours and fonts of a page."""
     return (
         chart.configure(background="transparent", font="system-ui, sans-serif")
         .configure_view(stroke=None)
-        .configure_axis(gridColor="#88888840", domainColor=_GREY, tickColor=_GREY)
+        .configure_axis(gridColor="#88888840", domainColor=GREY, tickColor=GREY)
     )
 
 

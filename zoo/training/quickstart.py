@@ -10,18 +10,16 @@ from zoo.common.errors import InputError
 from zoo.common.files import write_bytes, write_text
 from zoo.creation.create import DEFAULT
 from zoo.data.load import load_dataset
-from zoo.data.pixels.masks import png, read_pair
-from zoo.data.pixels.overlay import comparison
+from zoo.data.pixels.masks import png
 from zoo.data.scenes import write_scenes
-from zoo.evaluation.evaluate import evaluate, write_result
+from zoo.evaluation.evaluate import write_result
+from zoo.evaluation.pictures import compared
 from zoo.hub.encoders import hub_answers
-from zoo.hub.folder import load_folder
-from zoo.inference.predictor import Predictor
 from zoo.leaderboard import build
 from zoo.records.record import record_text
 from zoo.registry.resolve import resolve
 from zoo.training.finetune import finetune
-from zoo.training.report import report
+from zoo.training.report import measure, report
 
 MODEL = "unet-resnet18"
 RECIPE = "quickstart"
@@ -47,15 +45,13 @@ def quickstart(out: Path) -> str:
         info("The Hugging Face Hub does not answer: the encoder starts from random weights.")
     run = out / "run"
     finetune(MODEL, data, recipe=RECIPE, out=run, encoder_weights=weights)
-    record = write_result(evaluate(load_folder(run / "best"), data, split="test"), out / "results")
+    dataset, best = load_dataset(data), run / "best"
+    measured = measure(best, dataset, "test")
+    record = write_result(measured.evaluation, out / "results")
     write_text(run / "eval.json", record_text(record))
-    dataset, predictor = load_dataset(data), Predictor(run / "best", precision="fp32")
-    for sample in dataset.samples("test")[:SHOWN]:
-        image, truth = read_pair(sample, dataset)
-        predicted = predictor(image).mask
-        compared = comparison(image, truth, predicted, dataset.classes, dataset.palette)
-        write_bytes(run / "pictures" / f"{sample.name}.png", png(compared))
-    page = report(run, out / "report.html")
+    for sample, picture in compared(best, dataset, dataset.samples("test")[:SHOWN]):
+        write_bytes(run / "pictures" / f"{sample.name}.png", png(picture))
+    page = report(run, out / "report.html", measured=measured)
     build.write(out / "results", out)
     ious = {name: iou for name, iou in record.metrics.iou_per_class.items() if iou is not None}
     lowest = min(ious, key=lambda name: ious[name])

@@ -2,33 +2,53 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoo.common.class_lists import default_palette
+from zoo.common.console import info
 from zoo.common.errors import InputError, join_problems
 from zoo.common.files import OutputFolder, read_json
-from zoo.common.html import render
+from zoo.common.html import data_url, render
+from zoo.data.dataset import Dataset, Sample
+from zoo.data.load import load_dataset
+from zoo.data.pixels.masks import webp
+from zoo.data.split import as_recorded, recorded_data
 from zoo.records.hashed import describe
 from zoo.records.metrics import METRICS
-from zoo.records.record import Record, read_record
+from zoo.records.record import read_record
 from zoo.training.charts import curves, latest, read_log, svg
+from zoo.training.score_charts import MOST_CLASSES, confusion_chart, reliability_chart
+
+if TYPE_CHECKING:
+    from zoo.evaluation.calibration import Calibration
+    from zoo.evaluation.evaluate import Evaluation
+    from zoo.models.segmentation import SegmentationModel
 
 MAX_PICTURES = 24
-"""How many images one page holds; further ones are counted, not shown."""
+"""How many images of RUN/pictures one page holds; further ones are counted, not shown."""
+SHOWN = 4
+"""How many of the best images, of the worst and of the others a page shows."""
+PAIRS = 12
+"""How many pairs of classes are named."""
+LONGEST = 320
+"""The longest side in pixels of each panel of an image."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NONE = "\u2013"
 _STATES = {"finished": "finished", "early": "stopped early", "interrupted": "interrupted"}
 
-T = TypeVar("T", bound=BaseModel)
+T = TypeVar("T")
+Model = TypeVar("Model", bound=BaseModel)
 Byte = Annotated[int, Field(ge=0, le=255)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -71,12 +91,55 @@ class ResultFile(_Lenient):
     precision: str | None = None
 
 
-def report(run: Path, out: Path | None = None, overwrite: bool = False) -> Path:
+@dataclass(frozen=True)
+class Measured:
+    """A model's evaluation on a split, and how well it is calibrated there."""
+
+    evaluation: Evaluation
+    calibration: Calibration
+
+
+def measure(model: str | Path, data: str | Path | Dataset, split: str) -> Measured:
+    """Evaluate a model once, as `evaluate` does. Raises as that does."""
+    from zoo.evaluation.calibration import Calibration
+    from zoo.evaluation.evaluate import evaluate
+
+    calibration = Calibration()
+    found = evaluate(model, data, split=split, on_logits=calibration.add)
+    return Measured(found, calibration)
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """What a page shows of an evaluation: `rows` are its facts in words."""
+
+    split: str
+    rows: dict[str, str]
+    classes: Sequence[str]
+    iou_per_class: Mapping[str, float | None]
+    matrix: NDArray[np.int64]
+    calibration: Calibration | None = None
+
+
+def report(
+    run: Path,
+    out: Path | None = None,
+    overwrite: bool = False,
+    *,
+    split: str | None = None,
+    data: str | Path | Dataset | None = None,
+    measured: Measured | None = None,
+) -> Path:
     """Write the page about the run folder `run` to `out` (run/report.html) and return its path.
 
-    The run may be in any state. The page needs no other file and no network. Raises InputError
-    where `run` is not a run folder, where one of its files is damaged, and where `OutputFolder`
-    refuses to replace `out`.
+    The run may be in any state. With `split` its best model is evaluated on that split of `data`,
+    by default of the data that it was trained on, and the page has its scores, best and worst
+    images; `measured` is such an evaluation that was made before. Without them it has the scores of
+    run/eval.json or of a record that `zoo eval --out` wrote into the run folder, and some images of
+    val where the data is found. The page needs no other file and no network.
+
+    Raises InputError where `run` is not a run folder, where one of its files is damaged, where
+    `OutputFolder` refuses to replace `out`, and as `evaluate` does.
     """
     if not (run / "run.json").is_file():
         raise InputError(
@@ -87,9 +150,11 @@ def report(run: Path, out: Path | None = None, overwrite: bool = False) -> Path:
     inputs = [path for path in run.rglob("*") if path.suffix != ".html"]
     target = OutputFolder(out.parent, [out.name], inputs=inputs, overwrite=overwrite, shared=True)
     facts, log = _read(run / "run.json", RunFile), read_log(run / "log.jsonl")
-    result_file, record_file = run / "result.json", run / "eval.json"
+    result_file = run / "result.json"
     result = _read(result_file, ResultFile) if result_file.is_file() else None
-    record = read_record(record_file) if record_file.is_file() else None
+    if split is not None:
+        measured = measure(run, _data_of(run) if data is None else data, split)
+    scores = _scores_of_record(run) if measured is None else _scores(measured)
     epochs = latest(log, "epoch")
     best = next((event for event in reversed(epochs) if event.get("best")), None)
 
@@ -112,11 +177,12 @@ def report(run: Path, out: Path | None = None, overwrite: bool = False) -> Path:
 
     # the IoU of each class: in the evaluation, else in the best epoch
     names, classes = facts.data.classes, None
-    if record is not None:
-        ious, measured_on = record.metrics.iou_per_class, f"the {record.split} split"
+    ious: Mapping[str, float | None] | None
+    if scores is not None:
+        ious, measured_on = scores.iou_per_class, f"the {scores.split} split"
     elif best is not None:
         ious, measured_on = best.get("iou_per_class"), f"validation in epoch {best['epoch']}"
-    if record is not None or best is not None:
+    if scores is not None or best is not None:
         colours = dict(zip(names, facts.data.palette or default_palette(len(names)), strict=False))
         rows = [(name, colours.get(name), _percent(iou, 1)) for name, iou in (ious or {}).items()]
         classes = {"measured_on": measured_on, "rows": rows}
@@ -127,23 +193,28 @@ def report(run: Path, out: Path | None = None, overwrite: bool = False) -> Path:
     recipe = {"recipe": facts.recipe_name, "overrides": ", ".join(overrides) or "none"}
 
     pictures = sorted(path for path in (run / "pictures").glob("[!.]*.png") if path.is_file())
-    images = []
-    for path in pictures[:MAX_PICTURES]:
-        content = path.read_bytes()
-        if not content.startswith(_PNG):
-            raise InputError(f"{path} is not a PNG image; remove it and make the report again.")
-        encoded = base64.b64encode(content).decode("ascii")
-        images.append((path.stem, f"data:image/png;base64,{encoded}"))
+    galleries = [] if measured is None else _best_and_worst(measured.evaluation, not pictures)
+    if pictures:
+        galleries.append(("Images", [_stored(path) for path in pictures[:MAX_PICTURES]]))
+    elif measured is None:
+        galleries += _examples(run, data)
 
     text = render(
         "training/report.html",
         title=f"{facts.model} on {facts.data.name}",
         summary=summary,
-        split=record and record.split,
-        evaluation=_evaluation(record) if record else {},
+        scores=scores,
         chart=Markup(svg(curves(log))) if log else None,
         classes=classes,
-        images=images,
+        confusion=Markup(svg(confusion_chart(scores.matrix, scores.classes))) if scores else None,
+        most_classes=MOST_CLASSES,
+        pairs=_pairs(scores) if scores else [],
+        reliability=(
+            Markup(svg(reliability_chart(scores.calibration)))
+            if scores and scores.calibration
+            else None
+        ),
+        galleries=galleries,
         more_images=max(len(pictures) - MAX_PICTURES, 0),
         recipe={**recipe, **dict(_flat(facts.recipe))},
         environment=facts.env,
@@ -151,24 +222,60 @@ def report(run: Path, out: Path | None = None, overwrite: bool = False) -> Path:
     return target.write(out.name, text.encode("utf-8"))
 
 
-def _read(path: Path, kind: type[T]) -> T:
+def _read(path: Path, kind: type[Model]) -> Model:
     try:
         return kind.model_validate(read_json(path))
     except ValidationError as error:
         raise InputError(join_problems(f"{path} has problems:", describe(error))) from error
 
 
-def _evaluation(record: Record) -> dict[str, str]:
+def _data_of(run: Path) -> Dataset:
+    """The data set that the run was trained on, from where its run.json says that it was."""
+    source = (recorded_data(run) or {}).get("source")
+    if not isinstance(source, str):
+        raise InputError(f"{run} does not say where its data is. Give it by --data (data=).")
+    try:
+        return load_dataset(source)
+    except InputError as error:
+        raise InputError(
+            f"The data that {run} was trained on cannot be used; --data (data=) says where it is "
+            f"now. {error}"
+        ) from error
+
+
+def _scores(measured: Measured) -> _Scores:
+    found, error = measured.evaluation, measured.calibration.ece
+    chosen_on = (found.model.provenance or {}).get("chosen_on")
+    too_good = ": its score is too good to report" if chosen_on == found.split else ""
+    rows = {
+        **_metric_rows(found.metrics),
+        "expected calibration error": _percent(error, 2),
+        "data": f"{found.dataset.name}, split {found.split}, {len(found.per_image)} images",
+        "chosen on": (chosen_on or "nothing") + too_good,
+        "device": f"{found.device}, {found.precision}",
+    }
+    return _Scores(
+        found.split, rows, found.dataset.classes, found.metrics["iou_per_class"],
+        found.confusion.matrix, measured.calibration,
+    )  # fmt: skip
+
+
+def _scores_of_record(run: Path) -> _Scores | None:
+    """The scores of eval.json, else of the newest record in the folder, one of test before others.
+
+    `zoo eval --out` names records DATA-SPLIT--MODEL--...; they may lie in a folder of the run.
+    """
+    files = [run / "eval.json"] if (run / "eval.json").is_file() else []
+    files = files or [*run.glob("*--*--*.json"), *run.glob("[!.]*/*--*--*.json")]
+    records = [read_record(path) for path in files]
+    if not records:
+        return None
+    record = max(records, key=lambda one: (one.split == "test", one.date, one.record_hash or ""))
     size = "native sizes" if record.size is None else "{} x {} pixels".format(*record.size)
     if record.input_size is not None:
         size += ", network input {} x {}".format(*record.input_size)
-    metrics = {
-        metric.title: _percent(getattr(record.metrics, metric.key), 2)
-        for metric in METRICS
-        if metric.report and not metric.per_class
-    }
-    return {
-        **metrics,
+    rows = {
+        **_metric_rows(vars(record.metrics)),
         "data": f"{record.dataset}, split {record.split}, {record.images} images, {size}",
         "data hash": record.data_hash,
         "chosen on": record.chosen_on or "nothing",
@@ -176,6 +283,98 @@ def _evaluation(record: Record) -> dict[str, str]:
         "device": f"{record.device}, {record.precision}",
         "record": str(record.record_hash),
     }
+    matrix = np.array(record.confusion, np.int64)
+    return _Scores(record.split, rows, record.classes, record.metrics.iou_per_class, matrix)
+
+
+def _metric_rows(metrics: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        metric.title: _percent(metrics[metric.key], 2)
+        for metric in METRICS
+        if metric.report and not metric.per_class
+    }
+
+
+def _pairs(scores: _Scores) -> list[tuple[str, str, str, str]]:
+    """Label, prediction, pixels and fraction of the label: the errors of the most pixels."""
+    errors = scores.matrix - np.diag(np.diag(scores.matrix))
+    labels = scores.matrix.sum(axis=1)
+    order = np.argsort(-errors, axis=None, kind="stable")[: min(PAIRS, np.count_nonzero(errors))]
+    return [
+        (
+            scores.classes[label], scores.classes[predicted], f"{errors[label, predicted]:,}",
+            _percent(errors[label, predicted] / labels[label], 2),
+        )
+        for label, predicted in zip(*np.unravel_index(order, errors.shape), strict=True)
+    ]  # fmt: skip
+
+
+Gallery = tuple[str, list[tuple[str, str]]]
+"""A heading, and images with their captions."""
+
+
+def _best_and_worst(found: Evaluation, with_others: bool) -> list[Gallery]:
+    """The images of the lowest mIoU, those of the highest, and others that are evenly spaced."""
+    from zoo.evaluation.pictures import image_mious
+
+    samples = sorted(found.dataset.samples(found.split), key=lambda sample: sample.name)
+    mious = image_mious(found.per_image)
+    order = [index for index in np.argsort(mious, kind="stable").tolist() if mious[index] >= 0]
+    worst = order[: min(SHOWN, -(-len(order) // 2))]
+    best = order[len(worst) :][::-1][:SHOWN]
+    rest = [index for index in range(len(samples)) if index not in {*worst, *best}]
+    others = _spread(rest) if with_others else []
+    captions = {
+        sample.name: f"{sample.name}: mIoU {_percent(miou, 1)}"
+        for sample, miou in zip(samples, mious.tolist(), strict=True)
+    }
+    galleries = []
+    for title, chosen in (("Worst", worst), ("Best", best), ("Other", others)):
+        if chosen:
+            shown = _pictures(found.model, found.dataset, [samples[index] for index in chosen])
+            images = [(captions[name], url) for name, url in shown]
+            galleries.append((f"{title} images of {found.split}", images))
+    return galleries
+
+
+def _examples(run: Path, data: str | Path | Dataset | None) -> list[Gallery]:
+    """Some images of val with the predictions of the run's best model, where the data is found."""
+    known = (recorded_data(run) or {}).get("source")
+    if not (run / "best").is_dir() or (data is None and known is None):
+        return []
+    try:
+        dataset = as_recorded(_data_of(run) if data is None else load_dataset(data), run, "val")
+        samples = _spread(dataset.samples("val"))
+        return [("Images of val", list(_pictures(run, dataset, samples)))]
+    except InputError as error:
+        if data is not None:
+            raise
+        info(f"The page has no images: {error}")
+        return []
+
+
+def _pictures(
+    model: Path | SegmentationModel, dataset: Dataset, samples: Sequence[Sample]
+) -> list[tuple[str, str]]:
+    from zoo.evaluation.pictures import compared
+
+    return [
+        (sample.name, data_url(webp(picture), "webp"))
+        for sample, picture in compared(model, dataset, samples, LONGEST)
+    ]
+
+
+def _spread(items: Sequence[T]) -> list[T]:
+    """At most `SHOWN` of the items, evenly spaced."""
+    step = max(1, len(items) // SHOWN)
+    return list(items[::step][:SHOWN])
+
+
+def _stored(path: Path) -> tuple[str, str]:
+    content = path.read_bytes()
+    if not content.startswith(_PNG):
+        raise InputError(f"{path} is not a PNG image; remove it and make the report again.")
+    return path.stem, data_url(content, "png")
 
 
 def _flat(value: object, place: str = "") -> Iterable[tuple[str, str]]:

@@ -151,6 +151,7 @@ def _picture(
             f"{channels}. Write the number of channels of all images as `channels:` in "
             f"dataset.yaml.",
             "channels",
+            len(image.getbands()),
         )
     values = np.array(image.convert(mode), dtype=np.uint8)
     values = values if values.ndim == 3 else values[:, :, None]
@@ -185,7 +186,7 @@ def _tiff_pixels(
         visible = found  # the alpha channel was asked for
     gray = channels == 1 and visible == 3 and tiff.bits == 8 and kind != "MINISBLACK"
     if not (visible == channels or gray or (visible == 1 and channels == 3)):
-        raise PixelError(_other_channels(path, 3 if colour else found, channels), "channels")
+        raise _other_channels(path, 3 if colour else found, channels)
     values, bits = tiff.read(), tiff.bits
     if kind == "MINISWHITE":
         values = (2**bits - 1) - values
@@ -299,13 +300,15 @@ def _to_channels(values: NDArray[Any], channels: int, path: Path | str) -> NDArr
     hint = ""
     if values.shape[0] == channels:
         hint = " Its first axis has that length: store height x width x channels."
-    raise PixelError(_other_channels(path, found, channels) + hint, "channels")
+    raise _other_channels(path, found, channels, hint)
 
 
-def _other_channels(path: Path | str, found: int, channels: int) -> str:
-    return (
+def _other_channels(path: Path | str, found: int, channels: int, hint: str = "") -> PixelError:
+    return PixelError(
         f"{path} has {found} channels, the data set {channels}. Write the number of channels of "
-        f"all images as `channels:` in dataset.yaml."
+        f"all images as `channels:` in dataset.yaml.{hint}",
+        "channels",
+        found,
     )
 
 

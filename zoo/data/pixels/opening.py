@@ -50,11 +50,15 @@ numbers without a fixed range, anything else that cannot be read exactly."""
 
 
 class PixelError(InputError):
-    """An intact file that cannot be read as asked; `kind` says why."""
+    """An intact file that cannot be read as asked; `kind` says why.
 
-    def __init__(self, message: str, kind: Kind):
+    `found` is the number of channels where that is the reason.
+    """
+
+    def __init__(self, message: str, kind: Kind, found: int | None = None):
         super().__init__(message)
         self.kind = kind
+        self.found = found
 
 
 @contextlib.contextmanager
