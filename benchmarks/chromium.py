@@ -132,6 +132,17 @@ class Chromium:
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(file.resolve())])
 
+    def drop(self, selector: str, file: Path) -> None:
+        """Drop a file on the middle of an element, as it comes from a folder."""
+        middle = "r.x + r.width / 2, r.y + r.height / 2"
+        x, y = self.run(
+            f"(r => [{middle}])(document.querySelector({json.dumps(selector)})"
+            ".getBoundingClientRect())"
+        )
+        data = {"items": [], "files": [str(file.resolve())], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.call("Input.dispatchDragEvent", type=kind, x=x, y=y, data=data)
+
     def press(self, key: str, code: int, text: str = "") -> None:
         """One key, as a keyboard would send it."""
         shared = {"key": key, "code": key, "windowsVirtualKeyCode": code}

@@ -86,10 +86,10 @@ def pixels(browser: Any, selector: str) -> np.ndarray[Any, Any]:
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
 
 
-def test_an_image_in_the_browser(
+def test_an_image_dropped_in_the_browser(
     browser: Any, model: Path, photo: Path, expected: np.ndarray[Any, Any], tmp_path: Path
 ) -> None:
-    browser.choose("#image input[type=file]", photo)
+    browser.drop("#image", photo)
     browser.wait("document.querySelector('#result .stage') !== null")
     spec = zoo.create(model).spec
     image = np.asarray(picture())
