@@ -128,7 +128,8 @@ def predict_command(
         fold=fold, compile=compile, window=window, overlap=overlap, blend=blend, tta=tta,
         batch_size=batch_size,
     ):  # fmt: skip
-        files = [prediction.files[kind] for kind in kinds]
+        made = prediction.files.items()
+        files = [path for kind, path in made if kind != "json" or kind in kinds]
         print_line("\t".join(escaped(path) for path in files))
 
 

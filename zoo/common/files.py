@@ -53,12 +53,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     temporary: Path | None = None
     try:
-        with contextlib.suppress(FileNotFoundError):
-            check_file(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The temporary name is 10 bytes longer than the name, of which 255 are allowed.
-        prefix = f".{path.name}." if len(os.fsencode(path.name)) < 240 else ".zoo."
-        beside = path.with_name(f"{prefix}{secrets.token_hex(4)}")
+        beside = _temporary(path)
         with beside.open("xb") as stream:
             temporary = beside
             stream.write(content)
@@ -69,6 +64,16 @@ def write_bytes(path: Path, content: bytes) -> None:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
         raise _cannot_write(path, error) from error
+
+
+def _temporary(path: Path) -> Path:
+    """A hidden name beside `path`, whose folder is made. Raises as `write_bytes` does."""
+    with contextlib.suppress(FileNotFoundError):
+        check_file(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The temporary name is 10 bytes longer than the name, of which 255 are allowed.
+    prefix = f".{path.name}." if len(os.fsencode(path.name)) < 240 else ".zoo."
+    return path.with_name(f"{prefix}{secrets.token_hex(4)}")
 
 
 def json_text(value: object) -> str:
@@ -216,16 +221,42 @@ class OutputFolder:
         The digest is in the manifest first: a kill in between leaves an entry without its file,
         which allows nothing, and never a file without its entry.
         """
-        name, digest = Path(name).as_posix(), hashlib.sha256(content).hexdigest()
+        name = Path(name).as_posix()
+        self._add_entry(name, hashlib.sha256(content).hexdigest())
         path = self.folder / name
-        with self._manifest:
-            if digest not in self._written.setdefault(name, set()):
-                self._written[name].add(digest)
-                self._add_entry(name, digest)
         write_bytes(path, content)
         return path
 
+    @contextlib.contextmanager
+    def streamed(self, name: str | Path) -> Iterator[Path]:
+        """Yield the path of a temporary file, for one that is not to be held in memory.
+
+        It becomes the file when the block ends, by the rules of `write`, and is deleted where the
+        block raises.
+        """
+        name = Path(name).as_posix()
+        path, temporary = self.folder / name, None
+        try:
+            temporary = _temporary(path)
+            yield temporary
+            sync(temporary)
+            self._add_entry(name, sha256(temporary))
+            temporary.replace(path)
+        except OSError as error:
+            raise _cannot_write(path, error) from error
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
     def _add_entry(self, name: str, digest: str) -> None:
+        """List a file in the manifest, unless it is listed already."""
+        with self._manifest:
+            if digest in self._written.setdefault(name, set()):
+                return
+            self._written[name].add(digest)
+            self._append(name, digest)
+
+    def _append(self, name: str, digest: str) -> None:
         entry = json.dumps({"file": name, "sha256": digest})
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

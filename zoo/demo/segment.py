@@ -55,6 +55,7 @@ def segment(predictor: Predictor, path: Path, megapixels: float | None = None) -
         found = predictor(pixels, confidence=True)
     except InputError as error:
         raise InputError(str(error).replace(str(path), path.name)) from error
+    assert found.mask is not None
     assert found.confidence is not None
     return Segmented(pixels, found.mask, found.confidence)
 

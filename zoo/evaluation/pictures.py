@@ -28,6 +28,7 @@ def compared(
     for sample in samples:
         image, truth = read_pair(sample, dataset)
         predicted = predictor(image).mask
+        assert predicted is not None
         yield (
             sample,
             comparison(

@@ -18,7 +18,7 @@ from zoo.common.files import OutputFolder, json_text
 from zoo.data.dataset import IGNORE
 from zoo.data.pixels.images import Pixels
 from zoo.data.pixels.masks import png
-from zoo.data.pixels.opening import FORMATS
+from zoo.data.pixels.opening import FORMATS, max_pixels
 from zoo.data.pixels.overlay import (
     as_rgb,
     background_id,
@@ -27,6 +27,7 @@ from zoo.data.pixels.overlay import (
     with_legend,
 )
 from zoo.inference.components import outlines, remove_small
+from zoo.inference.raster import RasterResult, geotiff
 from zoo.models.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ FAST = 1
 class Prediction:
     """One image's result: `mask` is uint8 H x W with class ids.
 
+    It is None for a TIFF beyond the megapixel limit, whose mask is only in its GeoTIFF.
+
     `image` is the image's file, or the number of an image that came from memory. On request,
     `probabilities` are those of the classes, float32 K x H x W (of a model of one class: of
     background and class, K = 2), `confidence` is the largest of them, float32 H x W in [1/K, 1],
@@ -55,7 +58,7 @@ class Prediction:
     """
 
     image: Path | str
-    mask: NDArray[np.uint8]
+    mask: NDArray[np.uint8] | None
     probabilities: NDArray[np.float32] | None = None
     confidence: NDArray[np.float32] | None = None
     entropy: NDArray[np.float32] | None = None
@@ -164,6 +167,10 @@ def _georeference(image: Path | str) -> tuple[Any, Any]:
         return raster.transform, raster.crs
 
 
+def _geotiff(outcome: Outcome) -> bytes:
+    return geotiff(outcome.image, outcome.mask, outcome.spec)
+
+
 def _json(outcome: Outcome) -> bytes:
     return json_text(outcome.described).encode()
 
@@ -204,6 +211,13 @@ OUTPUTS: dict[str, Output] = {
         "polygons of the connected components, as GeoJSON",
         _geojson,
         module="rasterio.features",
+    ),
+    "geotiff": Output(
+        "geotiff",
+        ".tif",
+        "GeoTIFF whose pixels are class ids, with colours, names and the image's georeference",
+        _geotiff,
+        module="rasterio.io",
     ),
     "json": Output("statistics", ".json", "pixels of each class, model and settings", _json),
 }  # fmt: skip
@@ -329,7 +343,14 @@ class Results:
         of this image, RunError where one cannot be written.
         """
         mask = remove_small(mask, self.min_area)
-        statistics = {"image": str(image)} | _statistics(mask, measures, self.spec)
+        _check_finite(measures)
+        counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)
+        sums: dict[str, NDArray[Any]] = {
+            measure: np.bincount(mask.ravel(), values.ravel(), IGNORE + 1)
+            for measure, values in measures.items()
+            if measure != "probabilities"
+        }
+        statistics = {"image": str(image)} | _statistics(mask.shape, counts, sums, self.spec)
         statistics["min_area"] = self.min_area
         files: dict[str, Path] = {}
         if target is not None:
@@ -349,35 +370,82 @@ class Results:
             files=files,
         )
 
+    def check_large(self, image: Path) -> None:
+        """Raise InputError where something is asked for that needs a large image as a whole."""
+        whole = [
+            *sorted(self.keep),
+            *(kind for kind in self.kinds if kind not in LARGE_KINDS),
+            *(["min_area"] if self.min_area else []),
+        ]
+        if whole:
+            raise InputError(
+                f"{image} has more than {max_pixels() / 1e6:g} megapixels and is predicted window "
+                f"by window, which gives no {', '.join(dict.fromkeys(whole))}. Leave that out, or "
+                "set ZOO_MAX_MEGAPIXELS higher if it fits into memory."
+            )
 
-def _statistics(
-    mask: NDArray[np.uint8], measures: dict[Measure, NDArray[np.float32]], spec: ModelSpec
-) -> dict[str, Any]:
-    """The size of a mask, the pixels of each class in it, and means over them.
+    def finish_large(
+        self,
+        image: Path,
+        name: str,
+        found: RasterResult,
+        target: OutputFolder,
+        about: Mapping[str, Any],
+    ) -> Prediction:
+        """The prediction of an image beyond the megapixel limit, whose GeoTIFF is written.
 
-    Raises InputError where a quantity is not finite.
-    """
+        Its mask is only in that file. The overlay shows the image reduced to at most 2,048 pixels.
+        Pixels without data do not count in the statistics.
+        """
+        statistics = {"image": str(image)} | _statistics(found.size, found.counts, {}, self.spec)
+        statistics["min_area"] = self.min_area
+        names = large_names(name, self.kinds)
+        described = statistics | dict(about) | {"files": names}
+        outcome = Outcome(image, found.image, found.mask, {}, described, self.spec, self.background)
+        files = {"geotiff": found.file}
+        for kind in names:
+            if kind != "geotiff":
+                files[kind] = target.write(names[kind], OUTPUTS[kind].content(outcome))
+        return Prediction(image, None, statistics=statistics, files=files)
+
+
+def _check_finite(measures: Mapping[Measure, NDArray[np.float32]]) -> None:
+    """Raise InputError where a quantity is not a number."""
     for measure, values in measures.items():
         if not np.isfinite(values.sum()):
             raise InputError(
                 f"The network gives no numbers (NaN) as {measure} of this image. Try --precision "
                 "fp32 (precision=)."
             )
-    counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)
-    means: dict[str, NDArray[Any]] = {
-        measure: np.bincount(mask.ravel(), values.ravel(), IGNORE + 1)
-        for measure, values in measures.items()
-        if measure != "probabilities"
-    }
+
+
+LARGE_KINDS = ("palette", "index", "overlay", "geotiff", "json")
+"""The kinds of files that an image beyond the megapixel limit can have; see `finish_large`."""
+
+
+def large_names(name: str, kinds: Iterable[str]) -> dict[str, str]:
+    """As `output_names`, for an image beyond the megapixel limit: its mask is a GeoTIFF."""
+    kept = ["geotiff", *(kind for kind in ("overlay", "json") if kind in kinds)]
+    return output_names(name, kept)
+
+
+def _statistics(
+    size: tuple[int, ...], counts: NDArray[Any], sums: Mapping[str, NDArray[Any]], spec: ModelSpec
+) -> dict[str, Any]:
+    """The size of a mask, the pixels of each class in it, and means over those that have one.
+
+    `counts` are the pixels of each id, `sums` the sums of quantities over them.
+    """
+    total = max(1, int(counts[:IGNORE].sum()))
     classes: list[dict[str, Any]] = [
         {
             "id": int(index),
             "class": spec.id_names[index],
             "pixels": int(counts[index]),
-            "fraction": round(counts[index] / mask.size, 6),
+            "fraction": round(counts[index] / total, 6),
         }
-        | {measure: round(sums[index] / counts[index], 6) for measure, sums in means.items()}
+        | {measure: round(one[index] / counts[index], 6) for measure, one in sums.items()}
         for index in np.flatnonzero(counts[:IGNORE])
     ]
-    whole = {measure: round(sums.sum() / mask.size, 6) for measure, sums in means.items()}
-    return {"height": mask.shape[0], "width": mask.shape[1], **whole, "classes": classes}
+    whole = {measure: round(one.sum() / total, 6) for measure, one in sums.items()}
+    return {"height": size[0], "width": size[1], **whole, "classes": classes}

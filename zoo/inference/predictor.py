@@ -21,6 +21,7 @@ from zoo.common.files import OutputFolder
 from zoo.data.dataset import Dataset
 from zoo.data.load import load_dataset
 from zoo.data.pixels.images import Pixels
+from zoo.data.pixels.opening import max_pixels
 from zoo.data.split import as_recorded, recorded_data
 from zoo.inference.inputs import Item, items_of
 from zoo.inference.networks import open_network
@@ -31,9 +32,11 @@ from zoo.inference.outputs import (
     Results,
     Wanted,
     check_results,
+    large_names,
     measured,
     output_names,
 )
+from zoo.inference.raster import is_large_tiff, predict_raster
 from zoo.inference.tiling import (
     NO_TTA,
     Source,
@@ -213,7 +216,7 @@ class Predictor:
         if out is not None:
             names = [
                 name for item in known
-                for name in output_names(item.name, results.kinds).values()
+                for name in _names(item, results).values()
             ]  # fmt: skip
             inputs = [*(item.image for item in known if isinstance(item.image, Path)), *kept]
             target = OutputFolder(out, names, inputs=inputs, overwrite=overwrite)
@@ -230,7 +233,7 @@ class Predictor:
         broken: list[str] = []
         count, most = 0, 1
         following = iter(items)
-        reading: deque[tuple[Item, Future[Pixels]]] = deque()
+        reading: deque[tuple[Item, Future[Pixels | None]]] = deque()
         finishing: deque[tuple[Item, Future[Any]]] = deque()  # predictions, and what failed before
         with _threads() as threads, progress_bar() as bar:
             task = bar.add_task("predict", total=total)
@@ -238,18 +241,24 @@ class Predictor:
                 batch: list[tuple[Item, Pixels]] = []
                 while len(batch) < most:
                     ahead = itertools.islice(following, max(0, 2 * most - len(reading)))
-                    reading.extend((item, threads.submit(item.pixels, self.spec)) for item in ahead)
+                    reading.extend(
+                        (item, threads.submit(self._read, item, target)) for item in ahead
+                    )
                     if not reading:
                         break
                     item, read = reading[0]
                     if read.exception() is not None:
                         finishing.append(reading.popleft())
                         continue
-                    if batch and read.result().shape != batch[0][1].shape:
+                    pixels = read.result()
+                    if batch and (pixels is None or pixels.shape != batch[0][1].shape):
                         break
-                    batch.append((item, read.result()))
                     reading.popleft()
-                    most = self._most(read.result())
+                    if pixels is None:
+                        finishing.append((item, self._large(item, target, results, about)))
+                        break
+                    batch.append((item, pixels))
+                    most = self._most(pixels)
                 if batch:
                     predicted = self._predicted([p for _, p in batch], results.measures)
                     for (item, pixels), one in zip(batch, predicted, strict=True):
@@ -278,6 +287,34 @@ class Predictor:
                 raise InputError(join_problems(f"{header}:", broken, NAMED))
             raise BrokenImagesError(join_problems(f"{header}, the others are done:", broken, NAMED))
 
+    def _read(self, item: Item, target: OutputFolder | None) -> Pixels | None:
+        """The pixels of an image; None for one that is to be predicted window by window."""
+        if not isinstance(item.given, Path) or not is_large_tiff(item.given):
+            return item.pixels(self.spec)
+        if target is None:
+            raise InputError(
+                f"{item.given} has more than {max_pixels() / 1e6:g} megapixels. Give out= (--out), "
+                "and it is predicted window by window into a GeoTIFF."
+            )
+        return None
+
+    def _large(
+        self, item: Item, target: OutputFolder | None, results: Results, about: dict[str, Any]
+    ) -> Future[Prediction]:
+        """The prediction of a TIFF beyond the megapixel limit, done when this returns."""
+        assert target is not None
+        done: Future[Prediction] = Future()
+        try:
+            results.check_large(item.given)
+            name = large_names(item.name, results.kinds)["geotiff"]
+            found = predict_raster(
+                item.given, self.spec, self.network, self.windows, self.tta, target, name
+            )
+            done.set_result(results.finish_large(item.given, item.name, found, target, about))
+        except (InputError, RunError) as error:
+            done.set_exception(error)
+        return done
+
     def _most(self, image: Pixels) -> int:
         """How many images of this size are predicted at once."""
         if self.batch_size is not None:
@@ -300,6 +337,12 @@ class Predictor:
             (ids[index], {measure: values[index] for measure, values in measures.items()})
             for index in range(len(images))
         ]
+
+
+def _names(item: Item, results: Results) -> dict[str, str]:
+    """The files of an image, by kind."""
+    large = isinstance(item.given, Path) and is_large_tiff(item.given)
+    return (large_names if large else output_names)(item.name, results.kinds)
 
 
 @contextlib.contextmanager

@@ -211,8 +211,7 @@ class Tile:
 
     `scores`, B x K x h x w, are to be resized to `size`, height and width in pixels of the image,
     of which the part `inner` belongs to the tile. They are logits, or with `averaged` mean
-    probabilities (of a model of one class: those of background and class). Use a tile before the
-    next one is made, which may overwrite its scores; what the methods return stays.
+    probabilities (of a model of one class: those of background and class).
     """
 
     rows: slice
@@ -239,7 +238,6 @@ class Tile:
         """The scores at the tile's own size, float32 B x K x H x W."""
         scores, size = self._narrowed()
         full = resized(scores.float(), size)
-        full = full.clone() if full is scores else full
         return full if scores is not self.scores else full[(..., *self.inner)]
 
     def _narrowed(self) -> tuple[Tensor, tuple[int, int]]:
@@ -351,7 +349,7 @@ def _blended(
         assert strip is not None
         end = rows[index + 1][0] if index + 1 < len(rows) else bottom
         for part in _kept(columns):
-            scores = strip[..., : end - top, part]
+            scores = strip[..., : end - top, part].clone()
             size = (end - top, part.stop - part.start)
             inner = (slice(0, size[0]), slice(0, size[1]))
             yield Tile(slice(top, end), part, scores, size, inner, averaged)

@@ -158,8 +158,22 @@ def _picture(
     return (values.astype(np.uint16) * 257, 16) if cut else (values, 8)
 
 
+def stored_pixels(
+    tiff: Tiff,
+    stored: NDArray[Any],
+    channels: int = 3,
+    value_range: tuple[float, float] | None = None,
+) -> Pixels:
+    """As `read_pixels`, of a part of a TIFF that is read already: its samples, h x w x samples."""
+    values, bits = _tiff_pixels(tiff, channels, value_range, stored)
+    return to_bytes(values, value_range, tiff.path, bits)
+
+
 def _tiff_pixels(
-    tiff: Tiff, channels: int, value_range: tuple[float, float] | None
+    tiff: Tiff,
+    channels: int,
+    value_range: tuple[float, float] | None,
+    stored: NDArray[Any] | None = None,
 ) -> tuple[NDArray[Any], int]:
     """The channels of a TIFF: a colour map applied, white as zero inverted, CMYK made RGB."""
     path, kind, found = tiff.path, tiff.interpretation, tiff.samples
@@ -187,7 +201,7 @@ def _tiff_pixels(
     gray = channels == 1 and visible == 3 and tiff.bits == 8 and kind != "MINISBLACK"
     if not (visible == channels or gray or (visible == 1 and channels == 3)):
         raise _other_channels(path, 3 if colour else found, channels)
-    values, bits = tiff.read(), tiff.bits
+    values, bits = tiff.read() if stored is None else stored, tiff.bits
     if kind == "MINISWHITE":
         values = (2**bits - 1) - values
     elif kind == "PALETTE":

@@ -144,11 +144,12 @@ def opened_file(path: Path) -> Iterator[Image.Image | Tiff]:
 
 
 @contextlib.contextmanager
-def opened_tiff(path: Path) -> Iterator[Tiff]:
+def opened_tiff(path: Path, *, limited: bool = True) -> Iterator[Tiff]:
     """Open the one image of a TIFF; smaller versions and transparency masks beside it are left out.
 
-    Raises InputError for a broken or too large file; PixelError where there are several images,
-    or an axis that is neither height, width nor channels.
+    `limited`: no more pixels than images may have that are decoded whole. Raises InputError for a
+    broken or too large file; PixelError where there are several images, or an axis that is neither
+    height, width nor channels.
     """
     import tifffile
 
@@ -180,7 +181,8 @@ def opened_tiff(path: Path) -> Iterator[Tiff]:
                 f"one axis of channels. Save each plane in a file of its own.",
                 "frames",
             )
-        check_pixels(path, lengths["Y"], lengths["X"])
+        if limited:
+            check_pixels(path, lengths["Y"], lengths["X"])
         _check_whole(series, file.filehandle.size)
         samples = lengths[others[0]] if others else 1
         interpretation = getattr(page.photometric, "name", str(page.photometric))
