@@ -21,8 +21,11 @@ import zoo
 from zoo.cli.main import run
 from zoo.common.errors import InputError, RunError
 from zoo.common.files import OutputFolder
+from zoo.data.scenes import CLASSES as SCENES
+from zoo.data.scenes import write_scenes
 from zoo.exporting import export as exporting
 from zoo.exporting.export import Export, parse_size
+from zoo.exporting.scores import check_scores
 from zoo.inference import graphs
 from zoo.inference.exported import GraphNetwork, onnx_session, open_exported, read_exported
 from zoo.inference.graphs import AveragePooling, Graph, GraphOptions, to_onnx
@@ -144,6 +147,25 @@ def test_a_file_that_gives_something_else_is_not_kept(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
+def test_scores_on_a_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_scenes(tmp_path / "data", train=1, val=2, test=1, size=(64, 80))
+    folder = write_tiny(tmp_path / "MODEL", settled("linear-test_resnet", classes=SCENES))
+    arguments = ["export", str(folder), "--out", str(tmp_path / "a.onnx"), "--data", str(data)]
+    assert run([*arguments, "--split", "nosuch"]) == 2
+    assert run(arguments) == 0
+    scores = read_exported(tmp_path / "a.onnx").scores
+    assert scores is not None
+    wanted = zoo.evaluate(folder, data, split="val").metrics["miou"]
+    assert (scores.data, scores.split, scores.images) == ("scenes", "val", 2)
+    assert scores.torch_miou == pytest.approx(wanted)
+    assert scores.miou == pytest.approx(wanted, abs=1e-3)
+    assert "of the model" in capsys.readouterr().err
+    worse = scores.model_copy(update={"miou": scores.torch_miou - 0.0011})
+    with pytest.raises(RunError, match=r"^The file has \d+\.\d\d % mIoU on scenes, split val, the"):
+        check_scores(worse, "The file")
+
+
 @pytest.mark.usefixtures("instant")
 def test_files_of_others_stay(model: SegmentationModel, tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text("{}")
@@ -193,7 +215,7 @@ def test_predictions_from_a_file(
 
 
 def test_where_a_file_cannot_stand_for_a_model(exported: Export) -> None:
-    with pytest.raises(InputError, match=r"is an exported file, which only zoo predict and zoo ev"):
+    with pytest.raises(InputError, match=r"is an exported file, which this does not take"):
         zoo.export(str(exported.path))
     with pytest.raises(InputError, match=r"tiny\.onnx runs on the CPU, not on cuda\."):
         zoo.Predictor(exported.path, device="cuda")

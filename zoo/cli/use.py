@@ -149,6 +149,10 @@ def export_command(
     argmax: Annotated[
         bool, typer.Option("--argmax", help="Give class ids in the place of logits.")
     ] = False,
+    data: Annotated[
+        str | None, typer.Option("--data", help=f"Compare mIoU on a split of it, too: {DATA_HELP}")
+    ] = None,
+    split: Annotated[str, typer.Option(help="With --data: the split.")] = "val",
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write MODEL as a file for another runtime, compared with the model before it is kept."""
@@ -156,10 +160,12 @@ def export_command(
 
     find_format(format)
     check_trained(model)
+    dataset = None if data is None else _load(data, split)
     from zoo.exporting.export import export
 
     found = export(
-        model, format, out, size=size, uint8=uint8, argmax=argmax, overwrite=overwrite
+        model, format, out, size=size, uint8=uint8, argmax=argmax, data=dataset, split=split,
+        overwrite=overwrite,
     )  # fmt: skip
     for one in found.described.parity:
         logits = ""
@@ -167,4 +173,9 @@ def export_command(
             logits = f"cosine {one.cosine:.6f}, largest difference {one.max_difference:.1e}, "
         size_words = f"{one.height}x{one.width}" + ("" if one.seen else " (not seen at export)")
         info(f"{size_words}: {logits}{100 * one.equal:.3f} % of pixels equal")
+    if (scores := found.described.scores) is not None:
+        info(
+            f"mIoU {100 * scores.miou:.2f} %, of the model {100 * scores.torch_miou:.2f} %, on "
+            f"{scores.images} images of {scores.data}, split {scores.split}"
+        )
     print_line(f"{escaped(found.path)}\t{escaped(found.json)}")

@@ -59,8 +59,8 @@ def check_trained(model: str | Path) -> None:
     """
     if is_exported(model):
         raise InputError(
-            f"{model} is an exported file, which only zoo predict, zoo eval and zoo demo take. "
-            "Give the model that it was exported from: its run folder or model folder."
+            f"{model} is an exported file, which this does not take. Give the model that it was "
+            "exported from: its run folder or model folder."
         )
     if Path(model).is_dir() or is_address(model) or named_weights(model) is not None:
         return

@@ -19,7 +19,9 @@ from zoo.common.errors import InputError, RunError, extra, type_words
 from zoo.common.files import OutputFolder, json_text, scratch_folder, sha256
 from zoo.common.schema import plain_value
 from zoo.creation.create import load_trained
+from zoo.data.dataset import Dataset
 from zoo.exporting.formats import Format, find_format
+from zoo.exporting.scores import check_scores, scored_data, split_scores
 from zoo.hub.folder import known_training
 from zoo.inference.exported import (
     ExportedFile,
@@ -60,6 +62,8 @@ def export(
     size: str | int | tuple[int, int] | None = None,
     uint8: bool = False,
     argmax: bool = False,
+    data: str | Path | Dataset | None = None,
+    split: str = "val",
     overwrite: bool = False,
 ) -> Export:
     """Write a trained model as a file for another runtime, with a JSON beside it that describes it.
@@ -72,7 +76,8 @@ def export(
     pixels. It gives logits; with `argmax` class ids, uint8 B x H x W.
 
     The file is run and compared with the model in fp32 before it is put in place, at its size and
-    at three others. Raises InputError for arguments that do not fit and where a file that zoo did
+    at three others, and on a `split` of `data` if that is given: mIoU may differ by 0.1 % there.
+    Raises InputError for arguments that do not fit and where a file that zoo did
     not write would be replaced (unless `overwrite`), RunError where the model cannot be exported
     or the file gives something else than the model.
     """
@@ -83,6 +88,7 @@ def export(
     loaded = load_trained(model)
     fixed = graph_size(loaded.spec, asked, given=size is not None)
     options = GraphOptions(size=fixed, uint8=uint8, argmax=argmax)
+    dataset = None if data is None else scored_data(loaded, model, data, split)
     path = _output(loaded.spec, row, out)
     names = [path.with_suffix(suffix).name for suffix in row.suffixes]
     target = OutputFolder(
@@ -93,6 +99,12 @@ def export(
         draft = scratch / path.name
         opset = WRITERS[row.name](Graph(loaded, options), draft)
         network = GraphNetwork(row.name, _session(row, draft), loaded.spec, options, "fp32")
+        what = f"The {row.title} file"
+        parity = checked(loaded, network, what)
+        scores = None
+        if dataset is not None:
+            scores = split_scores(loaded, network, dataset, split)
+            check_scores(scores, f"{what} of {loaded.spec.name}")
         described = ExportedFile(
             format=row.name,  # type: ignore[arg-type]
             files=[_entry(scratch / name) for name in names],
@@ -105,7 +117,8 @@ def export(
             resizes=options.resizes,
             argmax=argmax,
             opset=opset,
-            parity=checked(loaded, network, f"The {row.title} file"),
+            parity=parity,
+            scores=scores,
             versions=_versions(row),
         )
         contents = {name: (scratch / name).read_bytes() for name in names}

@@ -62,14 +62,24 @@ class Parity(Strict):
     equal: Annotated[float, Field(ge=0, le=1)]
 
 
+class SplitScores(Strict):
+    """mIoU of an exported file and of the torch model in fp32 on a split, as fractions."""
+
+    data: str
+    data_hash: str
+    split: str
+    images: Count
+    miou: float
+    torch_miou: float
+
+
 class ExportedFile(Strict):
     """What the JSON beside an exported file says.
 
     `spec` and `training` are those of the model folder, `weights` names its weights. `normalises`
     is whether the graph takes pixels, uint8, and normalises them; else it takes what `spec.mean`
     and `spec.std` make of them. `resizes` is whether it resizes images as `spec` says, `argmax`
-    whether it gives class ids. `opset` is that of ONNX. `miou` holds the mIoU of file and torch
-    model on a split, if given.
+    whether it gives class ids. `opset` is that of ONNX. `scores` are those on a split, if given.
     """
 
     schema_version: Annotated[int, Field(alias="schema", ge=SCHEMA, le=SCHEMA)] = SCHEMA
@@ -86,7 +96,7 @@ class ExportedFile(Strict):
     argmax: bool
     opset: Count | None
     parity: list[Parity]
-    miou: dict[str, Any] | None = None
+    scores: SplitScores | None = None
     calibration: dict[str, Any] | None = None
     versions: dict[str, str]
 

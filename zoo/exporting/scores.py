@@ -1,0 +1,83 @@
+"""The scores of an exported file and of its model on one split."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from zoo.common.console import progress_bar
+from zoo.common.errors import InputError, RunError
+from zoo.data.dataset import Dataset
+from zoo.data.inspect.scan import data_hash, scan_labels
+from zoo.data.load import load_dataset
+from zoo.data.loading.loader import EvalLoader
+from zoo.data.split import as_recorded
+from zoo.evaluation.counts import Confusion
+from zoo.evaluation.evaluate import check_classes, check_input
+from zoo.inference.exported import GraphNetwork, SplitScores
+from zoo.inference.networks import Network, TorchNetwork
+from zoo.inference.predictor import assembled
+from zoo.inference.tiling import plan_windows, predict_tiles
+from zoo.models.segmentation import SegmentationModel
+
+MOST_LOST = 0.001
+"""How much mIoU, a fraction, a file of fp32 may differ from its model."""
+
+
+def scored_data(
+    model: SegmentationModel, run: object, data: str | Path | Dataset, split: str
+) -> Dataset:
+    """The data set whose `split` a file of `model` is scored on; `run` is what named the model.
+
+    Raises InputError where the model does not predict its classes or does not take its images.
+    """
+    dataset = load_dataset(data)
+    if isinstance(run, str | Path):
+        dataset = as_recorded(dataset, run, split)
+    dataset.samples(split)
+    check_classes(model, dataset.classes, dataset.name)
+    check_input(model, dataset)
+    scan_labels(dataset, [split])
+    return dataset
+
+
+def split_scores(
+    model: SegmentationModel, network: GraphNetwork, dataset: Dataset, split: str
+) -> SplitScores:
+    """mIoU of a model in fp32 on the CPU and of its exported file on a split.
+
+    Both see the same windows. Raises InputError where every pixel is ignored.
+    """
+    runners: tuple[Network, Network] = (
+        TorchNetwork(model, precision="fp32", device="cpu", fold=False),
+        network,
+    )
+    counts = Confusion(dataset.classes), Confusion(dataset.classes)
+    loader = EvalLoader(dataset, split)
+    with progress_bar() as bar:
+        task = bar.add_task("compare", total=loader.images)
+        for indices, images, masks in loader:
+            size = (images.shape[-2], images.shape[-1])
+            windows = plan_windows(model.spec, *size, size=network.size)
+            for runner, confusion in zip(runners, counts, strict=True):
+                tiles = predict_tiles(runner, model.spec, images, windows)
+                confusion.add(masks, assembled(tiles, (len(images), *size))[0])
+            bar.advance(task, len(indices))
+    if counts[0].pixels == 0:
+        raise InputError(f"{dataset.name}, split {split}: every pixel is ignored.")
+    return SplitScores(
+        data=dataset.name,
+        data_hash=data_hash(dataset, split),
+        split=split,
+        images=loader.images,
+        miou=float(counts[1].miou),
+        torch_miou=float(counts[0].miou),
+    )
+
+
+def check_scores(scores: SplitScores, what: str) -> None:
+    """Raise RunError where a file of fp32 scores otherwise than its model; `what` names it."""
+    if abs(scores.miou - scores.torch_miou) > MOST_LOST:
+        raise RunError(
+            f"{what} has {100 * scores.miou:.2f} % mIoU on {scores.data}, split {scores.split}, "
+            f"the model {100 * scores.torch_miou:.2f} %, so it is not kept."
+        )
