@@ -296,6 +296,10 @@ def test_a_split_is_evaluated_and_val_is_shown_by_default(
     page = _Page(report(run, split="val").read_text())
     assert "val: its score is too good to report" in page.text
     assert "Worst images of val" in page.text
+    other = write_stripes(tmp_path / "other")
+    (other / "dataset.yaml").write_text("version: 1\nclasses: [a, b, c]\n")
+    with pytest.raises(InputError, match="predicts 3 classes"):
+        report(run, data=other)
     shutil.rmtree(data)
     assert "Images of val" not in _page(run).text
     assert "The page has no images: The data that" in " ".join(capsys.readouterr().err.split())

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from zoo.creation.create import load_trained
 from zoo.data.dataset import Dataset, Sample
 from zoo.data.pixels.images import Pixels
 from zoo.data.pixels.masks import read_pair
 from zoo.data.pixels.overlay import as_rgb, comparison
+from zoo.evaluation.evaluate import check_classes, check_input
 from zoo.inference.predictor import Predictor
 from zoo.models.segmentation import SegmentationModel
 from zoo.records.image_counts import ImageCounts
@@ -23,7 +25,13 @@ def compared(
     samples: Iterable[Sample],
     longest: int | None = None,
 ) -> Iterator[tuple[Sample, Pixels]]:
-    """Each sample with image, truth, prediction and errors side by side, see `comparison`."""
+    """Each sample with image, truth, prediction and errors side by side, see `comparison`.
+
+    Raises InputError where the model does not predict the classes of the data.
+    """
+    model = load_trained(model)
+    check_classes(model, dataset.classes, dataset.name)
+    check_input(model, dataset)
     predictor = Predictor(model, precision="fp32")
     for sample in samples:
         image, truth = read_pair(sample, dataset)
