@@ -73,7 +73,7 @@ def finished(out: Path, **wanted: Any) -> Prediction:
 
 
 def test_a_file_of_every_kind(tmp_path: Path) -> None:
-    found = finished(tmp_path, save=[kind for kind in OUTPUTS if kind != "geotiff"])
+    found = finished(tmp_path, save=OUTPUTS)
     assert found.mask.tolist() == MASK.tolist()
     assert (found.probabilities, found.confidence, found.entropy) == (None, None, None)
     files = {path.relative_to(tmp_path).as_posix() for path in found.files.values()}
@@ -85,6 +85,7 @@ def test_a_file_of_every_kind(tmp_path: Path) -> None:
         "confidence/a.png",
         "entropy/a.png",
         "polygons/a.geojson",
+        "geotiff/a.tif",
         "statistics/a.json",
     }
     assert (found.mask_file, found.overlay_file) == (

@@ -18,7 +18,7 @@ from zoo.common.files import OutputFolder, json_text
 from zoo.data.dataset import IGNORE
 from zoo.data.pixels.images import Pixels
 from zoo.data.pixels.masks import png
-from zoo.data.pixels.opening import FORMATS, max_pixels
+from zoo.data.pixels.opening import max_pixels
 from zoo.data.pixels.overlay import (
     as_rgb,
     background_id,
@@ -27,11 +27,12 @@ from zoo.data.pixels.overlay import (
     with_legend,
 )
 from zoo.inference.components import outlines, remove_small
-from zoo.inference.raster import RasterResult, geotiff
 from zoo.models.spec import ModelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from zoo.inference.raster import RasterResult
 
 Measure = Literal["probabilities", "confidence", "entropy"]
 """What can be had beside class ids; see `Prediction`."""
@@ -45,13 +46,12 @@ FAST = 1
 class Prediction:
     """One image's result: `mask` is uint8 H x W with class ids.
 
-    It is None for a TIFF beyond the megapixel limit, whose mask is only in its GeoTIFF.
-
-    `image` is the image's file, or the number of an image that came from memory. On request,
-    `probabilities` are those of the classes, float32 K x H x W (of a model of one class: of
-    background and class, K = 2), `confidence` is the largest of them, float32 H x W in [1/K, 1],
-    and `entropy` theirs, divided by that of equal probabilities: float32 H x W in [0, 1]. All three
-    are the network's: they stay as they are where `min_area` gives pixels to another class.
+    The mask is None for a TIFF beyond the megapixel limit: it is only in its GeoTIFF. `image` is
+    the image's file, or the number of an image that came from memory. On request, `probabilities`
+    are those of the classes, float32 K x H x W (of a model of one class: of background and class,
+    K = 2), `confidence` is the largest of them, float32 H x W in [1/K, 1], and `entropy` theirs,
+    divided by that of equal probabilities: float32 H x W in [0, 1]. All three are the network's:
+    they stay as they are where `min_area` gives pixels to another class.
 
     `statistics` has the size and the pixels of each class in the mask: what the JSON file of an
     image says too (docs/predict.md). `files` are those that were written, by kind, see `OUTPUTS`.
@@ -137,37 +137,25 @@ def _npz(outcome: Outcome) -> bytes:
 
 
 def _geojson(outcome: Outcome) -> bytes:
-    transform, crs = _georeference(outcome.image)
+    from zoo.inference.raster import Georeference, georeference, upright_tiff
+
+    with upright_tiff(outcome.image, "The output geojson") as dataset:
+        where = Georeference() if dataset is None else georeference(dataset)
+    located = where.crs is not None and where.transform is not None
     found = outlines(
         outcome.mask,
         outcome.spec.id_names,
         background=outcome.background,
         confidence=outcome.measures.get("confidence"),
-        transform=transform,
-        crs=crs,
+        transform=where.transform if located else None,
+        crs=where.crs if located else None,
     )
     return f"{json.dumps(found, allow_nan=False, separators=(',', ':'))}\n".encode()
 
 
-def _georeference(image: Path | str) -> tuple[Any, Any]:
-    """Rasterio's transform and coordinate system of an image file, None where it has none."""
-    if not isinstance(image, Path) or image.suffix.lower() not in FORMATS["TIFF"]:
-        return None, None
-    import tifffile
-
-    try:
-        with tifffile.TiffFile(image) as file:  # rasterio would warn of those that have none
-            page = file.pages.first
-            if not page.is_geotiff or page.tags.valueof("Orientation", 1) != 1:
-                return None, None
-    except tifffile.TiffFileError:  # another format by the name of a TIFF
-        return None, None
-    rasterio = extra("rasterio", "geo", "The output geojson")
-    with rasterio.open(image) as raster:
-        return raster.transform, raster.crs
-
-
 def _geotiff(outcome: Outcome) -> bytes:
+    from zoo.inference.raster import geotiff
+
     return geotiff(outcome.image, outcome.mask, outcome.spec)
 
 

@@ -214,21 +214,35 @@ def open_sink(
             yield RasterSink(dataset, spec, where, step)
 
 
+@contextlib.contextmanager
+def upright_tiff(image: Path | str, why: str) -> Iterator[Any]:
+    """An image as rasterio opens it; None for what is no TIFF or was rotated by its Orientation.
+
+    Raises InputError where rasterio is not installed, which `why` needs.
+    """
+    upright = False
+    if isinstance(image, Path) and image.suffix.lower() in FORMATS["TIFF"]:
+        with opened_file(image) as opened:
+            upright = isinstance(opened, Tiff) and opened.orientation == 1
+    if not upright:
+        yield None
+        return
+    assert isinstance(image, Path)
+    with _opened(extra("rasterio", "geo", why), image) as dataset:
+        yield dataset
+
+
 def geotiff(image: Path | str, mask: NDArray[np.uint8], spec: ModelSpec) -> bytes:
     """The GeoTIFF of a whole mask, uint8 H x W, with the georeference of the image file.
 
     It has none where the image has none, is no TIFF, or was rotated by its tag Orientation. Pixels
     without data in the image are 255. Raises InputError where rasterio is not installed.
     """
-    rasterio = extra("rasterio", "geo", "The output geotiff")
     memory = extra("rasterio.io", "geo", "The output geotiff").MemoryFile
     where = Georeference()
-    if isinstance(image, Path) and image.suffix.lower() in FORMATS["TIFF"]:
-        with opened_file(image) as opened:
-            upright = isinstance(opened, Tiff) and opened.orientation == 1
-        if upright:
-            with _opened(rasterio, image) as dataset:
-                where, valid = georeference(dataset), dataset.dataset_mask() > 0
+    with upright_tiff(image, "The output geotiff") as dataset:
+        if dataset is not None:
+            where, valid = georeference(dataset), dataset.dataset_mask() > 0
             mask = np.where(valid, mask, np.uint8(IGNORE))
     with memory() as file:
         with open_sink(file.open, mask.shape, spec, where) as sink:
