@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -131,6 +132,7 @@ def predict_command(
         made = prediction.files.items()
         files = [path for kind, path in made if kind != "json" or kind in kinds]
         print_line("\t".join(escaped(path) for path in files))
+        sys.stdout.flush()  # each as it is done, also into a pipe
 
 
 def export_command(

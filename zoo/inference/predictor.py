@@ -258,7 +258,7 @@ class Predictor:
                         finishing.append((item, self._large(item, target, results, about)))
                         break
                     batch.append((item, pixels))
-                    most = self._most(pixels)
+                    most = self.images_at_once(*pixels.shape[:2])
                 if batch:
                     predicted = self._predicted([p for _, p in batch], results.measures)
                     for (item, pixels), one in zip(batch, predicted, strict=True):
@@ -315,11 +315,11 @@ class Predictor:
             done.set_exception(error)
         return done
 
-    def _most(self, image: Pixels) -> int:
-        """How many images of this size are predicted at once."""
+    def images_at_once(self, height: int, width: int) -> int:
+        """How many images of this size, in pixels, are predicted at once."""
         if self.batch_size is not None:
             return self.batch_size
-        height, width = self.spec.input_size(*image.shape[:2])
+        height, width = self.spec.input_size(height, width)
         most = BATCH_PIXELS["cpu" if self.network.device.type == "cpu" else "accelerator"]
         return max(1, most // (height * width))
 
