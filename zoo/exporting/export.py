@@ -114,7 +114,6 @@ def export(
             input=_input(loaded.spec, options),
             output=_output_port(loaded.spec, options),
             normalises=uint8,
-            resizes=options.resizes,
             argmax=argmax,
             opset=opset,
             parity=parity,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -78,8 +77,8 @@ class ExportedFile(Strict):
 
     `spec` and `training` are those of the model folder, `weights` names its weights. `normalises`
     is whether the graph takes pixels, uint8, and normalises them; else it takes what `spec.mean`
-    and `spec.std` make of them. `resizes` is whether it resizes images as `spec` says, `argmax`
-    whether it gives class ids. `opset` is that of ONNX. `scores` are those on a split, if given.
+    and `spec.std` make of them. `argmax` is whether it gives class ids. `opset` is that of ONNX.
+    `scores` are those on a split, if given.
     """
 
     schema_version: Annotated[int, Field(alias="schema", ge=SCHEMA, le=SCHEMA)] = SCHEMA
@@ -92,7 +91,6 @@ class ExportedFile(Strict):
     input: Port
     output: Port
     normalises: bool
-    resizes: bool
     argmax: bool
     opset: Count | None
     parity: list[Parity]
@@ -106,7 +104,7 @@ class ExportedFile(Strict):
         height, width = self.input.shape[-2:]
         fixed = isinstance(height, int) and isinstance(width, int)
         size = (int(height), int(width)) if fixed else None
-        return GraphOptions(size, self.normalises, self.argmax, self.resizes)
+        return GraphOptions(size, self.normalises, self.argmax)
 
 
 def json_of(path: Path) -> Path:
@@ -182,19 +180,9 @@ class GraphNetwork:
     def __call__(self, images: Tensor, factor: float) -> Tensor:
         """Logits, float32 B x K x h x w, of uint8 images B x C x H x W resized by `factor`.
 
-        Images smaller than a fixed size are padded to it. Raises InputError for larger ones, and
-        for a factor that a graph which resizes images itself cannot be given.
+        Images smaller than a fixed size are padded to it. Raises InputError for larger ones.
         """
-        size, options = (images.shape[-2], images.shape[-1]), self.options
-        if options.resizes:  # by itself, as the spec says
-            own = self.spec.input_factor(*size)
-            if not math.isclose(factor, own) and self.spec.input_side is not None:
-                raise InputError(
-                    f"This file resizes every image to a shorter side of {self.spec.input_side} "
-                    "pixels by itself, so it takes whole images at their own scale: use "
-                    "--tta none or flip and --window none."
-                )
-            factor /= own
+        options = self.options
         pixels = images if factor == 1 else rescaled(images.float(), factor)
         scaled = (pixels.shape[-2], pixels.shape[-1])
         if options.size is not None:

@@ -29,13 +29,12 @@ class GraphOptions:
 
     `size` is the only height and width in pixels that it takes, None for any. With `uint8` it takes
     pixels and normalises them itself. With `argmax` it gives class ids, uint8 B x H x W, in the
-    place of logits. `resizes` is whether it resizes the images as the model's spec says.
+    place of logits. Images have the size that the network sees: no graph resizes them.
     """
 
     size: tuple[int, int] | None = None
     uint8: bool = False
     argmax: bool = False
-    resizes: bool = True
 
     @property
     def output(self) -> str:
@@ -76,7 +75,6 @@ class Graph(nn.Module):
             if bins is not None:
                 self.model.set_submodule(name, AveragePooling(bins))
         self.options = options
-        self.factor = None if options.resizes else 1.0
         mean, std = (torch.tensor(values) * 255 for values in (model.spec.mean, model.spec.std))
         self.register_buffer("mean", mean.view(1, -1, 1, 1), persistent=False)
         self.register_buffer("scale", std.reciprocal().view(1, -1, 1, 1), persistent=False)
@@ -85,7 +83,7 @@ class Graph(nn.Module):
         """What `GraphOptions` says of `images`, B x in_chans x H x W."""
         if self.options.uint8:
             images = (images.float() - self.mean) * self.scale
-        logits: Tensor = self.model(images, factor=self.factor)
+        logits: Tensor = self.model(images, factor=1.0)
         if not self.options.argmax:
             return logits
         if logits.shape[1] == 1:

@@ -40,7 +40,7 @@ def runtime_network(model: SegmentationModel, backend: str, precision: str) -> G
         precision = openvino_precision(precision)
     else:
         raise InputError(unknown("backend", backend, BACKENDS))
-    options = GraphOptions(size=model.spec.window, resizes=False)
+    options = GraphOptions(size=model.spec.window)
 
     def network(content: bytes, precision: str) -> GraphNetwork:
         session = (
