@@ -37,6 +37,7 @@ def test_a_port_that_is_taken(model: Path, capsys: pytest.CaptureFixture[str]) -
         (["--queue", "0"], "--queue must be a number above 0, not 0."),
         (["--concurrency", "-1"], "--concurrency must be a number above 0, not -1."),
         (["--precision", "fp8"], "fp8"),
+        pytest.param(["--tta", "turn"], "turn", marks=pytest.mark.long),
     ],
 )
 def test_options(

@@ -6,7 +6,16 @@ from typing import Annotated
 
 import typer
 
-from zoo.cli import BackendOption, PrecisionOption
+from zoo.cli import (
+    BackendOption,
+    BlendOption,
+    CompileOption,
+    FoldOption,
+    OverlapOption,
+    PrecisionOption,
+    TtaOption,
+    WindowOption,
+)
 from zoo.cli.use import TrainedArgument
 from zoo.creation.locate import check_trained, is_exported
 from zoo.runtime.precision import check_precision
@@ -24,6 +33,12 @@ def demo_command(
     concurrency: Annotated[int, typer.Option(help="How many images at the same time.")] = 1,
     precision: PrecisionOption = "auto",
     backend: BackendOption = "auto",
+    fold: FoldOption = True,
+    compile: CompileOption = False,
+    window: WindowOption = "auto",
+    overlap: OverlapOption = None,
+    blend: BlendOption = "auto",
+    tta: TtaOption = "none",
 ) -> None:
     """Show MODEL in the browser, for people and programs (REST)."""
     check_precision(precision)
@@ -32,4 +47,7 @@ def demo_command(
     from zoo.demo.page import Limits, serve
 
     limits = Limits(max_megapixels, max_upload_mb, queue, concurrency)
-    serve(model, host=host, port=port, limits=limits, precision=precision, backend=backend)
+    serve(
+        model, host=host, port=port, limits=limits, precision=precision, backend=backend,
+        fold=fold, compile=compile, window=window, overlap=overlap, blend=blend, tta=tta,
+    )  # fmt: skip

@@ -52,7 +52,7 @@ def segment(predictor: Predictor, path: Path, megapixels: float | None = None) -
                 "taken here. Make it smaller."
             )
         pixels = read_pixels(path, predictor.spec.in_chans, predictor.spec.value_range)
-        found = predictor(pixels, confidence=True)
+        found = predictor(path, confidence=True)  # reads it again, as the model's range has it
     except InputError as error:
         raise InputError(str(error).replace(str(path), path.name)) from error
     assert found.mask is not None
