@@ -173,7 +173,8 @@ def comparison(
     wrong = valid & (truth != prediction) if disputed is None else disputed
     what = "errors" if disputed is None else "disputed"
     fraction = f"{wrong.sum() / valid.sum():.2%}" if valid.any() else "no valid pixels"
-    if longest is not None and max(truth.shape) > longest:
+    reduced = longest is not None and max(truth.shape) > longest
+    if longest is not None and reduced:
         image, truth, prediction, wrong = _reduced(image, truth, prediction, wrong, longest)
         valid = truth != IGNORE
     # a pale gray image with the wrong pixels in red and the ignored ones hatched
@@ -193,7 +194,7 @@ def comparison(
     ]
     titled = []
     for title, panel in panels:
-        large = _upsampled(panel, 320 if longest is None else 1)
+        large = _upsampled(panel, 1 if reduced else 320)
         font, line = _font(large)
         high, wide = large.shape[:2]
         page = Image.new("RGB", (max(wide, 150), high + line), _PAPER)
