@@ -87,7 +87,7 @@ class ExportedFile(Strict):
     spec: ModelSpec
     weights: Annotated[str, Field(max_length=100)]
     training: dict[str, Any] | None
-    precision: Literal["fp32", "int8"] = "fp32"
+    precision: Literal["fp32"] = "fp32"
     input: Port
     output: Port
     normalises: bool
@@ -95,7 +95,6 @@ class ExportedFile(Strict):
     opset: Count | None
     parity: list[Parity]
     scores: SplitScores | None = None
-    calibration: dict[str, Any] | None = None
     versions: dict[str, str]
 
     @property
@@ -329,8 +328,6 @@ def open_exported(
     else:
         backend, resolved = "openvino", openvino_precision(precision)
         session = openvino_session(path, resolved)
-    if found.precision == "int8":
-        resolved = "int8"
     return GraphNetwork(backend, session, found.spec, found.options, resolved), found
 
 
