@@ -5,7 +5,7 @@ JOBS ?= 2
 QUICKSTART ?= quickstart
 EXAMPLES ?= 100
 
-.PHONY: help quickstart test test-long test-slow test-kills fuzz lint types install encoders leaderboard docs clean
+.PHONY: help quickstart test test-long test-slow test-kills test-demo fuzz lint types install encoders leaderboard docs clean
 
 help:
 	@echo "make quickstart   install into .venv, fine-tune on generated scenes, show the result"
@@ -13,6 +13,7 @@ help:
 	@echo "make test-long    the tests marked long: snippets, killed and resumed runs, the browser"
 	@echo "make test-slow    the tests marked slow (long runs, real data)"
 	@echo "make test-kills   a run killed twenty times ends with the bits of one that was not"
+	@echo "make test-demo    the demo's page in a browser, its Space and handler, and under load"
 	@echo "make fuzz         mutated files of every kind: works or one message; EXAMPLES=100 of each"
 	@echo "make lint types   ruff and mypy"
 	@echo "make encoders     run every decoder on every timm module; hours, can be resumed"
@@ -42,6 +43,9 @@ test-slow: install
 
 test-kills: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/training/test_kills.py
+
+test-demo: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/demo -m long
 
 fuzz: install
 	OMP_NUM_THREADS=1 EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -n $(JOBS) -m fuzz
