@@ -374,3 +374,15 @@ def test_fast_settings_give_the_classes_of_fp32(decoder: str) -> None:
     for options in ({"fold": True}, {"fold": True, "precision": "bf16"}):
         found = TorchNetwork(model, **options)(images, 1.0).argmax(dim=1)  # type: ignore[arg-type]
         assert (found == expected).double().mean() > 0.97
+
+
+def test_the_settings_of_one_image_are_those_that_were_used(model: SegmentationModel) -> None:
+    predictor = zoo.Predictor(model, window=64, precision="fp32")
+    whole = dict.fromkeys(("window", "overlap", "blend"))
+    assert predictor.settings_at(48, 80) == predictor.settings | (
+        {"window": 64, "overlap": 0.25, "blend": "cut"}
+    )
+    assert predictor.settings_at(48, 64).items() >= whole.items()
+    image = np.zeros((40, 50, 3), np.uint8)
+    batch = list(predictor.stream([image, image]))
+    assert [one.mask.base is None for one in batch] == [True, True]

@@ -134,6 +134,18 @@ class Predictor:
             "tta": str(self.tta),
         }
 
+    def settings_at(self, height: int, width: int) -> dict[str, Any]:
+        """`settings` as they are used for an image of this size, in pixels.
+
+        `window` is the side or the sides of the windows in pixels as the network sees them; it,
+        `overlap` and `blend` are None for an image that is predicted as a whole.
+        """
+        plan = self.windows(height, width)
+        used: dict[str, Any] = dict.fromkeys(("window", "overlap", "blend"))
+        if plan.window is not None:
+            used = {"window": plan.window, "overlap": plan.overlap, "blend": plan.blend}
+        return self.settings | used
+
     def windows(self, height: int, width: int) -> Windows:
         """How an image of `height` x `width` pixels is divided."""
         return plan_windows(self.spec, height, width, size=self.network.size, **self._windows)
@@ -228,7 +240,6 @@ class Predictor:
         target: OutputFolder | None,
         results: Results,
     ) -> Iterator[Prediction]:
-        about = {"model": self.identity, "settings": self.settings}
         total = len(items) if isinstance(items, Sequence) else None
         broken: list[str] = []
         count, most = 0, 1
@@ -255,12 +266,13 @@ class Predictor:
                         break
                     reading.popleft()
                     if pixels is None:
-                        finishing.append((item, self._large(item, target, results, about)))
+                        finishing.append((item, self._large(item, target, results)))
                         break
                     batch.append((item, pixels))
                     most = self.images_at_once(*pixels.shape[:2])
                 if batch:
                     predicted = self._predicted([p for _, p in batch], results.measures)
+                    about = self._about(*batch[0][1].shape[:2])
                     for (item, pixels), one in zip(batch, predicted, strict=True):
                         finished = threads.submit(
                             results.finish, item.image, item.name, pixels, *one, target, about
@@ -299,7 +311,7 @@ class Predictor:
         return None
 
     def _large(
-        self, item: Item, target: OutputFolder | None, results: Results, about: dict[str, Any]
+        self, item: Item, target: OutputFolder | None, results: Results
     ) -> Future[Prediction]:
         """The prediction of a TIFF beyond the megapixel limit, done when this returns."""
         assert target is not None
@@ -310,10 +322,15 @@ class Predictor:
             found = predict_raster(
                 item.given, self.spec, self.network, self.windows, self.tta, target, name
             )
+            about = self._about(*found.size)
             done.set_result(results.finish_large(item.given, item.name, found, target, about))
         except (InputError, RunError) as error:
             done.set_exception(error)
         return done
+
+    def _about(self, height: int, width: int) -> dict[str, Any]:
+        """What the JSON beside a prediction says of the model and how it was run."""
+        return {"model": self.identity, "settings": self.settings_at(height, width)}
 
     def images_at_once(self, height: int, width: int) -> int:
         """How many images of this size, in pixels, are predicted at once."""
@@ -333,8 +350,10 @@ class Predictor:
         batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
         shape = (len(images), *images[0].shape[:2])
         ids, measures = assembled(self.tiles(batch), shape, wanted)
-        return [
-            (ids[index], {measure: values[index] for measure, values in measures.items()})
+        if len(images) == 1:
+            return [(ids[0], {measure: values[0] for measure, values in measures.items()})]
+        return [  # copies: a prediction that is kept should not keep those of its batch
+            (ids[index].copy(), {measure: one[index].copy() for measure, one in measures.items()})
             for index in range(len(images))
         ]
 
