@@ -24,7 +24,7 @@ from zoo.data.pixels.tiff import Tiff, opened_file, opened_tiff
 from zoo.inference.tiling import LogitsOf, Tta, Windows, predict_tiles
 from zoo.models.spec import ModelSpec
 
-CACHE_MEGABYTES = 256
+CACHE_BYTES = 256 * 2**20
 """What GDAL may hold of decoded tiles."""
 BLOCK = 512
 """Side of the tiles that are written."""
@@ -127,7 +127,7 @@ def _opened(rasterio: Any, path: Path) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         with readable(path), warnings.catch_warnings():
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-            stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_MEGABYTES))
+            stack.enter_context(rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES))
             dataset = stack.enter_context(rasterio.open(path))
         yield dataset
 
@@ -208,7 +208,7 @@ def open_sink(
         options["transform"] = where.transform
     elif where.gcps:
         options["gcps"] = where.gcps
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_MEGABYTES), warnings.catch_warnings():
+    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), warnings.catch_warnings():
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         with made(**options) as dataset:
             yield RasterSink(dataset, spec, where, step)
