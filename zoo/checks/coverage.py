@@ -35,6 +35,7 @@ SIZE = (150, 203)
 """Height and width in pixels, multiples of nothing that a net asks for."""
 
 CLASSES = 3
+LIBRARIES = ("timm", "segmentation-models-pytorch", "torch")
 
 
 def wanted(module: str = "*", decoder: str = "*") -> list[tuple[Encoder, str]]:
@@ -61,9 +62,8 @@ def wanted(module: str = "*", decoder: str = "*") -> list[tuple[Encoder, str]]:
     return pairs
 
 
-def versions() -> str:
-    """The libraries that decide what works."""
-    names = ("timm", "segmentation-models-pytorch", "torch")
+def versions(names: Iterable[str] = LIBRARIES) -> str:
+    """The versions of libraries, by default of those that decide what works."""
     return ", ".join(f"{name} {version(name).partition('+')[0]}" for name in names)
 
 

@@ -17,6 +17,7 @@ from zoo.common.files import read_json, write_text
 from zoo.data.dataset import IGNORE
 from zoo.data.doctor.codes import CODES
 from zoo.data.formats.trees import TREES, Tree
+from zoo.exporting import table as exports
 from zoo.hub.config import json_schema, write_json_schema
 from zoo.inference.outputs import OUTPUTS
 from zoo.records.metrics import METRICS
@@ -212,6 +213,18 @@ TABLES: dict[str, DocTable] = {
         "zoo/inference/outputs.py",
         ("`--save`", "file below `--out`", "what it holds", "needs"),
         _outputs,
+    ),
+    "exports": DocTable(
+        "export.md",
+        f"zoo/exporting/{exports.TABLE_FILE}",
+        ("decoder", *exports.FAMILIES),
+        exports.matrix,
+    ),
+    "export_reasons": DocTable(
+        "export.md",
+        f"zoo/exporting/{exports.TABLE_FILE}",
+        ("encoder", "decoders", "format", "right with", "what fails with others (the first)"),
+        exports.reasons,
     ),
     "codes": DocTable(
         "doctor.md",

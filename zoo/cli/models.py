@@ -174,6 +174,25 @@ def check_encoders_command(
         raise typer.Exit(1)
 
 
+@check_app.command("exports")
+def check_exports_command(
+    only: Annotated[str, typer.Option(help="Pattern of pairs, DECODER-ENCODER.")] = "*",
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="Export what the table lacks and write it; half an hour."),
+    ] = False,
+    sample: Annotated[int, typer.Option(help="How many pairs of the table to export again.")] = 3,
+) -> None:
+    """Check which decoders can be exported on which encoders, against the table that ships."""
+    from zoo.checks import exports
+
+    if write:
+        lines = exports.summary(exports.run_all(exports.wanted(only)))
+    else:
+        lines = [*exports.check(sample, only), "the table of exports is up to date"]
+    print_line("\n".join(lines))
+
+
 @check_app.command("docs")
 def check_docs_command(
     write: Annotated[bool, typer.Option("--write", help="Rewrite the tables.")] = False,

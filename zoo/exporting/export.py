@@ -8,11 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from zoo.common.console import info
 from zoo.common.errors import InputError, RunError, extra, type_words
@@ -33,8 +30,17 @@ from zoo.inference.exported import (
     json_of,
     onnx_session,
     openvino_session,
+    program_session,
 )
-from zoo.inference.graphs import INPUT, Graph, GraphOptions, graph_size, quiet, to_onnx, to_program
+from zoo.inference.graphs import (
+    INPUT,
+    Graph,
+    GraphOptions,
+    graph_size,
+    quiet,
+    to_onnx,
+    to_program,
+)
 from zoo.inference.parity import checked
 from zoo.models.build import weights_id
 from zoo.models.layers import in_eval_mode
@@ -235,13 +241,7 @@ def _session(row: Format, path: Path) -> Session:
     if row.name == "openvino":
         return openvino_session(path, "fp32")
     with quiet():
-        program: Any = torch.export.load(path).module(check_guards=False)
-
-    def run(images: NDArray[Any]) -> NDArray[Any]:
-        found: NDArray[np.float32] = program(torch.from_numpy(images)).numpy()
-        return found
-
-    return run
+        return program_session(torch.export.load(path))
 
 
 def _entry(path: Path) -> FileEntry:

@@ -295,6 +295,17 @@ def openvino_session(content: bytes | Path, precision: str) -> Session:
     return run
 
 
+def program_session(program: torch.export.ExportedProgram) -> Session:
+    """A graph of torch.export, run by torch."""
+    module: Any = program.module(check_guards=False)
+
+    def run(images: NDArray[Any]) -> NDArray[Any]:
+        found: NDArray[Any] = module(torch.from_numpy(images)).numpy()
+        return found
+
+    return run
+
+
 def _named(content: bytes | Path) -> str:
     return "the model" if isinstance(content, bytes) else str(content)
 
