@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 from pathlib import Path
@@ -255,6 +256,45 @@ def test_a_timing_belongs_to_rows_whose_network_sees_its_size(tmp_path: Path) ->
     board = made(tmp_path)
     assert len(board.tables[0].rows) == 3
     assert [s.p50 for setup in board.setups for s in board.speed_in(setup).values()] == [40, 70]
+
+
+def test_augmented_and_quantised_rows_stand_apart_and_claim_no_latency(tmp_path: Path) -> None:
+    changed: list[dict[str, Any]] = [
+        {},
+        {"tta": "flip,0.75,1.25"},
+        {"backend": "openvino", "precision": "int8"},
+        {"window": 256, "overlap": 0.5, "blend": "gaussian"},
+    ]
+    put(tmp_path, *({**change, "confusion": confusion_with(60)} for change in changed))
+    timing(tmp_path, "unet-resnet18", 40.0)
+    board = made(tmp_path)
+    plain, *others = sorted(board.tables, key=lambda table: len(table.title))
+    assert plain.title == "camvid, test, pretrained encoder"
+    assert sorted(table.title.removeprefix(plain.title) for table in others) == [
+        ", backend openvino, precision int8",
+        ", test-time augmentation flip,0.75,1.25",
+        ", window 256, overlap 0.5, blend gaussian",
+    ]
+    rows = [row for _, row in board.entries()]
+    assert len({row.id for row in rows}) == 4
+    assert list(board.speed_in(SETUP)) == [plain.rows[0].id]
+    fast = find(Wanted(data="camvid", max_latency_ms=50, machine="epyc"), board)
+    assert [found.table for found in fast] == [plain.title]
+    page = (tmp_path / "out" / "leaderboard.md").read_text()
+    assert [line for line in page.splitlines() if line.startswith("## ")] == [
+        f"## {table.title}" for table in board.tables
+    ]
+    site = (tmp_path / "out" / "leaderboard.html").read_text()
+    assert "--out RESULTS --backend openvino --precision int8" in site
+    with (tmp_path / "out" / "leaderboard.csv").open() as file:
+        next(file)
+        cells = [(row["tta"], row["inference"]) for row in csv.DictReader(file)]
+    assert sorted(cells) == [
+        ("flip,0.75,1.25", ""),
+        ("none", ""),
+        ("none", "backend=openvino precision=int8"),
+        ("none", "window=256 overlap=0.5 blend=gaussian"),
+    ]
 
 
 def test_latency_is_of_this_machine_unless_another_is_named(

@@ -30,6 +30,10 @@ def _named(*records: Record) -> dict[Path, Record]:
         {"size": None},
         {"size": [720, 960]},
         {"tta": "flip"},
+        {"backend": "openvino"},
+        {"precision": "int8"},
+        {"window": 256, "overlap": 0.25, "blend": "gaussian"},
+        {"window": "whole"},
         {"encoder_init": "random", "encoder_weights": None},
         {"images": 3},
         {"classes": ["road", "car", "wall"]},
@@ -38,6 +42,12 @@ def _named(*records: Record) -> dict[Path, Record]:
 def test_runs_that_cannot_be_compared_stand_in_two_tables(change: dict[str, Any]) -> None:
     tables = rank(_named(record(), record(**change)))
     assert [len(table.rows) for table in tables] == [1, 1]
+    assert len({table.rows[0].setting + repr(table.key) for table in tables}) == 2
+
+
+def test_folding_and_floating_point_precision_make_no_other_table() -> None:
+    runs = record(), record(folded=True, seed=1), record(precision="fp32", seed=2)
+    assert [len(table.rows) for table in rank(_named(*runs))] == [1]
 
 
 def test_transformers_that_see_whole_images_never_stand_with_those_that_saw_windows() -> None:

@@ -218,8 +218,10 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_the_text_of_a_record_has_one_line_per_field() -> None:
+    inference = {"backend": "openvino", "folded": True}
+    windows = {"window": 256, "overlap": 0.25, "blend": "cut"}
     lines = record_text(
-        record(chosen_miou=0.5, input_size=[450, 600], sizes="dynamic")
+        record(chosen_miou=0.5, input_size=[450, 600], sizes="dynamic", **inference, **windows)
     ).splitlines()
     assert len(lines) == len(Record.model_fields) + 1  # without image_counts
     assert '  "chosen_miou": 0.5,' in lines
@@ -230,6 +232,11 @@ def test_records_from_before_there_was_a_chosen_miou_keep_their_names() -> None:
     assert '"chosen_miou"' not in record_text(record())
     assert '"input_size"' not in record_text(record())
     assert '"sizes"' not in record_text(record())
+    default = {"backend": "torch", "folded": False, "window": None, "overlap": None, "blend": None}
+    assert record_text(record(**default)) == record_text(record())
+    assert not {f'  "{name}"' for name in default} & {
+        line.split(":")[0] for line in record_text(record()).splitlines()
+    }
     assert '  "sizes": "dynamic",' in record_text(record(sizes="dynamic")).splitlines()
     assert record_name(record(chosen_miou=None)) == record_name(record())
     results = Path(__file__).parents[2] / "benchmarks" / "results"

@@ -54,18 +54,31 @@ def eval_command(
     split: Annotated[str, typer.Option(help="The split to score.")] = "test",
     out: Annotated[Path | None, typer.Option(help="Folder to write the record into.")] = None,
     precision: PrecisionOption = "fp32",
+    backend: BackendOption = "auto",
+    fold: Annotated[
+        bool, typer.Option("--fold", help="Fold BatchNorm into the convolutions before it.")
+    ] = False,
+    window: WindowOption = "auto",
+    overlap: OverlapOption = None,
+    blend: BlendOption = "auto",
+    tta: TtaOption = "none",
     as_json: JsonOption = False,
 ) -> None:
     """Score MODEL once on a split of DATA, at the images' own resolution."""
     check_precision(precision)
-    check_trained(model)
+    if not is_exported(model):
+        check_trained(model)
     dataset = _load(data, split)
     from zoo.evaluation.evaluate import evaluate
     from zoo.records.metrics import METRICS
 
-    found = evaluate(model, dataset, split=split, precision=precision, out=out)
+    found = evaluate(
+        model, dataset, split=split, out=out, precision=precision, backend=backend, fold=fold,
+        window=window, overlap=overlap, blend=blend, tta=tta,
+    )  # fmt: skip
+    settings = found.predictor.settings
     if as_json:
-        print_line(json.dumps(found.metrics | {"precision": found.precision}, indent=2))
+        print_line(json.dumps(found.metrics | settings, indent=2))
     else:
         show(found.confusion.table())
         shown = [metric for metric in METRICS if metric.report and not metric.per_class]
@@ -74,6 +87,8 @@ def eval_command(
             f"{', '.join(values)} on "
             f"{len(found.dataset.samples(found.split))} images of {found.dataset.name}, "
             f"split {found.split}, in {found.precision}"
+            + ("" if settings["backend"] == "torch" else f", by {settings['backend']}")
+            + ("" if settings["tta"] == "none" else f", test-time augmentation {settings['tta']}")
         )
 
 

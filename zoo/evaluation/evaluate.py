@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,41 +18,53 @@ from torch import Tensor
 from zoo.common.console import progress_bar
 from zoo.common.errors import InputError, type_words
 from zoo.common.files import hash_of
-from zoo.creation.create import load_trained
+from zoo.creation.locate import is_exported
 from zoo.data.dataset import Dataset
 from zoo.data.inspect.scan import data_hash, scan_labels
 from zoo.data.load import load_dataset
 from zoo.data.loading.loader import EvalLoader
 from zoo.data.split import as_recorded
 from zoo.evaluation.counts import Confusion
-from zoo.hub.folder import known_training
-from zoo.inference.tiling import predict_ids
-from zoo.models.build import gmacs, params_m, weights_id
+from zoo.hub.folder import build_on_meta
+from zoo.inference.predictor import Predictor
+from zoo.inference.tiling import joined, plan_windows, predict_ids
+from zoo.models.build import gmacs, params_m
 from zoo.models.layers import in_eval_mode
 from zoo.models.outputs import Outputs
 from zoo.models.segmentation import SegmentationModel
 from zoo.records.image_counts import ImageCounts, counts_hash, write_with_counts
 from zoo.records.record import PROTOCOL, SCHEMA, Record, parse_record
 from zoo.runtime.environment import stamp
-from zoo.runtime.precision import resolve_precision
 from zoo.runtime.processes import Ranks, start_ranks
+
+SCORING: dict[str, Any] = {"precision": "fp32", "fold": False}
+"""What scores are computed with, unless somebody asks for something else."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """The result of one evaluation. `seconds` is the time of reading, predicting and counting.
 
-    `per_image` has the counts of each image, ordered by name as in the hash of the data.
+    `predictor` is what was scored, `per_image` has the counts of each image, ordered by name as in
+    the hash of the data.
     """
 
-    model: SegmentationModel
+    predictor: Predictor
     dataset: Dataset
     split: str
     confusion: Confusion
     per_image: ImageCounts
-    precision: str
-    device: str
     seconds: float
+
+    @property
+    def precision(self) -> str:
+        """What the network computed in."""
+        return self.predictor.network.precision
+
+    @property
+    def device(self) -> str:
+        """The kind of device that it ran on."""
+        return self.predictor.network.device.type
 
     @property
     def metrics(self) -> dict[str, Any]:
@@ -59,62 +73,68 @@ class Evaluation:
 
 
 def evaluate(
-    model: str | Path | SegmentationModel,
+    model: str | Path | SegmentationModel | Predictor,
     data: str | Path | Dataset,
     *,
     split: str = "test",
-    precision: str = "fp32",
     out: str | Path | None = None,
     on_logits: Callable[[Outputs, Tensor], None] | None = None,
+    **options: Any,
 ) -> Evaluation:
     """Score `model` once on one split, at the images' own resolution.
 
-    `model`: a run folder, a model folder, a repository, a name that stands for trained weights, or
-    a model. Returns `.metrics` (see docs/metrics.md) and `.confusion`; writes the record into the
-    folder `out` if given. `precision`: fp32, bf16, fp16 or auto; the result states it. Under
-    torchrun or `accelerate launch` the processes share the images, each image scored once.
-    `on_logits` is that of `score`. Raises InputError where the classes differ, where every pixel is
-    ignored, and where a record is asked for of the split that chose the model.
+    `model`: a run folder, a model folder, a repository, a name that stands for trained weights, a
+    model, a file of `zoo export`, or a `Predictor`. `options` are those of `Predictor`, with
+    precision fp32 and without folding unless they say so; what predicts with the same options gives
+    the same pixels. Returns `.metrics` (see docs/metrics.md) and `.confusion`; writes the record
+    into the folder `out` if given. Under torchrun or `accelerate launch` the processes share the
+    images, each image scored once. `on_logits` is that of `score`. Raises InputError where the
+    classes differ, where every pixel is ignored, and where a record is asked for of the split that
+    chose the model.
     """
     if not isinstance(split, str):
         raise InputError(f"split should be a name, such as test, got {type_words(split)}.")
     if out is not None and not isinstance(out, str | Path):
         raise InputError(f"out should be a folder, got {type_words(out)}.")
-    run = model if isinstance(model, str | Path) else None
-    model = load_trained(model)
     ranks = start_ranks()
+    if not isinstance(model, Predictor):
+        predictor = Predictor(
+            model, **SCORING | {"device": _device(model, options, ranks)} | options
+        )
+    elif options:
+        raise InputError(
+            f"The settings of a Predictor are its own, so {', '.join(options)} cannot be given."
+        )
+    else:
+        predictor = model
+    if on_logits is not None and (
+        predictor.settings["tta"] != "none" or predictor.network.ids_only
+    ):
+        raise InputError("on_logits needs logits: leave out test-time augmentation and --argmax.")
     with ranks.main_process_first():  # it scans the masks, the others read its results
         dataset = load_dataset(data)
-        if run is not None:
-            dataset = as_recorded(dataset, run, split)
+        if isinstance(model, str | Path):
+            dataset = as_recorded(dataset, model, split)
         samples = dataset.samples(split)
-        check_classes(model, dataset.classes, dataset.name)
-        check_input(model, dataset)
+        check_classes(predictor, dataset.classes, dataset.name)
+        check_input(predictor, dataset)
         if out is not None:
-            check_reportable(model, split)
-        precision = resolve_precision(precision, ranks.device)
+            check_reportable(predictor, split)
         scan_labels(dataset, [split])
         loader = EvalLoader(dataset, split, rank=ranks.rank, world=ranks.world)
     began = time.monotonic()
     per_image = np.zeros((len(samples), len(dataset.classes), 3), np.int64)
     confusion = score(
-        model.to(ranks.device),
-        loader,
-        precision=precision,
-        device=ranks.device,
-        ranks=ranks,
-        per_image=per_image,
+        predictor, loader, device=predictor.network.device, ranks=ranks, per_image=per_image,
         on_logits=on_logits,
-    )
+    )  # fmt: skip
     by_name = sorted(range(len(samples)), key=lambda index: samples[index].name)
     found = Evaluation(
-        model=model,
+        predictor=predictor,
         dataset=dataset,
         split=split,
         confusion=confusion,
         per_image=per_image[by_name],
-        precision=precision,
-        device=ranks.device.type,
         seconds=round(time.monotonic() - began, 2),
     )
     with ranks.raise_on_all_ranks():
@@ -127,8 +147,15 @@ def evaluate(
     return found
 
 
+def _device(model: object, options: Mapping[str, Any], ranks: Ranks) -> torch.device | None:
+    """The device of this process; None, the CPU, for what torch does not run."""
+    exported = isinstance(model, str | Path) and is_exported(model)
+    by_torch = not exported and options.get("backend", "auto") in ("auto", "torch")
+    return ranks.device if by_torch else None
+
+
 def score(
-    model: SegmentationModel,
+    model: SegmentationModel | Predictor,
     loader: EvalLoader,
     *,
     precision: str = "fp32",
@@ -142,10 +169,11 @@ def score(
     """The confusion matrix of `model` over all images of `loader`.
 
     The model's mode is restored afterwards. `after_batch` is called after each batch and may raise
-    to stop. `precision`: fp32, bf16 or fp16 (autocast). With several `ranks`, each has its own part
-    of the images in `loader`, and all get the counts of the whole. `per_image`, zeros of images of
-    the split x classes x 3, is filled with each image's own counts. `on_logits` gets the logits of
-    each batch, or of each window of large images, with their masks, on the device.
+    to stop. `precision`: fp32, bf16 or fp16 (autocast); a `Predictor` has its own. With several
+    `ranks`, each has its own part of the images in `loader`, and all get the counts of the whole.
+    `per_image`, zeros of images of the split x classes x 3, is filled with each image's own counts.
+    `on_logits` gets the logits of each batch, or of each window of large images, with their masks,
+    on the device.
     """
     ranks = ranks or Ranks()
     confusion = Confusion(loader.classes)
@@ -154,13 +182,19 @@ def score(
         assert on_logits is not None
         on_logits(outputs, masks[..., rows, columns].to(device))
 
-    with in_eval_mode(model), ranks.raise_on_all_ranks(), progress_bar() as bar:
+    mode: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
+    if isinstance(model, SegmentationModel):
+        mode = in_eval_mode(model)
+    with mode, ranks.raise_on_all_ranks(), progress_bar() as bar:
         task = bar.add_task(description, total=loader.images)
         for indices, images, masks in loader:
-            predicted = predict_ids(
-                model, images, precision=precision, device=device,
-                on_logits=on_logits and partial(with_masks, masks),
-            ).cpu()  # fmt: skip
+            given = on_logits and partial(with_masks, masks)
+            if isinstance(model, SegmentationModel):
+                predicted = predict_ids(
+                    model, images, precision=precision, device=device, on_logits=given
+                )
+            else:
+                predicted = joined(model.tiles(images), images, given)
             if per_image is None:
                 confusion.add(masks, predicted)
             else:
@@ -178,7 +212,7 @@ def score(
     return confusion
 
 
-def check_classes(model: SegmentationModel, classes: list[str], name: str) -> None:
+def check_classes(model: SegmentationModel | Predictor, classes: list[str], name: str) -> None:
     """Raise InputError unless the model predicts the classes of the data, in their order."""
     names = model.spec.id_names
     if not model.spec.predicts(classes):
@@ -189,7 +223,7 @@ def check_classes(model: SegmentationModel, classes: list[str], name: str) -> No
         )
 
 
-def check_input(model: SegmentationModel, dataset: Dataset) -> None:
+def check_input(model: SegmentationModel | Predictor, dataset: Dataset) -> None:
     """Raise InputError unless the data's images have the channels and values the model expects."""
     spec = model.spec
     if dataset.channels != spec.in_chans:
@@ -204,9 +238,9 @@ def check_input(model: SegmentationModel, dataset: Dataset) -> None:
         )
 
 
-def check_reportable(model: SegmentationModel, split: str) -> None:
+def check_reportable(predictor: Predictor, split: str) -> None:
     """Raise InputError where `split` chose the model: its score there is too good to report."""
-    if (model.provenance or {}).get("chosen_on") == split:
+    if predictor.training.get("chosen_on") == split:
         raise InputError(
             f"The split {split!r} chose the best epoch of this model, so its score is too good to "
             "be a result. Record another split, or leave out --out to see the score."
@@ -220,17 +254,40 @@ def write_result(found: Evaluation, folder: Path) -> Record:
     return record
 
 
-def _encoder_init(model: SegmentationModel) -> str:
+def _encoder_init(predictor: Predictor) -> str:
     """How the encoder of a model started that no run of zoo has trained."""
-    if model.spec.encoder_weights is not None:
+    if predictor.spec.encoder_weights is not None:
         return "pretrained"
-    return "random" if model.provenance is None else weights_id(model.net.state_dict())
+    fresh = predictor.model is not None and predictor.model.provenance is None
+    return "random" if fresh else predictor.identity["weights"]
+
+
+def _windows(predictor: Predictor, sizes: Iterable[tuple[int, int]]) -> dict[str, Any]:
+    """What a record states of windows: nothing where images are divided as they are by default.
+
+    Else that of the largest image for which it differs.
+    """
+    differing = {}
+    for size in sizes:
+        used, usual = predictor.windows(*size), plan_windows(predictor.spec, *size)
+        if (used.window, usual.window) != (None, None) and used != usual:
+            differing[size] = used
+    if not differing:
+        return {}
+    used = differing[max(differing, key=math.prod)]
+    if used.window is None:
+        return {"window": "whole"}
+    square = isinstance(used.window, int) or len(set(used.window)) == 1
+    side = used.sides[0] if square else list(used.sides)
+    return {"window": side, "overlap": used.overlap, "blend": used.blend}
 
 
 def make_record(found: Evaluation) -> Record:
     """The record of an evaluation. Raises InputError where `check_reportable` does."""
-    check_reportable(found.model, found.split)
-    spec, training = found.model.spec, known_training(found.model) or {}
+    predictor = found.predictor
+    check_reportable(predictor, found.split)
+    spec, training = predictor.spec, predictor.training
+    settings = predictor.settings
     sizes = scan_labels(found.dataset, [found.split]).splits[found.split].sizes
     size = list(next(iter(sizes))) if len(sizes) == 1 else None
     input_size = None if size is None else list(spec.input_size(*size))
@@ -238,7 +295,7 @@ def make_record(found: Evaluation) -> Record:
         "schema": SCHEMA,
         "protocol": PROTOCOL,
         "model": spec.name,
-        "encoder_init": training.get("encoder_init") or _encoder_init(found.model),
+        "encoder_init": training.get("encoder_init") or _encoder_init(predictor),
         "encoder_weights": training.get("encoder_weights", spec.encoder_weights),
         "dataset": found.dataset.name,
         "data_hash": data_hash(found.dataset, found.split),
@@ -250,7 +307,10 @@ def make_record(found: Evaluation) -> Record:
         "size": size,
         "input_size": None if input_size == size else input_size,
         "sizes": spec.sizes,
-        "tta": "none",
+        "tta": settings["tta"],
+        "backend": settings["backend"],
+        "folded": settings["folded"],
+        **_windows(predictor, sizes),
         "images": len(found.dataset.samples(found.split)),
         "recipe": training.get("recipe", "none"),
         "recipe_hash": training.get("recipe_hash", hash_of(None)),
@@ -262,7 +322,7 @@ def make_record(found: Evaluation) -> Record:
         "metrics": found.metrics,
         "confusion": found.confusion.matrix.tolist(),
         "image_counts": counts_hash(found.per_image),
-        "params_m": params_m(found.model),
+        "params_m": params_m(predictor.model or build_on_meta(spec)),
         "gmacs": None if size is None else gmacs(spec, *size),
         "precision": found.precision,
         **stamp(found.device),

@@ -74,8 +74,9 @@ class Predictor:
     accelerator, or the CPU without one. `batch_size` is how many images of one size are predicted
     at once, by default as many as have `BATCH_PIXELS` pixels together.
 
-    `spec` describes the model, `identity` says which weights it has and `settings` how it is run.
-    Raises InputError for what cannot be predicted with.
+    `spec` describes the model, `identity` says which weights it has, `training` what is known of
+    how it was trained (see `known_training`), and `settings` how it is run. `model` is the model
+    itself, None for an exported file. Raises InputError for what cannot be predicted with.
     """
 
     def __init__(
@@ -99,8 +100,8 @@ class Predictor:
         opened = open_network(
             model, backend=backend, precision=precision, device=device, fold=fold, compile=compile
         )
-        self.network, self.spec = opened.network, opened.spec
-        known = opened.training or {}
+        self.network, self.spec, self.model = opened.network, opened.spec, opened.model
+        self.training = known = opened.training or {}
         self.identity = {
             "name": opened.spec.name,
             "weights": opened.weights,

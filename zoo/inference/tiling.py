@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -426,10 +426,18 @@ def predict_ids(
     height, width = images.shape[-2:]
     windows = plan_windows(model.spec, height, width)
     network = partial(_logits, model, precision=precision, device=device)
-    ids = torch.empty((len(images), height, width), dtype=torch.uint8)
-    for tile in predict_tiles(network, model.spec, images, windows):
+    return joined(predict_tiles(network, model.spec, images, windows), images, on_logits)
+
+
+def joined(tiles: Iterable[Tile], images: Tensor, on_logits: OnLogits | None = None) -> Tensor:
+    """Class ids, uint8 B x H x W, of the tiles of `images`, uint8 B x C x H x W.
+
+    `on_logits` gets the logits of each tile, whose scores must not be averaged.
+    """
+    ids = torch.empty((len(images), *images.shape[-2:]), dtype=torch.uint8)
+    for tile in tiles:
         if on_logits is not None:
-            whole = windows.window is None
+            whole = tile.inner == tuple(slice(0, side) for side in tile.size)
             scores = tile.scores if whole else tile.full_scores()
             size = tile.size if whole else (scores.shape[-2], scores.shape[-1])
             on_logits(Outputs(scores, size, size, align_corners=False), tile.rows, tile.columns)

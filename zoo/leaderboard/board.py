@@ -113,12 +113,22 @@ class BoardTable:
     ignore: list[str]
     rows: list[Entry]
     sizes: str | None = None
+    inference: dict[str, str] | None = None
 
     @property
     def title(self) -> str:
-        """The data set, the split, the encoder's initialisation and `sizes` in words."""
+        """The data set, the split, the encoder's initialisation, and what sets the rows apart."""
         whole = ", whole images" if self.sizes else ""
-        return f"{self.dataset}, {self.split}, {self.encoder_init} encoder{whole}"
+        title = f"{self.dataset}, {self.split}, {self.encoder_init} encoder{whole}"
+        return title + settings_text(self.tta, self.inference or {})
+
+    @property
+    def options(self) -> dict[str, str]:
+        """The options of `zoo eval` that the rows were measured with, where they can move a score.
+
+        With any of them, the network takes another time than a timing of the model says.
+        """
+        return ({} if self.tta == "none" else {"tta": self.tta}) | (self.inference or {})
 
 
 @dataclass(frozen=True)
@@ -190,14 +200,19 @@ class Board:
 
         Recipes may let a network see another size than that of the images: a row has only the
         timings of its model at the size that its network sees, and none where overrides changed
-        the model.
+        the model, or where it was measured with test-time augmentation, windows or a backend that
+        timings are not of.
         """
         timed = {(s.model, *s.size): s for s in self.speeds if s.setup == setup and s.size}
         found = {}
         for table, row in self.entries():
             seen = row.input_size or table.size or ()
             changed = any(key.startswith("model.") for key in row.overrides)
-            if not changed and (speed := timed.get((row.model, *seen))) is not None:
+            if (
+                not changed
+                and not table.options
+                and (speed := timed.get((row.model, *seen))) is not None
+            ):
                 found[row.id] = speed
         return found
 
@@ -214,6 +229,12 @@ class Board:
             for table, row in self.entries()
         }
         return Version(self.version, self.newest, rows)
+
+
+def settings_text(tta: str, inference: Mapping[str, str]) -> str:
+    """What the heading of a table says of its rows' inference; nothing where it is the default."""
+    augmented = {} if tta == "none" else {"test-time augmentation": tta}
+    return "".join(f", {name} {value}" for name, value in (augmented | {**inference}).items())
 
 
 def repeats(seeds: int, folds: int) -> str:
@@ -308,8 +329,11 @@ def _plain(value: Any) -> dict[str, Any]:
 
 
 def _known(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass without a `sizes` that is None, which boards of before lack."""
-    return {key: item for key, item in vars(value).items() if key != "sizes" or item is not None}
+    """The fields of a dataclass without those that boards of before lack, where they are None."""
+    younger = ("sizes", "inference")
+    return {
+        key: item for key, item in vars(value).items() if key not in younger or item is not None
+    }
 
 
 def _lines(value: Any, depth: int, indent: str = "") -> str:

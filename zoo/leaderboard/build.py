@@ -158,6 +158,7 @@ def assemble(
             images=table.key.images,
             classes=list(table.key.classes),
             sizes=table.key.sizes or None,
+            inference=dict(table.key.inference) or None,
             ignore=sorted({str(r.ignore) for row in table.rows for r in row.records.values()}),
             rows=[_entry(table, row, results, environments) for row in table.rows],
         )

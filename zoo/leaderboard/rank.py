@@ -41,6 +41,8 @@ class TableKey:
     images: int
     classes: tuple[str, ...]
     sizes: str = field(default="", repr=False)  # left out, as the ids of rows hash the text
+    inference: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """What the network was run by and with, by option of `zoo eval`, where it can move a score."""
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,20 @@ def table_key(record: Record) -> TableKey:
         data_hash=record.data_hash,
         images=record.images,
         classes=tuple(record.classes),
+        inference=_inference(record),
     )
+
+
+def _inference(record: Record) -> tuple[tuple[str, str], ...]:
+    """The options of a run by another backend, in int8 or with windows that are not the default."""
+    stated: dict[str, object] = {
+        "backend": None if record.backend == "torch" else record.backend,
+        "precision": "int8" if record.precision == "int8" else None,
+        "window": record.window,
+        "overlap": record.overlap,
+        "blend": record.blend,
+    }
+    return tuple((name, str(value)) for name, value in stated.items() if value is not None)
 
 
 def estimate(values: list[float]) -> Estimate:
@@ -293,8 +308,8 @@ def _samples(records: Mapping[Path, Record], sampling: Sampling) -> Samples | No
 def _setting(record: Record) -> str:
     overrides = json.dumps(record.overrides, sort_keys=True)
     weights = record.encoder_weights
-    sizes = ["dynamic"] if record.sizes == "dynamic" else []
-    return json.dumps([record.model, weights, record.recipe, record.recipe_hash, overrides, *sizes])
+    more = [*(["dynamic"] if record.sizes == "dynamic" else []), *_inference(record)]
+    return json.dumps([record.model, weights, record.recipe, record.recipe_hash, overrides, *more])
 
 
 def _mean(records: Iterable[Record], key: str, name: str | None = None) -> float | None:

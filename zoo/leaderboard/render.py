@@ -12,6 +12,7 @@ from typing import Any
 
 from zoo.common.errors import printable
 from zoo.common.html import render
+from zoo.leaderboard.board import settings_text
 from zoo.leaderboard.rank import NOISE, Row, Table, TableKey
 from zoo.records.metrics import ON_LEADERBOARD, SCORE
 from zoo.records.record import Record
@@ -38,12 +39,16 @@ def markdown(tables: Sequence[Table]) -> str:
 def csv_text(tables: Sequence[Table], results: Path) -> str:
     """One line for each row of each table, fractions in [0, 1]; line one is a comment.
 
-    Text cells that a spreadsheet would take for a formula begin with an apostrophe.
+    Text cells that a spreadsheet would take for a formula begin with an apostrophe. The column
+    `inference` is there where a table has such settings.
     """
     stream = io.StringIO()
     stream.write(f"# {_GENERATED}\n")
     writer = csv.writer(stream, lineterminator="\n")
     columns = [_csv_cells(table.key, row, results) for table in tables for row in table.rows]
+    if not any(table.key.inference for table in tables):
+        for cells in columns:
+            del cells["inference"]
     writer.writerow(columns[0] if columns else ["rank"])
     writer.writerows(cells.values() for cells in columns)
     return stream.getvalue()
@@ -151,6 +156,7 @@ def _section(table: Table) -> dict[str, Any]:
         size = "{} x {} pixels (height x width)".format(*table.key.size)
     return {
         "key": table.key,
+        "settings": settings_text(table.key.tta, dict(table.key.inference)),
         "size": size,
         "ignore": ", ".join(sorted({str(record.ignore) for record in runs})),
         "chosen_on": ", ".join(sorted({record.chosen_on or "nothing" for record in runs})),
@@ -211,6 +217,7 @@ def _csv_cells(key: TableKey, row: Row, results: Path) -> dict[str, str]:
             for metric in ON_LEADERBOARD
             if metric.per_class
         },
+        "inference": " ".join(f"{name}={value}" for name, value in key.inference),
         "records": " ".join(path.relative_to(results).as_posix() for path in row.records),
     }
     numbers = {

@@ -110,6 +110,8 @@ def commands(table: BoardTable, row: Entry) -> str:
         words += ["--encoder-weights", "none"] if table.encoder_init == "random" else []
         lines.append(shlex.join([*words, f"seed={run.seed}", *given]))
     score = ["zoo", "eval", target, "--data", "DATA", "--split", table.split, "--out", "RESULTS"]
+    for name, value in table.options.items():
+        score += [f"--{name}", value]
     return "\n".join([*lines, shlex.join(score)])
 
 

@@ -78,6 +78,10 @@ class Record(Strict):
     (`gmacs` counts that); `sizes` says how the network takes images of other sizes than its
     weights: `dynamic` (whole, its position embeddings resampled) or `windows` of the size that it
     was built for, None for networks of any size and in older records;
+    `tta` is the test-time augmentation, such as `none` or `flip,0.75,1.25`; `backend` is what ran
+    the network, `folded` whether BatchNorm was part of the convolutions before it; `window` (side,
+    or height and width, in pixels of the network's input, or `whole`), `overlap` (fraction of the
+    window) and `blend` are stated where images were not divided into windows as by default;
     `confusion` holds pixel counts, rows are the truth and columns the prediction, in the order of
     `classes`; `chosen_on` is the split that chose the epoch or anything else, None where nothing
     was chosen; `chosen_miou` is the mIoU on it, where known, by which settings may be compared and
@@ -104,6 +108,11 @@ class Record(Strict):
     input_size: Size | None = None
     sizes: Literal["dynamic", "windows"] | None = None
     tta: Text
+    backend: Literal["torch", "onnxruntime", "openvino"] = "torch"
+    folded: bool = False
+    window: Positive | Size | Literal["whole"] | None = None
+    overlap: Annotated[float, Field(ge=0, lt=1)] | None = None
+    blend: Literal["cut", "gaussian"] | None = None
     images: Positive
     recipe: Text
     recipe_hash: Hash
@@ -215,9 +224,17 @@ def read_records(folder: Path) -> list[Record]:
     return list(read_folder(folder, read_record).values())
 
 
+_YOUNGER = (
+    "chosen_miou", "image_counts", "input_size", "sizes", "backend", "folded", "window", "overlap",
+    "blend",
+)  # fmt: skip
+"""Fields that the oldest files lack: they are only stated where they have another value."""
+
+
 def _content(record: Record) -> dict[str, Any]:
-    younger = ("chosen_miou", "image_counts", "input_size", "sizes")  # than the oldest files
-    unset = {name for name in younger if getattr(record, name) is None}
+    unset = {
+        name for name in _YOUNGER if getattr(record, name) == Record.model_fields[name].default
+    }
     content = record.model_dump(mode="json", by_alias=True, exclude={"record_hash", *unset})
     content["metrics"] = record.metrics.model_dump(mode="json", exclude_unset=True)
     return content

@@ -245,7 +245,7 @@ def _data_of(run: Path) -> Dataset:
 
 def _scores(measured: Measured) -> _Scores:
     found, error = measured.evaluation, measured.calibration.ece
-    chosen_on = (found.model.provenance or {}).get("chosen_on")
+    chosen_on = found.predictor.training.get("chosen_on")
     too_good = ": its score is too good to report" if chosen_on == found.split else ""
     rows = {
         **_metric_rows(found.metrics),
@@ -329,9 +329,11 @@ def _best_and_worst(found: Evaluation, with_others: bool) -> list[Gallery]:
         for sample, miou in zip(samples, mious.tolist(), strict=True)
     }
     galleries = []
+    model = found.predictor.model
+    assert model is not None  # runs are scored as models
     for title, chosen in (("Worst", worst), ("Best", best), ("Other", others)):
         if chosen:
-            shown = _pictures(found.model, found.dataset, [samples[index] for index in chosen])
+            shown = _pictures(model, found.dataset, [samples[index] for index in chosen])
             images = [(captions[name], url) for name, url in shown]
             galleries.append((f"{title} images of {found.split}", images))
     return galleries
