@@ -99,7 +99,8 @@ def test_exported_for_every_size() -> None:
     exported = torch.export.export(
         model, (images,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},)
     )
-    check(exported.module(), model, [(64, 96), (70, 90), (150, 203)])
+    # a guard compares strides of the example, which no operation of the graph needs
+    check(exported.module(check_guards=False), model, [(64, 96), (70, 90), (150, 203)])
 
 
 class Square(nn.Module):
