@@ -5,7 +5,7 @@ JOBS ?= 2
 QUICKSTART ?= quickstart
 EXAMPLES ?= 100
 
-.PHONY: help quickstart test test-long test-slow test-kills test-demo fuzz lint types install encoders leaderboard docs clean
+.PHONY: help quickstart test test-long test-slow test-kills test-demo fuzz lint types install encoders exports leaderboard docs clean
 
 help:
 	@echo "make quickstart   install into .venv, fine-tune on generated scenes, show the result"
@@ -17,6 +17,7 @@ help:
 	@echo "make fuzz         mutated files of every kind: works or one message; EXAMPLES=100 of each"
 	@echo "make lint types   ruff and mypy"
 	@echo "make encoders     run every decoder on every timm module; hours, can be resumed"
+	@echo "make exports      export every decoder on an encoder of each family; an hour, can be resumed"
 	@echo "make docs         the pages of docs/ as a site"
 	@echo "make leaderboard  render benchmarks/ again from its records"
 
@@ -59,6 +60,9 @@ types: install
 
 encoders: install
 	$(BIN)/zoo check encoders --write
+
+exports: install
+	$(BIN)/zoo check exports --write
 
 leaderboard: install
 	$(BIN)/zoo leaderboard build
