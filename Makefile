@@ -36,8 +36,9 @@ quickstart: install
 test: install  # one thread a process: several share the cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow and not long and not fuzz"
 
-test-long: install  # snippets, killed and resumed runs, the browser
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "long"
+test-long: install  # snippets, killed and resumed runs, the browser; other runtimes in processes of their own
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "long" --ignore tests/export
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "long" tests/export
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
