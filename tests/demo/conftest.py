@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ import pytest
 import torch
 from helpers.demo_server import Server, demo_server, free_port
 from helpers.hub_models import tiny, write_tiny
+from helpers.scripts import load_script
 
-ROOT = Path(__file__).parents[2]
 CLASSES = ["road", "<b>car</b>", "sky"]
 
 
@@ -39,11 +38,7 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 @pytest.fixture(scope="session")
 def chromium() -> Any:
-    spec = importlib.util.spec_from_file_location("chromium", ROOT / "benchmarks" / "chromium.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("chromium")
     if module.find() is None:
         pytest.skip("NO CHROMIUM: the page of the demo is NOT tested; apt-get install chromium")
     return module

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 from helpers.record_examples import confusion_with, record, speed_record
+from helpers.scripts import load_script
 
 from zoo.leaderboard.build import write
 from zoo.records.record import write_record
@@ -18,16 +17,7 @@ from zoo.records.speed import write_speed_record
 ROOT = Path(__file__).parents[2]
 
 
-def _driver() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("chromium", ROOT / "benchmarks" / "chromium.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-chromium = _driver()
+chromium = load_script("chromium")
 pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(

@@ -17,7 +17,7 @@ from zoo.cli import (
     WindowOption,
 )
 from zoo.cli.use import TrainedArgument
-from zoo.creation.locate import check_trained, is_exported
+from zoo.creation.locate import check_trained
 from zoo.runtime.precision import check_precision
 
 
@@ -42,8 +42,7 @@ def demo_command(
 ) -> None:
     """Show MODEL in the browser, for people and programs (REST)."""
     check_precision(precision)
-    if not is_exported(model):
-        check_trained(model)
+    check_trained(model, exported=True)
     from zoo.demo.page import Limits, serve
 
     limits = Limits(max_megapixels, max_upload_mb, queue, concurrency)

@@ -27,7 +27,7 @@ from zoo.cli import (
 )
 from zoo.common.console import info, print_line, show
 from zoo.common.errors import InputError, escaped
-from zoo.creation.locate import check_trained, is_exported
+from zoo.creation.locate import check_trained
 from zoo.runtime.precision import check_precision
 
 if TYPE_CHECKING:
@@ -66,8 +66,7 @@ def eval_command(
 ) -> None:
     """Score MODEL once on a split of DATA, at the images' own resolution."""
     check_precision(precision)
-    if not is_exported(model):
-        check_trained(model)
+    check_trained(model, exported=True)
     dataset = _load(data, split)
     from zoo.evaluation.evaluate import evaluate
     from zoo.records.metrics import METRICS
@@ -128,8 +127,7 @@ def predict_command(
     check_kinds(kinds)
     check_min_area(min_area)
     check_precision(precision)
-    if not is_exported(model):
-        check_trained(model)
+    check_trained(model, exported=True)
     dataset = None if data is None else _load(data, split)
     for given in inputs or []:
         if not set(given) & set("*?[") and not Path(given).exists():

@@ -52,12 +52,15 @@ def is_exported(model: str | Path) -> bool:
     return Path(model).suffix in EXPORTED and not is_address(model) and not Path(model).is_dir()
 
 
-def check_trained(model: str | Path) -> None:
+def check_trained(model: str | Path, *, exported: bool = False) -> None:
     """Raise InputError where `model` cannot name a trained model; torch is not imported for it.
 
-    Folders, repositories and names that stand for trained weights pass; they are read later.
+    Folders, repositories and names that stand for trained weights pass, with `exported` also files
+    of `zoo export`; they are read later.
     """
     if is_exported(model):
+        if exported:
+            return
         raise InputError(
             f"{model} is an exported file, which this does not take. Give the model that it was "
             "exported from: its run folder or model folder."

@@ -132,6 +132,23 @@ def recorded_data(run: str | Path) -> dict[str, Any] | None:
     return None
 
 
+def dataset_of_run(run: str | Path) -> Dataset:
+    """The data set that a run was trained on, from where its run.json says that it was.
+
+    Raises InputError where that is not said, and where the data cannot be used.
+    """
+    source = (recorded_data(run) or {}).get("source")
+    if not isinstance(source, str):
+        raise InputError(f"{run} does not say where its data is. Give it by --data (data=).")
+    try:
+        return load_dataset(source)
+    except InputError as error:
+        raise InputError(
+            f"The data that {run} was trained on cannot be used; --data (data=) says where it is "
+            f"now. {error}"
+        ) from error
+
+
 def as_recorded(dataset: Dataset, run: str | Path, split: str) -> Dataset:
     """`dataset` with the train and val that `run` made for it, see `recorded_val`, and says so.
 

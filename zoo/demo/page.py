@@ -6,7 +6,6 @@ gradio takes seconds to import, so this module does it when a page is built.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -26,7 +25,7 @@ from PIL import Image
 from zoo.common.console import info
 from zoo.common.errors import InputError, RunError, extra
 from zoo.common.files import scratch_folder
-from zoo.common.html import asset, render
+from zoo.common.html import asset, data_url, render
 from zoo.data.pixels.masks import png
 from zoo.data.pixels.overlay import as_rgb, background_id, checked_index_png, overlay
 from zoo.demo.segment import Segmented, segment, shares
@@ -106,7 +105,7 @@ def result_html(done: Segmented, spec: ModelSpec, seconds: float) -> str:
 
 
 def _data_url(pixels: NDArray[np.uint8]) -> str:
-    return "data:image/png;base64," + base64.b64encode(png(pixels, FAST)).decode("ascii")
+    return data_url(png(pixels, FAST), "png")
 
 
 def page(predictor: Predictor, limits: Limits | None = None) -> Any:

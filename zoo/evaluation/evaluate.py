@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,6 @@ from torch import Tensor
 from zoo.common.console import progress_bar
 from zoo.common.errors import InputError, type_words
 from zoo.common.files import hash_of
-from zoo.creation.locate import is_exported
 from zoo.data.dataset import Dataset
 from zoo.data.inspect.scan import data_hash, scan_labels
 from zoo.data.load import load_dataset
@@ -98,9 +97,7 @@ def evaluate(
         raise InputError(f"out should be a folder, got {type_words(out)}.")
     ranks = start_ranks()
     if not isinstance(model, Predictor):
-        predictor = Predictor(
-            model, **SCORING | {"device": _device(model, options, ranks)} | options
-        )
+        predictor = Predictor(model, **SCORING | options)
     elif options:
         raise InputError(
             f"The settings of a Predictor are its own, so {', '.join(options)} cannot be given."
@@ -145,13 +142,6 @@ def evaluate(
         if out is not None and ranks.first:
             write_result(found, Path(out))
     return found
-
-
-def _device(model: object, options: Mapping[str, Any], ranks: Ranks) -> torch.device | None:
-    """The device of this process; None, the CPU, for what torch does not run."""
-    exported = isinstance(model, str | Path) and is_exported(model)
-    by_torch = not exported and options.get("backend", "auto") in ("auto", "torch")
-    return ranks.device if by_torch else None
 
 
 def score(

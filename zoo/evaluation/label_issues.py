@@ -28,10 +28,9 @@ from zoo.data.pixels.masks import webp
 from zoo.data.pixels.overlay import as_rgb, comparison
 from zoo.data.split import as_recorded
 from zoo.evaluation.evaluate import check_classes, check_input
-from zoo.inference.networks import TorchNetwork
-from zoo.inference.tiling import Tile, plan_windows, predict_tiles
+from zoo.inference.predictor import Predictor
+from zoo.inference.tiling import Tile
 from zoo.models.segmentation import SegmentationModel
-from zoo.runtime.processes import default_device
 
 EXTRA, PURPOSE = "labels", "Comparing labels with a model (doctor --model)"
 PAIRS = 3
@@ -100,7 +99,7 @@ class LabelCheck:
                     "divide the images into folds (zoo data split --folds) and compare each with a "
                     "model that was trained on the others."
                 )
-        self.network = TorchNetwork(self.model, precision="auto", device=default_device())
+        self.predictor = Predictor(self.model, fold=False)
 
     def __call__(self) -> LabelIssues:
         """Predict every image of the splits, twice. Raises InputError where all is ignored."""
@@ -196,12 +195,11 @@ class LabelCheck:
         self,
     ) -> Iterator[tuple[str, Sample, Pixels, NDArray[np.uint8], Iterator[Tile]]]:
         """Each image H x W x C with its labels H x W and what the model says, one after another."""
-        spec = self.model.spec
         for split in self.splits:
             samples = self.dataset.samples(split)
             for (index,), images, masks in EvalLoader(self.dataset, split, batch_pixels=1):
                 labels: NDArray[np.uint8] = masks[0].numpy()
-                tiles = predict_tiles(self.network, spec, images, plan_windows(spec, *labels.shape))
+                tiles = self.predictor.tiles(images)
                 yield split, samples[index], images[0].permute(1, 2, 0).numpy(), labels, tiles
 
 

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zoo.creation.create import load_trained
 from zoo.data.dataset import Dataset, Sample
 from zoo.data.pixels.images import Pixels
 from zoo.data.pixels.masks import read_pair
 from zoo.data.pixels.overlay import as_rgb, comparison
 from zoo.evaluation.evaluate import check_classes, check_input
 from zoo.inference.predictor import Predictor
-from zoo.models.segmentation import SegmentationModel
 from zoo.records.image_counts import ImageCounts
 
 
 def compared(
-    model: str | Path | SegmentationModel,
+    predictor: Predictor,
     dataset: Dataset,
     samples: Iterable[Sample],
     longest: int | None = None,
@@ -29,10 +26,8 @@ def compared(
 
     Raises InputError where the model does not predict the classes of the data.
     """
-    model = load_trained(model)
-    check_classes(model, dataset.classes, dataset.name)
-    check_input(model, dataset)
-    predictor = Predictor(model, precision="fp32")
+    check_classes(predictor, dataset.classes, dataset.name)
+    check_input(predictor, dataset)
     for sample in samples:
         image, truth = read_pair(sample, dataset)
         predicted = predictor(image).mask

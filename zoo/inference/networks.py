@@ -19,10 +19,11 @@ from zoo.creation.locate import is_exported
 from zoo.hub.folder import known_training
 from zoo.inference.exported import open_exported
 from zoo.inference.runtimes import BACKENDS, runtime_network
+from zoo.inference.tiling import model_logits
 from zoo.models.build import weights_id
 from zoo.models.segmentation import SegmentationModel, normalise, rescaled
 from zoo.models.spec import ModelSpec
-from zoo.runtime.precision import autocast, resolve_precision
+from zoo.runtime.precision import resolve_precision
 from zoo.runtime.processes import default_device
 
 CONVOLUTIONS = (nn.Conv2d, Conv2dSame)
@@ -105,12 +106,12 @@ class TorchNetwork:
     @torch.inference_mode()
     def __call__(self, images: Tensor, factor: float) -> Tensor:
         """See `Network`."""
+        if not self._cast:
+            return model_logits(
+                self.model, images, factor, precision=self.precision, device=self.device
+            )
         inputs = rescaled(normalise(images, self.spec, self.device), factor)
-        if self._cast:
-            cast: Tensor = self.model(inputs.to(torch.bfloat16), factor=1.0)
-            return cast
-        with autocast(self.precision, self.device):
-            logits: Tensor = self.model(inputs, factor=1.0)
+        logits: Tensor = self.model(inputs.to(torch.bfloat16), factor=1.0)
         return logits
 
 

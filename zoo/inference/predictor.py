@@ -22,7 +22,7 @@ from zoo.data.dataset import Dataset
 from zoo.data.load import load_dataset
 from zoo.data.pixels.images import Pixels
 from zoo.data.pixels.opening import max_pixels
-from zoo.data.split import as_recorded, recorded_data
+from zoo.data.split import as_recorded, dataset_of_run, recorded_data
 from zoo.inference.inputs import Item, items_of
 from zoo.inference.networks import open_network
 from zoo.inference.outputs import (
@@ -436,29 +436,17 @@ def predict(
     folder = None if out is None else Path(out)
     if split is None:
         return predictor._start(items_of(inputs, folder), folder, results, overwrite)
-    dataset = _data_of_run(model) if data is None else load_dataset(data)
+    if data is not None:
+        dataset = load_dataset(data)
+    elif isinstance(model, str | Path) and recorded_data(model) is not None:
+        dataset = dataset_of_run(model)
+    else:
+        raise InputError(
+            "A split without --data (data=) needs a run folder, which knows its data. Give --data."
+        )
     if isinstance(model, str | Path):
         dataset = as_recorded(dataset, model, split)
     samples = dataset.samples(split, masks=False)
     items = [Item(sample.image, sample.name, sample.image) for sample in samples]
     kept = [sample.mask for sample in samples if sample.mask is not None]
     return predictor._start(items, folder, results, overwrite, kept)
-
-
-def _data_of_run(model: object) -> Dataset:
-    """The data set that a run was trained on, from where its run.json says that it was."""
-    recorded = recorded_data(model) if isinstance(model, str | Path) else None
-    if recorded is None:
-        raise InputError(
-            "A split without --data (data=) needs a run folder, which knows its data. Give --data."
-        )
-    source = recorded.get("source")
-    if not isinstance(source, str):
-        raise InputError(f"{model} does not say where its data is. Give it by --data (data=).")
-    try:
-        return load_dataset(source)
-    except InputError as error:
-        raise InputError(
-            f"The data that {model} was trained on cannot be used; --data (data=) says where it is "
-            f"now. {error}"
-        ) from error

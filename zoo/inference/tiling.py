@@ -108,7 +108,8 @@ def plan_windows(
     if blend in BLENDS:
         kind = blend  # type: ignore[assignment]
     share = OVERLAP if overlap is None else overlap
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 0.9:
+    known = isinstance(share, int | float) and not isinstance(share, bool)
+    if not known or not 0 <= share <= MOST_OVERLAP:
         raise InputError(
             f"overlap (--overlap) is a fraction of the window from 0 to {MOST_OVERLAP}, not "
             f"{share!r}."
@@ -425,7 +426,7 @@ def predict_ids(
     """
     height, width = images.shape[-2:]
     windows = plan_windows(model.spec, height, width)
-    network = partial(_logits, model, precision=precision, device=device)
+    network = partial(model_logits, model, precision=precision, device=device)
     return joined(predict_tiles(network, model.spec, images, windows), images, on_logits)
 
 
@@ -446,7 +447,7 @@ def joined(tiles: Iterable[Tile], images: Tensor, on_logits: OnLogits | None = N
 
 
 @torch.inference_mode()
-def _logits(
+def model_logits(
     model: SegmentationModel,
     images: Tensor,
     factor: float,
@@ -454,6 +455,7 @@ def _logits(
     precision: str,
     device: torch.device | str,
 ) -> Tensor:
+    """The logits of a model in evaluation mode, as a `Network` gives them."""
     inputs = rescaled(normalise(images, model.spec, device), factor)
     with autocast(precision, device):
         logits: Tensor = model(inputs, factor=1.0)

@@ -49,7 +49,8 @@ def quickstart(out: Path) -> str:
     measured = measure(best, dataset, "test")
     record = write_result(measured.evaluation, out / "results")
     write_text(run / "eval.json", record_text(record))
-    for sample, picture in compared(best, dataset, dataset.samples("test")[:SHOWN]):
+    shown = dataset.samples("test")[:SHOWN]
+    for sample, picture in compared(measured.evaluation.predictor, dataset, shown):
         write_bytes(run / "pictures" / f"{sample.name}.png", png(picture))
     page = report(run, out / "report.html", measured=measured)
     build.write(out / "results", out)

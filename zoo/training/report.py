@@ -22,7 +22,7 @@ from zoo.common.html import data_url, render
 from zoo.data.dataset import Dataset, Sample
 from zoo.data.load import load_dataset
 from zoo.data.pixels.masks import webp
-from zoo.data.split import as_recorded, recorded_data
+from zoo.data.split import as_recorded, dataset_of_run, recorded_data
 from zoo.records.hashed import describe
 from zoo.records.metrics import METRICS
 from zoo.records.record import read_record
@@ -32,7 +32,7 @@ from zoo.training.score_charts import MOST_CLASSES, confusion_chart, reliability
 if TYPE_CHECKING:
     from zoo.evaluation.calibration import Calibration
     from zoo.evaluation.evaluate import Evaluation
-    from zoo.models.segmentation import SegmentationModel
+    from zoo.inference.predictor import Predictor
 
 MAX_PICTURES = 24
 """How many images of RUN/pictures one page holds; further ones are counted, not shown."""
@@ -153,7 +153,7 @@ def report(
     result_file = run / "result.json"
     result = _read(result_file, ResultFile) if result_file.is_file() else None
     if split is not None:
-        measured = measure(run, _data_of(run) if data is None else data, split)
+        measured = measure(run, dataset_of_run(run) if data is None else data, split)
     scores = _scores_of_record(run) if measured is None else _scores(measured)
     epochs = latest(log, "epoch")
     best = next((event for event in reversed(epochs) if event.get("best")), None)
@@ -227,20 +227,6 @@ def _read(path: Path, kind: type[Model]) -> Model:
         return kind.model_validate(read_json(path))
     except ValidationError as error:
         raise InputError(join_problems(f"{path} has problems:", describe(error))) from error
-
-
-def _data_of(run: Path) -> Dataset:
-    """The data set that the run was trained on, from where its run.json says that it was."""
-    source = (recorded_data(run) or {}).get("source")
-    if not isinstance(source, str):
-        raise InputError(f"{run} does not say where its data is. Give it by --data (data=).")
-    try:
-        return load_dataset(source)
-    except InputError as error:
-        raise InputError(
-            f"The data that {run} was trained on cannot be used; --data (data=) says where it is "
-            f"now. {error}"
-        ) from error
 
 
 def _scores(measured: Measured) -> _Scores:
@@ -329,11 +315,10 @@ def _best_and_worst(found: Evaluation, with_others: bool) -> list[Gallery]:
         for sample, miou in zip(samples, mious.tolist(), strict=True)
     }
     galleries = []
-    model = found.predictor.model
-    assert model is not None  # runs are scored as models
     for title, chosen in (("Worst", worst), ("Best", best), ("Other", others)):
         if chosen:
-            shown = _pictures(model, found.dataset, [samples[index] for index in chosen])
+            chosen_samples = [samples[index] for index in chosen]
+            shown = _pictures(found.predictor, found.dataset, chosen_samples)
             images = [(captions[name], url) for name, url in shown]
             galleries.append((f"{title} images of {found.split}", images))
     return galleries
@@ -344,10 +329,16 @@ def _examples(run: Path, data: str | Path | Dataset | None) -> list[Gallery]:
     known = (recorded_data(run) or {}).get("source")
     if not (run / "best").is_dir() or (data is None and known is None):
         return []
+    from zoo.evaluation.evaluate import SCORING
+    from zoo.inference.predictor import Predictor
+
     try:
-        dataset = as_recorded(_data_of(run) if data is None else load_dataset(data), run, "val")
+        dataset = as_recorded(
+            dataset_of_run(run) if data is None else load_dataset(data), run, "val"
+        )
         samples = _spread(dataset.samples("val"))
-        return [("Images of val", list(_pictures(run, dataset, samples)))]
+        predictor = Predictor(run, **SCORING)
+        return [("Images of val", _pictures(predictor, dataset, samples))]
     except InputError as error:
         if data is not None:
             raise
@@ -356,13 +347,13 @@ def _examples(run: Path, data: str | Path | Dataset | None) -> list[Gallery]:
 
 
 def _pictures(
-    model: Path | SegmentationModel, dataset: Dataset, samples: Sequence[Sample]
+    predictor: Predictor, dataset: Dataset, samples: Sequence[Sample]
 ) -> list[tuple[str, str]]:
     from zoo.evaluation.pictures import compared
 
     return [
         (sample.name, data_url(webp(picture), "webp"))
-        for sample, picture in compared(model, dataset, samples, LONGEST)
+        for sample, picture in compared(predictor, dataset, samples, LONGEST)
     ]
 
 
