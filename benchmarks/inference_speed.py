@@ -42,8 +42,7 @@ from zoo.inference.exported import (
 )
 from zoo.inference.graphs import Graph, GraphOptions, to_onnx
 from zoo.inference.networks import Network, TorchNetwork
-from zoo.inference.predictor import assembled
-from zoo.inference.tiling import plan_windows, predict_tiles
+from zoo.inference.tiling import joined, plan_windows, predict_tiles
 from zoo.models.segmentation import SegmentationModel
 from zoo.runtime.environment import stamp
 
@@ -154,7 +153,7 @@ def _ids(model: SegmentationModel, network: Network, images: Tensor) -> np.ndarr
     height, width = images.shape[-2:]
     windows = plan_windows(model.spec, height, width, size=network.size)
     tiles = predict_tiles(network, model.spec, images, windows)
-    return assembled(tiles, (len(images), height, width))[0]
+    return joined(tiles, (len(images), height, width)).numpy()
 
 
 def main() -> None:

@@ -254,17 +254,14 @@ class OutputFolder:
             if digest in self._written.setdefault(name, set()):
                 return
             self._written[name].add(digest)
-            self._append(name, digest)
-
-    def _append(self, name: str, digest: str) -> None:
-        entry = json.dumps({"file": name, "sha256": digest})
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / MANIFEST).open("ab") as stream:
-                torn = stream.tell() and not _ends_line(self.folder / MANIFEST)
-                stream.write(f"{chr(10) if torn else ''}{entry}\n".encode())
-        except OSError as error:
-            raise _cannot_write(self.folder / name, error) from error
+            entry = json.dumps({"file": name, "sha256": digest})
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with (self.folder / MANIFEST).open("ab") as stream:
+                    torn = stream.tell() and not _ends_line(self.folder / MANIFEST)
+                    stream.write(f"{chr(10) if torn else ''}{entry}\n".encode())
+            except OSError as error:
+                raise _cannot_write(self.folder / name, error) from error
 
     def _files(self, hidden: bool) -> Iterator[str]:
         """Everything below the folder that is no folder; a link to a folder is not followed."""

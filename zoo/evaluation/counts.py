@@ -149,6 +149,13 @@ class Confusion:
         )
 
 
+def most_frequent(counts: Counts) -> list[tuple[int, int]]:
+    """The cells of a matrix of counts that are not 0, as (row, column), from the largest on."""
+    order = np.argsort(-counts, axis=None, kind="stable")[: np.count_nonzero(counts)]
+    rows, columns = np.unravel_index(order, counts.shape)
+    return list(zip(rows.tolist(), columns.tolist(), strict=True))
+
+
 def _integers(values: Any, what: str) -> NDArray[Any]:
     array = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
     if array.dtype.kind not in "iu":

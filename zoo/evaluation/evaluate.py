@@ -26,7 +26,7 @@ from zoo.data.split import as_recorded
 from zoo.evaluation.counts import Confusion
 from zoo.hub.folder import build_on_meta
 from zoo.inference.predictor import Predictor
-from zoo.inference.tiling import joined, plan_windows, predict_ids
+from zoo.inference.tiling import Tile, joined, plan_windows, predict_ids
 from zoo.models.build import gmacs, params_m
 from zoo.models.layers import in_eval_mode
 from zoo.models.outputs import Outputs
@@ -109,15 +109,10 @@ def evaluate(
     ):
         raise InputError("on_logits needs logits: leave out test-time augmentation and --argmax.")
     with ranks.main_process_first():  # it scans the masks, the others read its results
-        dataset = load_dataset(data)
-        if isinstance(model, str | Path):
-            dataset = as_recorded(dataset, model, split)
-        samples = dataset.samples(split)
-        check_classes(predictor, dataset.classes, dataset.name)
-        check_input(predictor, dataset)
         if out is not None:
             check_reportable(predictor, split)
-        scan_labels(dataset, [split])
+        dataset = scored_data(predictor, model, data, split)
+        samples = dataset.samples(split)
         loader = EvalLoader(dataset, split, rank=ranks.rank, world=ranks.world)
     began = time.monotonic()
     per_image = np.zeros((len(samples), len(dataset.classes), 3), np.int64)
@@ -144,6 +139,23 @@ def evaluate(
     return found
 
 
+def scored_data(
+    model: SegmentationModel | Predictor, run: object, data: str | Path | Dataset, split: str
+) -> Dataset:
+    """The data set on whose `split` a model is scored; `run` is what named the model.
+
+    Raises InputError where the model does not predict its classes or does not take its images.
+    """
+    dataset = load_dataset(data)
+    if isinstance(run, str | Path):
+        dataset = as_recorded(dataset, run, split)
+    dataset.samples(split)
+    check_classes(model, dataset.classes, dataset.name)
+    check_input(model, dataset)
+    scan_labels(dataset, [split])
+    return dataset
+
+
 def score(
     model: SegmentationModel | Predictor,
     loader: EvalLoader,
@@ -168,9 +180,9 @@ def score(
     ranks = ranks or Ranks()
     confusion = Confusion(loader.classes)
 
-    def with_masks(masks: Tensor, outputs: Outputs, rows: slice, columns: slice) -> None:
+    def with_masks(masks: Tensor, tile: Tile) -> None:
         assert on_logits is not None
-        on_logits(outputs, masks[..., rows, columns].to(device))
+        on_logits(tile.outputs(), masks[..., tile.rows, tile.columns].to(device))
 
     mode: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
     if isinstance(model, SegmentationModel):
@@ -178,13 +190,13 @@ def score(
     with mode, ranks.raise_on_all_ranks(), progress_bar() as bar:
         task = bar.add_task(description, total=loader.images)
         for indices, images, masks in loader:
-            given = on_logits and partial(with_masks, masks)
+            on_tile = on_logits and partial(with_masks, masks)
             if isinstance(model, SegmentationModel):
                 predicted = predict_ids(
-                    model, images, precision=precision, device=device, on_logits=given
+                    model, images, precision=precision, device=device, on_tile=on_tile
                 )
             else:
-                predicted = joined(model.tiles(images), images, given)
+                predicted = joined(model.tiles(images), (len(masks), *masks.shape[-2:]), on_tile)
             if per_image is None:
                 confusion.add(masks, predicted)
             else:

@@ -27,6 +27,7 @@ from zoo.data.pixels.images import Pixels
 from zoo.data.pixels.masks import webp
 from zoo.data.pixels.overlay import as_rgb, comparison
 from zoo.data.split import as_recorded
+from zoo.evaluation.counts import most_frequent
 from zoo.evaluation.evaluate import check_classes, check_input
 from zoo.inference.predictor import Predictor
 from zoo.inference.tiling import Tile
@@ -244,13 +245,12 @@ def _pairs(
     counts: NDArray[np.int64], labelled: NDArray[np.int64], classes: Sequence[str]
 ) -> list[DisputedPair]:
     """The pairs of a matrix label x prediction that occur, from the most pixels on."""
-    order = np.argsort(-counts, axis=None, kind="stable")[: np.count_nonzero(counts)]
     return [
         DisputedPair(
             classes[label], classes[predicted], int(counts[label, predicted]),
             float(counts[label, predicted] / labelled[label]),
         )
-        for label, predicted in zip(*np.unravel_index(order, counts.shape), strict=True)
+        for label, predicted in most_frequent(counts)
     ]  # fmt: skip
 
 

@@ -17,8 +17,9 @@ from zoo.common.files import OutputFolder, json_text, scratch_folder, sha256
 from zoo.common.schema import plain_value
 from zoo.creation.create import load_trained
 from zoo.data.dataset import Dataset
+from zoo.evaluation.evaluate import scored_data
 from zoo.exporting.formats import Format, find_format
-from zoo.exporting.scores import check_scores, scored_data, split_scores
+from zoo.exporting.scores import check_scores, split_scores
 from zoo.hub.folder import known_training
 from zoo.inference.exported import (
     ExportedFile,

@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from zoo.common.console import progress_bar
 from zoo.common.errors import InputError, RunError
 from zoo.data.dataset import Dataset
-from zoo.data.inspect.scan import data_hash, scan_labels
-from zoo.data.load import load_dataset
+from zoo.data.inspect.scan import data_hash
 from zoo.data.loading.loader import EvalLoader
-from zoo.data.split import as_recorded
 from zoo.evaluation.counts import Confusion
-from zoo.evaluation.evaluate import check_classes, check_input
 from zoo.inference.exported import GraphNetwork, SplitScores
 from zoo.inference.networks import Network, TorchNetwork
-from zoo.inference.predictor import assembled
-from zoo.inference.tiling import plan_windows, predict_tiles
+from zoo.inference.tiling import joined, plan_windows, predict_tiles
 from zoo.models.segmentation import SegmentationModel
 
 MOST_LOST = 0.001
 """How much mIoU, a fraction, a file of fp32 may differ from its model."""
-
-
-def scored_data(
-    model: SegmentationModel, run: object, data: str | Path | Dataset, split: str
-) -> Dataset:
-    """The data set whose `split` a file of `model` is scored on; `run` is what named the model.
-
-    Raises InputError where the model does not predict its classes or does not take its images.
-    """
-    dataset = load_dataset(data)
-    if isinstance(run, str | Path):
-        dataset = as_recorded(dataset, run, split)
-    dataset.samples(split)
-    check_classes(model, dataset.classes, dataset.name)
-    check_input(model, dataset)
-    scan_labels(dataset, [split])
-    return dataset
 
 
 def split_scores(
@@ -60,7 +37,7 @@ def split_scores(
             windows = plan_windows(model.spec, *size, size=network.size)
             for runner, confusion in zip(runners, counts, strict=True):
                 tiles = predict_tiles(runner, model.spec, images, windows)
-                confusion.add(masks, assembled(tiles, (len(images), *size))[0])
+                confusion.add(masks, joined(tiles, (len(images), *size)))
             bar.advance(task, len(indices))
     if counts[0].pixels == 0:
         raise InputError(f"{dataset.name}, split {split}: every pixel is ignored.")

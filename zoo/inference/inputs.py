@@ -70,9 +70,7 @@ def items_of(inputs: Any, out: Path | None = None) -> list[Item] | Iterator[Item
     if isinstance(inputs, str | Path):
         return _files([inputs], out)
     if _in_memory(inputs):
-        dimensions = getattr(inputs, "ndim", 0)
-        many = dimensions == 4
-        return list(_numbered(inputs if many else [inputs]))
+        return list(_numbered(inputs if getattr(inputs, "ndim", 0) == 4 else [inputs]))
     if not isinstance(inputs, Iterable):
         raise InputError(f"{GIVEN}; got {type_words(inputs)}.")
     if isinstance(inputs, Sequence):

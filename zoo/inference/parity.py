@@ -37,9 +37,9 @@ def check_sizes(spec: ModelSpec, size: tuple[int, int] | None) -> list[tuple[int
 
 def example_images(spec: ModelSpec, batch: int, height: int, width: int) -> Tensor:
     """Pixels with large shapes and fine grain, uint8 B x in_chans x H x W, the same every time."""
-    dice = np.random.default_rng(height * width + batch)
-    shapes = torch.from_numpy(dice.random((batch, spec.in_chans, 5, 7), dtype=np.float32))
-    grain = torch.from_numpy(dice.normal(0, 20, (batch, spec.in_chans, height, width)))
+    rng = np.random.default_rng(height * width + batch)
+    shapes = torch.from_numpy(rng.random((batch, spec.in_chans, 5, 7), dtype=np.float32))
+    grain = torch.from_numpy(rng.normal(0, 20, (batch, spec.in_chans, height, width)))
     return (resized(shapes, (height, width)) * 255 + grain).round().clamp(0, 255).to(torch.uint8)
 
 

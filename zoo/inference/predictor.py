@@ -43,6 +43,7 @@ from zoo.inference.tiling import (
     Tile,
     Tta,
     Windows,
+    joined,
     plan_windows,
     predict_tiles,
 )
@@ -382,16 +383,16 @@ def assembled(
 
     Beside them the quantities `wanted`, float32, see `measured`. Nothing else is kept of a tile.
     """
-    ids = np.empty(shape, np.uint8)
     measures: dict[Measure, NDArray[np.float32]] = {}
-    for tile in tiles:
-        ids[:, tile.rows, tile.columns] = tile.ids().cpu().numpy()
-        if wanted:
-            for measure, values in measured(tile.probabilities(), wanted).items():
-                if measure not in measures:
-                    whole = (*values.shape[:-2], *shape[1:])
-                    measures[measure] = np.empty(whole, np.float32)
-                measures[measure][..., tile.rows, tile.columns] = values.cpu().numpy()
+
+    def measure_tile(tile: Tile) -> None:
+        for measure, values in measured(tile.probabilities(), wanted).items():
+            if measure not in measures:
+                whole = (*values.shape[:-2], *shape[1:])
+                measures[measure] = np.empty(whole, np.float32)
+            measures[measure][..., tile.rows, tile.columns] = values.cpu().numpy()
+
+    ids: NDArray[np.uint8] = joined(tiles, shape, measure_tile if wanted else None).numpy()
     return ids, measures
 
 

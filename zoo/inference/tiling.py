@@ -35,8 +35,6 @@ Blend = Literal["cut", "gaussian"]
 LogitsOf = Callable[[Tensor, float], Tensor]
 """Logits B x K x h x w of uint8 images B x C x H x W, resized by a factor before the network; h x w
 is H x W or the size that the network sees. Every `Network` is one."""
-OnLogits = Callable[[Outputs, slice, slice], None]
-"""Gets the logits of some rows and columns of the images."""
 
 
 class Source(Protocol):
@@ -241,12 +239,22 @@ class Tile:
         full = resized(scores.float(), size)
         return full if scores is not self.scores else full[(..., *self.inner)]
 
+    def outputs(self) -> Outputs:
+        """Its logits as losses take them; the scores must not be averaged."""
+        whole = self.inner == tuple(slice(0, side) for side in self.size)
+        scores = self.scores if whole else self.full_scores()
+        size = self.size if whole else (scores.shape[-2], scores.shape[-1])
+        return Outputs(scores, size, size, align_corners=False)
+
     def _narrowed(self) -> tuple[Tensor, tuple[int, int]]:
         """The scores and the size that they are resized to; of the inner part where none is."""
         if self.scores.shape[-2:] != self.size:
             return self.scores, self.size
         inner = self.scores[(..., *self.inner)]
         return inner, (inner.shape[-2], inner.shape[-1])
+
+
+OnTile = Callable[[Tile], None]
 
 
 def predict_tiles(
@@ -417,31 +425,30 @@ def predict_ids(
     *,
     precision: str = "fp32",
     device: torch.device | str = "cpu",
-    on_logits: OnLogits | None = None,
+    on_tile: OnTile | None = None,
 ) -> Tensor:
     """Class ids, uint8 B x H x W, of uint8 images B x in_chans x H x W, divided as `plan_windows`.
 
-    The model must be in evaluation mode. `on_logits` gets the logits too: once, of all pixels, or
-    part by part.
+    The model must be in evaluation mode. `on_tile` is that of `joined`.
     """
     height, width = images.shape[-2:]
     windows = plan_windows(model.spec, height, width)
     network = partial(model_logits, model, precision=precision, device=device)
-    return joined(predict_tiles(network, model.spec, images, windows), images, on_logits)
+    tiles = predict_tiles(network, model.spec, images, windows)
+    return joined(tiles, (len(images), height, width), on_tile)
 
 
-def joined(tiles: Iterable[Tile], images: Tensor, on_logits: OnLogits | None = None) -> Tensor:
-    """Class ids, uint8 B x H x W, of the tiles of `images`, uint8 B x C x H x W.
+def joined(
+    tiles: Iterable[Tile], shape: tuple[int, int, int], on_tile: OnTile | None = None
+) -> Tensor:
+    """The class ids of tiles that cover B images of H x W pixels, `shape`: uint8 B x H x W.
 
-    `on_logits` gets the logits of each tile, whose scores must not be averaged.
+    `on_tile` gets each tile, which is not kept.
     """
-    ids = torch.empty((len(images), *images.shape[-2:]), dtype=torch.uint8)
+    ids = torch.empty(shape, dtype=torch.uint8)
     for tile in tiles:
-        if on_logits is not None:
-            whole = tile.inner == tuple(slice(0, side) for side in tile.size)
-            scores = tile.scores if whole else tile.full_scores()
-            size = tile.size if whole else (scores.shape[-2], scores.shape[-1])
-            on_logits(Outputs(scores, size, size, align_corners=False), tile.rows, tile.columns)
+        if on_tile is not None:
+            on_tile(tile)
         ids[..., tile.rows, tile.columns] = tile.ids()
     return ids
 

@@ -23,6 +23,7 @@ from zoo.data.dataset import Dataset, Sample
 from zoo.data.load import load_dataset
 from zoo.data.pixels.masks import webp
 from zoo.data.split import as_recorded, dataset_of_run, recorded_data
+from zoo.evaluation.counts import most_frequent
 from zoo.records.hashed import describe
 from zoo.records.metrics import METRICS
 from zoo.records.record import read_record
@@ -285,13 +286,12 @@ def _pairs(scores: _Scores) -> list[tuple[str, str, str, str]]:
     """Label, prediction, pixels and fraction of the label: the errors of the most pixels."""
     errors = scores.matrix - np.diag(np.diag(scores.matrix))
     labels = scores.matrix.sum(axis=1)
-    order = np.argsort(-errors, axis=None, kind="stable")[: min(PAIRS, np.count_nonzero(errors))]
     return [
         (
             scores.classes[label], scores.classes[predicted], f"{errors[label, predicted]:,}",
             _percent(errors[label, predicted] / labels[label], 2),
         )
-        for label, predicted in zip(*np.unravel_index(order, errors.shape), strict=True)
+        for label, predicted in most_frequent(errors)[:PAIRS]
     ]  # fmt: skip
 
 
