@@ -16,6 +16,7 @@ import pytest
 import torch
 from helpers.hub_models import tiny, write_tiny
 from PIL import Image
+from timm.layers import Conv2dSame, ScaledStdConv2dSame, StdConv2dSame
 
 import zoo
 from zoo.cli.main import run
@@ -28,7 +29,13 @@ from zoo.exporting.export import Export, parse_size
 from zoo.exporting.scores import check_scores
 from zoo.inference import graphs
 from zoo.inference.exported import GraphNetwork, onnx_session, open_exported, read_exported
-from zoo.inference.graphs import AveragePooling, Graph, GraphOptions, to_onnx
+from zoo.inference.graphs import (
+    AveragePooling,
+    Graph,
+    GraphOptions,
+    _constantly_padded,
+    to_onnx,
+)
 from zoo.inference.parity import compare
 from zoo.inference.runtimes import runtime_network
 from zoo.inference.tiling import best_class
@@ -129,6 +136,35 @@ def test_what_the_json_says(model: SegmentationModel, exported: Export) -> None:
     assert found.opset is not None
     assert found.opset >= 18
     assert {"zoo", "torch", "onnx", "onnxruntime"} <= set(found.versions)
+
+
+@pytest.mark.parametrize("kind", [Conv2dSame, StdConv2dSame, ScaledStdConv2dSame])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation"), [(3, 2, 1), (5, 2, 1), (3, 2, 2), (1, 2, 1)]
+)
+def test_same_padding_is_written_as_a_constant(
+    kind: Any, kernel: int, stride: int, dilation: int
+) -> None:
+    torch.manual_seed(0)
+    options = {"padding": "same"} if kind is not Conv2dSame else {}
+    convolution = kind(3, 4, kernel, stride=stride, dilation=dilation, bias=True, **options).eval()
+    images = torch.randn(2, 3, 12, 18)
+    wanted = convolution(images)
+    constant = _constantly_padded(convolution)
+    assert not any(isinstance(m, Conv2dSame) for m in constant.modules())
+    torch.testing.assert_close(constant(images), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_the_graph_of_a_tensorflow_encoder_pads_alike_at_every_size() -> None:
+    model = settled("fpn-tf_mobilenetv3_small_minimal_100")
+    graph = Graph(model, GraphOptions())
+    same = [m for m in model.modules() if isinstance(m, Conv2dSame)]
+    assert len(same) == 5
+    assert not any(isinstance(m, Conv2dSame) for m in graph.modules())
+    for size in [(70, 90), (33, 64), (5, 131)]:
+        images = torch.randn(1, 3, *size)
+        with torch.no_grad():
+            torch.testing.assert_close(graph(images), model(images, 1.0), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.usefixtures("instant")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.layers import Conv2dSame, ScaledStdConv2dSame, StdConv2dSame
 from torch import Tensor, nn
 
 from zoo.common.errors import InputError, RunError, ZooError, extra, printable
@@ -70,6 +71,8 @@ class Graph(nn.Module):
     def __init__(self, model: SegmentationModel, options: GraphOptions):
         super().__init__()
         self.model = copy.deepcopy(model).cpu().eval()
+        for name, convolution in _padded_alike(self.model).items():
+            self.model.set_submodule(name, convolution)
         for name, module in list(self.model.named_modules()):
             bins = _bins(module)
             if bins is not None:
@@ -125,6 +128,54 @@ class AveragePooling(nn.Module):
         first, last = numbers * length // bins, ((numbers + 1) * length + bins - 1) // bins
         inside = (places >= first.unsqueeze(1)) & (places < last.unsqueeze(1))
         return inside.to(maps.dtype) / (last - first).unsqueeze(1).to(maps.dtype)
+
+
+def _padded_alike(model: SegmentationModel) -> dict[str, nn.Module]:
+    """The convolutions with TensorFlow's "same" padding, each written with a constant one.
+
+    How much such a convolution pads depends on the size of its input, which torch.export carries
+    from layer to layer in terms that soon take hours. It is the same wherever the input's sides are
+    multiples of the stride, and they are where images are padded to multiples of the network's. The
+    few that see other sides at an odd multiple of that are left as they are.
+    """
+    kinds = (Conv2dSame, StdConv2dSame, ScaledStdConv2dSame)
+    names = {
+        module: name
+        for name, module in model.named_modules()
+        if isinstance(module, kinds) and getattr(module, "same_pad", True)
+    }
+    spec, aligned = model.spec, set(names)
+
+    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        sides = inputs[0].shape[-2:]
+        if any(side % step for side, step in zip(sides, module.stride, strict=True)):
+            aligned.discard(module)
+
+    if not names or spec.window is not None:
+        return {}
+    hooks = [module.register_forward_pre_hook(look) for module in names]
+    side = max(3, -(-spec.size_minimum // spec.size_multiple) | 1) * spec.size_multiple
+    with torch.no_grad():
+        model(torch.zeros(1, spec.in_chans, side, side), factor=1.0)
+    for hook in hooks:
+        hook.remove()
+    return {names[module]: _constantly_padded(module) for module in aligned}
+
+
+def _constantly_padded(module: Conv2dSame | StdConv2dSame | ScaledStdConv2dSame) -> nn.Module:
+    """A convolution with "same" padding as one that pads alike whatever the size of its input."""
+    sizes = zip(module.kernel_size, module.stride, module.dilation, strict=True)
+    rows, columns = (max(0, (kernel - 1) * step + 1 - stride) for kernel, stride, step in sizes)
+    padding = nn.ZeroPad2d((columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
+    if isinstance(module, Conv2dSame):
+        plain = nn.Conv2d(
+            module.in_channels, module.out_channels, module.kernel_size, module.stride,
+            dilation=module.dilation, groups=module.groups, bias=module.bias is not None,
+        )  # fmt: skip
+        plain.weight, plain.bias = module.weight, module.bias
+        return nn.Sequential(padding, plain)
+    module.same_pad = False
+    return nn.Sequential(padding, module)
 
 
 def _bins(module: nn.Module) -> tuple[int, int] | None:
