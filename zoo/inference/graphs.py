@@ -146,7 +146,7 @@ def _padded_alike(model: SegmentationModel) -> dict[str, nn.Module]:
     }
     spec, aligned = model.spec, set(names)
 
-    def look(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def look(module: Any, inputs: tuple[Tensor, ...]) -> None:
         sides = inputs[0].shape[-2:]
         if any(side % step for side, step in zip(sides, module.stride, strict=True)):
             aligned.discard(module)
