@@ -171,7 +171,7 @@ def test_python_m_zoo() -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "unet-resnet18\n")
-    assert done.stderr == "1 models\n"
+    assert done.stderr == "1 model\n"
 
 
 def test_an_unwritable_place_is_one_message(

@@ -48,7 +48,7 @@ def test_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "  - class_1  # id 1, not seen" in text
     assert "ignore: 255  # 12 % of the pixels" in text
     said = capsys.readouterr().err
-    assert 'train: 1 images with masks ({images: "train/images", masks: "train/masks"})' in said
+    assert 'train: 1 image with masks ({images: "train/images", masks: "train/masks"})' in said
     assert "2 masks hold the ids 0, 2, 255." in said
     assert "Wrote" in said
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,17 @@ def model(scenes: Path) -> SegmentationModel:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def test_scores_that_are_not_finite_are_never_counted(
+    model: SegmentationModel, scenes: Path, tmp_path: Path
+) -> None:
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        next(broken.net.segmentation_head.parameters()).fill_(float("nan"))
+    with pytest.raises(InputError, match="The network gives NaN or infinite scores in fp32"):
+        zoo.evaluate(broken, scenes, out=tmp_path / "records")
+    assert not (tmp_path / "records").exists()
 
 
 @pytest.mark.parametrize(

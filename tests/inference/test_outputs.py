@@ -165,14 +165,6 @@ def test_what_is_kept_is_what_was_asked_for(tmp_path: Path) -> None:
     assert check_results(SPEC).measures == set()
 
 
-def test_a_network_that_gives_nan_is_named(tmp_path: Path) -> None:
-    results = check_results(SPEC, save="confidence")
-    broken: Any = {"confidence": np.full(MASK.shape, np.nan, np.float32)}
-    with pytest.raises(InputError, match=r"no numbers \(NaN\) as confidence .* --precision fp32"):
-        results.finish("a.png", "a", PIXELS, MASK, broken, OutputFolder(tmp_path, []), ABOUT)
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(("crs", "first"), [("EPSG:32633", [15, 0]), (None, [0, 0])])
 def test_polygons_of_a_tiff_lie_where_it_lies(
     crs: str | None, first: list[int], tmp_path: Path

@@ -192,6 +192,55 @@ def test_a_bad_file_is_named_and_the_others_are_done(
         list(predictor.stream(tmp_path / name))
 
 
+class NanForWhite(TorchNetwork):
+    """A network whose first score of the first class is `value` where an image is all white."""
+
+    value = float("nan")
+
+    def __call__(self, images: torch.Tensor, factor: float) -> torch.Tensor:
+        logits = super().__call__(images, factor)
+        logits[(images == 255).flatten(1).all(1), 0, 0, 0] = self.value
+        return logits
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_an_image_without_finite_scores_is_broken_and_the_others_are_done(
+    model: SegmentationModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, value: float
+) -> None:
+    monkeypatch.setenv("ZOO_MAX_MEGAPIXELS", "0.01")
+    spoilt = zoo.Predictor(model, precision="fp32", window=64)
+    spoilt.network = NanForWhite(model)
+    spoilt.network.value = value
+    given = {"a.png": photo(), "b.png": np.full_like(photo(), 255), "c.png": photo(seed=1)}
+    given["d.tif"] = np.full((120, 120, 3), 255, np.uint8)  # beyond the limit
+    for name, pixels in given.items():
+        Image.fromarray(pixels).save(tmp_path / name)
+    found = spoilt.stream(tmp_path, out=tmp_path / "out")
+    assert [Path(next(found).image).name for _ in range(2)] == ["a.png", "c.png"]
+    with pytest.raises(BrokenImagesError) as caught:
+        next(found)
+    said = (
+        "The network gives NaN or infinite scores in fp32. Its weights are unfit for such an "
+        "image: use another checkpoint, or train again at a lower learning rate."
+    )
+    assert str(caught.value) == "\n".join(
+        [
+            "2 of 4 images cannot be predicted, the others are done:",
+            f"  - {tmp_path / 'b.png'}: {said}",
+            f"  - {tmp_path / 'd.tif'}: {said}",
+        ]
+    )
+    written = {path.stem for path in (tmp_path / "out").rglob("*.*") if path.is_file()}
+    assert written == {"a", "c", ".zoo-files"}
+    for tta in ("none", "flip"):
+        alone = zoo.Predictor(model, precision="bf16", tta=tta)
+        alone.network = NanForWhite(model, precision="bf16")
+        with pytest.raises(
+            InputError, match=r"scores in bf16\. Use --precision fp32 \(precision=\)"
+        ):
+            alone(given["b.png"], confidence=True)
+
+
 @pytest.mark.parametrize("name", BAD_ARRAYS)
 def test_bad_arrays_are_refused(predictor: zoo.Predictor, name: str) -> None:
     given, said = BAD_ARRAYS[name]

@@ -88,7 +88,7 @@ def test_a_run_says_what_it_does(
     run(scenes, tmp_path / "run", "stages=[{name: all, epochs: 1}]")
     said = " ".join(capsys.readouterr().err.split())
     assert "unet-test_resnet on scenes (train 8, val 4, test 4 images): recipe scratch" in said
-    assert "1 epochs of 2 steps, fp32, random encoder" in said
+    assert "1 epoch of 2 steps, fp32, random encoder" in said
     assert json.loads((tmp_path / "run" / "run.json").read_text())["precision"] == "fp32"
 
 
@@ -160,7 +160,7 @@ def test_few_steps_are_said_first(
 ) -> None:
     run(scenes, tmp_path / "run", "stages=[{name: all, epochs: 1}]")
     said = " ".join(capsys.readouterr().err.split())
-    first = "Only 2 steps: 1 epochs of 8 images, 4 at a time. That is little for training; --recipe"
+    first = "Only 2 steps: 1 epoch of 8 images, 4 at a time. That is little for training; --recipe"
     assert said.removeprefix("Warning: ").startswith(f"{first} auto chooses the epochs")
 
 

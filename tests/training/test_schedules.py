@@ -241,13 +241,13 @@ def test_plateau_ignores_the_warm_up() -> None:
         (
             {"warmup": 0.95},
             1,
-            "the warm-up of 0.95 takes all of the stage's 5 steps (1 epochs of 5)",
+            "the warm-up of 0.95 takes all of the stage's 5 steps (1 epoch of 5)",
         ),
         ({"kind": "cosine_restarts", "cycles": 3, "gamma": 0.5}, 1, "3 cycles need at least 6"),
         (
             {"kind": "wsd"},
             1,
-            "wsd needs two steps to fall, a decay of 0.2 of the stage's 5 steps (1 epochs of 5) is "
+            "wsd needs two steps to fall, a decay of 0.2 of the stage's 5 steps (1 epoch of 5) is "
             "fewer; raise decay or epochs",
         ),
         ({"kind": "one_cycle"}, 1, "one_cycle needs two steps to rise and two to fall"),

@@ -10,7 +10,7 @@ import typer
 
 from zoo.cli import JsonOption, RegistryOption, plain
 from zoo.common.console import info, print_line, print_table
-from zoo.common.errors import InputError, join_problems
+from zoo.common.errors import InputError, join_problems, number_of
 
 check_app = typer.Typer(help="Check what ships with zoo.", no_args_is_help=True)
 leaderboard_app = typer.Typer(help="Tables of measured results.", no_args_is_help=True)
@@ -50,7 +50,7 @@ def list_command(
     )
     if all(asked is None for asked in (data, min_miou, max_latency_ms, machine, sort)):
         print_line(json.dumps(names, indent=2) if as_json else "\n".join(names))
-        info(f"{len(names)} models")
+        info(number_of(len(names), "model"))
         return
 
     from zoo.leaderboard.lookup import Wanted, find

@@ -26,7 +26,7 @@ from zoo.cli import (
     WindowOption,
 )
 from zoo.common.console import info, print_line, show
-from zoo.common.errors import InputError, escaped
+from zoo.common.errors import InputError, escaped, number_of
 from zoo.creation.locate import check_trained
 from zoo.runtime.precision import check_precision
 
@@ -84,7 +84,7 @@ def eval_command(
         values = [f"{metric.title} {100 * found.metrics[metric.key]:.2f} %" for metric in shown]
         print_line(
             f"{', '.join(values)} on "
-            f"{len(found.dataset.samples(found.split))} images of {found.dataset.name}, "
+            f"{number_of(len(found.per_image), 'image')} of {found.dataset.name}, "
             f"split {found.split}, in {found.precision}"
             + ("" if settings["backend"] == "torch" else f", by {settings['backend']}")
             + ("" if settings["tta"] == "none" else f", test-time augmentation {settings['tta']}")
@@ -191,6 +191,6 @@ def export_command(
     if (scores := found.described.scores) is not None:
         info(
             f"mIoU {100 * scores.miou:.2f} %, of the model {100 * scores.torch_miou:.2f} %, on "
-            f"{scores.images} images of {scores.data}, split {scores.split}"
+            f"{number_of(scores.images, 'image')} of {scores.data}, split {scores.split}"
         )
     print_line(f"{escaped(found.path)}\t{escaped(found.json)}")

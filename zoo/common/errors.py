@@ -59,6 +59,11 @@ def shortened(values: Iterable[object], limit: int = 20) -> str:
     return ", ".join(items[:limit]) + (f" ... and {rest} more" if rest > 0 else "")
 
 
+def number_of(count: int, what: str) -> str:
+    """A number of things in words: `1 epoch`, `2 epochs`; `what` is one of them."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def printable(text: object, by: str = "?") -> str:
     """`text` on one line, every character that a terminal would act on replaced by `by`."""
     plain = str(text)

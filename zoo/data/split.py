@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zoo.common.console import info, warn
-from zoo.common.errors import InputError, shortened
+from zoo.common.errors import InputError, number_of, shortened
 from zoo.common.files import natural_key, new_folder, read_json, read_yaml, write_text
 from zoo.data.dataset import IGNORE, Dataset, Sample, group_expression, unpack
 from zoo.data.formats.pairs import find_splits
@@ -254,7 +254,11 @@ def _divide(
             absent = shortened(dataset.classes[index] for index in missing)
             warn(f"no image of {part} shows {absent}.")
     counts = np.bincount(part_of, minlength=len(parts)).tolist()
-    info(", ".join(f"{part}: {size} images" for part, size in zip(parts, counts, strict=True)))
+    info(
+        ", ".join(
+            f"{part}: {number_of(size, 'image')}" for part, size in zip(parts, counts, strict=True)
+        )
+    )
     return part_of
 
 

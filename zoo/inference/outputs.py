@@ -331,7 +331,6 @@ class Results:
         of this image, RunError where one cannot be written.
         """
         mask = remove_small(mask, self.min_area)
-        _check_finite(measures)
         counts = np.bincount(mask.ravel(), minlength=IGNORE + 1)
         sums: dict[str, NDArray[Any]] = {
             measure: np.bincount(mask.ravel(), values.ravel(), IGNORE + 1)
@@ -395,16 +394,6 @@ class Results:
             if kind != "geotiff":
                 files[kind] = target.write(names[kind], OUTPUTS[kind].content(outcome))
         return Prediction(image, None, statistics=statistics, files=files)
-
-
-def _check_finite(measures: Mapping[Measure, NDArray[np.float32]]) -> None:
-    """Raise InputError where a quantity is not a number."""
-    for measure, values in measures.items():
-        if not np.isfinite(values.sum()):
-            raise InputError(
-                f"The network gives no numbers (NaN) as {measure} of this image. Try --precision "
-                "fp32 (precision=)."
-            )
 
 
 LARGE_KINDS = ("palette", "index", "overlay", "geotiff", "json")

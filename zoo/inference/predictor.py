@@ -58,6 +58,9 @@ MOST_THREADS = 8
 NAMED = 10
 """How many broken images an error names."""
 
+Predicted = tuple[NDArray[np.uint8], dict[Measure, NDArray[np.float32]]]
+"""Class ids of an image, H x W, and the quantities that were asked for."""
+
 
 class BrokenImagesError(RunError):
     """Some images cannot be predicted; all others are done."""
@@ -153,13 +156,32 @@ class Predictor:
         return plan_windows(self.spec, height, width, size=self.network.size, **self._windows)
 
     def tiles(self, images: torch.Tensor | Source) -> Iterator[Tile]:
-        """The scores of images, uint8 B x C x H x W, or of a source, part by part."""
+        """The scores of images, uint8 B x C x H x W, or of a source, part by part.
+
+        Raises InputError where scores are NaN or infinite.
+        """
         if isinstance(images, torch.Tensor):
             height, width = images.shape[-2:]
         else:
             height, width = images.height, images.width
         windows = self.windows(height, width)
-        return predict_tiles(self.network, self.spec, images, windows, self.tta)
+        for tile in predict_tiles(self.network, self.spec, images, windows, self.tta):
+            self._check_finite(tile)
+            yield tile
+
+    def _check_finite(self, tile: Tile) -> None:
+        if tile.scores.sum(dtype=torch.float32).isfinite():
+            return
+        precision = self.network.precision
+        raise InputError(
+            f"The network gives NaN or infinite scores in {precision}. "
+            + (
+                "Use --precision fp32 (precision=)."
+                if precision != "fp32"
+                else "Its weights are unfit for such an image: use another checkpoint, or train "
+                "again at a lower learning rate."
+            )
+        )
 
     def results(self, **wanted: Unpack[Wanted]) -> Results:
         """What a call asks for, see `check_results`.
@@ -273,11 +295,15 @@ class Predictor:
                     batch.append((item, pixels))
                     most = self.images_at_once(*pixels.shape[:2])
                 if batch:
-                    predicted = self._predicted([p for _, p in batch], results.measures)
+                    predicted = self._each([p for _, p in batch], results.measures)
                     about = self._about(*batch[0][1].shape[:2])
                     for (item, pixels), one in zip(batch, predicted, strict=True):
-                        finished = threads.submit(
-                            results.finish, item.image, item.name, pixels, *one, target, about
+                        finished = (
+                            _failed(one)
+                            if isinstance(one, InputError)
+                            else threads.submit(
+                                results.finish, item.image, item.name, pixels, *one, target, about
+                            )
                         )
                         finishing.append((item, finished))
                 while finishing and (
@@ -321,13 +347,11 @@ class Predictor:
         try:
             results.check_large(item.given)
             name = large_names(item.name, results.kinds)["geotiff"]
-            found = predict_raster(
-                item.given, self.spec, self.network, self.windows, self.tta, target, name
-            )
+            found = predict_raster(item.given, self.spec, self.tiles, self.windows, target, name)
             about = self._about(*found.size)
             done.set_result(results.finish_large(item.given, item.name, found, target, about))
         except (InputError, RunError) as error:
-            done.set_exception(error)
+            return _failed(error)
         return done
 
     def _about(self, height: int, width: int) -> dict[str, Any]:
@@ -342,9 +366,18 @@ class Predictor:
         most = BATCH_PIXELS["cpu" if self.network.device.type == "cpu" else "accelerator"]
         return max(1, most // (height * width))
 
-    def _predicted(
+    def _each(
         self, images: Sequence[Pixels], wanted: Collection[Measure]
-    ) -> list[tuple[NDArray[np.uint8], dict[Measure, NDArray[np.float32]]]]:
+    ) -> list[Predicted | InputError]:
+        """As `_predicted`, but with the error of each image that cannot be predicted."""
+        try:
+            return [*self._predicted(images, wanted)]
+        except InputError as error:
+            if len(images) == 1:
+                return [error]
+            return [self._each([one], wanted)[0] for one in images]
+
+    def _predicted(self, images: Sequence[Pixels], wanted: Collection[Measure]) -> list[Predicted]:
         """Class ids, uint8 H x W, of each of some images uint8 H x W x C of one size.
 
         With them the quantities `wanted`.
@@ -358,6 +391,12 @@ class Predictor:
             (ids[index].copy(), {measure: one[index].copy() for measure, one in measures.items()})
             for index in range(len(images))
         ]
+
+
+def _failed(error: Exception) -> Future[Any]:
+    failed: Future[Any] = Future()
+    failed.set_exception(error)
+    return failed
 
 
 def _names(item: Item, results: Results) -> dict[str, str]:

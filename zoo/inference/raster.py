@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from zoo.data.dataset import IGNORE
 from zoo.data.pixels.images import Pixels, stored_pixels
 from zoo.data.pixels.opening import FORMATS, max_pixels, readable
 from zoo.data.pixels.tiff import Tiff, opened_file, opened_tiff
-from zoo.inference.tiling import LogitsOf, Tta, Windows, predict_tiles
+from zoo.inference.tiling import Source, Tile, Windows
 from zoo.models.spec import ModelSpec
 
 CACHE_BYTES = 256 * 2**20
@@ -264,15 +264,15 @@ class RasterResult:
 def predict_raster(
     path: Path,
     spec: ModelSpec,
-    network: LogitsOf,
+    tiles: Callable[[Source], Iterable[Tile]],
     plan: Callable[[int, int], Windows],
-    tta: Tta,
     target: OutputFolder,
     name: str,
 ) -> RasterResult:
     """Segment a large TIFF window by window into the GeoTIFF `name` of the folder `target`.
 
-    `plan` gives the windows of an image of some height and width. Pixels without data in the image
+    `tiles` gives the scores of a source, part by part, and `plan` the windows that it uses for an
+    image of some height and width. Pixels without data in the image
     (its `nodata`, or transparent) are 255 in the result, which is its `nodata`. Raises InputError
     as `open_raster` does, and where the model needs the whole image at once; then nothing is
     written.
@@ -280,15 +280,14 @@ def predict_raster(
     rasterio = extra("rasterio", "geo", f"Reading {path} window by window")
     with open_raster(path, spec) as source:
         height, width = source.height, source.width
-        windows = plan(height, width)
-        _check_windows(source, spec, windows)
+        _check_windows(source, spec, plan(height, width))
         step = -(-max(height, width) // OVERVIEW)
         where = georeference(source.dataset)
         with target.streamed(name) as temporary:
             made = partial(rasterio.open, temporary, "w")
             with open_sink(made, (height, width), spec, where, step) as sink:
                 strip = np.empty((0, width), np.uint8)
-                for tile in predict_tiles(network, spec, source, windows, tta):
+                for tile in tiles(source):
                     if tile.columns.start == 0:
                         strip = np.empty((tile.rows.stop - tile.rows.start, width), np.uint8)
                     strip[:, tile.columns] = tile.ids()[0].cpu().numpy()

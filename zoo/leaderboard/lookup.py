@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from zoo.common.errors import InputError, join_problems, unknown
+from zoo.common.errors import InputError, join_problems, number_of, unknown
 from zoo.leaderboard.board import Board, Entry, front, shipped
 from zoo.registry.resolve import describe
 from zoo.runtime.environment import cpu_name
@@ -188,7 +188,7 @@ def measured_rows(model: str, board: Board | None = None) -> Iterator[tuple[str,
         row = next((row for row in table.rows if row.model == model), None)
         if row is not None:
             interval = "" if row.interval is None else f" \u00b1 {100 * row.interval:.2f}"
-            runs = f"{row.seeds} seed{'s' if row.seeds > 1 else ''}"
+            runs = number_of(row.seeds, "seed")
             yield (
                 f"measured.{number}",
                 f"mIoU {100 * row.miou:.2f}{interval} % on {table.title}: rank {row.places} of "

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from zoo.common.console import info, progress_bar
-from zoo.common.errors import InputError, RunError
+from zoo.common.errors import InputError, RunError, number_of
 from zoo.common.files import OutputFolder, json_text
 from zoo.creation.create import DEFAULT
 from zoo.models.layers import train_mode
@@ -122,7 +122,10 @@ def find_lr_for(
     announce_choices(plan)
     chosen = plan.stage(stage)
     trainer = make_trainer(plan, prepare(plan, ranks), ranks)
-    info(f"{plan.model}, stage {chosen.name}: {steps} steps from {LOWEST:g} to {HIGHEST:g}.")
+    info(
+        f"{plan.model}, stage {chosen.name}: {number_of(steps, 'step')} from {LOWEST:g} to "
+        f"{HIGHEST:g}."
+    )
     points, ended = range_test(trainer, chosen, steps)
     finding = suggest(points, chosen.name, ended, trainer.precision)
     content: dict[str, Any] = {

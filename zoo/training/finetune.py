@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.common.console import info
-from zoo.common.errors import InputError
+from zoo.common.errors import InputError, number_of
 from zoo.common.files import read_json, write_json
 from zoo.creation.create import DEFAULT
 from zoo.data.load import data_source
@@ -242,19 +242,17 @@ def _announce(plan: Plan, start: Start, ranks: Ranks) -> None:
     epochs = sum(stage.epochs for stage in plan.recipe.stages)
     info(
         f"{plan.model} on {plan.dataset.name} ({images} images): recipe {plan.recipe_name}, "
-        f"{epochs} epochs of {start.train.steps_per_epoch} steps, {start.precision}, "
+        f"{number_of(epochs, 'epoch')} of {number_of(start.train.steps_per_epoch, 'step')}, "
+        f"{start.precision}, "
         f"{start.encoder_init} encoder, into {plan.out}."
     )
     if ranks.world == 1:
         return
-    images_each = plan.recipe.batch_size // ranks.world
-    info(
-        f"{ranks.world} processes ({ranks.device.type}), {images_each} images of each batch per "
-        "process."
-    )
+    images_each = number_of(plan.recipe.batch_size // ranks.world, "image")
+    info(f"{ranks.world} processes ({ranks.device.type}), {images_each} of each batch per process.")
     learns = plan.recipe.batch_norm == "train"
     if ranks.device.type == "cpu" and learns and has_batch_norm(start.net):
         info(
-            f"On CPUs BatchNorm sees only the {images_each} images of its own process; with "
+            f"On CPUs BatchNorm sees only the {images_each} of its own process; with "
             "batch_norm=frozen or group the result equals that of one process."
         )

@@ -11,7 +11,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from zoo.common.console import info, warn
-from zoo.common.errors import InputError, join_problems, nearest, shortened, type_words
+from zoo.common.errors import (
+    InputError,
+    join_problems,
+    nearest,
+    number_of,
+    shortened,
+    type_words,
+)
 from zoo.common.errors import unknown as unknown_name
 from zoo.creation.create import DEFAULT, check_encoder_weights
 from zoo.creation.locate import model_folder
@@ -274,9 +281,10 @@ def warn_of_few_steps(plan: Plan) -> None:
     steps = max(1, images // plan.recipe.batch_size) * epochs
     if steps < FEW_STEPS and plan.recipe_name != AUTO:
         warn(
-            f"Only {steps} steps: {epochs} epochs of {images} images, {plan.recipe.batch_size} at "
-            f"a time. That is little for training; --recipe {AUTO} chooses the epochs by the data, "
-            "stages.NAME.epochs sets them."
+            f"Only {number_of(steps, 'step')}: {number_of(epochs, 'epoch')} of "
+            f"{number_of(images, 'image')}, {plan.recipe.batch_size} at a time. That is little for "
+            f"training; --recipe {AUTO} chooses the epochs by the data, stages.NAME.epochs sets "
+            "them."
         )
 
 

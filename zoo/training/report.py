@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoo.common.class_lists import default_palette
 from zoo.common.console import info
-from zoo.common.errors import InputError, join_problems
+from zoo.common.errors import InputError, join_problems, number_of
 from zoo.common.files import OutputFolder, read_json
 from zoo.common.html import data_url, render
 from zoo.data.dataset import Dataset, Sample
@@ -237,7 +237,8 @@ def _scores(measured: Measured) -> _Scores:
     rows = {
         **_metric_rows(found.metrics),
         "expected calibration error": _percent(error, 2),
-        "data": f"{found.dataset.name}, split {found.split}, {len(found.per_image)} images",
+        "data": f"{found.dataset.name}, split {found.split}, "
+        f"{number_of(len(found.per_image), 'image')}",
         "chosen on": (chosen_on or "nothing") + too_good,
         "device": f"{found.device}, {found.precision}",
     }
@@ -263,7 +264,8 @@ def _scores_of_record(run: Path) -> _Scores | None:
         size += ", network input {} x {}".format(*record.input_size)
     rows = {
         **_metric_rows(vars(record.metrics)),
-        "data": f"{record.dataset}, split {record.split}, {record.images} images, {size}",
+        "data": f"{record.dataset}, split {record.split}, "
+        f"{number_of(record.images, 'image')}, {size}",
         "data hash": record.data_hash,
         "chosen on": record.chosen_on or "nothing",
         "protocol": f"{record.protocol}, test-time augmentation {record.tta}",

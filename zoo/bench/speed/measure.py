@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from zoo.common.console import info, progress_bar
-from zoo.common.errors import InputError, RunError, indented, join_problems
+from zoo.common.errors import InputError, RunError, indented, join_problems, number_of
 from zoo.records.speed import SpeedRecord, parse_speed_record, write_speed_record
 from zoo.registry.resolve import resolve
 
@@ -319,10 +319,9 @@ def speed_heading(records: Sequence[SpeedRecord]) -> str:
     """One line on what the records of one command share."""
     one = records[0]
     height, width = one.size
-    images = "1 image" if one.batch == 1 else f"{one.batch} images"
     return (
         f"{one.machine}; {height}x{width}, {one.precision}, {one.memory_format}; milliseconds of "
-        f"{images}; the reference is {one.reference.model}"
+        f"{number_of(one.batch, 'image')}; the reference is {one.reference.model}"
     )
 
 

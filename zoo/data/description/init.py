@@ -21,7 +21,7 @@ from typing import Any
 
 from zoo.common.class_lists import Colour, default_palette
 from zoo.common.console import info, track, warn
-from zoo.common.errors import InputError, RunError, join_problems, shortened
+from zoo.common.errors import InputError, RunError, join_problems, number_of, shortened
 from zoo.common.files import write_text
 from zoo.data.dataset import IGNORE, MAX_CLASSES, Dataset, Decoder, Sample, unpack
 from zoo.data.description.dataset_yaml import read_dataset_file
@@ -98,7 +98,7 @@ def init(folder: str | Path, *, out: str | Path | None = None, force: bool = Fal
         raise RunError(f"Cannot write {path}: {error.strerror or error}.") from error
     write_text(path, text)
     for name, samples in found.samples.items():
-        info(f"{name}: {len(samples)} images with masks ({found.splits[name]})")
+        info(f"{name}: {number_of(len(samples), 'image')} with masks ({found.splits[name]})")
     if found.grey is not None:
         info(f"{found.looked_at} masks hold {found.grey.evidence}: see `grey:`.")
     elif found.colours:

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from zoo.common.errors import number_of
 from zoo.data.doctor.look import Pair
 from zoo.data.doctor.source import Source
 
@@ -117,8 +118,7 @@ class Diagnosis:
     @property
     def summary(self) -> str:
         """The counts in words, such as `1 error, 0 warnings, 2 notes`."""
-        counts = self.counts.items()
-        return ", ".join(f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts)
+        return ", ".join(number_of(count, name) for name, count in self.counts.items())
 
     @property
     def exit_code(self) -> int:

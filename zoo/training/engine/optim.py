@@ -18,7 +18,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch.distributed.tensor import DTensor
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
-from zoo.common.errors import InputError, join_problems
+from zoo.common.errors import InputError, join_problems, number_of
 from zoo.models.layers import encoder_layers, spared_from_decay
 from zoo.registry.optimizers import OPTIMIZERS, own_arguments
 from zoo.registry.recipe import FLOOR
@@ -261,7 +261,8 @@ def check_schedules(stages: Sequence[Stage], steps_per_epoch: int) -> None:
     wrong = []
     for stage in stages:
         plan, steps = stage.schedule, stage.epochs * steps_per_epoch
-        length = f"the stage's {steps} steps ({stage.epochs} epochs of {steps_per_epoch})"
+        epochs = number_of(stage.epochs, "epoch")
+        length = f"the stage's {number_of(steps, 'step')} ({epochs} of {steps_per_epoch})"
         warmup, rise = round(plan.warmup * steps), plan.warmup or RISE
         if warmup >= steps:
             problem = (
