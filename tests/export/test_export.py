@@ -36,7 +36,7 @@ from zoo.inference.graphs import (
     _constantly_padded,
     to_onnx,
 )
-from zoo.inference.parity import compare
+from zoo.inference.parity import compare, example_images
 from zoo.inference.runtimes import runtime_network
 from zoo.inference.tiling import best_class
 from zoo.models.outputs import resized
@@ -71,7 +71,7 @@ def exported(model: SegmentationModel, tmp_path_factory: pytest.TempPathFactory)
 def instant(exported: Export, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every model is exported to the file of the first one."""
 
-    def copied(_: Graph, path: Path) -> int:
+    def copied(_: Graph, path: Path, images: object) -> int:
         shutil.copy(exported.path, path)
         return 20
 
@@ -196,9 +196,13 @@ def test_scores_on_a_split(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert scores.torch_miou == pytest.approx(wanted)
     assert scores.miou == pytest.approx(wanted, abs=1e-3)
     assert "of the model" in capsys.readouterr().err
-    worse = scores.model_copy(update={"miou": scores.torch_miou - 0.0011})
-    with pytest.raises(RunError, match=r"^The file has \d+\.\d\d % mIoU on scenes, split val, the"):
-        check_scores(worse, "The file")
+    said = r"^The file has \d+\.\d\d % mIoU on scenes, split val, the"
+    for precision, change in (("fp32", -0.0011), ("fp32", 0.0011), ("int8", -0.011)):
+        worse = scores.model_copy(update={"miou": scores.torch_miou + change})
+        with pytest.raises(RunError, match=said):
+            check_scores(worse, precision, "The file")
+    for change in (-0.009, 0.02):
+        check_scores(scores.model_copy(update={"miou": wanted + change}), "int8", "The file")
 
 
 @pytest.mark.usefixtures("instant")
@@ -311,10 +315,17 @@ def test_a_precision_that_the_runtime_lacks(exported: Export) -> None:
         (["MODEL", "--format", "onxx"], 2, "Unknown format 'onxx'. Did you mean onnx?"),
         (["MODEL", "--out", "a.pt"], 2, "ONNX files end in .onnx"),
         (["MODEL", "--size", "5x"], 2, "size should be dynamic, or height x width in pixels"),
+        (["MODEL", "--int8"], 2, "takes its ranges from training images: give --calibrate DATA"),
+        (["MODEL", "--calibrate", "x"], 2, "calibrate (--calibrate) goes with --int8"),
+        (["MODEL", "--int8", "--calibrate", "x"], 2, "x does not exist"),
+        (
+            ["MODEL", "--format", "torch-export", "--int8", "--calibrate", "x"], 2,
+            "goes with the formats onnx and openvino, not with torch-export.",
+        ),
         (["MODEL", "--out", "MODEL/config.json/a.onnx"], 1, "Cannot write"),
         (["no/such/folder"], 2, "There is no folder no/such/folder"),
     ],
-)
+)  # fmt: skip
 def test_bad_input(
     arguments: list[str],
     code: int,
@@ -377,7 +388,9 @@ def test_every_decoder_at_sizes_never_seen(decoder: str) -> None:
     model, options = settled(f"{decoder}-{encoder}"), GraphOptions()
     session = onnx_session(to_onnx(Graph(model, options)))
     found = compare(
-        model, GraphNetwork("onnxruntime", session, model.spec, options, "fp32"), UNSEEN
+        model,
+        GraphNetwork("onnxruntime", session, model.spec, options, "fp32"),
+        [[example_images(model.spec, *size)] for size in UNSEEN],
     )
     for one in found:
         assert one.max_difference is not None
@@ -474,14 +487,26 @@ def test_a_model_in_another_runtime_without_a_file(
 
 
 @pytest.mark.long
-def test_openvino_reports_nothing_to_its_makers(tmp_path: Path) -> None:
-    code = """
-from zoo.inference.exported import import_openvino, openvino_precision
-import_openvino()
-print(openvino_precision("auto"))
+@pytest.mark.parametrize(
+    "imported",
+    [
+        "import_runtime('openvino', 'OpenVINO')",
+        "import_runtime('nncf', 'int8')",
+        "zoo.export(tiny('linear-test_resnet'), 'openvino', '/tmp/none/a.txt')",
+    ],
+)
+def test_openvino_and_nncf_report_nothing_to_their_makers(tmp_path: Path, imported: str) -> None:
+    code = f"""
+import os, zoo
+from helpers.hub_models import tiny
+from zoo.inference.exported import import_runtime, openvino_precision
+try:
+    {imported}
+except zoo.InputError as error:
+    assert "files end in .xml" in str(error)
 import openvino_telemetry
 assert openvino_telemetry.Telemetry().consent is False
-import os
+print(openvino_precision("auto"))
 assert "CI" not in os.environ
 """
 

@@ -285,7 +285,8 @@ def test_augmented_and_quantised_rows_stand_apart_and_claim_no_latency(tmp_path:
         f"## {table.title}" for table in board.tables
     ]
     site = (tmp_path / "out" / "leaderboard.html").read_text()
-    assert "--out RESULTS --backend openvino --precision int8" in site
+    assert "--format openvino --int8 --calibrate DATA --out FILE.xml\nzoo eval FILE.xml" in site
+    assert "--out RESULTS --backend openvino" in site
     with (tmp_path / "out" / "leaderboard.csv").open() as file:
         next(file)
         cells = [(row["tta"], row["inference"]) for row in csv.DictReader(file)]

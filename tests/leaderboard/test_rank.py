@@ -32,6 +32,7 @@ def _named(*records: Record) -> dict[Path, Record]:
         {"tta": "flip"},
         {"backend": "openvino"},
         {"precision": "int8"},
+        {"precision": "int8+bf16"},
         {"window": 256, "overlap": 0.25, "blend": "gaussian"},
         {"window": "whole"},
         {"encoder_init": "random", "encoder_weights": None},

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from zoo.common.errors import InputError, join_problems
 from zoo.common.files import read_json, write_text
@@ -18,6 +18,7 @@ from zoo.data.dataset import IGNORE
 from zoo.data.doctor.codes import CODES
 from zoo.data.formats.trees import TREES, Tree
 from zoo.exporting import table as exports
+from zoo.exporting.formats import FORMATS
 from zoo.hub.config import json_schema, write_json_schema
 from zoo.inference.outputs import OUTPUTS
 from zoo.records.metrics import METRICS
@@ -167,6 +168,34 @@ def _outputs() -> Cells:
     ]
 
 
+INT8 = "benchmarks/speed/int8_camvid.json"
+
+
+def _int8() -> Cells:
+    rows = []
+    for row in _measured(INT8, "rows"):
+        rows.append(
+            [
+                f"`{row['model']}`",
+                FORMATS[row["format"]].title,
+                f"{100 * row['miou_fp32']:.2f} %",
+                f"{100 * row['miou_int8']:.2f} %",
+                f"{100 * (row['miou_int8'] - row['miou_fp32']):+.2f}",
+                f"{1000 / row['ms_fp32']:.1f}",
+                f"{1000 / row['ms_int8']:.1f}",
+                f"{row['times_fp32']:.2f}",
+                f"{row['bytes_fp32'] / 1e6:.1f}, {row['bytes_int8'] / 1e6:.1f}",
+            ]
+        )
+    return rows
+
+
+def _measured(file: str, key: str) -> list[dict[str, Any]]:
+    """The rows of a result file of this checkout; none where it was not measured."""
+    path = registry_file().parent / file
+    return read_json(path)[key] if path.is_file() else []
+
+
 def _value(value: float | None) -> str:
     return "null" if value is None else str(value)
 
@@ -225,6 +254,22 @@ TABLES: dict[str, DocTable] = {
         f"zoo/exporting/{exports.TABLE_FILE}",
         ("encoder", "decoders", "format", "right with", "what fails with others (the first)"),
         exports.reasons,
+    ),
+    "int8": DocTable(
+        "export.md",
+        INT8,
+        (
+            "model",
+            "file",
+            "mIoU of fp32",
+            "mIoU of int8",
+            "difference",
+            "images/s in fp32",
+            "images/s in int8",
+            "times as fast",
+            "MB",
+        ),
+        _int8,
     ),
     "codes": DocTable(
         "doctor.md",

@@ -164,6 +164,13 @@ def export_command(
     argmax: Annotated[
         bool, typer.Option("--argmax", help="Give class ids in the place of logits.")
     ] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Weights and activations of 8 bits; needs --calibrate.")
+    ] = False,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(help=f"With --int8: where their ranges are taken from, train: {DATA_HELP}"),
+    ] = None,
     data: Annotated[
         str | None, typer.Option("--data", help=f"Compare mIoU on a split of it, too: {DATA_HELP}")
     ] = None,
@@ -171,17 +178,23 @@ def export_command(
     overwrite: OverwriteOption = False,
 ) -> None:
     """Write MODEL as a file for another runtime, compared with the model before it is kept."""
-    from zoo.exporting.formats import find_format
+    from zoo.exporting.formats import find_format, packages_for
 
-    find_format(format)
+    packages_for(find_format(format), int8, calibrate)
     check_trained(model)
     dataset = None if data is None else _load(data, split)
+    images = None if calibrate is None else _load(calibrate, None)
     from zoo.exporting.export import export
 
     found = export(
-        model, format, out, size=size, uint8=uint8, argmax=argmax, data=dataset, split=split,
-        overwrite=overwrite,
+        model, format, out, size=size, uint8=uint8, argmax=argmax, int8=int8, calibrate=images,
+        data=dataset, split=split, overwrite=overwrite,
     )  # fmt: skip
+    if (calibration := found.described.calibration) is not None:
+        info(
+            f"int8, calibrated on {calibration.images} images of {calibration.data}, split "
+            f"{calibration.split}"
+        )
     for one in found.described.parity:
         logits = ""
         if one.cosine is not None:

@@ -11,13 +11,15 @@ from zoo.common.errors import InputError, unknown
 class Format:
     """A file format: `suffixes` of its files, the main one first; `packages` that it needs.
 
-    `opens` is what runs such files.
+    `opens` is what runs such files. `int8_packages` are needed besides for int8, None: there is no
+    int8.
     """
 
     name: str
     title: str
     suffixes: tuple[str, ...]
     packages: tuple[str, ...]
+    int8_packages: tuple[str, ...] | None
     opens: str
 
 
@@ -29,6 +31,7 @@ FORMATS = {
             "ONNX",
             (".onnx",),
             ("onnx", "onnxscript", "onnxruntime"),
+            (),
             "ONNX Runtime, OpenVINO, TensorRT, Triton",
         ),
         Format(
@@ -36,9 +39,10 @@ FORMATS = {
             "OpenVINO IR",
             (".xml", ".bin"),
             ("onnx", "onnxscript", "openvino"),
+            ("nncf",),
             "OpenVINO on CPUs, GPUs and NPUs of Intel",
         ),
-        Format("torch-export", "torch.export", (".pt2",), (), "torch.export.load"),
+        Format("torch-export", "torch.export", (".pt2",), (), None, "torch.export.load"),
     )
 }
 
@@ -49,3 +53,24 @@ def find_format(name: object) -> Format:
     if row is None:
         raise InputError(unknown("format", str(name), FORMATS))
     return row
+
+
+def packages_for(row: Format, int8: bool, calibrate: object) -> list[str]:
+    """The packages that a file of this format needs, with or without int8.
+
+    Raises InputError where `int8`, which takes images to `calibrate` on, and they do not go
+    together.
+    """
+    if int8 and row.int8_packages is None:
+        formats = [name for name, other in FORMATS.items() if other.int8_packages is not None]
+        raise InputError(
+            f"int8 (--int8) goes with the formats {' and '.join(formats)}, not with {row.name}."
+        )
+    if int8 and calibrate is None:
+        raise InputError(
+            "int8 (--int8) takes its ranges from training images: give --calibrate DATA "
+            "(calibrate=), the data set that the model was trained on."
+        )
+    if calibrate is not None and not int8:
+        raise InputError("calibrate (--calibrate) goes with --int8 (int8=True): give both or none.")
+    return [*row.packages, *(row.int8_packages or () if int8 else ())]

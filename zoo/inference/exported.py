@@ -26,6 +26,9 @@ from zoo.models.spec import ModelSpec
 SCHEMA = 1
 MAX_JSON_BYTES = 4_000_000
 Count = Annotated[int, Field(ge=1)]
+Precision = Literal["fp32", "int8"]
+Method = Literal["minmax", "nncf", "smoothquant"]
+"""What makes int8: ONNX Runtime, OpenVINO's NNCF, or NNCF after SmoothQuant (arXiv 2211.10438)."""
 Axes = Annotated[list[str | int], Field(min_length=3, max_length=4)]
 
 
@@ -46,7 +49,7 @@ class Port(Strict):
 
 
 class Parity(Strict):
-    """How far an exported file is from the torch model in fp32, on images of one size.
+    """How far an exported file is from the torch model in fp32, on `batch` images of one size.
 
     `seen` is whether the graph was recorded at this size. `cosine` and `max_difference` are of the
     logits, None where the file gives ids; `equal` is the fraction of pixels with the same class.
@@ -72,13 +75,26 @@ class SplitScores(Strict):
     torch_miou: float
 
 
+class Calibration(Strict):
+    """What the ranges of an int8 file were taken from: images of a split, chosen evenly.
+
+    `data_hash` is that of the whole split.
+    """
+
+    data: str
+    data_hash: str
+    split: str
+    images: Count
+    method: Method
+
+
 class ExportedFile(Strict):
     """What the JSON beside an exported file says.
 
     `spec` and `training` are those of the model folder, `weights` names its weights. `normalises`
     is whether the graph takes pixels, uint8, and normalises them; else it takes what `spec.mean`
     and `spec.std` make of them. `argmax` is whether it gives class ids. `opset` is that of ONNX.
-    `scores` are those on a split, if given.
+    `calibration` is there where `precision` is int8. `scores` are those on a split, if given.
     """
 
     schema_version: Annotated[int, Field(alias="schema", ge=SCHEMA, le=SCHEMA)] = SCHEMA
@@ -87,7 +103,8 @@ class ExportedFile(Strict):
     spec: ModelSpec
     weights: Annotated[str, Field(max_length=100)]
     training: dict[str, Any] | None
-    precision: Literal["fp32"] = "fp32"
+    precision: Precision = "fp32"
+    calibration: Calibration | None = None
     input: Port
     output: Port
     normalises: bool
@@ -215,7 +232,7 @@ def onnx_session(content: bytes | Path) -> Session:
 
     Raises InputError for a file that is not an ONNX model.
     """
-    runtime = extra("onnxruntime", "export", "ONNX Runtime")
+    runtime = import_runtime("onnxruntime", "ONNX Runtime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
@@ -236,15 +253,16 @@ def onnx_session(content: bytes | Path) -> Session:
     return run
 
 
-def import_openvino() -> Any:
-    """The module openvino, imported so that its telemetry sends nothing.
+def import_runtime(module: str, title: str) -> Any:
+    """A module of the extra `export`, imported so that its telemetry sends nothing.
 
-    openvino reports its import to Google Analytics, except in continuous integration (CI=true).
+    openvino and nncf report their import to Google Analytics, except in continuous integration
+    (CI=true). Raises InputError where it is not installed; `title` is what needs it.
     """
     before = os.environ.get("CI")
     os.environ["CI"] = "true"
     try:
-        return extra("openvino", "export", "OpenVINO")
+        return extra(module, "export", title)
     finally:
         if before is None:
             del os.environ["CI"]
@@ -257,7 +275,7 @@ def openvino_precision(precision: str) -> str:
 
     Raises InputError for fp16, and for bf16 on a CPU without it.
     """
-    openvino = import_openvino()
+    openvino = import_runtime("openvino", "OpenVINO")
     has_bf16 = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if precision == "auto":
         return "bf16" if has_bf16 else "fp32"
@@ -273,7 +291,7 @@ def openvino_session(content: bytes | Path, precision: str) -> Session:
     `content` is an ONNX model or the path of an .xml; `precision` is fp32 or bf16. Raises
     InputError for a file that is no model.
     """
-    openvino = import_openvino()
+    openvino = import_runtime("openvino", "OpenVINO")
     core = openvino.Core()
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -320,8 +338,10 @@ def open_exported(
 ) -> tuple[GraphNetwork, ExportedFile]:
     """The network of an exported file, and what its JSON says.
 
-    `backend`: onnxruntime or openvino, which both take ONNX; auto is the file's own. Raises
-    InputError for a file that cannot be run, and for a precision that its runtime lacks.
+    `backend`: onnxruntime or openvino, which both take ONNX; auto is the file's own. `precision` is
+    that of a file of fp32, and of what an int8 file leaves in floating point: its network states
+    int8, or int8+bf16. Raises InputError for a file that cannot be run, and for a precision that
+    its runtime lacks.
     """
     if path.suffix not in EXPORTED:
         raise InputError(unknown("kind of exported file", path.suffix, EXPORTED))
@@ -339,6 +359,8 @@ def open_exported(
     else:
         backend, resolved = "openvino", openvino_precision(precision)
         session = openvino_session(path, resolved)
+    if found.precision == "int8":
+        resolved = "int8" if resolved == "fp32" else f"int8+{resolved}"
     return GraphNetwork(backend, session, found.spec, found.options, resolved), found
 
 

@@ -62,6 +62,12 @@ def graph_size(
     )
 
 
+def recorded_size(spec: ModelSpec, size: tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width in pixels of the images that a graph is recorded with; `size` is its own."""
+    height, width = spec.example_size()
+    return size or (height, width + spec.size_multiple)
+
+
 class Graph(nn.Module):
     """A copy of a model on the CPU, in evaluation mode, between the ends of `options`."""
 
@@ -100,9 +106,7 @@ class Graph(nn.Module):
         for fixed.
         """
         spec = self.model.spec
-        height, width = spec.example_size()
-        size = self.options.size or (height, width + spec.size_multiple)
-        shape = (2, spec.in_chans, *size)
+        shape = (2, spec.in_chans, *recorded_size(spec, self.options.size))
         if self.options.uint8:
             return torch.zeros(shape, dtype=torch.uint8)
         return torch.zeros(shape)
@@ -240,12 +244,12 @@ def _with_axes(proto: Any, graph: Graph) -> Any:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Exporters warn of what does not concern the user of a model."""
+def quiet(*loggers: str) -> Iterator[None]:
+    """Exporters warn of what does not concern the user of a model, and `loggers` besides."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        levels = {name: logging.getLogger(name).level for name in LOUD}
-        for name in LOUD:
+        levels = {name: logging.getLogger(name).level for name in (*LOUD, *loggers)}
+        for name in levels:
             logging.getLogger(name).setLevel(logging.ERROR)
         try:
             yield
@@ -255,18 +259,23 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _explained(graph: Graph) -> Iterator[None]:
-    """Turn whatever an exporter raises into a RunError that says what to try."""
+def explained(problem: str, advice: str = "") -> Iterator[None]:
+    """Turn whatever a library raises into a RunError: `problem`, its reason, what to try."""
     try:
         yield
     except ZooError:
         raise
-    except Exception as error:  # torch raises what it meets
+    except Exception as error:  # libraries raise what they meet
         first = error
         while first.__cause__ is not None and isinstance(first.__cause__, Exception):
             first = first.__cause__
         reason = " ".join(printable(first, " ").split())[:300].rstrip(".") or "no reason given"
-        spec, kind = graph.model.spec, type(first).__name__
-        size = "{}x{}".format(*spec.example_size())
-        advice = f" Try a fixed size: --size {size}." if graph.options.size is None else ""
-        raise RunError(f"torch cannot export {spec.name}: {kind}: {reason}.{advice}") from error
+        message = f"{problem}: {type(first).__name__}: {reason}. {advice}"
+        raise RunError(message.rstrip()) from error
+
+
+def _explained(graph: Graph) -> contextlib.AbstractContextManager[None]:
+    spec = graph.model.spec
+    size = "{}x{}".format(*spec.example_size())
+    advice = f"Try a fixed size: --size {size}." if graph.options.size is None else ""
+    return explained(f"torch cannot export {spec.name}", advice)

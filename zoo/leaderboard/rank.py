@@ -210,7 +210,7 @@ def _inference(record: Record) -> tuple[tuple[str, str], ...]:
     """The options of a run by another backend, in int8 or with windows that are not the default."""
     stated: dict[str, object] = {
         "backend": None if record.backend == "torch" else record.backend,
-        "precision": "int8" if record.precision == "int8" else None,
+        "precision": record.precision if record.precision.startswith("int8") else None,
         "window": record.window,
         "overlap": record.overlap,
         "blend": record.blend,

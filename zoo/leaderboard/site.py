@@ -109,8 +109,16 @@ def commands(table: BoardTable, row: Entry) -> str:
         words += ["--out", target]
         words += ["--encoder-weights", "none"] if table.encoder_init == "random" else []
         lines.append(shlex.join([*words, f"seed={run.seed}", *given]))
+    options = dict(table.options)
+    if (precision := options.pop("precision", None)) is not None:  # int8, or int8+bf16
+        openvino = options.get("backend") == "openvino"
+        words, target = ["zoo", "export", target], "FILE.xml" if openvino else "FILE.onnx"
+        words += ["--format", "openvino" if openvino else "onnx"]
+        lines.append(shlex.join([*words, "--int8", "--calibrate", "DATA", "--out", target]))
+        if rest := precision.partition("+")[2]:
+            options["precision"] = rest
     score = ["zoo", "eval", target, "--data", "DATA", "--split", table.split, "--out", "RESULTS"]
-    for name, value in table.options.items():
+    for name, value in options.items():
         score += [f"--{name}", value]
     return "\n".join([*lines, shlex.join(score)])
 

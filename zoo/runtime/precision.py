@@ -27,6 +27,11 @@ def autocast(
 
 def check_precision(precision: str) -> None:
     """Raise InputError for a name that is not a precision."""
+    if precision == "int8":
+        raise InputError(
+            "int8 is not a precision that a model is run in: `zoo export --int8` makes a file of "
+            "int8, which is given in the place of the model. Use fp32, bf16, fp16 or auto."
+        )
     if precision not in PRECISIONS:
         raise InputError(unknown("precision", str(precision), PRECISIONS))
 
