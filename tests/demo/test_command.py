@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from zoo.cli.main import run
-from zoo.demo.page import names_address
+from zoo.demo.page import wrong_file
 
 
 def test_a_port_that_is_taken(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,12 +69,28 @@ def test_without_gradio(
 @pytest.mark.parametrize(
     ("body", "expected"),
     [
-        (b'{"data": [{"path": "/tmp/a", "url": "http://127.0.0.1/a"}]}', False),
-        (b'{"data": [{"path": "https://a/b"}]}', True),
-        (b'{"data": [[{"x": {"path": "http://a"}}]]}', True),
-        (b"[" * 100_000, False),
-        (b"\xff", False),
+        (b'{"data": [{"path": "a/photo.png", "url": "http://127.0.0.1/a"}]}', ""),
+        (b'{"data": [{"path": "https://a/b"}]}', "Addresses are not fetched."),
+        (b'{"data": [[{"x": {"path": "http://a"}}]]}', "Addresses are not fetched."),
+        (b'{"data": [{"path": "a/../../private.png"}]}', "There is no such upload."),
+        (b'{"data": [{"path": "a/link.png"}]}', "There is no such upload."),
+        (b'{"data": [{"path": "a/gone.png"}]}', "There is no such upload."),
+        (b'{"data": [{"path": "a/\\u0000"}]}', "There is no such upload."),
+        (b'{"data": [{"path": 0}]}', "There is no such upload."),
+        (b'{"data": [{"path": null}]}', ""),
+        (b"[" * 100_000, ""),
+        (b"\xff", ""),
     ],
 )
-def test_addresses_in_requests(body: bytes, expected: bool) -> None:
-    assert names_address(body) is expected
+def test_files_in_requests(
+    body: bytes, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploads = tmp_path / "uploads"
+    (uploads / "a").mkdir(parents=True)
+    for file in (uploads / "a" / "photo.png", tmp_path / "private.png"):
+        file.write_bytes(b"")
+    (uploads / "a" / "link.png").symlink_to(tmp_path / "private.png")
+    monkeypatch.chdir(uploads)
+    said = wrong_file(body, uploads)
+    assert said.startswith(expected)
+    assert bool(said) == bool(expected)

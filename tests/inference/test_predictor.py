@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch import nn
 import zoo
 from zoo.cli.main import run
 from zoo.common.errors import InputError, RunError
+from zoo.inference.inputs import find_images
 from zoo.inference.networks import TorchNetwork, fold_batch_norm
 from zoo.inference.predictor import BrokenImagesError
 from zoo.models.segmentation import SegmentationModel
@@ -336,10 +338,14 @@ def test_an_output_folder_that_cannot_be(
     (tmp_path / "file").write_text("mine")
     Image.fromarray(photo()).save(tmp_path / "a.png")
     asked = ["predict", str(tmp_path / "model"), str(tmp_path / "a.png")]
-    assert run([*asked, "--out", str(tmp_path / "file" / "seen")]) == 1
-    assert "Cannot write" in capsys.readouterr().err
-    assert run([*asked, "--out", str(tmp_path / "file")]) in (1, 2)
-    assert (tmp_path / "file").read_text() == "mine"
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "masks").write_text("mine")
+    for place, said in (("file", "file"), ("file/below", "file"), ("out", "out/masks")):
+        assert run([*asked, "--out", str(tmp_path / place), "--overwrite"]) == 2
+        assert (
+            f"{tmp_path / said} is not a folder; give another place for" in capsys.readouterr().err
+        )
+        assert (tmp_path / said).read_text() == "mine"
     options = "--tta flip --no-fold --window 32 --overlap 0.5 --blend gaussian --batch-size 2"
     arguments = [*options.split(), "--precision", "fp32", "--backend", "torch"]
     assert run([*asked, "--out", str(tmp_path / "seen"), *arguments]) == 0
@@ -435,3 +441,34 @@ def test_the_settings_of_one_image_are_those_that_were_used(model: SegmentationM
     image = np.zeros((40, 50, 3), np.uint8)
     batch = list(predictor.stream([image, image]))
     assert [one.mask.base is None for one in batch] == [True, True]
+
+
+def test_patterns_end_where_links_lead_back(tmp_path: Path) -> None:
+    """With two links to a folder around them there are 2**40 ways to the same image."""
+    inner = tmp_path / "photos" / "inner"
+    inner.mkdir(parents=True)
+    for name in ("a.png", "inner/b.png", ".hidden.png", "inner/.c.png", "notes.txt"):
+        (tmp_path / "photos" / name).write_bytes(b"")
+    for name in ("first", "second"):
+        (inner / name).symlink_to(tmp_path / "photos")
+
+    def names(pattern: str) -> list[str]:
+        return [name.as_posix() for _, name in find_images([f"{tmp_path}/photos/{pattern}"])]
+
+    assert names("**/*.png") == names("**/**.png") == [*names("[ai]*"), "b"] == ["a", "b"]
+    assert names("*/first/*.png") == ["a"]
+    assert names("") == ["a", "inner/b"]
+
+
+def test_inputs_that_cannot_be_told_apart_or_are_empty(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.png", "x/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    first, second, inner = tmp_path / "a.jpg", tmp_path / "a.png", tmp_path / "x" / "a.png"
+    said = f"{first} and {second} would both be written as a. Rename one, or predict them into"
+    with pytest.raises(InputError, match=re.escape(said)):
+        find_images([tmp_path])
+    with pytest.raises(InputError, match="Rename one, give their common folder, or predict"):
+        find_images([second, inner])
+    with pytest.raises(InputError, match="An image, folder or pattern is empty text"):
+        find_images([""])

@@ -208,6 +208,10 @@ class OutputFolder:
                     "Give another place for the output, or allow what is there to be overwritten: "
                     "--overwrite, in Python overwrite=True."
                 )
+            for place in dict.fromkeys([folder, *((folder / name).parent for name in wanted)]):
+                found = next(path for path in (place, *place.parents) if path.exists())
+                if not problems and not found.is_dir():
+                    raise InputError(f"{found} is not a folder; give another place for the output.")
         except OSError as error:
             raise _cannot_write(folder, error) from error
         if problems:

@@ -224,7 +224,7 @@ def serve(
         port = int(os.environ.get("GRADIO_SERVER_PORT") or PORT)
     _check_free(host, port)
     limits = limits or Limits()
-    with _temporary_files():  # before gradio is imported, which asks for the folder
+    with _temporary_files() as uploads:  # before gradio is imported, which asks for the folder
         gr, starlette = (
             extra(name, "demo", "zoo demo") for name in ("gradio", "starlette.middleware")
         )
@@ -238,7 +238,7 @@ def serve(
                 server_port=port,
                 max_file_size=round(limits.upload_mb * 1e6),
                 allowed_paths=[],
-                app_kwargs={"middleware": [starlette.Middleware(OnlyUploads)]},
+                app_kwargs={"middleware": [starlette.Middleware(OnlyUploads, uploads)]},
                 theme=gr.themes.Base(font=FONTS, font_mono=["ui-monospace", "monospace"]),
                 css=asset("demo/page.css"),
                 footer_links=["api"],
@@ -265,13 +265,14 @@ def serve(
 
 
 class OnlyUploads:
-    """The app behind it gets no request that names an address in place of an uploaded file.
+    """The app behind it gets no request that names another file than one below `folder`.
 
-    gradio would fetch the file from there, of any size.
+    gradio would fetch an address, of any size, and read a file of this machine where the request
+    does not say that it is one (`meta`).
     """
 
-    def __init__(self, app: Any):
-        self._app = app
+    def __init__(self, app: Any, folder: Path):
+        self._app, self._folder = app, folder
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         headers = dict(scope.get("headers", ()))
@@ -284,11 +285,10 @@ class OnlyUploads:
             message = await receive()
             body += message.get("body", b"")
             more = message.get("more_body", False)
-        wrong = ""
         if len(body) > MAX_REQUEST_BYTES:
             wrong = f"A request may have {MAX_REQUEST_BYTES} bytes; upload images as files."
-        elif names_address(body):
-            wrong = "Addresses are not fetched. Upload the image itself."
+        else:
+            wrong = wrong_file(body, self._folder)
         if wrong:
             head = [(b"content-type", b"application/json")]
             await send({"type": "http.response.start", "status": 400, "headers": head})
@@ -303,21 +303,35 @@ class OnlyUploads:
         await self._app(scope, again, send)
 
 
-def names_address(body: bytes) -> bool:
-    """Whether a file in a request is an address; what is no JSON is refused later."""
+def wrong_file(body: bytes, folder: Path) -> str:
+    """What is wrong with a file in a request, unless it lies below `folder`; else empty.
+
+    What is no JSON is refused later.
+    """
     try:
         found = [json.loads(body)]
     except (ValueError, RecursionError):
-        return False
+        return ""
     while found:
         value = found.pop()
         if isinstance(value, dict):
-            if str(value.get("path", "")).startswith(("http://", "https://")):
-                return True
+            path = value.get("path")
+            if str(path).startswith(("http://", "https://")):
+                return "Addresses are not fetched. Upload the image itself."
+            if path is not None and not _is_upload(str(path), folder):
+                return "There is no such upload. Upload the image first; uploads are kept a while."
             found += value.values()
         elif isinstance(value, list):
             found += value
-    return False
+    return ""
+
+
+def _is_upload(path: str, folder: Path) -> bool:
+    try:
+        real = Path(path).resolve()
+        return real.is_relative_to(folder.resolve()) and real.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _check_free(host: str, port: int) -> None:
@@ -342,14 +356,14 @@ def _not_free(host: str, port: int, reason: str) -> InputError:
 
 
 @contextlib.contextmanager
-def _temporary_files() -> Iterator[None]:
-    """Within the block gradio keeps its files in a folder that is deleted at the end."""
+def _temporary_files() -> Iterator[Path]:
+    """Yield the folder where gradio keeps its files within the block; it is deleted at the end."""
     known = os.environ.get("GRADIO_TEMP_DIR")
     try:
         with scratch_folder(Path(known or tempfile.gettempdir()), "zoo-demo-") as folder:
             os.environ["GRADIO_TEMP_DIR"] = str(folder)
             try:
-                yield
+                yield folder
             finally:
                 if known is None:
                     del os.environ["GRADIO_TEMP_DIR"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +125,11 @@ def find_images(inputs: Sequence[str | Path], out: Path | None = None) -> list[t
     left_out: list[Path] = []
     ours = set() if out is None else {_place(path) for path in written_files(out)}
     for given in inputs:
+        if given == "":
+            raise InputError(
+                "An image, folder or pattern is empty text: is a variable of the shell not set? "
+                "The working directory is '.'."
+            )
         path = Path(given)
         if path.is_file():
             matches = [(path, Path(path.stem))]
@@ -133,13 +138,11 @@ def find_images(inputs: Sequence[str | Path], out: Path | None = None) -> list[t
         elif path.exists():
             raise InputError(f"{given} is a pipe, a socket or a device, not an image.")
         else:
-            files = sorted(Path(f) for f in glob.glob(str(given), recursive=True))
-            matches = [(f, Path(f.stem)) for f in files if not f.is_dir()]
+            matches = [(file, Path(file.stem)) for file in _matching(path)]
         if not path.is_file():
             matches = [m for m in matches if m[0].suffix.lower() in IMAGE_SUFFIXES]
             left_out += [image for image, _ in matches if not image.is_file()]
-            fixed = itertools.takewhile(lambda part: not set(part) & set("*?["), path.parts)
-            root = path if path.is_dir() else Path(*fixed)
+            root = path if path.is_dir() else _fixed(path)
             for folder in {parent for image, _ in matches for parent in image.parents}:
                 if folder == root or root in folder.parents:
                     ours |= {_place(file) for file in written_files(folder)}
@@ -154,14 +157,35 @@ def find_images(inputs: Sequence[str | Path], out: Path | None = None) -> list[t
                 continue
             seen.add(_place(image))
             if name in found:
+                common = "" if found[name].parent == image.parent else "give their common folder, "
                 raise InputError(
-                    f"{found[name]} and {image} would both be written as {name}. Rename one, give "
-                    "their common folder, or predict them into two folders."
+                    f"{found[name]} and {image} would both be written as {name}. Rename one, "
+                    f"{common}or predict them into two folders."
                 )
             found[name] = image
     if left_out:
         info(f"Left out, not files: {shortened(map(printable, left_out), NAMED)}.")
     return [(image, name) for name, image in found.items()]
+
+
+def _fixed(pattern: Path) -> Path:
+    """The folder in which a pattern is looked for: its parts before the first wildcard."""
+    return Path(*itertools.takewhile(lambda part: not set(part) & set("*?["), pattern.parts))
+
+
+def _matching(pattern: Path) -> list[Path]:
+    """What matches a pattern and is no folder; `**` stands for folders, not for links to them.
+
+    Without hidden files, and those in hidden folders.
+    """
+    root = _fixed(pattern)
+    parts = pattern.parts[len(root.parts) :]
+    if not parts:
+        return []
+    text = "/".join(part if part == "**" else re.sub(r"\*+", "*", part) for part in parts)
+    matches = {path: path.relative_to(root).parts for path in root.glob(text)}
+    hidden = (path for path, names in matches.items() if any(name[0] == "." for name in names))
+    return sorted(path for path in matches.keys() - set(hidden) if not path.is_dir())
 
 
 def _place(path: Path) -> Path:
