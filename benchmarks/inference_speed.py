@@ -2,16 +2,17 @@
 
 All candidates take one image of 512 x 512 uint8 pixels and give logits, on the CPU with as many
 threads as torch has: SMP's own model in eager fp32 as `smp.create_model` builds it, the network
-that `zoo predict` runs by default (torch, precision auto), and the others that it can run. They
-take turns, each warmed up before it is timed, so that a noisy machine still gives fair ratios.
-Weights are random, which cost the same.
+that `zoo predict` runs by default (torch, precision auto), the others that it can run, and int8
+files (what these leave in floating point is bf16 where the CPU has it). They take turns, each
+warmed up before it is timed, so that a noisy machine still gives fair ratios. Weights are random,
+and so are the images that int8 is calibrated on; they cost the same.
 
     python benchmarks/inference_speed.py
     python benchmarks/inference_speed.py --models unet-resnet18 --rounds 3 --out speed.json
     python benchmarks/inference_speed.py --run RUN --data camvid:PATH
 
 With --run and --data it also states how many pixels of 20 validation images get the class that
-torch gives them in fp32. Takes about four minutes on two cores.
+torch gives them in fp32. Takes about eight minutes on two cores.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,15 @@ from zoo.common.files import write_json
 from zoo.creation.create import load_trained
 from zoo.data.load import load_dataset
 from zoo.data.loading.loader import EvalLoader
+from zoo.exporting.quantise import (
+    CalibrationImages,
+    quantisation_method,
+    quantised_onnx,
+    quantised_openvino,
+)
 from zoo.inference.exported import (
     GraphNetwork,
+    import_runtime,
     onnx_session,
     openvino_precision,
     openvino_session,
@@ -76,6 +85,41 @@ def networks(model: SegmentationModel) -> dict[str, Network]:
     return found
 
 
+class RandomImages(CalibrationImages):
+    """What int8 is calibrated on where only its speed is wanted."""
+
+    def __init__(self, model: SegmentationModel, format: str):
+        self.samples = range(8)
+        self.described = argparse.Namespace(method=quantisation_method(model, format))
+        self.channels = model.spec.in_chans
+
+    def inputs(self, options: GraphOptions) -> Iterator[np.ndarray]:  # noqa: ARG002
+        """Noise about 0, as normalised pixels are."""
+        dice = np.random.default_rng(0)
+        for _ in self.samples:
+            yield dice.standard_normal((1, self.channels, SIZE, SIZE), np.float32)
+
+
+def int8_networks(model: SegmentationModel) -> dict[str, Network]:
+    """A model in int8, in both runtimes."""
+    graph = Graph(model, GraphOptions(size=model.spec.window))
+    content = to_onnx(graph)
+    with tempfile.TemporaryDirectory() as folder:
+        small = quantised_onnx(content, graph, RandomImages(model, "onnx"), Path(folder))
+        source = import_runtime("openvino", "OpenVINO").Core().read_model(content)
+        path = Path(folder, "int8.xml")
+        given = quantised_openvino(source, graph, RandomImages(model, "openvino"))
+        import_runtime("openvino", "OpenVINO").save_model(given, path)
+        sessions = {
+            "onnxruntime": onnx_session(small),
+            "openvino": openvino_session(path, openvino_precision("auto")),
+        }
+    return {
+        f"{backend} int8": GraphNetwork(backend, session, model.spec, graph.options, "int8")
+        for backend, session in sessions.items()
+    }
+
+
 def plain_smp(name: str, model: SegmentationModel) -> Callable[[Tensor], Tensor]:
     """SMP's model as its users call it: pixels normalised, eager, fp32."""
     decoder, _, encoder = name.partition("-")
@@ -97,7 +141,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     torch.manual_seed(0)
     model = zoo.create(name, classes=CLASSES, encoder_weights=None).eval()
     runs: dict[str, Callable[[Tensor], Tensor]] = {"smp fp32": plain_smp(name, model)}
-    for key, network in networks(model).items():
+    for key, network in (networks(model) | int8_networks(model)).items():
         runs[key] = lambda images, network=network: network(images, 1.0)
     images = torch.randint(0, 256, (1, 3, SIZE, SIZE), dtype=torch.uint8)
     for run in runs.values():
@@ -176,7 +220,10 @@ def main() -> None:
     }
     for name in given.models:
         figures = found["models"][name] = measure(name, given.rounds)
-        print(f"{name}: {figures['ms_median']} ms; times SMP: {figures['against_smp_median']}")
+        print(
+            f"{name}: {figures['ms_median']} ms; times SMP: {figures['against_smp_median']}",
+            flush=True,
+        )
     if given.run is not None:
         found["agreement"] = agreement(given.run, given.data)
         print(f"equal pixels: {found['agreement']}")

@@ -35,6 +35,7 @@ from zoo.inference.graphs import (
     GraphOptions,
     _constantly_padded,
     to_onnx,
+    to_program,
 )
 from zoo.inference.parity import compare, example_images
 from zoo.inference.runtimes import runtime_network
@@ -165,6 +166,15 @@ def test_the_graph_of_a_tensorflow_encoder_pads_alike_at_every_size() -> None:
         images = torch.randn(1, 3, *size)
         with torch.no_grad():
             torch.testing.assert_close(graph(images), model(images, 1.0), atol=1e-5, rtol=1e-5)
+
+
+def test_recording_that_takes_too_long_is_given_up(model: SegmentationModel) -> None:
+    message = (
+        r"^torch cannot export linear-test_resnet: TimeoutError: recording it takes more than 0 "
+        r"seconds\. Try a fixed size: --size 256x256\.$"
+    )
+    with pytest.raises(RunError, match=message):
+        to_program(Graph(model, GraphOptions()), limit_s=0)
 
 
 @pytest.mark.usefixtures("instant")

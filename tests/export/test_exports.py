@@ -104,10 +104,11 @@ def test_the_docs_mark_what_is_limited_and_say_why(
 
 
 def test_where_dynamic_sizes_fail_a_fixed_size_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    def to_onnx(graph: Graph) -> bytes:
+    def to_onnx(graph: Graph, recorded: Graph) -> bytes:
+        assert recorded is graph
         raise RunError("no") from ValueError("operators are missing")
 
-    def to_program(graph: Graph) -> Graph:
+    def to_program(graph: Graph, limit_s: float) -> Graph:
         if graph.options.size is None:
             raise RunError("torch cannot export it") from ValueError("sizes\nare burnt in")
         return graph

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
@@ -11,7 +12,7 @@ import torch
 
 from zoo.checks import coverage
 from zoo.common.console import track
-from zoo.common.errors import InputError, ZooError, join_problems, printable
+from zoo.common.errors import InputError, RunError, ZooError, join_problems, printable
 from zoo.common.files import write_text
 from zoo.exporting import table
 from zoo.exporting.formats import FORMATS
@@ -37,6 +38,8 @@ from zoo.registry.decoders import DECODERS
 from zoo.registry.encoders import Encoder, encoders
 
 FILE = Path(table.__file__).parent / table.TABLE_FILE
+RECORDING_S = 40
+"""How long torch.export may record a pair; those that it finishes take it some seconds."""
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime", "openvino")
 
 
@@ -130,7 +133,7 @@ def run_pair(family: str, encoder: Encoder, decoder: str) -> list[Cell]:
         first, second = found[name], again.get(name)
         result = first if second is None or isinstance(second, str) else second
         at = size if fixed is not None or result is second else None
-        reason = first if isinstance(first, str) else ""
+        reason = next((words for words in (second, first) if isinstance(words, str)), "")
         measured = ("", "") if isinstance(result, str) else result
         status = "blocked" if isinstance(result, str) else "validated"
         words = "" if status == "blocked" else DYNAMIC if at is None else "{}x{}".format(*at)
@@ -145,20 +148,18 @@ def _try_all(
 ) -> dict[str, tuple[str, str] | str]:
     """Least equal fraction and largest difference of each format, or why there is none.
 
-    ONNX and OpenVINO share one conversion.
+    All share one recording, ONNX and OpenVINO one conversion.
     """
     graph = Graph(model, GraphOptions(size=size))
-    content: list[bytes] = []
-
-    def onnx() -> bytes:
-        if not content:
-            content.append(to_onnx(graph))
-        return content[0]
-
+    try:
+        program = to_program(graph, RECORDING_S)
+    except RunError as error:
+        return dict.fromkeys(formats, _reason(error))
+    onnx = functools.cache(lambda: to_onnx(graph, program))
     sessions: dict[str, Callable[[], Session]] = {
         "onnx": lambda: onnx_session(onnx()),
         "openvino": lambda: openvino_session(onnx(), "fp32"),
-        "torch-export": lambda: program_session(to_program(graph)),
+        "torch-export": lambda: program_session(program),
     }
     found: dict[str, tuple[str, str] | str] = {}
     for name in FORMATS:

@@ -28,6 +28,18 @@ from zoo.registry.losses import LOSSES
 from zoo.registry.optimizers import OPTIMIZER_ROWS, Arguments
 
 Cells = Sequence[Sequence[str]]
+INFERENCE = "benchmarks/speed/inference.json"
+RUNNERS = {
+    "smp fp32": "SMP, fp32",
+    "torch bf16": "`torch`, bf16",
+    "torch fp32": "`torch`, fp32",
+    "onnxruntime fp32": "`onnxruntime`, fp32",
+    "openvino fp32": "`openvino`, fp32",
+    "openvino bf16": "`openvino`, bf16",
+    "onnxruntime int8": "`onnxruntime`, int8",
+    "openvino int8": "`openvino`, int8",
+}
+"""What the benchmark of inference times, and the columns of its table."""
 
 
 class DocTable(NamedTuple):
@@ -196,6 +208,29 @@ def _measured(file: str, key: str) -> list[dict[str, Any]]:
     return read_json(path)[key] if path.is_file() else []
 
 
+def _inference() -> Cells:
+    path = registry_file().parent / INFERENCE
+    found: dict[str, Any] = {"models": {}, "device": "none"}
+    if path.is_file():
+        found = read_json(path)
+    rows = []
+    for model, figures in found["models"].items():
+        times, ratios = figures["ms_median"], figures["against_smp_median"]
+        cells = [
+            f"{times[key]:.0f} ms" + ("" if key == "smp fp32" else f", {ratios[key]:.1f}x")
+            if key in times
+            else "-"
+            for key in RUNNERS
+        ]
+        rows.append([f"`{model}`", *cells])
+    if agreement := found.get("agreement"):
+        equal = agreement["equal_argmax"]
+        shares = [f"{100 * equal[key]:.2f} %" if key in equal else "" for key in RUNNERS]
+        label = f"equal pixels, `{agreement['model']}` trained on {agreement['data']}"
+        rows.append([label, *shares])
+    return [*rows, ["machine", found["device"], *[""] * (len(RUNNERS) - 1)]]
+
+
 def _value(value: float | None) -> str:
     return "null" if value is None else str(value)
 
@@ -270,6 +305,12 @@ TABLES: dict[str, DocTable] = {
             "MB",
         ),
         _int8,
+    ),
+    "inference": DocTable(
+        "predict.md",
+        INFERENCE,
+        ("model", *RUNNERS.values()),
+        _inference,
     ),
     "codes": DocTable(
         "doctor.md",

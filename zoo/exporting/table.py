@@ -20,6 +20,7 @@ FAMILIES = {
     "ResNet": "test_resnet",
     "EfficientNet": "test_efficientnet",
     "ConvNeXt": "test_convnext",
+    "ViT": "test_vit",
     "CoAtNet (hybrid)": "test_coatnet",
 }
 """The encoder that stands for each family."""

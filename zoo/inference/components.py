@@ -78,9 +78,11 @@ def remove_small(mask: Pixels, min_area: int) -> Pixels:
     round. One that no neighbour is large enough for, not even after others, stays. The background
     is a class like the others, so that small holes are filled; 255 is neither changed nor taken.
     """
+    if min_area <= 1:
+        return mask
     found = find_components(mask)
     large = found.areas >= min_area
-    if min_area <= 1 or large.all() or not large.any():
+    if large.all() or not large.any():
         return mask
     ids = found.ids.copy()
     outer, inner, length = _borders(found)  # ordered by `outer`

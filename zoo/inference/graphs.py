@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from zoo.models.spec import ModelSpec
 
 INPUT = "images"
 LOUD = ("torch.onnx", "onnxscript", "onnx_ir")
+RECORDING_S = 300
 MOST_BYTES = 2**31 - 2**20
 """An ONNX file holds at most 2 GB; what is left of them is for the graph."""
 
@@ -193,16 +195,31 @@ def _bins(module: nn.Module) -> tuple[int, int] | None:
     return rows, columns
 
 
-def to_program(graph: Graph) -> torch.export.ExportedProgram:
-    """The graph as `torch.export` records it. Raises RunError where it cannot."""
+def to_program(graph: Graph, limit_s: float = RECORDING_S) -> torch.export.ExportedProgram:
+    """The graph as `torch.export` records it. Raises RunError where it cannot in `limit_s` seconds.
+
+    Sizes that depend on each other through many layers, as those of Swin's windows do, can take it
+    hours.
+    """
     dynamic = torch.export.Dim.DYNAMIC
     axes = {0: dynamic} if graph.options.size else {0: dynamic, 2: dynamic, 3: dynamic}
-    with quiet(), _explained(graph):
-        return torch.export.export(graph, (graph.example(),), dynamic_shapes=(axes,))
+    end = time.monotonic() + limit_s
+
+    def check(*_: object) -> None:
+        if time.monotonic() > end:
+            raise TimeoutError(f"recording it takes more than {limit_s:g} seconds")
+
+    hooks = [module.register_forward_pre_hook(check) for module in graph.modules()]
+    try:
+        with quiet(), _explained(graph):
+            return torch.export.export(graph, (graph.example(),), dynamic_shapes=(axes,))
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
-def to_onnx(graph: Graph) -> bytes:
-    """The graph as an ONNX file with its weights inside.
+def to_onnx(graph: Graph, recorded: torch.export.ExportedProgram | None = None) -> bytes:
+    """The graph, as `to_program` recorded it if given, as an ONNX file with its weights inside.
 
     Raises InputError where the weights are larger than such a file may be, and RunError where
     torch's exporter fails.
@@ -215,7 +232,8 @@ def to_onnx(graph: Graph) -> bytes:
             f"The weights of {name} take {size / 1e9:.1f} GB; an ONNX file holds at most 2 GB. Use "
             "--format torch-export."
         )
-    recorded = to_program(graph)  # not by the ONNX exporter: SMP's PSPNet takes other steps in it
+    if recorded is None:  # not by the ONNX exporter: SMP's PSPNet takes other steps in it
+        recorded = to_program(graph)
     with quiet(), _explained(graph):
         program: Any = torch.onnx.export(
             recorded,

@@ -170,7 +170,7 @@ class Predictor:
             yield tile
 
     def _check_finite(self, tile: Tile) -> None:
-        if tile.scores.sum(dtype=torch.float32).isfinite():
+        if tile.finite:
             return
         precision = self.network.precision
         raise InputError(

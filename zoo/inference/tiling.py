@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -222,9 +223,19 @@ class Tile:
 
     def ids(self) -> Tensor:
         """Class ids, uint8 B x H x W, one class at a time: memory does not grow with classes."""
+        return self._best[0]
+
+    @property
+    def finite(self) -> bool:
+        """Whether the best score of every pixel is a number, which none is where one is NaN."""
+        return bool(self._best[1].sum(dtype=torch.float64).isfinite())
+
+    @functools.cached_property
+    def _best(self) -> tuple[Tensor, Tensor]:
         scores, size = self._narrowed()
-        ids = best_class(scores, size)
-        return ids if scores is not self.scores else ids[(..., *self.inner)]
+        ids, best = best_scores(scores, size)
+        inner = (..., *self.inner)
+        return (ids, best) if scores is not self.scores else (ids[inner], best[inner])
 
     @torch.inference_mode()
     def probabilities(self) -> Tensor:
@@ -477,23 +488,30 @@ def class_probabilities(logits: Tensor) -> Tensor:
     return torch.cat([(-logits).sigmoid(), logits.sigmoid()], dim=1)
 
 
-@torch.inference_mode()
 def best_class(logits: Tensor, size: tuple[int, int]) -> Tensor:
-    """Class ids, uint8 B x H x W, of `logits` resized bilinearly to `size` (H, W).
+    """The class ids of `best_scores`."""
+    return best_scores(logits, size)[0]
+
+
+@torch.inference_mode()
+def best_scores(logits: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Class ids, uint8 B x H x W, of `logits` resized bilinearly to `size`, and their logits.
 
     A single logit per pixel is that of one class: id 1 where it is above 0, else 0, the background.
     Where they are resized, it is one class at a time, so that memory does not grow with the number
     of classes.
     """
     if logits.shape[1] == 1:
-        return (resized(logits.float(), size)[:, 0] > 0).to(torch.uint8)
+        one = resized(logits.float(), size)[:, 0]
+        return (one > 0).to(torch.uint8), one
     if logits.shape[-2:] == size:
         # argmax gives the same, and takes four times as long on a CPU
-        return logits.max(dim=1).indices.to(torch.uint8)
+        best, ids = logits.max(dim=1)
+        return ids.to(torch.uint8), best
     most = logits.new_full((len(logits), *size), -torch.inf, dtype=torch.float32)
     ids = torch.zeros_like(most, dtype=torch.uint8)
     for index, plane in enumerate(logits.split(1, dim=1)):
         one = resized(plane.float(), size)[:, 0]
         ids[one > most] = index
         torch.maximum(most, one, out=most)
-    return ids
+    return ids, most
