@@ -332,7 +332,7 @@ def test_a_precision_that_the_runtime_lacks(exported: Export) -> None:
             ["MODEL", "--format", "torch-export", "--int8", "--calibrate", "x"], 2,
             "goes with the formats onnx and openvino, not with torch-export.",
         ),
-        (["MODEL", "--out", "MODEL/config.json/a.onnx"], 1, "Cannot write"),
+        (["MODEL", "--out", "MODEL/config.json/a.onnx"], 2, "config.json is not a folder; give"),
         (["no/such/folder"], 2, "There is no folder no/such/folder"),
     ],
 )  # fmt: skip
