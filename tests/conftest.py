@@ -2,13 +2,15 @@
 
 The Hub's client reads its endpoint once, when it is first imported, so the environment is set here
 before any test module is loaded. With pytest-xdist each worker has its own port and HF_HOME.
+Temporary files, also those of processes that a test starts, lie in one folder that is deleted at the
+end, or by the next run if this one is killed; `--basetemp=FOLDER` keeps those of failed tests.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
-import shutil
 import socket
 import sys
 import tempfile
@@ -17,6 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from zoo.common.files import scratch_folder
 
 TESTS = Path(__file__).parent
 SHARED = TESTS.parent.parent / "shared"
@@ -33,15 +37,18 @@ def _set_environment() -> None:
         raise RuntimeError(
             "huggingface_hub was imported before tests/conftest.py; see its docstring"
         )
-    home = tempfile.mkdtemp(prefix="zoo-tests-hf-")
-    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker is in the folder of its controller
+        stack = contextlib.ExitStack()
+        atexit.register(stack.close)
+        scratch = scratch_folder(Path(tempfile.gettempdir()), "zoo-tests-")
+        tempfile.tempdir = os.environ["TMPDIR"] = str(stack.enter_context(scratch))
     port = _free_port()
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN_PATH"):
         os.environ.pop(name, None)
     os.environ |= {
         "ZOO_TEST_HUB_PORT": str(port),
         "HF_ENDPOINT": f"http://127.0.0.1:{port}",
-        "HF_HOME": home,
+        "HF_HOME": tempfile.mkdtemp(prefix="hf-"),
         "HF_TOKEN": "fake",
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
