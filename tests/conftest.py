@@ -2,8 +2,8 @@
 
 The Hub's client reads its endpoint once, when it is first imported, so the environment is set here
 before any test module is loaded. With pytest-xdist each worker has its own port and HF_HOME.
-Temporary files, also those of processes that a test starts, lie in one folder that is deleted at the
-end, or by the next run if this one is killed; `--basetemp=FOLDER` keeps those of failed tests.
+Temporary files, also those of processes that a test starts, lie in one folder that is deleted at
+the end, or by the next run if this one is killed; `--basetemp=FOLDER` keeps those of failed tests.
 """
 
 from __future__ import annotations

@@ -232,6 +232,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.long
 def test_workers_end_when_the_run_is_killed(ten: Dataset, tmp_path: Path) -> None:
     script = tmp_path / "reads.py"
     script.write_text(READS)

@@ -35,7 +35,8 @@ def binary(clean: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(
-    scope="session", params=["scenes", pytest.param("street", marks=pytest.mark.real_data)]
+    scope="session",
+    params=["scenes", pytest.param("street", marks=[pytest.mark.real_data, pytest.mark.long])],
 )
 def many(
     request: pytest.FixtureRequest, clean: Path, tmp_path_factory: pytest.TempPathFactory

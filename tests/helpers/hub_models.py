@@ -22,12 +22,17 @@ METRICS: dict[str, Any] = {
     "pixel_accuracy": 0.75,
     "iou_per_class": {"road": 0.25, "a | b": 0.75},
 }
+SMALL_DPT: dict[str, Any] = {
+    "decoder_intermediate_channels": [16, 16, 16, 16],
+    "decoder_fusion_channels": 16,
+}
 
 
 def tiny(name: str = "unet-test_resnet", **options: Any) -> SegmentationModel:
     """A model with random weights, the same in every call."""
     torch.manual_seed(5)
-    options = {"classes": ["road", "a | b"], "encoder_weights": None} | options
+    small = SMALL_DPT if name.startswith("dpt-") else {}
+    options = {"classes": ["road", "a | b"], "encoder_weights": None} | small | options
     return zoo.create(name, **options).eval()
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import segmentation_models_pytorch as smp
 import torch
-from helpers.hub_models import REPO, files_of, same_output, tiny
+from helpers.hub_models import REPO, SMALL_DPT, files_of, same_output, tiny
 from helpers.hub_server import LoopbackHub
 
 import zoo
@@ -25,7 +25,7 @@ def name_with(decoder: str) -> str:
     return f"{decoder}-test_vit" if decoder in ("dpt", "eomt", "pmt") else f"{decoder}-test_resnet"
 
 
-@pytest.mark.parametrize("decoder", sorted(DECODERS))
+@pytest.mark.parametrize("decoder", ["dpt", "eomt", "linear", "unet"])
 def test_round_trip_is_bit_identical(decoder: str, loopback_hub: LoopbackHub) -> None:
     model = tiny(name_with(decoder))
     zoo.push(model, REPO)
@@ -37,7 +37,9 @@ def test_round_trip_is_bit_identical(decoder: str, loopback_hub: LoopbackHub) ->
 def check_smp(model: Any, folder: Path, loadable: bool) -> None:
     """SMP reads the folder of `model` with identical output, or refuses it loudly."""
     save_folder(model, folder)
-    assert same_output(zoo.create(folder), model, side=128)
+    again = zoo.create(folder)
+    assert again.spec == model.spec
+    assert same_output(again, model, side=128)
     if not loadable:
         with pytest.raises(AttributeError):
             smp.from_pretrained(str(folder))
@@ -92,8 +94,8 @@ def test_a_repository_of_every_class_of_smp(
     torch.manual_seed(3)
     row = DECODERS[decoder]
     encoder = "tu-test_vit" if decoder == "dpt" else "tu-test_resnet"
-    size = {"dynamic_img_size": True} if decoder == "dpt" else {}
-    net = getattr(smp, str(row.smp))(encoder, encoder_weights=None, classes=3, **size).eval()
+    options = SMALL_DPT | {"dynamic_img_size": True} if decoder == "dpt" else {}
+    net = getattr(smp, str(row.smp))(encoder, encoder_weights=None, classes=3, **options).eval()
     push_smp(loopback_hub, net, tmp_path / "smp")
     model = zoo.create(f"hf-hub:{REPO}").eval()
     images = torch.rand(1, 3, 128, 128)
@@ -113,7 +115,7 @@ def push_smp(hub: LoopbackHub, net: Any, folder: Path) -> None:
         (smp.FPN, "tu-test_resnet", {"decoder_dropout": 0.0}),
         (smp.Linknet, "mobilenet_v2", {"in_channels": 1}),
         (smp.Unet, "timm-regnetx_002", {}),
-        (smp.DeepLabV3Plus, "resnet18", {"activation": "sigmoid"}),
+        (smp.DeepLabV3Plus, "tu-test_resnet", {"activation": "sigmoid"}),
     ],
 )
 def test_a_repository_of_smp(
@@ -142,11 +144,13 @@ def test_a_repository_of_smp(
 
 
 def test_other_classes_on_a_repository_of_smp(loopback_hub: LoopbackHub, tmp_path: Path) -> None:
-    net = smp.Unet("resnet18", encoder_weights=None, classes=3).eval()
+    net = smp.Unet("tu-test_resnet", encoder_weights=None, classes=3).eval()
     push_smp(loopback_hub, net, tmp_path / "smp")
     model = zoo.create(f"hf-hub:{REPO}", classes=["a", "b"])
     ours, theirs = model.net.state_dict(), net.state_dict()
-    assert torch.equal(ours["encoder.conv1.weight"], theirs["encoder.conv1.weight"])
+    assert torch.equal(
+        ours["encoder.model.layer1.0.conv1.weight"], theirs["encoder.model.layer1.0.conv1.weight"]
+    )
     assert ours["segmentation_head.0.weight"].shape[0] == 2
 
 

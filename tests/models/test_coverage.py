@@ -206,6 +206,7 @@ def test_the_page_states_what_the_table_says() -> None:
     assert "\n".join(coverage.summary(coverage.listed())) in page
 
 
+@pytest.mark.long
 def test_a_part_of_the_table_holds_here() -> None:
     """Of every way: SMP's own, dilated by timm or by zoo, merged, mask queries."""
     assert coverage.differences(2, module="[dr]e[gn]*") == []

@@ -236,10 +236,10 @@ def test_levels_of_one_stride_are_taken_in_their_order() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "dilated", "deepest"),
     [
-        ("deeplabv3plus-vgg11", {}, 16, (512, 10, 14)),
-        ("deeplabv3plus-vgg11", {"encoder_output_stride": 8}, 8, (512, 20, 28)),
-        ("pan-densenet121", {}, 16, (1024, 10, 14)),
-        ("pspnet-vgg11", {"channels": 16}, 8, (512, 20, 28)),
+        ("deeplabv3plus-test_mambaout", {}, 16, (64, 10, 14)),
+        ("deeplabv3plus-test_mambaout", {"encoder_output_stride": 8}, 8, (64, 20, 28)),
+        ("pan-ghostnet_050", {}, 16, (80, 10, 14)),
+        ("pspnet-test_mambaout", {"channels": 16}, 8, (64, 20, 28)),
         ("deeplabv3plus-hrnet_w18_small", {}, None, (1024, 5, 7)),
     ],
 )
@@ -262,7 +262,7 @@ def test_a_model_of_a_dilated_encoder(
 
 
 def test_a_folder_without_the_entry_is_built_as_it_was(tmp_path: Path) -> None:
-    spec = create("pspnet-vgg11", classes=2, encoder_weights=None, channels=16).spec
+    spec = create("pspnet-test_mambaout", classes=2, encoder_weights=None, channels=16).spec
     save_folder(build(spec.model_copy(update={"dilated": None})), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["_zoo"]["spec"].pop("dilated", None) is None

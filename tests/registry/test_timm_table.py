@@ -15,6 +15,7 @@ from zoo.leaderboard.lookup import show
 from zoo.models.smp_parts import smp_class
 from zoo.registry import encoders as table
 from zoo.registry.decoders import DECODERS
+from zoo.registry.encoder_args import ARGUMENTS_FILE
 from zoo.registry.encoders import matches
 from zoo.registry.load import load_registry, registry_file
 from zoo.registry.resolve import list_models, resolve
@@ -305,7 +306,12 @@ def test_a_row_that_differs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_writing_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generator, "FOLDER", tmp_path)
     monkeypatch.setattr(timm, "list_models", lambda: ["resnet10t"])
+    smallest = {"resnet": table.encoders()["test_resnet"]}
+    monkeypatch.setattr(table, "smallest_encoders", lambda: smallest)
     assert generator.main(["--write"]) == 0
+    assert (tmp_path / ARGUMENTS_FILE).read_text().splitlines()[
+        2
+    ] == "resnet,act_layer/drop_block_rate/drop_path_rate/norm_layer"
     lines = (tmp_path / table.MODELS_FILE).read_text().splitlines()
     assert lines[0].endswith(f"from timm {timm.__version__}")
     assert lines[2].startswith("resnet10t,resnet,cnn,2/4/8/16/32,64/64/128/256/512,,8/16,,any,0,0")

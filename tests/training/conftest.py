@@ -21,3 +21,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep the scan cache out of the user's home."""
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing the curves takes longer than these runs; fixtures of whole modules draw them."""
+    monkeypatch.setattr("zoo.training.finetune.write_curves", lambda _: None)

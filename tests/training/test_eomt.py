@@ -66,6 +66,7 @@ def learned_miou(name: str, loss: dict[str, float], seed: int) -> float:
     return confusion.miou
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_it_learns_scenes_better_than_a_linear_head_in_the_same_steps(seed: int) -> None:
     queries = learned_miou("eomt-test_vit", PAPER, seed)

@@ -19,7 +19,7 @@ from zoo.training.find_lr import Finding, Point, chart, find_lr, find_lr_for, su
 from zoo.training.finetune import finetune
 from zoo.training.plan import RunRequest
 
-SHORT = ["crop=64", "batch_size=4", "precision=fp32"]
+SHORT = ["crop=64", "batch_size=4", "precision=fp32", "workers=0"]
 
 
 def points(losses: list[float]) -> list[Point]:

@@ -26,7 +26,9 @@ from zoo.records.record import record_text
 from zoo.training import finetune as module
 from zoo.training.engine.trainer import Trainer
 
-ONE_EPOCH = ["crop=32", "batch_size=4", "precision=fp32", "stages=[{name: all, epochs: 1}]"]
+ONE_EPOCH = [
+    "crop=32", "batch_size=4", "precision=fp32", "workers=0", "stages=[{name: all, epochs: 1}]"
+]  # fmt: skip
 
 
 def run(model: Any, data: Path, out: Path, **more: Any) -> Any:

@@ -26,7 +26,7 @@ from zoo.common.errors import InputError
 from zoo.registry.recipe import Recipe
 from zoo.runtime.environment import versions
 from zoo.runtime.processes import Interrupted, Ranks
-from zoo.training.charts import read_log
+from zoo.training.charts import read_log, write_curves
 from zoo.training.engine.checkpoint import (
     Progress,
     load_checkpoint,
@@ -167,8 +167,10 @@ def test_a_log_that_is_shorter_than_the_checkpoint_says(
 
 
 def test_a_run_whose_log_lost_lines_is_finished_and_reported(
-    finished: Path, copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    finished: Path, copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("zoo.training.finetune.write_curves", write_curves)
     for name in ("result.json", "curves.svg", "curves.png"):
         (copied / name).unlink()
     content = (copied / LOG).read_bytes()
@@ -184,8 +186,9 @@ def test_a_run_whose_log_lost_lines_is_finished_and_reported(
 
 
 def test_a_kill_before_the_curves_is_repaired(
-    copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str]
+    copied: Path, scenes: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("zoo.training.finetune.write_curves", write_curves)
     before = {path.name: path.read_bytes() for path in copied.iterdir() if path.is_file()}
     (copied / "curves.png").rename(copied / ".curves.png.half")
     result = run(scenes, copied, resume=True)

@@ -22,14 +22,8 @@ from zoo.training.start import prepare, stage_plans
 FROZEN = "stages=[{name: head, epochs: 1, unfreeze: 0.0}"
 
 
-@pytest.fixture(autouse=True)
-def no_charts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing the curves takes longer than these runs."""
-    monkeypatch.setattr("zoo.training.charts.write_curves", lambda _: None)
-
-
 def settings(*more: str) -> list[str]:
-    return ["crop=64", "batch_size=4", "precision=fp32", "ema=null", *more]
+    return ["crop=64", "batch_size=4", "precision=fp32", "ema=null", "workers=0", *more]
 
 
 def run(data: Path, out: Path, *more: str, resume: bool = False) -> Any:
