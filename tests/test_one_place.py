@@ -232,6 +232,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.long
 def test_a_decoder_is_one_row_and_one_file(package: Path) -> None:
     table = package / "zoo" / "registry" / "decoders.py"
     start = "DECODERS: dict[str, Decoder] = {"

@@ -80,7 +80,10 @@ SLOW: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("call", SLOW)
+@pytest.mark.parametrize(
+    "call",
+    [pytest.param(c, marks=[] if c in ("config", "weights") else pytest.mark.long) for c in SLOW],
+)
 def test_a_hub_that_never_falls_silent_but_takes_for_ever(
     loopback_hub: LoopbackHub, made: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
@@ -114,6 +117,7 @@ def test_an_answer_that_would_fill_the_memory(
         zoo.pull(f"hf-hub:{REPO}")
 
 
+@pytest.mark.long
 def test_a_slow_writer_is_not_waited_for(
     loopback_hub: LoopbackHub, made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

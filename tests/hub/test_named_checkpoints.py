@@ -154,6 +154,7 @@ def test_every_verb_takes_the_name(
     assert make_plan(RunRequest(TINY, data, encoder_weights=None)).folder is None
 
 
+@pytest.mark.long
 def test_a_published_model_is_fine_tuned_on_other_classes(
     loopback_hub: LoopbackHub,
     segformer: tuple[Any, dict[str, bytes]],
