@@ -500,7 +500,6 @@ def test_a_model_in_another_runtime_without_a_file(
 @pytest.mark.parametrize(
     "imported",
     [
-        "import_runtime('openvino', 'OpenVINO')",
         "import_runtime('nncf', 'int8')",
         "zoo.export(tiny('linear-test_resnet'), 'openvino', '/tmp/none/a.txt')",
     ],

@@ -131,22 +131,28 @@ def test_int8_is_no_precision_of_a_model() -> None:
         check_precision("int8")
 
 
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibration on fewer images."""
+    monkeypatch.setattr(quantise, "IMAGES", 24)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run that knows the scenes a little, and its data."""
     folder = tmp_path_factory.mktemp("trained")
-    data = write_scenes(folder / "data", train=40, val=8, test=8, size=(64, 80))
+    data = write_scenes(folder / "data", train=80, val=8, test=2, size=(64, 80))
     zoo.finetune(
         "unet-test_resnet", data, out=folder / "run", overrides=SHORT, encoder_weights=None
     )
     return folder / "run", data
 
 
-RANDOM: dict[str, Any] = {"encoder_weights": None}
-SHORT = ["crop=64", "batch_size=8", "stages=[{name: all, epochs: 20}]"]
+SHORT = ["crop=64", "batch_size=8", "stages=[{name: all, epochs: 10}]"]
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize(("format", "name"), [("onnx", "a.onnx"), ("openvino", "a.xml")])
 def test_a_convolutional_net_in_int8(
     trained: tuple[Path, Path], format: str, name: str, tmp_path: Path,
@@ -158,7 +164,7 @@ def test_a_convolutional_net_in_int8(
     assert run([*arguments, "--data", str(data), "--out", str(out)]) == 0
     shown = capfd.readouterr()
     assert shown.out == f"{out}\t{out.with_suffix('.json')}\n"
-    assert "int8, calibrated on 40 images of scenes, split train" in shown.err
+    assert "int8, calibrated on 24 images of scenes, split train" in shown.err
     assert "nncf" not in shown.err.lower()
     network, said = open_exported(out, "fp32")
     assert (network.precision, said.precision) == ("int8", "int8")
@@ -170,9 +176,8 @@ def test_a_convolutional_net_in_int8(
         assert one.equal >= 0.95
         assert one.cosine is not None
         assert 0.98 <= one.cosine < 0.999999  # something was rounded
-    plain = zoo.export(folder, format, tmp_path / f"plain{out.suffix}")
-    sizes = [sum(file.bytes for file in one.files) for one in (said, plain.described)]
-    assert sizes[0] < 0.6 * sizes[1]
+    weights = folder / "best" / "model.safetensors"
+    assert sum(file.bytes for file in said.files) < 0.6 * weights.stat().st_size
     assert run(["eval", str(out), "--data", str(data), "--out", str(tmp_path / "results")]) == 0
     (record,) = read_records(tmp_path / "results")
     assert (record.precision, record.backend) == ("int8", network.backend)
@@ -183,6 +188,7 @@ def test_a_convolutional_net_in_int8(
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("few")
 def test_pixels_in_and_ids_out_at_one_size(trained: tuple[Path, Path], tmp_path: Path) -> None:
     folder, data = trained
     for format, name in (("onnx", "a.onnx"), ("openvino", "a.xml")):
@@ -199,6 +205,7 @@ def test_pixels_in_and_ids_out_at_one_size(trained: tuple[Path, Path], tmp_path:
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("few")
 def test_a_transformer_in_int8(tmp_path: Path, trained: tuple[Path, Path]) -> None:
     _, data = trained
     zoo.finetune(
@@ -210,12 +217,13 @@ def test_a_transformer_in_int8(tmp_path: Path, trained: tuple[Path, Path]) -> No
     assert found.described.calibration is not None
     assert found.described.calibration.method == "smoothquant"
     assert min(one.equal for one in found.described.parity) >= 0.95
-    with pytest.raises(InputError, match=r"its encoder test_vit has attention, whose"):
+    with pytest.raises(InputError, match=r"its encoder test_vit\S* has attention, whose"):
         zoo.export(tmp_path / "run", "onnx", tmp_path / "a.onnx", int8=True, calibrate=data)
     assert not (tmp_path / "a.onnx").exists()
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("few")
 def test_a_file_that_collapses_is_not_kept(
     trained: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
