@@ -37,6 +37,15 @@ def test_no_line_where_something_else_was_said(
     assert capsys.readouterr().err.split() == [str(item) for item in range(10)]
 
 
+def test_lines_count_what_is_tracked(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(console, "LINE_SECONDS", 0.2)
+    for item in console.track(range(4), "reading", 4):
+        time.sleep(0.01 if item < 3 else 0.5)
+    assert capsys.readouterr().err.startswith("reading: 3 of 4 after 0:00:00, about 0:00:00 left")
+
+
 def test_lines_of_tasks_without_an_end(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

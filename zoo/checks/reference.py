@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from zoo.common.errors import InputError, join_problems
-from zoo.common.files import read_json, write_text
+from zoo.common.files import hash_of, read_json, write_text
 from zoo.data.dataset import IGNORE
 from zoo.data.doctor.codes import CODES
 from zoo.data.formats.trees import TREES, Tree
@@ -22,6 +22,7 @@ from zoo.exporting.formats import FORMATS
 from zoo.hub.config import json_schema, write_json_schema
 from zoo.inference.outputs import OUTPUTS
 from zoo.records.metrics import METRICS
+from zoo.records.record import Record, read_records
 from zoo.registry.decoders import DECODERS, defaults
 from zoo.registry.load import registry_file
 from zoo.registry.losses import LOSSES
@@ -231,6 +232,28 @@ def _inference() -> Cells:
     return [*rows, ["machine", found["device"], *[""] * (len(RUNNERS) - 1)]]
 
 
+def _tta() -> Cells:
+    """The records of models that were also scored with test-time augmentation."""
+    found: dict[str, dict[str, Record]] = {}
+    for record in read_records(registry_file().parent / "benchmarks" / "results"):
+        differing = {"tta", "metrics", "confusion", "image_counts", "record_hash", "date", "commit"}
+        own = record.model_dump(mode="json", exclude={*differing, "eval_seconds", "env"})
+        found.setdefault(hash_of(own), {})[record.tta] = record
+    rows = []
+    for runs in found.values():
+        if "none" not in runs or len(runs) < 2:
+            continue
+        plain = runs["none"].metrics.miou
+        for tta, record in sorted(runs.items(), key=lambda run: (run[0] != "none", run[0])):
+            miou = record.metrics.miou
+            gain = "" if tta == "none" else f"{100 * (miou - plain):+.2f}"
+            rows.append(
+                [f"`{record.model}`", f"{record.dataset}, {record.split}", f"`{tta}`",
+                 f"{100 * miou:.2f} %", gain]
+            )  # fmt: skip
+    return rows
+
+
 def _value(value: float | None) -> str:
     return "null" if value is None else str(value)
 
@@ -305,6 +328,12 @@ TABLES: dict[str, DocTable] = {
             "MB",
         ),
         _int8,
+    ),
+    "tta": DocTable(
+        "predict.md",
+        "the records in benchmarks/results",
+        ("model", "data", "`--tta`", "mIoU", "gain, points"),
+        _tta,
     ),
     "inference": DocTable(
         "predict.md",

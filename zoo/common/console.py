@@ -146,4 +146,7 @@ def duration(seconds: float) -> str:
 def track(items: Iterable[T], description: str, total: int | None) -> Iterator[T]:
     """Iterate over `items` with a progress bar on stderr."""
     with progress_bar() as bar:
-        yield from bar.track(items, total=total, description=description)
+        task = bar.add_task(description, total=total)
+        for item in items:  # not by the bar's own `track`, which counts on a terminal only
+            yield item
+            bar.advance(task)

@@ -121,7 +121,7 @@ Sampling = Callable[[Path, Record], Samples | None]
 
 
 def rank(records: Mapping[Path, Record], sampling: Sampling | None = None) -> list[Table]:
-    """The tables of all records, in the order of their keys.
+    """The tables of all records, in the order of their keys; those of other scoring come last.
 
     Ties are decided by seeds and, with `sampling`, by the bootstrap over images. A setting that was
     run on several folds (drive/fold_0, drive/fold_1) makes one row of the whole (drive), with the
@@ -162,7 +162,8 @@ def rank(records: Mapping[Path, Record], sampling: Sampling | None = None) -> li
         for key in keys:
             own = {path: record for path, record in runs.items() if keys_of[path] == key}
             tables.setdefault(key, []).append(own)
-    return [Table(key, _rows(tables[key], sampling)) for key in sorted(tables)]
+    ordered = sorted(tables, key=lambda key: (key.tta != "none", bool(key.inference), key))
+    return [Table(key, _rows(tables[key], sampling)) for key in ordered]
 
 
 def _table_keys(records: Mapping[Path, Record]) -> dict[Path, TableKey]:
