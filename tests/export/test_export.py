@@ -276,6 +276,13 @@ def altered(text: str, **changes: Any) -> str:
     return json.dumps(json.loads(text) | changes)
 
 
+def fewer_classes(_: Path, beside: Path) -> None:
+    described = json.loads(beside.read_text())
+    for key in ("classes", "palette"):
+        described["spec"][key] = described["spec"][key][:2]
+    beside.write_text(json.dumps(described))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -294,6 +301,25 @@ def altered(text: str, **changes: Any) -> str:
         (
             lambda _, beside: beside.write_text(beside.read_text().replace("tiny.onnx", "b.onnx")),
             r"tiny\.json describes b\.onnx, not tiny\.onnx",
+        ),
+        (
+            lambda _, beside: beside.write_text(altered(beside.read_text(), argmax=True)),
+            r"tiny\.onnx is not what tiny\.json beside it describes: The file gives float32 of the "
+            r"shape \(1, \d+, 64, 64\), no class ids",
+        ),
+        (
+            lambda _, beside: beside.write_text(altered(beside.read_text(), normalises=False)),
+            r"beside it describes: ONNX Runtime failed: .+Unexpected input data type",
+        ),
+        (fewer_classes, r"float32 of the shape \(1, \d+, 64, 64\), no logits of 2 as the"),
+        (
+            lambda _, beside: beside.write_text(
+                altered(
+                    beside.read_text(),
+                    input={"name": "images", "dtype": "uint8", "shape": ["batch", 3, 0, 0]},
+                )
+            ),
+            r"input\.shape\.2\.\S+: Input should be greater than or equal to 1",
         ),
     ],
 )  # fmt: skip

@@ -107,6 +107,19 @@ def test_windows_have_the_pixels_of_the_whole_image(
     assert np.array_equal(found, read_pixels(path, channels, value_range)[rows, columns])
 
 
+def test_jpeg_of_half_the_colours_is_nearly_what_it_is_as_a_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    pixels = np.stack([rows % 256, columns % 256, (rows + columns) // 2 % 256]).astype("uint8")
+    path = write(tmp_path / "a.tif", pixels, photometric="ycbcr", compress="jpeg")
+    with open_raster(path, spec_of(3, None)) as source:
+        found = source.read(slice(0, HEIGHT), slice(0, WIDTH)).astype(int)
+    monkeypatch.setenv("ZOO_MAX_MEGAPIXELS", "1")
+    difference = np.abs(found - read_pixels(path))
+    assert 0 < difference.mean() < 1
+
+
 def test_a_large_tiff_becomes_a_geotiff(
     tmp_path: Path, model: SegmentationModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:

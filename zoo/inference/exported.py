@@ -29,7 +29,7 @@ Count = Annotated[int, Field(ge=1)]
 Precision = Literal["fp32", "int8"]
 Method = Literal["minmax", "nncf", "smoothquant"]
 """What makes int8: ONNX Runtime, OpenVINO's NNCF, or NNCF after SmoothQuant (arXiv 2211.10438)."""
-Axes = Annotated[list[str | int], Field(min_length=3, max_length=4)]
+Axes = Annotated[list[str | Count], Field(min_length=3, max_length=4)]
 
 
 class FileEntry(Strict):
@@ -213,11 +213,28 @@ class GraphNetwork:
         else:
             given = normalise(pixels, self.spec, "cpu")
         found = torch.from_numpy(self.session(given.contiguous().numpy()))
+        self._check(found)
         if options.argmax:
             found = _as_logits(found, len(self.spec.classes))
         if options.size is not None:
             found = resized(found, options.size)[..., : scaled[0], : scaled[1]]
         return found
+
+    def _check(self, found: Tensor) -> None:
+        """Raise InputError where the graph gives something else than its description says."""
+        classes = len(self.spec.classes)
+        if self.options.argmax:
+            right = found.ndim == 3 and found.dtype == torch.uint8
+            right = right and int(found.max()) < max(2, classes)
+        else:
+            right = found.ndim == 4 and found.shape[1] == classes
+        if not right:
+            what = "class ids" if self.options.argmax else "logits"
+            kind, shape = str(found.dtype).removeprefix("torch."), tuple(found.shape)
+            raise InputError(
+                f"The file gives {kind} of the shape {shape}, no {what} of {classes} as the number "
+                "of classes."
+            )
 
 
 def _as_logits(ids: Tensor, classes: int) -> Tensor:
@@ -361,7 +378,21 @@ def open_exported(
         session = openvino_session(path, resolved)
     if found.precision == "int8":
         resolved = "int8" if resolved == "fp32" else f"int8+{resolved}"
-    return GraphNetwork(backend, session, found.spec, found.options, resolved), found
+    network = GraphNetwork(backend, session, found.spec, found.options, resolved)
+    _try_out(network, path)
+    return network, found
+
+
+def _try_out(network: GraphNetwork, path: Path) -> None:
+    """Raise InputError where a graph does not take or give what the JSON beside it says."""
+    sides = network.size or (2 * network.spec.size_multiple,) * 2
+    try:
+        network(torch.zeros((1, network.spec.in_chans, *sides), dtype=torch.uint8), 1.0)
+    except (InputError, RunError) as error:
+        raise InputError(
+            f"{path} is not what {json_of(path).name} beside it describes: {error} Export the "
+            "model again."
+        ) from error
 
 
 def onnx_precision(precision: str) -> str:
