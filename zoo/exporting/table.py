@@ -21,6 +21,7 @@ FAMILIES = {
     "EfficientNet": "test_efficientnet",
     "ConvNeXt": "test_convnext",
     "ViT": "test_vit",
+    "Swin (windows)": "swin_tiny_patch4_window7_224",
     "CoAtNet (hybrid)": "test_coatnet",
 }
 """The encoder that stands for each family."""
