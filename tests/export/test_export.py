@@ -177,6 +177,20 @@ def test_recording_that_takes_too_long_is_given_up(model: SegmentationModel) -> 
         to_program(Graph(model, GraphOptions()), limit_s=0)
 
 
+def test_a_model_that_another_runtime_cannot_take(
+    model: SegmentationModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
+    monkeypatch.setattr(graphs.torch.export, "export", lambda *_, **__: 1 / 0)
+    message = (
+        r"ZeroDivisionError: division by zero\. Try a fixed size: --size 256x256\. \(--size is an "
+        r"option of zoo export; .+\) Or use --backend torch \(backend=\)\.$"
+    )
+    with pytest.raises(RunError, match=message):
+        runtime_network(model, "onnxruntime", "fp32")
+    assert list(tmp_path.rglob("*.onnx")) == []
+
+
 @pytest.mark.usefixtures("instant")
 def test_a_file_that_gives_something_else_is_not_kept(tmp_path: Path) -> None:
     other = settled("linear-test_resnet")

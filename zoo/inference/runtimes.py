@@ -6,7 +6,7 @@ from importlib import metadata
 from pathlib import Path
 
 from zoo.common.console import info
-from zoo.common.errors import InputError, unknown
+from zoo.common.errors import InputError, RunError, unknown
 from zoo.common.files import hash_of, write_bytes
 from zoo.inference.exported import (
     GraphNetwork,
@@ -54,7 +54,13 @@ def runtime_network(model: SegmentationModel, backend: str, precision: str) -> G
     content = kept.read_bytes() if kept.is_file() else None
     if content is None:
         info(f"Preparing {model.spec.name} for {backend}, once; this takes seconds to minutes.")
-        content = to_onnx(Graph(model, options))
+        try:
+            content = to_onnx(Graph(model, options))
+        except RunError as error:
+            raise RunError(
+                f"{error} (--size is an option of zoo export; zoo predict and zoo eval take the "
+                "file that it writes.) Or use --backend torch (backend=)."
+            ) from error
         checked(model, network(content, "fp32"), f"The graph for {backend}")
         write_bytes(kept, content)
         _forget(kept.parent)
