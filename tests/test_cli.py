@@ -180,7 +180,8 @@ def test_an_unwritable_place_is_one_message(
     blocked = tmp_path / "file"
     blocked.write_text("")
     image = scenes / "test" / "images"
-    assert "Cannot write" in fails(capsys, 1, "predict", trained, image, "--out", blocked / "x")
+    message = fails(capsys, 2, "predict", trained, image, "--out", blocked / "x")
+    assert message == f"zoo: {blocked} is not a folder; give another place for the output."
     message = fails(
         capsys, 1, "finetune", MODEL, "--data", scenes, "--encoder-weights", "none",
         "--out", blocked / "run", *SHORT,
