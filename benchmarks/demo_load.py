@@ -14,7 +14,6 @@ import io
 import json
 import os
 import random
-import signal
 import socket
 import statistics
 import subprocess
@@ -145,7 +144,7 @@ def main() -> int:
                     time.sleep(0.2)
             found = load(url, server.pid, asked.clients, asked.seconds)
         finally:
-            server.send_signal(signal.SIGINT)
+            server.terminate()
             server.wait(30)
     print(json.dumps(found, indent=2))
     return 0 if not found["wrong"] and found["alive"] else 1

@@ -38,7 +38,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs")
     data = write_scenes(folder / "my_data", train=8, val=4, test=4, size=(64, 80))
     (folder / "photos").symlink_to(data / "test" / "images")
-    short = ["crop=64", "batch_size=4", "stages=[{name: all, epochs: 1}]"]
+    short = ["crop=64", "batch_size=4", "stages=[{name: all, epochs: 20}]", "validate_every=20"]
     finetune(
         "unet-test_resnet", data, out=folder / "runs" / "first", overrides=short,
         encoder_weights=None,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -76,7 +75,7 @@ def demo_server(
                 time.sleep(0.1)
         yield Server(process, url, log)
     finally:
-        process.send_signal(signal.SIGINT)
+        process.terminate()  # a shell that runs tests in the background has SIGINT ignored
         try:
             process.wait(30)
         finally:
