@@ -1,6 +1,7 @@
 """A folder of images to index PNGs: images per second beside the network's own, and memory.
 
-python benchmarks/predict_folder.py [--images 1000] [--size 360 480] [--model NAME] [--json]
+python benchmarks/predict_folder.py --out benchmarks/speed/predict_folder.json
+python benchmarks/predict_folder.py [--images 1000] [--size 360 480] [--model NAME]
 
 Images with large shapes and fine grain are written as JPEG, and a model with random weights is
 saved. `zoo.predict` writes class ids (and the JSON of each image) in the process itself, from image
@@ -11,7 +12,6 @@ read after 100 images and at the end. Takes about two minutes on two cores.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import tempfile
 import time
@@ -22,7 +22,9 @@ import torch
 from PIL import Image
 
 import zoo
+from zoo.common.files import write_json
 from zoo.inference.predictor import Predictor
+from zoo.runtime.environment import stamp
 
 WARM = 100
 """Images that are predicted before the clock starts."""
@@ -37,16 +39,15 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--save", default="index")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="zoo-predict-"))
     try:
         found = measure(given, folder)
     finally:
         shutil.rmtree(folder)
-    if given.json:
-        print(json.dumps(found, indent=2))
-        return
+    if given.out is not None:
+        write_json(given.out, {"predict_folder": found} | stamp("cpu"))
     print(
         f"{given.model} in {found['precision']}: {found['images_per_s']:.1f} images/s to files, "
         f"{found['network_per_s']:.1f} by the network alone: {100 * found['fraction']:.1f} %; "
@@ -76,6 +77,10 @@ def measure(given: argparse.Namespace, folder: Path) -> dict[str, object]:
     network_cpu = 500 * (before[1] + after[1])
     per_s = (given.images - WARM) / seconds
     return {
+        "model": given.model,
+        "images": given.images,
+        "size": list(given.size),
+        "save": given.save,
         "images_per_s": per_s,
         "network_per_s": network,
         "network_before_and_after": [before[0], after[0]],

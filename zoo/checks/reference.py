@@ -29,7 +29,8 @@ from zoo.registry.losses import LOSSES
 from zoo.registry.optimizers import OPTIMIZER_ROWS, Arguments
 
 Cells = Sequence[Sequence[str]]
-INFERENCE = "benchmarks/speed/inference.json"
+SPEED = "benchmarks/speed"
+INFERENCE = f"{SPEED}/inference.json"
 RUNNERS = {
     "smp fp32": "SMP, fp32",
     "torch bf16": "`torch`, bf16",
@@ -181,7 +182,7 @@ def _outputs() -> Cells:
     ]
 
 
-INT8 = "benchmarks/speed/int8_camvid.json"
+INT8 = f"{SPEED}/int8_camvid.json"
 
 
 def _int8() -> Cells:
@@ -230,6 +231,30 @@ def _inference() -> Cells:
         label = f"equal pixels, `{agreement['model']}` trained on {agreement['data']}"
         rows.append([label, *shares])
     return [*rows, ["machine", found["device"], *[""] * (len(RUNNERS) - 1)]]
+
+
+def _predicting() -> Cells:
+    """What predicting a folder and a large TIFF took, where it was measured."""
+    rows, speed = [], registry_file().parent / SPEED
+    if (path := speed / "predict_folder.json").is_file():
+        found = read_json(path)["predict_folder"]
+        height, width = found["size"]
+        share = f"{100 * found['fraction']:.1f} % of the network's own"
+        first, last = found["rss_100_mb"], found["rss_end_mb"]
+        rows.append([
+            f"{found['images']:,} images of {height}x{width} to {found['save']} PNGs",
+            f"`{found['model']}`, {found['precision']}",
+            f"{found['images_per_s']:.1f} images/s, {share}",
+            f"{first:,.0f} MB after 100 images, {last:,.0f} MB at the end",
+        ])  # fmt: skip
+    if (path := speed / "large_tiff.json").is_file():
+        found = read_json(path)["large_tiff"]
+        rows.append([
+            f"a tiled TIFF of {found['side']:,} x {found['side']:,} pixels", f"`{found['model']}`",
+            f"{found['seconds']:.0f} s, {found['megapixels_per_s']:.1f} megapixels/s",
+            f"{found['peak_gib']:.2f} GiB at most",
+        ])  # fmt: skip
+    return rows
 
 
 def _tta() -> Cells:
@@ -328,6 +353,12 @@ TABLES: dict[str, DocTable] = {
             "MB",
         ),
         _int8,
+    ),
+    "predicting": DocTable(
+        "predict.md",
+        f"{SPEED}/predict_folder.json and large_tiff.json",
+        ("what", "model", "speed", "resident memory"),
+        _predicting,
     ),
     "tta": DocTable(
         "predict.md",
