@@ -140,9 +140,9 @@ def _padded_alike(model: SegmentationModel) -> dict[str, nn.Module]:
     """The convolutions with TensorFlow's "same" padding, each written with a constant one.
 
     How much such a convolution pads depends on the size of its input, which torch.export carries
-    from layer to layer in terms that soon take hours. It is the same wherever the input's sides are
-    multiples of the stride, and they are where images are padded to multiples of the network's. The
-    few that see other sides at an odd multiple of that are left as they are.
+    from layer to layer in terms that soon take too long. It is the same wherever the input's sides
+    are multiples of the stride, and they are where images are padded to multiples of the network's.
+    The few that see other sides at an odd multiple of that are left as they are.
     """
     kinds = (Conv2dSame, StdConv2dSame, ScaledStdConv2dSame)
     names = {
@@ -199,7 +199,7 @@ def to_program(graph: Graph, limit_s: float = RECORDING_S) -> torch.export.Expor
     """The graph as `torch.export` records it. Raises RunError where it cannot in `limit_s` seconds.
 
     Sizes that depend on each other through many layers, as those of Swin's windows do, can take it
-    hours.
+    too long.
     """
     dynamic = torch.export.Dim.DYNAMIC
     axes = {0: dynamic} if graph.options.size else {0: dynamic, 2: dynamic, 3: dynamic}
