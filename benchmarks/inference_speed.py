@@ -149,7 +149,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {key: [] for key in runs}
     for _ in range(rounds):
         for key, run in runs.items():
-            seconds[key].append(_turn(run, images))
+            seconds[key].append(turn(run, images))
     ratios = {
         key: [a / b for a, b in zip(seconds["smp fp32"], taken, strict=True)]
         for key, taken in seconds.items()
@@ -161,7 +161,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     }
 
 
-def _turn(run: Callable[[Tensor], Tensor], images: Tensor) -> float:
+def turn(run: Callable[[Tensor], Tensor], images: Tensor) -> float:
     """Seconds per image."""
     run(images)  # warms caches and threads after another candidate's turn
     began, count = time.perf_counter(), 0

@@ -18,12 +18,13 @@ import argparse
 import dataclasses
 import statistics
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from inference_speed import turn
 
 import zoo
 from zoo.common.files import write_json
@@ -36,8 +37,6 @@ from zoo.runtime.environment import stamp
 
 SUFFIXES = {"openvino": ".xml", "onnx": ".onnx"}
 """The formats; fp32 of the first is scored."""
-TURN_S = 0.3
-"""How long a file is timed in a turn; at least two images."""
 
 
 def measure(run: Path, dataset: Dataset, scored: Dataset, split: str, rounds: int) -> list[dict]:
@@ -89,12 +88,7 @@ def times(
     taken: dict[tuple[str, str], list[float]] = {key: [] for key in networks}
     for _ in range(rounds):
         for key, network in networks.items():
-            network(images, 1.0)  # warms caches and threads after another one's turn
-            began, count = time.perf_counter(), 0
-            while count < 2 or time.perf_counter() - began < TURN_S:
-                network(images, 1.0)
-                count += 1
-            taken[key].append(1000 * (time.perf_counter() - began) / count)
+            taken[key].append(1000 * turn(partial(network, factor=1.0), images))
     return taken
 
 

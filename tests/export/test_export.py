@@ -171,7 +171,7 @@ def test_the_graph_of_a_tensorflow_encoder_pads_alike_at_every_size() -> None:
 def test_recording_that_takes_too_long_is_given_up(model: SegmentationModel) -> None:
     message = (
         r"^torch cannot export linear-test_resnet: TimeoutError: recording it takes more than 0 "
-        r"seconds\. Try a fixed size: --size 256x256\.$"
+        r"seconds\. Try a fixed size: zoo export --size 256x256\.$"
     )
     with pytest.raises(RunError, match=message):
         to_program(Graph(model, GraphOptions()), limit_s=0)
@@ -183,8 +183,8 @@ def test_a_model_that_another_runtime_cannot_take(
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
     monkeypatch.setattr(graphs.torch.export, "export", lambda *_, **__: 1 / 0)
     message = (
-        r"ZeroDivisionError: division by zero\. Try a fixed size: --size 256x256\. \(--size is an "
-        r"option of zoo export; .+\) Or use --backend torch \(backend=\)\.$"
+        r"^torch cannot export linear-test_resnet: ZeroDivisionError: division by zero\. Try a "
+        r"fixed size: zoo export --size 256x256\. Or use --backend torch \(backend=\)\.$"
     )
     with pytest.raises(RunError, match=message):
         runtime_network(model, "onnxruntime", "fp32")

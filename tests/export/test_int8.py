@@ -117,7 +117,7 @@ def test_how_a_model_is_brought_to_int8(encoder: str, format: str, method: str |
         assert quantise.quantisation_method(model, format) == method
         return
     message = (
-        "linear-test_vit cannot be brought to int8 in ONNX: its encoder test_vit has attention, "
+        "linear-test_vit cannot be quantised to int8 in ONNX: its encoder test_vit has attention, "
         "whose activations need SmoothQuant, and ONNX Runtime has none. Use --format openvino, or "
         "leave out --int8."
     )

@@ -25,12 +25,7 @@ from zoo.inference.exported import (
     openvino_session,
     program_session,
 )
-from zoo.inference.graphs import (
-    Graph,
-    GraphOptions,
-    to_onnx,
-    to_program,
-)
+from zoo.inference.graphs import Graph, GraphOptions, to_onnx, to_program
 from zoo.inference.parity import checked
 from zoo.models.build import build
 from zoo.models.segmentation import SegmentationModel
@@ -100,10 +95,8 @@ def differences(count: int, seed: int = 0, only: str = "*") -> list[str]:
     made = table.made_with(table.text())
     if made != versions():
         wrong.append(f"made with {made}; installed are {versions()}")
-    pairs, said = (
-        wanted(only),
-        {(row.encoder, row.decoder, row.format): row for row in table.shipped()},
-    )
+    pairs = wanted(only)
+    said = {(row.encoder, row.decoder, row.format): row for row in table.shipped()}
     places = [(encoder.name, key, name) for _, encoder, key in pairs for name in FORMATS]
     if missing := sum(place not in said for place in places):
         wrong.append(f"{missing} of {len(places)} cells are missing")
@@ -162,9 +155,7 @@ def _try_all(
         "torch-export": lambda: program_session(program),
     }
     found: dict[str, tuple[str, str] | str] = {}
-    for name in FORMATS:
-        if name not in formats:
-            continue
+    for name in formats:
         try:
             network = GraphNetwork(name, sessions[name](), model.spec, graph.options, "fp32")
             measured = _measured(checked(model, network, "The graph"))

@@ -30,7 +30,7 @@ from zoo.registry.optimizers import OPTIMIZER_ROWS, Arguments
 
 Cells = Sequence[Sequence[str]]
 SPEED = "benchmarks/speed"
-INFERENCE = f"{SPEED}/inference.json"
+INFERENCE, INT8 = f"{SPEED}/inference.json", f"{SPEED}/int8_camvid.json"
 RUNNERS = {
     "smp fp32": "SMP, fp32",
     "torch bf16": "`torch`, bf16",
@@ -182,12 +182,9 @@ def _outputs() -> Cells:
     ]
 
 
-INT8 = f"{SPEED}/int8_camvid.json"
-
-
 def _int8() -> Cells:
     rows = []
-    for row in _measured(INT8, "rows"):
+    for row in _result(INT8).get("rows", []):
         rows.append(
             [
                 f"`{row['model']}`",
@@ -204,19 +201,15 @@ def _int8() -> Cells:
     return rows
 
 
-def _measured(file: str, key: str) -> list[dict[str, Any]]:
-    """The rows of a result file of this checkout; none where it was not measured."""
+def _result(file: str) -> dict[str, Any]:
+    """A result file of this checkout; empty where it was not measured."""
     path = registry_file().parent / file
-    return read_json(path)[key] if path.is_file() else []
+    return read_json(path) if path.is_file() else {}
 
 
 def _inference() -> Cells:
-    path = registry_file().parent / INFERENCE
-    found: dict[str, Any] = {"models": {}, "device": "none"}
-    if path.is_file():
-        found = read_json(path)
-    rows = []
-    for model, figures in found["models"].items():
+    found, rows = _result(INFERENCE), []
+    for model, figures in found.get("models", {}).items():
         times, ratios = figures["ms_median"], figures["against_smp_median"]
         cells = [
             f"{times[key]:.0f} ms" + ("" if key == "smp fp32" else f", {ratios[key]:.1f}x")
@@ -230,14 +223,13 @@ def _inference() -> Cells:
         shares = [f"{100 * equal[key]:.2f} %" if key in equal else "" for key in RUNNERS]
         label = f"equal pixels, `{agreement['model']}` trained on {agreement['data']}"
         rows.append([label, *shares])
-    return [*rows, ["machine", found["device"], *[""] * (len(RUNNERS) - 1)]]
+    return [*rows, ["machine", found.get("device", "none"), *[""] * (len(RUNNERS) - 1)]]
 
 
 def _predicting() -> Cells:
     """What predicting a folder and a large TIFF took, where it was measured."""
-    rows, speed = [], registry_file().parent / SPEED
-    if (path := speed / "predict_folder.json").is_file():
-        found = read_json(path)["predict_folder"]
+    rows = []
+    if (found := _result(f"{SPEED}/predict_folder.json").get("predict_folder")) is not None:
         height, width = found["size"]
         share = f"{100 * found['fraction']:.1f} % of the network's own"
         first, last = found["rss_100_mb"], found["rss_end_mb"]
@@ -247,8 +239,7 @@ def _predicting() -> Cells:
             f"{found['images_per_s']:.1f} images/s, {share}",
             f"{first:,.0f} MB after 100 images, {last:,.0f} MB at the end",
         ])  # fmt: skip
-    if (path := speed / "large_tiff.json").is_file():
-        found = read_json(path)["large_tiff"]
+    if (found := _result(f"{SPEED}/large_tiff.json").get("large_tiff")) is not None:
         rows.append([
             f"a tiled TIFF of {found['side']:,} x {found['side']:,} pixels", f"`{found['model']}`",
             f"{found['seconds']:.0f} s, {found['megapixels_per_s']:.1f} megapixels/s",

@@ -192,8 +192,8 @@ def export_command(
     )  # fmt: skip
     if (calibration := found.described.calibration) is not None:
         info(
-            f"int8, calibrated on {calibration.images} images of {calibration.data}, split "
-            f"{calibration.split}"
+            f"int8, calibrated on {number_of(calibration.images, 'image')} of {calibration.data}, "
+            f"split {calibration.split}"
         )
     for one in found.described.parity:
         logits = ""

@@ -208,10 +208,10 @@ class OutputFolder:
                     "Give another place for the output, or allow what is there to be overwritten: "
                     "--overwrite, in Python overwrite=True."
                 )
-            for place in dict.fromkeys([folder, *((folder / name).parent for name in wanted)]):
-                found = next(path for path in (place, *place.parents) if path.exists())
-                if not problems and not found.is_dir():
-                    raise InputError(f"{found} is not a folder; give another place for the output.")
+            places = dict.fromkeys([folder, *((folder / name).parent for name in wanted)])
+            if not problems:
+                for place in places:
+                    _check_folder(next(p for p in (place, *place.parents) if p.exists()))
         except OSError as error:
             raise _cannot_write(folder, error) from error
         if problems:
@@ -344,6 +344,11 @@ def _identity(path: Path) -> tuple[int, int] | str:
     return found.st_dev, found.st_ino
 
 
+def _check_folder(path: Path) -> None:
+    if not path.is_dir():
+        raise InputError(f"{path} is not a folder; give another place for the output.")
+
+
 @contextlib.contextmanager
 def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder that becomes `path` when the block ends without an error.
@@ -353,8 +358,8 @@ def new_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     folder or the new one, never a mixture of both; between the two renames a kill can leave the old
     one under the name `.NAME.old`, which `recover_folder` puts back.
     """
-    if os.path.lexists(path) and not path.is_dir():  # a file or a device stays, whatever is asked
-        raise InputError(f"{path} is not a folder; give another place for the output.")
+    if os.path.lexists(path):
+        _check_folder(path)  # a file or a device stays, whatever is asked
     if not replace and path.is_dir() and any(path.iterdir()):
         raise InputError(f"{path} is not an empty folder; give a new one.")
     path = Path(os.path.realpath(path)) if path.is_symlink() else path

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zoo.common.console import progress_bar
-from zoo.common.errors import InputError, extra, shortened
+from zoo.common.errors import InputError, shortened
 from zoo.data.dataset import Dataset, Sample
 from zoo.data.inspect.scan import data_hash
 from zoo.data.load import load_dataset
@@ -36,13 +36,13 @@ MOST_CHECKED_SIDE = 1024
 
 
 def quantisation_method(model: SegmentationModel, format: str) -> Method:
-    """How a model is brought to int8 in onnx or openvino. Raises InputError where it cannot be."""
+    """How a model is quantised in onnx or openvino. Raises InputError where it cannot be."""
     attention = _has_attention(model)
     if format == "openvino":
         return "smoothquant" if attention else "nncf"
     if attention:
         raise InputError(
-            f"{model.spec.name} cannot be brought to int8 in ONNX: its encoder "
+            f"{model.spec.name} cannot be quantised to int8 in ONNX: its encoder "
             f"{model.spec.encoder} has attention, whose activations need SmoothQuant, and ONNX "
             "Runtime has none. Use --format openvino, or leave out --int8."
         )
@@ -190,20 +190,19 @@ def quantised_openvino(model: Any, graph: Graph, images: CalibrationImages) -> A
     kind = nncf.ModelType.TRANSFORMER if attention else None
     with _quantising(graph, "NNCF") as bar:
         inputs = _Inputs(images, graph.options, bar)
-        left = nncf.IgnoredScope(names=_depthwise_operations(model))
         return nncf.quantize(
             model,
             nncf.Dataset(inputs),
             subset_size=len(inputs),
             model_type=kind,
-            ignored_scope=left,
+            ignored_scope=nncf.IgnoredScope(names=_depthwise_operations(model)),
         )
 
 
 def _depthwise_operations(model: Any) -> list[str]:
     """The depthwise convolutions of a model of OpenVINO.
 
-    They stay in floating point: they take little time, and in int8 they cost most of the accuracy.
+    They stay in floating point: they take little time, and most of the accuracy is lost in them.
     """
     convolutions = [op for op in model.get_ops() if op.get_type_name() == "GroupConvolution"]
     weights = ((op, list(op.input(1).get_shape())) for op in convolutions)
@@ -229,37 +228,37 @@ def quantised_onnx(content: bytes, graph: Graph, images: CalibrationImages, fold
             per_channel=True,
             activation_type=library.QuantType.QUInt8,
             weight_type=library.QuantType.QInt8,
-            nodes_to_exclude=_left_nodes(prepared),
+            nodes_to_exclude=_unquantised_nodes(prepared),
         )
     return done.read_bytes()
 
 
-def _left_nodes(path: Path) -> list[str]:
+def _unquantised_nodes(path: Path) -> list[str]:
     """The names of the convolutions of an ONNX file that stay in floating point.
 
     These are the depthwise ones and those that their inputs come from: ONNX Runtime would round
     what these give before it is clipped, in too wide a range.
     """
-    graph = extra("onnx", "export", "ONNX").load(str(path)).graph
+    graph = import_runtime("onnx", "ONNX").load(str(path)).graph
     shapes = {weight.name: list(weight.dims) for weight in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
-    left = set()
+    unquantised = set()
     for node in graph.node:
         grouped = any(entry.name == "group" and entry.i > 1 for entry in node.attribute)
         if node.op_type == "Conv" and grouped and shapes.get(node.input[1], [0, 0])[1] == 1:
-            left.add(node.name)
+            unquantised.add(node.name)
             before = makers.get(node.input[0])
             while before is not None and before.op_type != "Conv" and before.input:
                 before = makers.get(before.input[0])
             if before is not None:
-                left.add(before.name)
-    return sorted(left)
+                unquantised.add(before.name)
+    return sorted(unquantised)
 
 
 @contextlib.contextmanager
 def _quantising(graph: Graph, library: str) -> Iterator[Any]:
     """A progress bar; what the library prints is lost, what it raises is a RunError."""
-    problem = f"{library} cannot bring {graph.model.spec.name} to int8"
+    problem = f"{library} cannot quantise {graph.model.spec.name}"
     with (
         explained(problem),
         quiet("nncf", "root", "torch"),

@@ -295,5 +295,5 @@ def explained(problem: str, advice: str = "") -> Iterator[None]:
 def _explained(graph: Graph) -> contextlib.AbstractContextManager[None]:
     spec = graph.model.spec
     size = "{}x{}".format(*spec.example_size())
-    advice = f"Try a fixed size: --size {size}." if graph.options.size is None else ""
+    advice = f"Try a fixed size: zoo export --size {size}." if graph.options.size is None else ""
     return explained(f"torch cannot export {spec.name}", advice)

@@ -57,10 +57,7 @@ def runtime_network(model: SegmentationModel, backend: str, precision: str) -> G
         try:
             content = to_onnx(Graph(model, options))
         except RunError as error:
-            raise RunError(
-                f"{error} (--size is an option of zoo export; zoo predict and zoo eval take the "
-                "file that it writes.) Or use --backend torch (backend=)."
-            ) from error
+            raise RunError(f"{error} Or use --backend torch (backend=).") from error
         checked(model, network(content, "fp32"), f"The graph for {backend}")
         write_bytes(kept, content)
         _forget(kept.parent)

@@ -227,7 +227,7 @@ class Tile:
 
     @property
     def finite(self) -> bool:
-        """Whether the best score of every pixel is a number, which none is where one is NaN."""
+        """Whether the largest score of every pixel is finite; it is NaN where any of them is."""
         return bool(self._best[1].sum(dtype=torch.float64).isfinite())
 
     @functools.cached_property
